@@ -1,0 +1,17 @@
+"""ModernBERT from raw text to a model that loads everywhere. `import modernbert` loads no torch until a name is used."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("modernbert")
+
+_HOMES = {"FillMask": "modernbert.inference"}
+
+__all__ = ["FillMask", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'modernbert' has no attribute {name!r}")

@@ -1,0 +1,21 @@
+"""Mistakes that a user can mend: one clear sentence with the remedy, exit status 2 on the command line."""
+
+
+class ModernBertError(Exception):
+    """The base of every error that a user causes and can mend. Anything else that escapes is our bug."""
+
+
+class ConfigError(ModernBertError):
+    """A recipe, an override or a model configuration is wrong."""
+
+
+class DataError(ModernBertError):
+    """A corpus, a shard or an input text is wrong."""
+
+
+class CheckpointError(ModernBertError):
+    """A model folder or a training checkpoint is missing, damaged or of another shape."""
+
+
+class BackendError(ModernBertError):
+    """An attention backend cannot run here, or cannot run these tensors."""

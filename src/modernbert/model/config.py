@@ -1,0 +1,188 @@
+"""The shape of a ModernBERT, and its two spellings in the config.json of a model folder."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from modernbert.config import Config, parse
+from modernbert.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+LayerType = Literal["full_attention", "sliding_attention"]
+
+# What transformers writes into every config.json and what says nothing about the function the encoder computes.
+_BOOKKEEPING = {
+    "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "bos_token_id",
+    "eos_token_id", "gradient_checkpointing", "deterministic_flash_attn", "reference_compile", "sparse_prediction",
+    "sparse_pred_ignore_index", "repad_logits_with_grad", "position_embedding_type", "layer_norm_eps", "auto_map",
+    "return_dict", "output_hidden_states", "output_attentions", "problem_type", "use_cache", "is_encoder_decoder",
+    "chunk_size_feed_forward", "custom_pipelines", "task_specific_params",
+}  # fmt: skip
+
+# Options of other models or of research configurations: a value other than these would change what is computed.
+_UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
+    "hidden_activation": ("gelu",),
+    "classifier_activation": ("gelu",),
+    "attention_dropout": (0.0, None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "quantization_config": (None,),
+    "rope_scaling": (None,),
+    "partial_rotary_factor": (1.0, None),
+    "head_dim": (None,),
+    "num_key_value_heads": (None,),
+}
+
+
+class EncoderConfig(Config):
+    """Sizes, layer pattern and constants. Field names are those of `transformers`; defaults are ModernBERT-base.
+
+    `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the first
+    on is global. A sliding layer attends to `local_attention // 2` tokens on each side, both ends included.
+    """
+
+    vocab_size: int = Field(50368, gt=0)
+    hidden_size: int = Field(768, gt=0)
+    intermediate_size: int = Field(1152, gt=0)
+    num_hidden_layers: int = Field(22, gt=0)
+    num_attention_heads: int = Field(12, gt=0)
+    max_position_embeddings: int = Field(8192, gt=0)
+    layer_types: tuple[LayerType, ...] = ()
+    global_attn_every_n_layers: int = Field(3, gt=0)
+    local_attention: int = Field(128, gt=0)
+    global_rope_theta: float = Field(160_000.0, gt=0)
+    local_rope_theta: float = Field(10_000.0, gt=0)
+    norm_eps: float = Field(1e-5, gt=0)
+    norm_bias: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    decoder_bias: bool = True
+    tie_word_embeddings: bool = True
+    embedding_dropout: float = Field(0.0, ge=0, lt=1)
+    mlp_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_output_dropout: float = Field(0.0, ge=0, lt=1)
+    initializer_range: float = Field(0.02, gt=0)
+    initializer_cutoff_factor: float = Field(2.0, gt=0)
+    classifier_pooling: Literal["cls", "mean"] = "mean"
+    classifier_dropout: float = Field(0.0, ge=0, lt=1)
+    classifier_bias: bool = False
+    pad_token_id: int = 50283
+    cls_token_id: int = 50281
+    sep_token_id: int = 50282
+    mask_token_id: int = 50284
+    id2label: dict[int, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_pattern(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("layer_types"):
+            every = values.get("global_attn_every_n_layers", 3)
+            layers = values.get("num_hidden_layers", 22)
+            if isinstance(every, int) and isinstance(layers, int) and every > 0:
+                pattern = tuple("sliding_attention" if i % every else "full_attention" for i in range(layers))
+                values = {**values, "layer_types": pattern}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must divide into {self.num_attention_heads} heads of an even size"
+            )
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types names {len(self.layer_types)} layers but num_hidden_layers is {self.num_hidden_layers}"
+            )
+        return self
+
+    @classmethod
+    def base(cls, **changes: Any) -> Self:
+        """ModernBERT-base: 22 layers, 149,014,272 parameters without a head."""
+        return parse(cls, changes, where="EncoderConfig.base")
+
+    @classmethod
+    def large(cls, **changes: Any) -> Self:
+        """ModernBERT-large: 28 layers, 394,781,696 parameters without a head."""
+        sizes = {"hidden_size": 1024, "intermediate_size": 2624, "num_hidden_layers": 28, "num_attention_heads": 16}
+        return parse(cls, sizes | changes, where="EncoderConfig.large")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def window(self, layer: int) -> int | None:
+        """Tokens that layer sees on each side (inclusive), or None where it is global."""
+        return self.local_attention // 2 if self.layer_types[layer] == "sliding_attention" else None
+
+    def rope_theta(self, layer: int) -> float:
+        """The base of the rotary angles on that layer."""
+        return self.global_rope_theta if self.layer_types[layer] == "full_attention" else self.local_rope_theta
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> Self:
+        """Read a config.json of `transformers`, of either spelling.
+
+        Raises:
+            ConfigError: it is of another model, or asks for something that is not implemented, which it names.
+        """
+        if values.get("model_type", "modernbert") != "modernbert":
+            raise ConfigError(f"{where} describes a {values['model_type']!r} model, not a 'modernbert'.")
+        for key, accepted in _UNIMPLEMENTED.items():
+            if key in values and values[key] not in accepted:
+                raise ConfigError(f"{where}: {key} = {values[key]!r} is not implemented; only {accepted[0]!r} is.")
+        own = {key: value for key, value in values.items() if key in cls.model_fields and value is not None}
+        own.setdefault("classifier_pooling", "cls")  # what transformers assumes where the file is silent
+        own |= _thetas(values, where)
+        if own.get("id2label"):
+            own["id2label"] = {int(index): label for index, label in own["id2label"].items()}
+        known = cls.model_fields.keys() | _BOOKKEEPING | _UNIMPLEMENTED.keys() | {"rope_parameters", "label2id"}
+        if ignored := sorted(values.keys() - known):
+            logger.warning("%s: ignoring keys that ModernBERT does not have: %s", where, ", ".join(ignored))
+        return parse(cls, own, where=where)
+
+    def to_hf(self) -> dict[str, Any]:
+        """The config.json of this model: both spellings, as other servers need the older one."""
+        values = self.model_dump(mode="json", exclude={"id2label"})
+        values |= {
+            "model_type": "modernbert",
+            "architectures": ["ModernBertForMaskedLM"],
+            "hidden_activation": "gelu",
+            "classifier_activation": "gelu",
+            "attention_dropout": 0.0,
+            "position_embedding_type": "absolute",
+            "bos_token_id": self.cls_token_id,
+            "eos_token_id": self.sep_token_id,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": self.global_rope_theta},
+                "sliding_attention": {"rope_type": "default", "rope_theta": self.local_rope_theta},
+            },
+        }
+        if self.id2label:
+            values["id2label"] = {str(index): label for index, label in self.id2label.items()}
+            values["label2id"] = {label: index for index, label in self.id2label.items()}
+        return values
+
+
+def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Both bases, from `rope_parameters` where they are given there, otherwise from the older two fields."""
+    parameters = values.get("rope_parameters") or {}
+    if unknown := sorted(parameters.keys() - {"full_attention", "sliding_attention"}):
+        raise ConfigError(f"{where}: rope_parameters has {unknown[0]!r}; only full_attention and sliding_attention are.")
+    thetas: dict[str, float] = {}
+    for kind, old in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
+        given = parameters.get(kind) or {}
+        if given.get("rope_type", "default") != "default":
+            raise ConfigError(f"{where}: rope_type {given['rope_type']!r} is not implemented; only 'default' is.")
+        if unknown := sorted(given.keys() - {"rope_type", "rope_theta"}):
+            raise ConfigError(f"{where}: the rope parameter {unknown[0]!r} is not implemented.")
+        theta = given.get("rope_theta", values.get(old))
+        if theta is None and old in values or theta == -1:
+            theta = thetas["global_rope_theta"] if old == "local_rope_theta" else None  # "same as global"
+        elif theta is None:
+            theta = EncoderConfig.model_fields[old].default
+        if theta is not None:
+            thetas[old] = float(theta)
+    return thetas

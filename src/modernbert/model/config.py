@@ -170,7 +170,9 @@ def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
     """Both bases, from `rope_parameters` where they are given there, otherwise from the older two fields."""
     parameters = values.get("rope_parameters") or {}
     if unknown := sorted(parameters.keys() - {"full_attention", "sliding_attention"}):
-        raise ConfigError(f"{where}: rope_parameters has {unknown[0]!r}; only full_attention and sliding_attention are.")
+        raise ConfigError(
+            f"{where}: rope_parameters has {unknown[0]!r}; only full_attention and sliding_attention are."
+        )
     thetas: dict[str, float] = {}
     for kind, old in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
         given = parameters.get(kind) or {}

@@ -1,0 +1,102 @@
+"""The ModernBERT encoder (arXiv 2412.13663, section 2), on packed tokens. Reads top to bottom like the paper."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modernbert.kernels import Rope, varlen_attention
+from modernbert.model.checkpoint import Pretrained
+from modernbert.model.config import EncoderConfig
+from modernbert.model.init import initialize
+from modernbert.packed import Sequences
+
+
+def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+class Embeddings(nn.Module):
+    """Token embedding and its norm. Position enters through the rotary angles alone."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.norm = layer_norm(config)
+        self.drop = nn.Dropout(config.embedding_dropout)
+
+    def forward(self, tokens: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens hidden"]:
+        return self.drop(self.norm(self.tok_embeddings(tokens)))
+
+
+class Attention(nn.Module):
+    """Bidirectional attention inside each packed sequence, windowed on local layers."""
+
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.window = config.window(layer)  # None on global layers
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
+        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.drop = nn.Dropout(config.attention_output_dropout)
+
+    def forward(
+        self, x: Float[Tensor, "tokens hidden"], sequences: Sequences, rope: Rope
+    ) -> Float[Tensor, "tokens hidden"]:
+        q, k, v = self.Wqkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        y = varlen_attention(rope(q), rope(k), v, sequences, window=self.window)
+        return self.drop(self.Wo(y.flatten(1)))
+
+
+class FeedForward(nn.Module):
+    """GeGLU (Shazeer 2020, arXiv 2002.05202): the first half of `Wi` is activated and gated by the second."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.drop = nn.Dropout(config.mlp_dropout)
+
+    def forward(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
+        activated, gate = self.Wi(x).chunk(2, dim=-1)
+        return self.Wo(self.drop(F.gelu(activated) * gate))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward. The embedding norm already serves the first layer's attention."""
+
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
+        super().__init__()
+        self.attn_norm = layer_norm(config) if layer > 0 else nn.Identity()
+        self.attn = Attention(config, layer)
+        self.mlp_norm = layer_norm(config)
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self, x: Float[Tensor, "tokens hidden"], sequences: Sequences, rope: Rope
+    ) -> Float[Tensor, "tokens hidden"]:
+        x = x + self.attn(self.attn_norm(x), sequences, rope)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Encoder(Pretrained, nn.Module):
+    """Embeddings, layers, final norm. Knows packed tokens only; fresh weights are drawn on construction."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
+        self.final_norm = layer_norm(config)
+        initialize(self, config)
+
+    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
+        """Hidden states after the final norm, one row for each packed token."""
+        config = self.config
+        ropes = {
+            theta: Rope.of(sequences.positions, config.head_dim, theta)
+            for theta in {config.global_rope_theta, config.local_rope_theta}
+        }
+        x = self.embeddings(tokens)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, sequences, ropes[config.rope_theta(index)])
+        return self.final_norm(x)

@@ -1,4 +1,4 @@
-"""ModernBERT from raw text to a model that loads everywhere. `import modernbert` loads no torch until a name is used."""
+"""ModernBERT from raw text to a model that loads everywhere. Importing it loads no torch until a name is used."""
 
 from importlib import import_module
 from importlib.metadata import version

@@ -9,7 +9,9 @@ import typer
 
 from modernbert.errors import ModernBertError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train and evaluate tokenizers.")
 app.add_typer(tokenizer_app, name="tokenizer")
 

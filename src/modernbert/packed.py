@@ -15,8 +15,8 @@ from modernbert.errors import DataError
 class Sequences:
     """Where each sequence of a packed stream begins, and which padded slot each token came from.
 
-    `cu_seqlens` (int32, one more than there are sequences) are the running ends, FlashAttention's convention. A sequence
-    may be empty. Positions restart at 0 in every sequence and count real tokens only.
+    `cu_seqlens` (int32, one more than there are sequences) are the running ends, FlashAttention's convention. A
+    sequence may be empty. Positions restart at 0 in every sequence and count real tokens only.
     Two objects are equal only if they are the same one, so kernels may cache what they derive from it.
     """
 
@@ -51,7 +51,11 @@ class Sequences:
     def to(self, device: torch.device | str) -> "Sequences":
         """The same sequences on another device."""
         return Sequences(
-            self.cu_seqlens.to(device), self.max_length, self.positions.to(device), self.slots.to(device), self.padded_shape
+            self.cu_seqlens.to(device),
+            self.max_length,
+            self.positions.to(device),
+            self.slots.to(device),
+            self.padded_shape,
         )
 
     @cached_property

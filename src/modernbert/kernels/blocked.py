@@ -5,9 +5,9 @@ Each sequence is cut into tiles that depend on its own length alone:
 - a global layer, or a sequence that a window nearly covers: all keys of the sequence, queries in slices;
 - a local layer on a longer sequence: blocks of queries, each with the keys from `window` before to `window` after it.
 
-Tiles of equal shape run as one batched matrix product, so many short sequences are few calls. Keys outside the sequence
-or the window are masked and taken from the sequence itself, so not even a NaN crosses a border, and a sequence gives the
-same bits whatever is packed beside it.
+Tiles of equal shape run as one batched matrix product, so many short sequences are few calls. Keys outside the
+sequence or the window are masked and taken from the sequence itself, so not even a NaN crosses a border, and a sequence
+gives the same bits whatever is packed beside it.
 
 Scores and softmax are fp32 for 16-bit inputs; the products with values and gradients run in the input's dtype. The
 backward pass recomputes the scores of one tile at a time (Dao et al. 2022, arXiv 2205.14135, section 3.1).

@@ -1,4 +1,4 @@
-"""FlashAttention on CUDA through torch's own `varlen_attn`: version 2 built in, version 3 where torch can activate it."""
+"""FlashAttention on CUDA through torch's `varlen_attn`: version 2 built in, version 3 where torch can activate it."""
 
 from functools import cache
 
@@ -24,7 +24,7 @@ def unavailable() -> str | None:
 
 @cache
 def version() -> int:
-    """The FlashAttention that runs here: 3 on Hopper where its package is installed (turned on by this call), else 2."""
+    """The FlashAttention that runs here: 3 on Hopper with its package installed (turned on by this call), else 2."""
     from torch.nn.attention import activate_flash_attention_impl, list_flash_attention_impls
 
     if torch.cuda.get_device_capability()[0] != 9 or "FA3" not in list_flash_attention_impls():

@@ -40,8 +40,8 @@ _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
 class EncoderConfig(Config):
     """Sizes, layer pattern and constants. Field names are those of `transformers`; defaults are ModernBERT-base.
 
-    `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the first
-    on is global. A sliding layer attends to `local_attention // 2` tokens on each side, both ends included.
+    `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the
+    first on is global. A sliding layer attends to `local_attention // 2` tokens on each side, both ends included.
     """
 
     vocab_size: int = Field(50368, gt=0)
@@ -171,7 +171,7 @@ def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
     parameters = values.get("rope_parameters") or {}
     if unknown := sorted(parameters.keys() - {"full_attention", "sliding_attention"}):
         raise ConfigError(
-            f"{where}: rope_parameters has {unknown[0]!r}; only full_attention and sliding_attention are."
+            f"{where}: rope_parameters has {unknown[0]!r}; only full_attention and sliding_attention exist."
         )
     thetas: dict[str, float] = {}
     for kind, old in (("full_attention", "global_rope_theta"), ("sliding_attention", "local_rope_theta")):
@@ -181,7 +181,7 @@ def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
         if unknown := sorted(given.keys() - {"rope_type", "rope_theta"}):
             raise ConfigError(f"{where}: the rope parameter {unknown[0]!r} is not implemented.")
         theta = given.get("rope_theta", values.get(old))
-        if theta is None and old in values or theta == -1:
+        if (theta is None and old in values) or theta == -1:
             theta = thetas["global_rope_theta"] if old == "local_rope_theta" else None  # "same as global"
         elif theta is None:
             theta = EncoderConfig.model_fields[old].default

@@ -26,7 +26,7 @@ class PredictionHead(nn.Module):
 
 
 class MaskedLM(Pretrained, nn.Module):
-    """The masked language model: encoder, prediction head, decoder (tied to the embedding unless configured otherwise)."""
+    """The masked language model: encoder, prediction head, decoder (tied to the embedding unless configured not to)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

@@ -37,6 +37,11 @@ class Group:
     bias: Float[Tensor, "tiles 1 #q k"] | None  # 0 or -inf; None where every key counts for every query
     real: Float[Tensor, "tiles slices q"] | None  # 0 on surplus queries; None where there are none
 
+    def to(self, device: torch.device) -> "Group":
+        bias = None if self.bias is None else self.bias.to(device)
+        real = None if self.real is None else self.real.to(device)
+        return Group(self.queries.to(device), self.keys.to(device), bias, real)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -80,7 +85,7 @@ class _Attention(torch.autograd.Function):
         return _concatenate(outputs).index_select(0, plan.output_rows).view_as(q)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v = ctx.saved_tensors
         plan: Plan = ctx.plan
@@ -167,10 +172,7 @@ def _plan(sequences: Sequences, window: int | None, heads: int) -> Plan:
     output_rows = _positions_of(torch.cat(token_rows), sequences.num_tokens)[0]
     key_rows = _positions_of(torch.cat(key_tokens), sequences.num_tokens)
     device = sequences.device
-    moved = tuple(
-        Group(*(None if x is None else x.to(device) for x in (g.queries, g.keys, g.bias, g.real))) for g in groups
-    )
-    return Plan(moved, output_rows.to(device), key_rows.to(device))
+    return Plan(tuple(group.to(device) for group in groups), output_rows.to(device), key_rows.to(device))
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,18 @@ from torch import Tensor
 class Rope:
     """The rotation of every token of a packed stream. Angles are fp32, whatever the dtype of what is rotated."""
 
-    cos: Float[Tensor, "tokens 1 half"]
-    sin: Float[Tensor, "tokens 1 half"]
+    cos: Float[Tensor, "tokens 1 head_dim"]
+    sin: Float[Tensor, "tokens 1 head_dim"]  # negative on the first half, so that a rotation is two products
 
     @classmethod
     def of(cls, positions: Int[Tensor, "tokens"], head_dim: int, theta: float) -> "Rope":
-        """Rotate pair i of a head by `position * theta ** (-2 i / head_dim)`."""
+        """Rotate pair (i, i + head_dim / 2) of a head by `position * theta ** (-2 i / head_dim)`."""
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
         angles = torch.outer(positions.float(), 1.0 / theta**exponents).unsqueeze(1)
-        return cls(angles.cos(), angles.sin())
+        sin = angles.sin()
+        return cls(torch.cat((angles.cos(),) * 2, dim=-1), torch.cat((-sin, sin), dim=-1))
 
     def __call__(self, x: Float[Tensor, "tokens heads head_dim"]) -> Float[Tensor, "tokens heads head_dim"]:
-        first, second = x.float().chunk(2, dim=-1)
-        turned = torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), dim=-1)
-        return turned.to(x.dtype)
+        precise = x.float()
+        swapped = precise.roll(x.shape[-1] // 2, dims=-1)
+        return torch.addcmul(precise * self.cos, swapped, self.sin).to(x.dtype)

@@ -1,6 +1,6 @@
 """Heads on the encoder. Each takes packed tokens and offers its own loss."""
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,10 +47,15 @@ class MaskedLM(Pretrained, nn.Module):
         """Logits of every token."""
         return self.decoder(self.head(self.model(tokens, sequences)))
 
+    def logits_at(
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, rows: Bool[Tensor, "tokens"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """Logits of some tokens only, in their order. The others never reach the decoder."""
+        return self.decoder(self.head(self.model(tokens, sequences)[rows]))
+
     def loss(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, labels: Int[Tensor, "tokens"]
     ) -> Float[Tensor, ""]:
-        """Mean cross-entropy (nats) over the tokens whose label is not -100. Only those rows reach the decoder."""
+        """Mean cross-entropy (nats) over the tokens whose label is not -100. Only those rows are decoded."""
         predicted = labels != IGNORED
-        logits = self.decoder(self.head(self.model(tokens, sequences)[predicted]))
-        return F.cross_entropy(logits.float(), labels[predicted])
+        return F.cross_entropy(self.logits_at(tokens, sequences, predicted).float(), labels[predicted])

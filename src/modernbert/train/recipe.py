@@ -1,0 +1,165 @@
+"""What a pretraining run is: a frozen value read from TOML. Lengths are counted in tokens."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from modernbert.config import Config
+from modernbert.model.config import EncoderConfig
+
+
+class Schedule(Config):
+    """The learning rate over one phase: linear warm-up, then constant or falling to `final_ratio` of the peak.
+
+    `one_minus_sqrt` falls as 1 - sqrt(progress) (Hägele et al. 2024, arXiv 2405.18392).
+    """
+
+    kind: Literal["constant", "one_minus_sqrt"] = "constant"
+    peak_lr: PositiveFloat = 8e-4
+    warmup_tokens: NonNegativeInt = 0
+    final_ratio: float = Field(0.001, ge=0, le=1)
+
+    def learning_rate(self, tokens: int, phase_tokens: int) -> float:
+        """The rate of the update that brings the phase to `tokens` of its `phase_tokens`."""
+        if tokens < self.warmup_tokens:
+            return self.peak_lr * tokens / self.warmup_tokens
+        if self.kind == "constant":
+            return self.peak_lr
+        progress = min(1.0, (tokens - self.warmup_tokens) / max(1, phase_tokens - self.warmup_tokens))
+        return self.peak_lr * (self.final_ratio + (1 - self.final_ratio) * (1 - progress**0.5))
+
+
+class BatchSize(Config):
+    """Tokens of one update. With a warm-up it grows from `start` in steps of `start`, equally many updates at each."""
+
+    tokens: PositiveInt
+    start: PositiveInt | None = None
+    warmup_tokens: NonNegativeInt = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, value: Any) -> Any:
+        return {"tokens": value} if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.start is None) != (self.warmup_tokens == 0):
+            raise ValueError("a batch warm-up needs both start and warmup_tokens")
+        if self.start is not None and self.start > self.tokens:
+            raise ValueError(f"the batch starts at {self.start} tokens, above its final {self.tokens}")
+        return self
+
+    def at(self, update: int) -> int:
+        """Tokens of the update-th update of the phase, from 0."""
+        if self.start is None:
+            return self.tokens
+        sizes = [*range(self.start, self.tokens, self.start), self.tokens]
+        each = max(1, round(self.warmup_tokens / sum(sizes)))
+        return sizes[min(update // each, len(sizes) - 1)]
+
+
+class Phase(Config):
+    """One stage of the run. What a phase leaves out it takes from the one before it (warm-ups excepted)."""
+
+    tokens: PositiveInt
+    max_length: PositiveInt = 1024
+    mask_ratio: float = Field(0.3, gt=0, lt=1)
+    mixture: dict[str, PositiveFloat]
+    schedule: Schedule = Schedule()
+    batch_tokens: BatchSize
+    global_rope_theta: PositiveFloat = 10_000.0
+    local_rope_theta: PositiveFloat = 10_000.0
+
+
+class Optimizer(Config):
+    """StableAdamW's constants."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: PositiveFloat = 1e-6
+    weight_decay: float = Field(1e-5, ge=0)
+
+
+class Validation(Config):
+    """Documents that are held out of every source, and how they are measured: 15 % masked, always the same way."""
+
+    fraction: float = Field(0.005, gt=0, lt=1)
+    every_steps: PositiveInt = 500
+    tokens: PositiveInt = 65_536
+    mask_ratio: float = Field(0.15, gt=0, lt=1)
+
+
+class Run(Config):
+    """Where the run lives and how it runs here. Nothing of this changes what is learned, save the precision."""
+
+    directory: Path
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    microbatch_tokens: PositiveInt = 16_384
+    log_every_steps: PositiveInt = 10
+    checkpoint_every_steps: PositiveInt = 500
+    keep_checkpoints: PositiveInt = 2
+
+
+class Model(Config):
+    """The architecture: a preset, and what differs from it (any field of EncoderConfig but the vocabulary)."""
+
+    preset: Literal["base", "large"] = "base"
+    hidden_size: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    num_hidden_layers: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] | None = None
+    global_attn_every_n_layers: PositiveInt | None = None
+    local_attention: PositiveInt | None = None
+    attention_output_dropout: float = Field(0.1, ge=0, lt=1)
+
+    def config(self, **vocabulary: int) -> EncoderConfig:
+        """The encoder's configuration, with what only the tokenizer and the phases know."""
+        changes = self.model_dump(exclude_none=True, exclude={"preset"})
+        return (EncoderConfig.large if self.preset == "large" else EncoderConfig.base)(**changes, **vocabulary)
+
+
+class PretrainRecipe(Config):
+    """A whole pretraining run. `data` names the shard folders that the phases mix."""
+
+    tokenizer: str
+    data: dict[str, Path]
+    run: Run
+    phases: dict[str, Phase] = Field(min_length=1)
+    seed: NonNegativeInt = 0
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    validation: Validation = Validation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: Any) -> Any:
+        phases = values.get("phases") if isinstance(values, dict) else None
+        if not isinstance(phases, dict) or not all(isinstance(phase, dict) for phase in phases.values()):
+            return values
+        resolved: dict[str, dict[str, Any]] = {}
+        inherited: dict[str, Any] = {}
+        for name, phase in phases.items():
+            resolved[name] = {**inherited, **phase}
+            if isinstance(phase.get("schedule"), dict) and isinstance(inherited.get("schedule"), dict):
+                resolved[name]["schedule"] = inherited["schedule"] | phase["schedule"]
+            inherited = {key: value for key, value in resolved[name].items() if key != "tokens"}
+            for key in ("schedule", "batch_tokens"):
+                if isinstance(inherited.get(key), dict):
+                    inherited[key] = {k: v for k, v in inherited[key].items() if k not in ("start", "warmup_tokens")}
+        return {**values, "phases": resolved}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, phase in self.phases.items():
+            if unknown := sorted(phase.mixture.keys() - self.data.keys()):
+                raise ValueError(f"phases.{name}.mixture names {unknown[0]!r}, which is not in [data]")
+            if phase.max_length > self.run.microbatch_tokens:
+                raise ValueError(
+                    f"phases.{name}.max_length {phase.max_length} is above run.microbatch_tokens "
+                    f"{self.run.microbatch_tokens}, so not one row fits"
+                )
+            if phase.max_length < 8 or phase.batch_tokens.at(0) < phase.max_length:
+                raise ValueError(f"phases.{name}: a batch must hold at least one row, and a row at least 8 tokens")
+        return self

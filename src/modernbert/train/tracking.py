@@ -1,0 +1,36 @@
+"""metrics.jsonl: one JSON object a line, appended as the run goes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class Metrics:
+    """The metrics file of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines; one that a crash left half-written is dropped."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+    def forget_after(self, step: int) -> None:
+        """Drop what a run wrote after the checkpoint from which it is about to be repeated."""
+        kept = [line for line in self.read() if line["step"] <= step]
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.rename(self.path)

@@ -1,0 +1,175 @@
+"""One attention seam, one oracle: every backend runs the same claims."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modernbert.errors import BackendError
+from modernbert.kernels import available_backends, default_backend, varlen_attention
+from modernbert.packed import Sequences
+
+# name, device, dtype, relative tolerance against the fp32 oracle: forward, gradient
+SETTINGS = [
+    pytest.param("reference", "cpu", torch.float64, 1e-12, 1e-12, id="reference-fp64"),
+    pytest.param("blocked", "cpu", torch.float64, 1e-12, 1e-12, id="blocked-fp64"),
+    pytest.param("blocked", "cpu", torch.float32, 1e-5, 1e-5, id="blocked-fp32"),
+    pytest.param("blocked", "cpu", torch.bfloat16, 1e-2, 2e-2, id="blocked-bf16"),
+    pytest.param("blocked", "cuda", torch.float32, 1e-4, 1e-4, id="blocked-cuda-fp32", marks=pytest.mark.gpu),
+    pytest.param("blocked", "cuda", torch.bfloat16, 1e-2, 2e-2, id="blocked-cuda-bf16", marks=pytest.mark.gpu),
+    pytest.param("flash", "cuda", torch.float16, 2e-3, 4e-3, id="flash-fp16", marks=pytest.mark.gpu),
+    pytest.param("flash", "cuda", torch.bfloat16, 1e-2, 2e-2, id="flash-bf16", marks=pytest.mark.gpu),
+]
+LENGTHS = [[1], [2, 1], [63, 64, 65], [1, 513, 17], [129, 0, 130, 300], [64] * 5, [1030]]
+WINDOWS = [None, 0, 1, 31, 64, 65, 200]
+
+
+def random_qkv(
+    lengths: list[int], dtype: torch.dtype = torch.float64, heads: int = 2, head_dim: int = 16, seed: int = 0
+):
+    generator = torch.Generator().manual_seed(seed)
+    qkv = torch.randn(sum(lengths), 3, heads, head_dim, dtype=torch.float64, generator=generator)
+    return qkv.to(dtype), Sequences.from_lengths(lengths)
+
+
+def attend(qkv: torch.Tensor, sequences: Sequences, window: int | None, backend: str) -> torch.Tensor:
+    return varlen_attention(*qkv.unbind(1), sequences, window, backend)
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual.detach().double().cpu() - expected.detach()).norm() / expected.detach().norm().clamp(min=1e-12))
+
+
+@pytest.mark.parametrize(("backend", "device", "dtype", "forward", "gradient"), SETTINGS)
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_every_backend_answers_to_the_oracle(backend, device, dtype, forward, gradient, window, lengths):
+    head_dim = 64 if backend == "flash" else 16
+    qkv, sequences = random_qkv(lengths, dtype, head_dim=head_dim)
+    weights = torch.randn(sum(lengths), 2, head_dim, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    precise = qkv.double().requires_grad_()
+    expected = attend(precise, sequences, window, "reference")
+    expected_grad = torch.autograd.grad(expected, precise, weights.double())[0]
+    ours = qkv.to(device).requires_grad_()
+    actual = attend(ours, sequences.to(device), window, backend)
+    actual_grad = torch.autograd.grad(actual, ours, weights.to(device))[0]
+
+    assert actual.dtype == dtype
+    assert relative_error(actual, expected) < forward
+    # one token attends to itself alone: the gradients of q and k are zero, so compare v's share of the whole
+    assert relative_error(actual_grad, expected_grad) < gradient
+
+
+@pytest.mark.parametrize("window", [None, 0, 3, 64])
+def test_the_oracle_is_softmax_attention_written_out(window):
+    qkv, sequences = random_qkv([5, 70])
+    q, k, v = qkv.unbind(1)
+    output = varlen_attention(q, k, v, sequences, window, "reference")
+    for begin, end in ((0, 5), (5, 75)):
+        for i in range(begin, end):
+            seen = [j for j in range(begin, end) if window is None or abs(i - j) <= window]
+            for head in range(2):
+                scores = [math.exp(float(q[i, head] @ k[j, head]) / 4) for j in seen]
+                expected = sum(s * v[j, head] for s, j in zip(scores, seen, strict=True)) / sum(scores)
+                torch.testing.assert_close(output[i, head], expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("window", [None, 2, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sequence_never_sees_its_neighbour_to_the_last_bit(backend, window, dtype):
+    lengths = [70, 3, 200, 1, 16]
+    qkv, sequences = random_qkv(lengths, dtype, heads=3)
+    together = attend(qkv, sequences, window, backend).split(lengths)
+    for part, alone in zip(together, qkv.split(lengths), strict=True):
+        assert torch.equal(part, attend(alone, Sequences.from_lengths([len(alone)]), window, backend))
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("window", [None, 2, 64])
+def test_a_nan_stays_in_its_sequence(backend, window):
+    lengths = [70, 30, 200]
+    qkv, sequences = random_qkv(lengths, torch.float32)
+    qkv[70:100] = float("nan")
+    qkv.requires_grad_()
+    output = attend(qkv, sequences, window, backend)
+    grad = torch.autograd.grad(output.sum(), qkv)[0]
+    for values in (output, grad):
+        first, poisoned, last = values.split(lengths)
+        assert first.isfinite().all()
+        assert last.isfinite().all()
+        assert poisoned.isnan().any()
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("window", [0, 1, 5, 64, 65])
+def test_a_window_is_inclusive_on_both_sides(backend, window):
+    qkv, sequences = random_qkv([300])
+    middle = 150
+    for j in range(300):
+        changed = qkv.clone()
+        changed[j, 2] += 1.0  # the value of token j
+        if j in (middle - window - 1, middle - window, middle, middle + window, middle + window + 1):
+            difference = attend(changed, sequences, window, backend) - attend(qkv, sequences, window, backend)
+            assert bool(difference[middle].abs().max() > 0) == (abs(j - middle) <= window)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 150), min_size=1, max_size=6).filter(any),
+    window=st.none() | st.integers(0, 140),
+    heads=st.integers(1, 3),
+)
+def test_blocked_equals_the_oracle_for_any_lengths_and_window(lengths, window, heads):
+    qkv, sequences = random_qkv(lengths, heads=heads, head_dim=8)
+    torch.testing.assert_close(
+        attend(qkv, sequences, window, "blocked"), attend(qkv, sequences, window, "reference"), rtol=0, atol=1e-12
+    )
+
+
+def test_windows_cost_memory_in_proportion_to_tokens():
+    """At window 64 four times the tokens may take about four times the memory, not sixteen."""
+
+    def largest(tokens: int) -> int:
+        qkv, sequences = random_qkv([tokens], torch.float32, heads=1, head_dim=8)
+        sizes: list[int] = []
+
+        class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                result = function(*args, **(kwargs or {}))
+                sizes.extend(x.numel() for x in torch.utils._pytree.tree_leaves(result) if isinstance(x, torch.Tensor))
+                return result
+
+        qkv.requires_grad_()
+        with Sizes():
+            attend(qkv, sequences, 64, "blocked").sum().backward()
+        return max(sizes)
+
+    assert largest(8192) <= 4.5 * largest(2048)
+    assert largest(8192) < 8192 * 8192 / 16
+
+
+def test_an_unknown_backend_is_refused_by_name():
+    qkv, sequences = random_qkv([3])
+    with pytest.raises(BackendError, match=r"'fast'.*reference, blocked, flash"):
+        attend(qkv, sequences, None, "fast")
+
+
+def test_flash_refuses_a_cpu_with_the_remedy():
+    qkv, sequences = random_qkv([3], torch.bfloat16)
+    with pytest.raises(BackendError, match="use backend='blocked'"):
+        attend(qkv, sequences, None, "flash")
+
+
+def test_the_cpu_takes_blocked():
+    assert default_backend(torch.device("cpu"), torch.bfloat16) == "blocked"
+    assert available_backends()["blocked"] is None
+
+
+@pytest.mark.gpu
+def test_half_precision_on_cuda_takes_flash():
+    assert default_backend(torch.device("cuda"), torch.bfloat16) == "flash"
+    assert default_backend(torch.device("cuda"), torch.float32) == "blocked"

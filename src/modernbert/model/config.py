@@ -69,21 +69,28 @@ class EncoderConfig(Config):
     classifier_pooling: Literal["cls", "mean"] = "mean"
     classifier_dropout: float = Field(0.0, ge=0, lt=1)
     classifier_bias: bool = False
-    pad_token_id: int = 50283
-    cls_token_id: int = 50281
-    sep_token_id: int = 50282
-    mask_token_id: int = 50284
+    pad_token_id: int | None = 50283
+    cls_token_id: int | None = 50281
+    sep_token_id: int | None = 50282
+    mask_token_id: int | None = 50284
     id2label: dict[int, str] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _expand_pattern(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("layer_types"):
-            every = values.get("global_attn_every_n_layers", 3)
-            layers = values.get("num_hidden_layers", 22)
-            if isinstance(every, int) and isinstance(layers, int) and every > 0:
-                pattern = tuple("sliding_attention" if i % every else "full_attention" for i in range(layers))
-                values = {**values, "layer_types": pattern}
+    def _fill(cls, values: Any) -> Any:
+        """What follows from other fields: the layer pattern, and no special token outside a smaller vocabulary."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        every, layers = values.get("global_attn_every_n_layers", 3), values.get("num_hidden_layers", 22)
+        if not values.get("layer_types") and isinstance(every, int) and isinstance(layers, int) and every > 0:
+            values["layer_types"] = tuple(
+                "sliding_attention" if layer % every else "full_attention" for layer in range(layers)
+            )
+        vocab_size = values.get("vocab_size", 50368)
+        for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+            if name not in values and isinstance(vocab_size, int) and cls.model_fields[name].default >= vocab_size:
+                values[name] = None
         return values
 
     @model_validator(mode="after")
@@ -92,6 +99,10 @@ class EncoderConfig(Config):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must divide into {self.num_attention_heads} heads of an even size"
             )
+        for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
+            token = getattr(self, name)
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise ValueError(f"{name} {token} is outside the vocabulary of {self.vocab_size}")
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
                 f"layer_types names {len(self.layer_types)} layers but num_hidden_layers is {self.num_hidden_layers}"

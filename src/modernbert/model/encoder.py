@@ -81,6 +81,8 @@ class Layer(nn.Module):
 class Encoder(Pretrained, nn.Module):
     """Embeddings, layers, final norm. Knows packed tokens only; fresh weights are drawn on construction."""
 
+    architecture = "ModernBertModel"
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config

@@ -4,7 +4,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modernbert.model.checkpoint import Pretrained
+from modernbert.model.checkpoint import Pretrained, TiedDecoder
 from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, layer_norm
 from modernbert.model.init import initialize
@@ -25,8 +25,10 @@ class PredictionHead(nn.Module):
         return self.norm(F.gelu(self.dense(x)))
 
 
-class MaskedLM(Pretrained, nn.Module):
+class MaskedLM(Pretrained, TiedDecoder, nn.Module):
     """The masked language model: encoder, prediction head, decoder (tied to the embedding unless configured not to)."""
+
+    architecture = "ModernBertForMaskedLM"
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -39,7 +41,6 @@ class MaskedLM(Pretrained, nn.Module):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Let the decoder share the embedding's matrix where the configuration says so."""
         if self.config.tie_word_embeddings:
             self.decoder.weight = self.model.embeddings.tok_embeddings.weight
 

@@ -1,0 +1,140 @@
+"""Packed, masked batches from a weighted mixture of shard folders. Its state is a few integers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from modernbert.data.masking import mask_tokens
+from modernbert.data.packing import SPECIALS, Packer, Piece, Position
+from modernbert.data.shards import Documents, Shards
+from modernbert.data.tokenizer import Vocabulary
+from modernbert.packed import Sequences
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows as one packed stream: each sequence is one piece with its [CLS] and [SEP]."""
+
+    input_ids: Int[Tensor, "tokens"]
+    labels: Int[Tensor, "tokens"]
+    sequences: Sequences
+    num_rows: int
+
+
+class Loader:
+    """Rows of several sources in the proportions of `weights`, by tokens.
+
+    The next row comes from the source whose share of the tokens served so far is furthest below its weight: no chance
+    is involved, and the proportions hold at any time to within a row. The stream depends on `seed` only, not on how it
+    is cut into batches: row n is masked with (seed, n).
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Documents],
+        weights: Mapping[str, float],
+        vocabulary: Vocabulary,
+        *,
+        max_length: int,
+        mask_ratio: float,
+        seed: int,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._max_length = max_length
+        self._mask_ratio = mask_ratio
+        self._seed = seed
+        total = sum(weights.values())
+        self._weights = {name: weight / total for name, weight in weights.items()}
+        self._shards = {name: documents.shards for name, documents in sources.items()}
+        self._packers = {name: Packer(documents, max_length, seed) for name, documents in sources.items()}
+        self._served = dict.fromkeys(sources, 0)
+        self._rows = 0
+        self._elsewhere: dict[str, Any] = {}  # positions of sources that this mixture leaves out
+
+    def next_batch(self, rows: int) -> Batch:
+        """The next `rows` rows."""
+        taken = [self._next_row() for _ in range(rows)]
+        return _batch(taken, self._vocabulary, self._mask_ratio, self._seed, first_row=self._rows - rows)
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, as plain integers and names for JSON."""
+        positions = {name: asdict(packer.position) for name, packer in self._packers.items()}
+        return {
+            "rows": self._rows,
+            "max_length": self._max_length,
+            "weights": self._weights,
+            "served": self._served.copy(),
+            "positions": self._elsewhere | positions,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state. After a change of `max_length` each source goes on at its next buffer of documents, as
+        rows of another length are other rows; after a change of weights the shares are counted anew.
+        """
+        self._rows = state["rows"]
+        if state["weights"] == self._weights:
+            self._served = dict(state["served"])
+        for name, position in state["positions"].items():
+            if name not in self._packers:
+                self._elsewhere[name] = position
+                continue
+            at = Position(**position)
+            if state["max_length"] != self._max_length and at.row:
+                at = Position(at.epoch, at.buffer + 1)
+            self._packers[name].position = at
+
+    def _next_row(self) -> list[tuple[Shards, Piece]]:
+        total = sum(self._served.values())
+        name = max(self._served, key=lambda source: self._weights[source] * total - self._served[source])
+        row = self._packers[name].next_row()
+        self._served[name] += sum(piece.length + SPECIALS for piece in row)
+        self._rows += 1
+        return [(self._shards[name], piece) for piece in row]
+
+
+def validation_batches(
+    documents: Documents, vocabulary: Vocabulary, *, max_length: int, tokens: int, mask_ratio: float
+) -> list[Batch]:
+    """About `tokens` tokens of held-out documents, at most one epoch of them: the same rows and masks every time."""
+    packer = Packer(documents, max_length, seed=0)
+    rows: list[list[tuple[Shards, Piece]]] = []
+    count = 0
+    while count < tokens:
+        row = packer.next_row()
+        if packer.position.epoch:
+            break
+        rows.append([(documents.shards, piece) for piece in row])
+        count += sum(piece.length + SPECIALS for piece in row)
+    at_once = max(1, 16_384 // max_length)
+    return [
+        _batch(rows[first : first + at_once], vocabulary, mask_ratio, seed=0, first_row=first)
+        for first in range(0, len(rows), at_once)
+    ]
+
+
+def _batch(
+    rows: list[list[tuple[Shards, Piece]]], vocabulary: Vocabulary, mask_ratio: float, seed: int, first_row: int
+) -> Batch:
+    cls_id, sep_id = np.array([vocabulary.cls_id]), np.array([vocabulary.sep_id])
+    inputs, labels, lengths = [], [], []
+    for number, row in enumerate(rows, first_row):
+        parts = []
+        for shards, piece in row:
+            parts += [cls_id, shards.slice(piece.document, piece.start, piece.start + piece.length), sep_id]
+            lengths.append(piece.length + SPECIALS)
+        masked, label = mask_tokens(
+            np.concatenate(parts, dtype=np.int64), vocabulary, ratio=mask_ratio, seed=seed, step=number
+        )
+        inputs.append(masked)
+        labels.append(label)
+    return Batch(
+        input_ids=torch.from_numpy(np.concatenate(inputs)),
+        labels=torch.from_numpy(np.concatenate(labels)),
+        sequences=Sequences.from_lengths(lengths),
+        num_rows=len(rows),
+    )

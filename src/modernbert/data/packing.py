@@ -1,0 +1,112 @@
+"""Documents into rows of a token budget: best fit, split where they are longer, in an order that a seed fixes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modernbert.data.shards import Documents
+
+SPECIALS = 2  # [CLS] and [SEP] around every piece
+_BUFFER_DOCUMENTS = 16_384  # packed together: large enough that the last, unfilled row is below 0.1 %
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document, or the part of one that fits a row."""
+
+    document: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a source stands: rows before `row` of this buffer of this epoch are used."""
+
+    epoch: int = 0
+    buffer: int = 0
+    row: int = 0
+
+
+def cut(lengths: Ints, max_length: int) -> tuple[Ints, Ints, Ints]:
+    """Cut documents into pieces of at most `max_length - 2` tokens: index of the document, start, length of each."""
+    room = max_length - SPECIALS
+    counts = -(-lengths // room)
+    owner = np.repeat(np.arange(len(lengths)), counts)
+    start = (np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)) * room
+    return owner, start, np.minimum(room, lengths[owner] - start)
+
+
+def best_fit(sizes: Ints, capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: put each item, largest first, into the fullest row that still holds it.
+
+    Rows are lists of item numbers; none exceeds `capacity`, and no item may. The open rows are kept by remaining space,
+    and a bit mask of the spaces that occur finds the smallest sufficient one.
+    """
+    rows: list[list[int]] = []
+    by_space: list[list[int]] = [[] for _ in range(capacity + 1)]
+    spaces = 0
+    order = np.argsort(-sizes, kind="stable")
+    for item, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        fitting = spaces >> size
+        if fitting:
+            space = size + (fitting & -fitting).bit_length() - 1
+            row = by_space[space].pop()
+            if not by_space[space]:
+                spaces ^= 1 << space
+            rows[row].append(item)
+        else:
+            space, row = capacity, len(rows)
+            rows.append([item])
+        left = space - size
+        if left > SPECIALS:  # less holds no piece
+            by_space[left].append(row)
+            spaces |= 1 << left
+    return rows
+
+
+class Packer:
+    """The endless rows of one source. Every token comes exactly once an epoch; each epoch has its own order.
+
+    An epoch is a PCG64DXSM permutation of the documents, cut into buffers; each buffer is packed by itself and its rows
+    are shuffled. So a `Position` of three integers is the whole state.
+    """
+
+    def __init__(self, documents: Documents, max_length: int, seed: int, position: Position | None = None) -> None:
+        self._documents = documents
+        self._max_length = max_length
+        self._seed = seed
+        self.position = position or Position()
+        self._order_epoch = -1
+        self._order: Ints = np.empty(0, dtype=np.int64)
+        self._rows_of = (-1, -1)
+        self._rows: list[list[Piece]] = []
+
+    def next_row(self) -> list[Piece]:
+        """The next row. Passes into the next buffer and the next epoch by itself."""
+        while True:
+            at = self.position
+            if at.buffer * _BUFFER_DOCUMENTS >= len(self._documents.indices):
+                self.position = Position(epoch=at.epoch + 1)
+                continue
+            if self._rows_of != (at.epoch, at.buffer):
+                self._rows, self._rows_of = self._pack(at.epoch, at.buffer), (at.epoch, at.buffer)
+            if at.row < len(self._rows):
+                self.position = Position(at.epoch, at.buffer, at.row + 1)
+                return self._rows[at.row]
+            self.position = Position(at.epoch, at.buffer + 1)
+
+    def _pack(self, epoch: int, buffer: int) -> list[list[Piece]]:
+        if self._order_epoch != epoch:
+            generator = np.random.Generator(np.random.PCG64DXSM([self._seed, epoch]))
+            self._order, self._order_epoch = generator.permutation(len(self._documents.indices)), epoch
+        members = self._order[buffer * _BUFFER_DOCUMENTS : (buffer + 1) * _BUFFER_DOCUMENTS]
+        owner, start, length = cut(self._documents.lengths[members], self._max_length)
+        documents = self._documents.indices[members][owner]
+        pieces = list(map(Piece, documents.tolist(), start.tolist(), length.tolist()))
+        rows = best_fit(length + SPECIALS, self._max_length)
+        np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(rows)  # type: ignore[arg-type]
+        return [[pieces[item] for item in row] for row in rows]

@@ -1,0 +1,166 @@
+"""Token shards in datatrove's format, memory mapped: `*.ds` ids, `*.ds.index` document ends, `*.ds.metadata`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from modernbert.data.manifest import Manifest
+from modernbert.data.tokenizer import Vocabulary
+from modernbert.errors import DataError
+
+Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+_SPLIT_SEED = 1234  # which documents are held out depends on the corpus alone, never on the seed of a run
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One `.ds` file: ids of all its documents, and where each document ends."""
+
+    path: Path
+    tokens: Tokens
+    ends: npt.NDArray[np.uint64]
+
+
+class Shards:
+    """All documents of a folder of token shards, in the order of file names. Ids carry no special tokens."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard], manifest: Manifest | None) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._shards = tuple(shards)
+        self._first_document = np.cumsum([0, *(len(shard.ends) for shard in shards)])
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Shards":
+        """Map the shards of a folder that `modernbert corpus` or datatrove wrote. Nothing is read yet.
+
+        Raises:
+            DataError: there is no folder or no shard in it, or a shard does not match its index or the manifest.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DataError(f"There is no shard folder {folder}; write it with `modernbert corpus`.")
+        manifest = Manifest.read(folder)
+        shards = [_open_shard(path, manifest) for path in sorted(folder.glob("*.ds"))]
+        found = cls(folder, shards, manifest)
+        if found.num_documents == 0:
+            raise DataError(f"{folder} holds no document in *.ds; write it with `modernbert corpus`.")
+        if manifest and (manifest.documents, manifest.tokens) != (found.num_documents, found.num_tokens):
+            raise DataError(
+                f"{folder} holds {found.num_documents:,} documents and {found.num_tokens:,} tokens but its manifest "
+                f"says {manifest.documents:,} and {manifest.tokens:,}; remove it and run `modernbert corpus` again."
+            )
+        return found
+
+    @property
+    def num_documents(self) -> int:
+        return int(self._first_document[-1])
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(shard.tokens) for shard in self._shards)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every document."""
+        return np.concatenate([np.diff(shard.ends.astype(np.int64), prepend=0) for shard in self._shards])
+
+    def document(self, index: int) -> Tokens:
+        """The ids of one document, a view into the mapped file."""
+        return self.slice(index, 0, None)
+
+    def slice(self, index: int, start: int, stop: int | None) -> Tokens:
+        """Some ids of one document, from `start` to `stop` (None: its end)."""
+        number = int(np.searchsorted(self._first_document, index, side="right")) - 1
+        shard, local = self._shards[number], index - int(self._first_document[number])
+        begin = int(shard.ends[local - 1]) if local else 0
+        end = int(shard.ends[local])
+        return shard.tokens[begin + start : end if stop is None else min(end, begin + stop)]
+
+    def check_vocabulary(self, vocabulary: Vocabulary, tokenizer_sha256: str) -> None:
+        """Refuse shards of another tokenizer. Without a manifest, look at the ids of the first documents.
+
+        Raises:
+            DataError: they were written with another tokenizer, or hold ids outside the vocabulary.
+        """
+        if self.manifest is not None and self.manifest.tokenizer_sha256 != tokenizer_sha256:
+            raise DataError(
+                f"{self.folder} was tokenised with another tokenizer ({self.manifest.tokenizer}); "
+                "give that one, or write the shards again."
+            )
+        highest = max(int(self.document(i).max(initial=0)) for i in range(min(1000, self.num_documents)))
+        if highest >= vocabulary.size:
+            raise DataError(
+                f"{self.folder} holds the id {highest}, outside the vocabulary of {vocabulary.size}; "
+                "give the tokenizer that wrote it."
+            )
+
+    def split(self, validation_fraction: float) -> "Split":
+        """Hold out a fraction of the documents, at least one: always the same ones.
+
+        Raises:
+            DataError: there is only one document.
+        """
+        if self.num_documents < 2:
+            raise DataError(f"{self.folder} holds one document only; at least two are needed to hold one out.")
+        order = np.random.Generator(np.random.PCG64DXSM(_SPLIT_SEED)).permutation(self.num_documents)
+        held_out = min(max(1, round(validation_fraction * self.num_documents)), self.num_documents - 1)
+        return Split(Documents(self, np.sort(order[held_out:])), Documents(self, np.sort(order[:held_out])))
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """Some documents of some shards."""
+
+    shards: Shards
+    indices: npt.NDArray[np.int64]
+
+    @classmethod
+    def all_of(cls, shards: Shards) -> "Documents":
+        return cls(shards, np.arange(shards.num_documents))
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every document, in the order of `indices`."""
+        return self.shards.lengths[self.indices]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What is trained on and what is held out."""
+
+    train: Documents
+    validation: Documents
+
+
+def _open_shard(path: Path, manifest: Manifest | None) -> Shard:
+    index = path.with_name(f"{path.name}.index")
+    if not index.is_file():
+        raise DataError(f"{path} has no {index.name} beside it; copy both, or write the shard again.")
+    if index.stat().st_size == 0:
+        return Shard(path, np.zeros(0, dtype=np.uint16), np.zeros(0, dtype=np.uint64))
+    ends = np.memmap(index, dtype="<u8", mode="r")
+    num_tokens, size = int(ends[-1]), path.stat().st_size
+    width = manifest.token_bytes if manifest else _width(path)
+    if size != num_tokens * width:
+        raise DataError(
+            f"{path} has {size:,} bytes but its index says {num_tokens:,} tokens of {width} bytes; write it again."
+        )
+    dtype = "<u2" if width == 2 else "<u4"
+    return Shard(path, np.memmap(path, dtype=dtype, mode="r") if size else np.zeros(0, dtype=dtype), ends)
+
+
+def _width(path: Path) -> int:
+    """Bytes of an id: the last field of the first line of `.ds.metadata`, otherwise what the sizes say."""
+    metadata = path.with_name(f"{path.name}.metadata")
+    if metadata.is_file():
+        field = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2]
+        if field in ("2", "4"):
+            return int(field)
+    num_tokens = int(np.memmap(path.with_name(f"{path.name}.index"), dtype="<u8", mode="r")[-1])
+    return 4 if path.stat().st_size == 4 * num_tokens else 2

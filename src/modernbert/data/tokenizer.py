@@ -1,0 +1,273 @@
+"""Tokenizers with ModernBERT's special tokens: load the published one, or train one for a language or a domain."""
+
+import hashlib
+import json
+import logging
+import re
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from modernbert.errors import DataError
+from modernbert.files import written_aside
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["bpe", "unigram"]
+
+SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+_SPACES = [" " * n for n in range(24, 1, -1)]  # one token for each run, so that code stays short
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_UNUSED = re.compile(r"\[unused\d+\]")
+# A word with the space before it, digits, punctuation, line breaks, other white space. For Unigram, whose pieces stay
+# inside one match; byte-level BPE brings its own.
+_WORDS = Regex(r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|[\r\n]+|[^\S\r\n]+(?=\S)|\s+")
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What data and model need to know of a tokenizer."""
+
+    size: int
+    cls_id: int
+    sep_id: int
+    pad_id: int
+    mask_id: int
+    special: npt.NDArray[np.bool_]  # (size,) never masked, never drawn: special and unused tokens, ids without a token
+    byte_lengths: npt.NDArray[np.int32]  # (size,) UTF-8 bytes that a token stands for, 0 for special ones
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
+        """The vocabulary of a tokenizer, its size rounded up to a multiple of 64."""
+        tokens = tokenizer.get_vocab(with_added_tokens=True)
+        size = -(-(max(tokens.values()) + 1) // 64) * 64
+        added = tokenizer.get_added_tokens_decoder()
+        byte_level = json.loads(tokenizer.to_str())["model"]["type"] == "BPE"
+        special, lengths = np.ones(size, dtype=np.bool_), np.zeros(size, dtype=np.int32)
+        for token, index in tokens.items():
+            if index in added and (added[index].special or _UNUSED.fullmatch(token)):
+                continue
+            special[index] = False
+            if byte_level and index not in added:
+                lengths[index] = len(token)  # one character stands for one byte
+            else:
+                lengths[index] = 1 if _BYTE.fullmatch(token) else len(token.encode())
+        return cls(size, *(tokens[name] for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]")), special, lengths)
+
+    @cached_property
+    def ordinary(self) -> npt.NDArray[np.int64]:
+        """The ids that stand for text: what a random replacement is drawn from."""
+        return np.flatnonzero(~self.special)
+
+
+def load_tokenizer(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
+    """A tokenizer from a folder, a tokenizer.json, or the hub (through its cache).
+
+    Raises:
+        DataError: it cannot be found or read, or lacks one of [CLS] [SEP] [PAD] [MASK].
+    """
+    path = tokenizer_file(source, revision=revision, token=token)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise DataError(f"{path} cannot be read as a tokenizer: {error}.") from None
+    for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]"):
+        if tokenizer.token_to_id(name) is None:
+            raise DataError(f"{path} has no {name}; ModernBERT needs it: see `modernbert tokenizer train`.")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def tokenizer_file(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+    """The tokenizer.json that a folder, a file or a hub id means.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path
+    if (path / "tokenizer.json").is_file():
+        return path / "tokenizer.json"
+    if path.is_dir():
+        raise DataError(f"{path} has no tokenizer.json.")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"):
+            found = hf_hub_download(str(source), name, revision=revision, token=token)
+    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"There is no tokenizer {str(source)!r}: no such folder, and the hub says: {reason}") from None
+    return Path(found)
+
+
+def sha256(source: str | Path) -> str:
+    """The hash of a tokenizer.json, by which shards remember who wrote them."""
+    return hashlib.sha256(tokenizer_file(source).read_bytes()).hexdigest()
+
+
+def train_tokenizer(texts: Iterable[str], output: str | Path, *, vocab_size: int, kind: Kind = "bpe") -> Tokenizer:
+    """Train a tokenizer and write its folder, which `transformers` loads too.
+
+    `bpe` is byte-level BPE as published (arXiv 2412.13663, section 2.1.3), the same file for the same texts. `unigram`
+    (Kudo 2018, arXiv 1804.10959) works on characters with a byte for whatever it has not seen, for languages without
+    spaces; the library visits words in random order, so two runs may differ in rare pieces. Both give back every text
+    exactly, up to NFC. `vocab_size` counts everything and is rounded up to a multiple of 64; what the texts cannot
+    fill is [unusedN].
+
+    Raises:
+        DataError: there is no text, the vocabulary is too small, or `output` holds something else.
+    """
+    size = -(-vocab_size // 64) * 64
+    if size != vocab_size:
+        logger.info("The vocabulary is rounded up from %d to %d, a multiple of 64.", vocab_size, size)
+    learned = size - len(SPECIAL_TOKENS) - len(_SPACES)
+    if learned < 257:
+        raise DataError(f"A vocabulary of {vocab_size} is too small: 256 bytes and the special tokens need 320.")
+    tokenizer = (_train_bpe if kind == "bpe" else _train_unigram)(_counted(texts), learned)
+    tokenizer.add_tokens([AddedToken(run, normalized=True) for run in _SPACES])
+    tokenizer.add_special_tokens([AddedToken(name, special=True, lstrip=name == "[MASK]") for name in SPECIAL_TOKENS])
+    unused = size - tokenizer.get_vocab_size(with_added_tokens=True)
+    tokenizer.add_tokens([AddedToken(f"[unused{i}]", normalized=True) for i in range(unused)])
+    cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:0 [SEP]:0",
+        special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
+    )
+    with written_aside(Path(output), "tokenizer.json") as partial:
+        tokenizer.save(str(partial / "tokenizer.json"))
+        for name, value in _companions().items():
+            (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    return tokenizer
+
+
+def _counted(texts: Iterable[str]) -> Iterator[str]:
+    from tqdm import tqdm
+
+    with tqdm(unit="B", unit_scale=True, desc="reading text") as progress:
+        for text in texts:
+            progress.update(len(text.encode("utf-8", "ignore")))
+            yield text
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(_WORDS, "isolated")
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size - len(bytes_), special_tokens=["[UNK]"], unk_token="[UNK]", show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "[UNK]"]
+    lowest = min((score for _, score in pieces), default=0.0)
+    pieces.sort(key=lambda piece: (-piece[1], piece[0]))
+    vocabulary = [("[UNK]", 0.0), *((byte, lowest - 100.0) for byte in bytes_), *pieces]
+    tokenizer.model = models.Unigram(vocabulary, unk_id=0, byte_fallback=True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def _companions() -> dict[str, dict[str, Any]]:
+    """The files that `AutoTokenizer` reads beside tokenizer.json."""
+    named = {f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS}
+    mask = {"content": "[MASK]", "lstrip": True, "normalized": False, "rstrip": False, "single_word": False}
+    return {
+        "special_tokens_map.json": named | {"mask_token": mask},
+        "tokenizer_config.json": named
+        | {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": 8192,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class TokenizerReport:
+    """How well a tokenizer fits some texts."""
+
+    documents: int
+    bytes: int
+    tokens: int
+    bytes_per_token: float
+    tokens_per_word: float
+    tokens_per_character: float
+    round_trip_failures: int
+    first_failure: str | None
+    unknown_tokens: int
+    unused_entries: int
+    vocab_size: int
+    seconds: float
+    megabytes_per_second: float
+
+
+def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], limit_bytes: int | None = None) -> TokenizerReport:
+    """Measure a tokenizer on texts. A round trip fails when decoding does not give the text back, up to NFC.
+
+    Words are runs between white space; in languages without spaces look at tokens per character instead.
+    """
+    vocabulary = Vocabulary.of(tokenizer)
+    used = np.zeros(vocabulary.size, dtype=np.bool_)
+    unknown_id = tokenizer.get_vocab().get("[UNK]", -1)
+    documents = num_bytes = tokens = words = characters = failures = unknown = 0
+    first: str | None = None
+    seconds = 0.0
+    for text in texts:
+        began = time.perf_counter()
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        seconds += time.perf_counter() - began
+        used[ids] = True
+        documents, tokens, unknown = documents + 1, tokens + len(ids), unknown + ids.count(unknown_id)
+        num_bytes += len(text.encode("utf-8", "ignore"))
+        words, characters = words + len(text.split()), characters + len(text)
+        if tokenizer.decode(ids, skip_special_tokens=False) != unicodedata.normalize("NFC", text):
+            failures += 1
+            first = first or text[:200]
+        if limit_bytes is not None and num_bytes >= limit_bytes:
+            break
+    if not tokens:
+        raise DataError("There is no text to evaluate the tokenizer on.")
+    return TokenizerReport(
+        documents=documents,
+        bytes=num_bytes,
+        tokens=tokens,
+        bytes_per_token=num_bytes / tokens,
+        tokens_per_word=tokens / max(1, words),
+        tokens_per_character=tokens / characters,
+        round_trip_failures=failures,
+        first_failure=first,
+        unknown_tokens=unknown,
+        unused_entries=int((~used & ~vocabulary.special).sum()),
+        vocab_size=vocabulary.size,
+        seconds=seconds,
+        megabytes_per_second=num_bytes / 1e6 / max(seconds, 1e-9),
+    )

@@ -1,0 +1,185 @@
+"""Model folders, exactly as `transformers` reads and writes them: config.json, safetensors, tokenizer files."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modernbert.errors import CheckpointError
+from modernbert.files import written_aside
+from modernbert.model.config import EncoderConfig
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_PATTERNS = ["config.json", "*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
+
+
+class Pretrained:
+    """`from_pretrained` and `save_pretrained` for the modules of this package."""
+
+    architecture: ClassVar[str]
+    config: EncoderConfig
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a local folder, or a repository of the hub through its cache. The model comes in eval mode.
+
+        Weights keep the dtype of the file unless `dtype` is given. A head that the file has and this class has not is
+        left out only for the bare encoder; every other difference is an error.
+
+        Raises:
+            CheckpointError: there is no such folder or repository, it has no safetensors, or tensors are missing,
+                unexpected or of another shape (all are listed).
+            ConfigError: its config.json asks for something that is not implemented.
+        """
+        folder = find_folder(source, revision, token, cache_dir, local_files_only)
+        config = read_config(folder)
+        with torch.device("meta"):
+            model = cls(config)  # type: ignore[call-arg]
+        assert isinstance(model, nn.Module)
+        tensors = _fit(model, _read_tensors(folder), folder)
+        model.load_state_dict({name: x.to(device, dtype) for name, x in tensors.items()}, strict=False, assign=True)
+        if isinstance(model, TiedDecoder):
+            model.tie_weights()
+        model.tokenizer_source = folder
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None) -> None:
+        """Write a folder that `transformers` and this package load. A model folder that is there is replaced.
+
+        The tokenizer files come from the folder `tokenizer`, or from where the model was loaded. The tied decoder is
+        left out, as everywhere.
+
+        Raises:
+            DataError: `folder` exists and is not a model folder.
+        """
+        assert isinstance(self, nn.Module)
+        tensors = {name: x.detach().contiguous() for name, x in self.state_dict().items()}
+        if isinstance(self, TiedDecoder) and self.config.tie_word_embeddings:
+            del tensors["decoder.weight"]
+        dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        values = self.config.to_hf() | {"architectures": [self.architecture], "dtype": dtype}
+        source = tokenizer or getattr(self, "tokenizer_source", None)
+        with written_aside(Path(folder), "config.json") as partial:
+            (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+            for name in TOKENIZER_FILES:
+                if source is not None and (Path(source) / name).is_file():
+                    shutil.copyfile(Path(source) / name, partial / name)
+
+
+class TiedDecoder:
+    """A model whose `decoder.weight` may be the embedding's matrix."""
+
+    def tie_weights(self) -> None:
+        """Let the decoder share the embedding's matrix where the configuration says so."""
+        raise NotImplementedError
+
+
+def find_folder(
+    source: str | Path,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local folder of a model: itself, or the hub's snapshot in the cache.
+
+    Raises:
+        CheckpointError: neither exists.
+    """
+    if (Path(source) / "config.json").is_file():
+        return Path(source)
+    if Path(source).exists():
+        raise CheckpointError(f"{source} is not a model folder: it has no config.json.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                str(source),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=_PATTERNS,
+            )
+        )
+    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"There is no model {str(source)!r}: no such folder here, and the hub says: {reason}"
+        ) from None
+
+
+def read_config(folder: Path) -> EncoderConfig:
+    """The configuration of a model folder."""
+    try:
+        values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}.") from None
+    return EncoderConfig.from_hf(values, where=str(folder / "config.json"))
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        elif (folder / "model.safetensors").is_file():
+            names = ["model.safetensors"]
+        else:
+            pickled = sorted(path.name for path in folder.glob("*.bin"))
+            hint = (
+                f"; {pickled[0]} is pickled and is not read: convert it with transformers' save_pretrained"
+                if pickled
+                else ""
+            )
+            raise CheckpointError(f"{folder} has no model.safetensors{hint}.")
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            with safe_open(folder / name, framework="pt") as file:
+                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"The weights in {folder} cannot be read: {error}.") from None
+    return tensors
+
+
+def _fit(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensors under the names of this model: with or without `model.`, the tied decoder left out."""
+    wanted = model.state_dict()
+    bare = "embeddings.tok_embeddings.weight" in tensors
+    if "embeddings.tok_embeddings.weight" in wanted and not bare:  # the bare encoder from a model with a head
+        prefix = "model."
+        tensors = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+    elif "model.embeddings.tok_embeddings.weight" in wanted and bare:
+        tensors = {f"model.{name}": x for name, x in tensors.items()}
+    if isinstance(model, TiedDecoder) and getattr(model, "config").tie_word_embeddings:  # noqa: B009 - a mixin
+        tensors = {name: x for name, x in tensors.items() if name != "decoder.weight"}
+        wanted.pop("decoder.weight")
+    problems = [f"missing {name}" for name in wanted if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in wanted]
+    problems += [
+        f"{name} is {tuple(x.shape)} and should be {tuple(wanted[name].shape)}"
+        for name, x in tensors.items()
+        if name in wanted and x.shape != wanted[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
+        raise CheckpointError(f"{folder} does not hold a {type(model).__name__}: {shown}.")
+    return tensors

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert.data.shards import Documents
+from modernbert.errors import DataError
 
 SPECIALS = 2  # [CLS] and [SEP] around every piece
 _BUFFER_DOCUMENTS = 16_384  # packed together: large enough that the last, unfilled row is below 0.1 %
@@ -76,6 +77,8 @@ class Packer:
     """
 
     def __init__(self, documents: Documents, max_length: int, seed: int, position: Position | None = None) -> None:
+        if not documents.lengths.any():
+            raise DataError(f"{documents.shards.folder} holds no token; write it again from a corpus with text.")
         self._documents = documents
         self._max_length = max_length
         self._seed = seed
@@ -108,5 +111,5 @@ class Packer:
         documents = self._documents.indices[members][owner]
         pieces = list(map(Piece, documents.tolist(), start.tolist(), length.tolist()))
         rows = best_fit(length + SPECIALS, self._max_length)
-        np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(rows)  # type: ignore[arg-type]
+        np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(rows)
         return [[pieces[item] for item in row] for row in rows]

@@ -60,7 +60,8 @@ class Vocabulary:
                 lengths[index] = len(token)  # one character stands for one byte
             else:
                 lengths[index] = 1 if _BYTE.fullmatch(token) else len(token.encode())
-        return cls(size, *(tokens[name] for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]")), special, lengths)
+        cls_id, sep_id, pad_id, mask_id = (tokens[name] for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]"))
+        return cls(size, cls_id, sep_id, pad_id, mask_id, special, lengths)
 
     @cached_property
     def ordinary(self) -> npt.NDArray[np.int64]:

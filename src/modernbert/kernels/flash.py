@@ -60,5 +60,6 @@ def attention(
     version()
     ends, longest = sequences.cu_seqlens, sequences.max_length
     sides = (-1, -1) if window is None else (window, window)
-    output: Tensor = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=sides)
+    output = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=sides)
+    assert isinstance(output, Tensor)
     return output

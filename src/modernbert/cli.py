@@ -3,46 +3,314 @@
 import json
 import logging
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from modernbert.errors import ModernBertError
+from modernbert.errors import ConfigError, DataError, ModernBertError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train and evaluate tokenizers.")
 app.add_typer(tokenizer_app, name="tokenizer")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout instead of text.")]
+Recipe = Annotated[Path, typer.Argument(help="A TOML recipe.", metavar="RECIPE.toml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides of the recipe.", metavar="[SECTION.KEY=VALUE]...")
+]
+Corpus = Annotated[
+    list[str], typer.Argument(help="JSON lines (.gz, .zst), Parquet, text files, folders, globs, or python:MODULE.")
+]
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def modernbert(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
-    """ModernBERT from raw text to a model that loads everywhere."""
+    """ModernBERT from raw text to a model that loads everywhere.
+
+    Results go to stdout, progress to stderr. A mistake of yours is one sentence and exit status 2.
+    """
     if version:
         from modernbert import __version__
 
         typer.echo(__version__)
-        raise typer.Exit
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on stdout, non-ASCII text as it is."""
+@tokenizer_app.command(
+    "train",
+    epilog="""Examples:
+
+    modernbert tokenizer train corpus.jsonl.gz --vocab-size 50368 --output my-tokenizer
+
+    modernbert tokenizer train texts/ --kind unigram --vocab-size 32000 --output ja-tokenizer""",
+)
+def tokenizer_train(
+    corpus: Corpus,
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    vocab_size: Annotated[int, typer.Option(help="Entries in all, special tokens included.")] = 50368,
+    kind: Annotated[str, typer.Option(help="bpe (byte-level) or unigram (languages without spaces).")] = "bpe",
+    text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
+    limit_bytes: Annotated[int | None, typer.Option(help="Stop reading after so many bytes of text.")] = None,
+) -> None:
+    """Train a tokenizer with ModernBERT's special tokens."""
+    from modernbert.data.reading import first_bytes, read_texts
+    from modernbert.data.tokenizer import train_tokenizer
+
+    if kind not in ("bpe", "unigram"):
+        raise ConfigError(f"There is no tokenizer kind {kind!r}; choose bpe or unigram.")
+    texts = first_bytes(read_texts(corpus, text_key), limit_bytes)
+    tokenizer = train_tokenizer(texts, output, vocab_size=vocab_size, kind=kind)  # type: ignore[arg-type]
+    typer.echo(f"{output}: {tokenizer.get_vocab_size(with_added_tokens=True):,} entries")
+
+
+@tokenizer_app.command(
+    "evaluate",
+    epilog="""Examples:
+
+    modernbert tokenizer evaluate my-tokenizer held-out.jsonl.gz
+
+    modernbert tokenizer evaluate answerdotai/ModernBERT-base texts/ --json""",
+)
+def tokenizer_evaluate(
+    tokenizer: Annotated[str, typer.Argument(help="A tokenizer folder or hub id.")],
+    corpus: Corpus,
+    text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
+    limit_bytes: Annotated[int | None, typer.Option(help="Stop reading after so many bytes of text.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how well a tokenizer fits some texts."""
+    from modernbert.data.reading import first_bytes, read_texts
+    from modernbert.data.tokenizer import evaluate_tokenizer, load_tokenizer
+
+    texts = first_bytes(read_texts(corpus, text_key), limit_bytes)
+    report = asdict(evaluate_tokenizer(load_tokenizer(tokenizer), texts))
+    _print_record(report, as_json)
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert corpus recipes/tiny/corpus.toml
+
+    modernbert corpus corpus.toml workers=8 output=/data/shards"""
+)
+def corpus(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Turn text into token shards. Run it again to finish what was interrupted."""
+    from modernbert.config import load
+    from modernbert.data.corpus import CorpusRecipe, build_corpus
+
+    loaded = load(CorpusRecipe, recipe, overrides or ())
+    for manifest in build_corpus(loaded):
+        skipped = "".join(f", {count:,} skipped: {reason}" for reason, count in manifest.skipped.items())
+        typer.echo(
+            f"{loaded.output / manifest.source}: {manifest.documents:,} documents, {manifest.tokens:,} tokens, "
+            f"{manifest.bytes:,} bytes{skipped}"
+        )
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert inspect output/tiny/shards/library --length 1024
+
+    modernbert inspect shards/encyclopedia --length 8192 --json"""
+)
+def inspect(
+    shards: Annotated[Path, typer.Argument(help="A shard folder.")],
+    length: Annotated[int, typer.Option(help="Tokens of a row.")] = 1024,
+    as_json: Json = False,
+) -> None:
+    """Report documents, tokens, rows and how full they are, over one epoch."""
+    from modernbert.data.inspect import inspect as measure
+
+    if length < 8:
+        raise ConfigError(f"A row of {length} tokens is too short; give at least 8.")
+    found = asdict(measure(shards, length))
+    if as_json:
+        _print_json(found)
+        return
+    histogram = found.pop("histogram")
+    found["fill"] = f"{found['fill']:.2%}"
+    _print_record(found, as_json=False)
+    most = max(bin_["documents"] for bin_ in histogram)
+    for bin_ in histogram:
+        bar = "█" * round(40 * bin_["documents"] / most)
+        typer.echo(f"{bin_['start']:>9,} to {bin_['stop'] - 1:>9,} tokens {bin_['documents']:>11,}  {bar}")
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert pretrain recipes/tiny/pretrain.toml
+
+    modernbert pretrain pretrain.toml run.directory=runs/second optimizer.weight_decay=1e-6"""
+)
+def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Pretrain through all phases of a recipe. The same command goes on where a run stopped.
+
+    Ctrl-C saves a checkpoint and ends with status 130; a second Ctrl-C ends at once.
+    """
+    from modernbert.config import load
+    from modernbert.train.pretrain import pretrain as run
+    from modernbert.train.recipe import PretrainRecipe
+
+    final = run(load(PretrainRecipe, recipe, overrides or ()))
+    if final is None:
+        raise typer.Exit(130)
+    typer.echo(str(final))
+
+
+@app.command(
+    "fill-mask",
+    epilog="""Examples:
+
+    modernbert fill-mask "The capital of Japan is [MASK]." --top-k 3
+
+    modernbert fill-mask --file questions.txt --model output/tiny/run/final --json
+
+    echo "import [MASK]" | modernbert fill-mask - --model output/demo/run/final""",
+)
+def fill_mask(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts with [MASK]; - reads lines from stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with one text a line.")] = None,
+    model: Annotated[str, typer.Option(help="A model folder or hub id.")] = "answerdotai/ModernBERT-base",
+    top_k: Annotated[int, typer.Option(help="Candidates for each [MASK].")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Fill in masked words."""
+    wanted = _texts(texts or [], file)
+    from modernbert.inference import FillMask
+
+    results = FillMask.from_pretrained(model, device=device)(wanted, top_k)
+    if as_json:
+        _print_json(
+            [
+                {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
+                for text, masks in zip(wanted, results, strict=True)
+            ]
+        )
+        return
+    for text, masks in zip(wanted, results, strict=True):
+        typer.echo(text)
+        for number, mask in enumerate(masks, 1):
+            if len(masks) > 1:
+                typer.echo(f"  [MASK] {number}")
+            for candidate in mask:
+                typer.echo(f"  {candidate.probability:6.1%}  {candidate.token.strip() or repr(candidate.token)}")
+
+
+@app.command(
+    "import",
+    epilog="""Examples:
+
+    modernbert import ep0-ba52988-rank0.pt my-model --preset base --tokenizer answerdotai/ModernBERT-base
+
+    modernbert import checkpoint.pt my-model --config config.json --tokenizer my-tokenizer""",
+)
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of the research code.")],
+    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    preset: Annotated[str, typer.Option(help="base or large, where no config.json is given.")] = "base",
+    config: Annotated[Path | None, typer.Option(help="A config.json that describes the model.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="The tokenizer folder or hub id to put beside it.")] = None,
+) -> None:
+    """Turn a checkpoint of the ModernBERT research code into a model folder, without unpickling code."""
+    from modernbert.model.research import import_research_checkpoint
+
+    import_research_checkpoint(checkpoint, output, preset=preset, config=config, tokenizer=tokenizer)
+    typer.echo(str(output))
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert doctor
+
+    modernbert doctor --json > report.json"""
+)
+def doctor(as_json: Json = False) -> None:
+    """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing."""
+    from modernbert.doctor import diagnose
+
+    report = diagnose()
+    if as_json:
+        _print_json(report)
+        return
+    for section, values in report.items():
+        typer.echo(section)
+        for name, value in values.items():
+            typer.echo(f"  {name:<24} {value}")
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert demo
+
+    modernbert demo --corpus my-texts/*.txt --output output/mine"""
+)
+def demo(
+    corpus: Annotated[list[str] | None, typer.Option(help="Your own text instead; may be repeated.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="More files of your own text.", hidden=True)] = None,
+    output: Annotated[Path, typer.Option(help="The folder to work in; it is made anew.")] = Path("output/demo"),
+) -> None:
+    """Train a small ModernBERT from raw text to filled masks, in minutes, with no network."""
+    from modernbert.demo import run
+
+    if not run([*(corpus or []), *(files or [])], output):
+        raise typer.Exit(1)
+
+
+def _texts(texts: list[str], file: Path | None) -> list[str]:
+    found: list[str] = []
+    for text in texts:
+        found += sys.stdin.read().splitlines() if text == "-" else [text]
+    if file is not None:
+        try:
+            found += file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read as text: {error}.") from None
+    found = [text for text in found if text.strip()]
+    if not found:
+        raise DataError("There is no text; give one with [MASK] in it, or --file, or - for stdin.")
+    return found
+
+
+def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _print_record(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(values)
+        return
+    for name, value in values.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+        typer.echo(f"{name.replace('_', ' '):<24} {shown}")
 
 
 def main() -> None:
     """Run a command. A user's mistake becomes one sentence on stderr and exit status 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("modernbert").setLevel(logging.INFO)
     try:
         app()
     except ModernBertError as error:
         typer.echo(f"modernbert: {error}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
+    except KeyboardInterrupt:
+        typer.echo("modernbert: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has left, which is its right
         sys.stderr.close()
         sys.exit(1)

@@ -178,3 +178,13 @@ def _document(text: object, origin: str) -> Document | Skipped:
     if not isinstance(text, str):
         return Skipped("no text", origin)
     return Document(text, origin) if text.strip() else Skipped("empty text", origin)
+
+
+def first_bytes(texts: Iterator[str], limit: int | None) -> Iterator[str]:
+    """The first texts, until `limit` bytes of UTF-8 are reached; all of them if it is None."""
+    count = 0
+    for text in texts:
+        if limit is not None and count >= limit:
+            return
+        count += len(text.encode("utf-8", "ignore"))
+        yield text

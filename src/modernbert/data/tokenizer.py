@@ -231,7 +231,7 @@ class TokenizerReport:
     megabytes_per_second: float
 
 
-def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], limit_bytes: int | None = None) -> TokenizerReport:
+def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerReport:
     """Measure a tokenizer on texts. A round trip fails when decoding does not give the text back, up to NFC.
 
     Words are runs between white space; in languages without spaces look at tokens per character instead.
@@ -253,8 +253,6 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], limit_bytes: 
         if tokenizer.decode(ids, skip_special_tokens=False) != unicodedata.normalize("NFC", text):
             failures += 1
             first = first or text[:200]
-        if limit_bytes is not None and num_bytes >= limit_bytes:
-            break
     if not tokens:
         raise DataError("There is no text to evaluate the tokenizer on.")
     return TokenizerReport(

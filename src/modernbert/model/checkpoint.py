@@ -23,6 +23,7 @@ class Pretrained:
 
     architecture: ClassVar[str]
     config: EncoderConfig
+    tokenizer_source: Path | None = None  # the folder that it was loaded from
 
     @classmethod
     def from_pretrained(
@@ -73,7 +74,7 @@ class Pretrained:
             del tensors["decoder.weight"]
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         values = self.config.to_hf() | {"architectures": [self.architecture], "dtype": dtype}
-        source = tokenizer or getattr(self, "tokenizer_source", None)
+        source = tokenizer or self.tokenizer_source
         with written_aside(Path(folder), "config.json") as partial:
             (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
             save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})

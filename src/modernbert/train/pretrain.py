@@ -12,11 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from modernbert import config as toml
-from modernbert.data import Batch, Loader, Shards, Vocabulary, load_tokenizer, tokenizer_folder, validation_batches
+from modernbert.data import Batch, Loader, Shards, Vocabulary, load_tokenizer, validation_batches
+from modernbert.data.tokenizer import sha256, tokenizer_file
 from modernbert.errors import ConfigError, DataError
-from modernbert.model import MaskedLM
+from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.model.heads import IGNORED
-from modernbert.runtime import autocast, select_device
+from modernbert.runtime import Precision, autocast, select_device
 from modernbert.train import checkpoint
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.recipe import Phase, PretrainRecipe
@@ -84,8 +85,9 @@ class Pretraining:
         self.device = select_device(recipe.run.device)
         self.vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
         self.sources = {name: Shards.open(folder) for name, folder in recipe.data.items()}
-        for name, shards in self.sources.items():
-            shards.check_vocabulary(self.vocabulary, name)
+        tokenizer_hash = sha256(recipe.tokenizer)
+        for shards in self.sources.values():
+            shards.check_vocabulary(self.vocabulary, tokenizer_hash)
         self.split = {name: shards.split(recipe.validation.fraction) for name, shards in self.sources.items()}
         torch.manual_seed(recipe.seed)
         self.model = MaskedLM(self._model_config()).to(self.device).train()
@@ -129,7 +131,7 @@ class Pretraining:
             if not self._run_phase(name, phase, stop):
                 return None
         final = self.recipe.run.directory / "final"
-        self.model.save_pretrained(final, tokenizer=tokenizer_folder(self.recipe.tokenizer))
+        self.model.save_pretrained(final, tokenizer=tokenizer_file(self.recipe.tokenizer).parent)
         logger.info("The model is in %s.", final)
         return final
 
@@ -213,7 +215,7 @@ class Pretraining:
         thetas = {"global_rope_theta": phase.global_rope_theta, "local_rope_theta": phase.local_rope_theta}
         self.model.config = self.model.model.config = self.model.config.model_copy(update=thetas)
 
-    def _model_config(self) -> Any:
+    def _model_config(self) -> EncoderConfig:
         return self.recipe.model.config(
             vocab_size=self.vocabulary.size,
             pad_token_id=self.vocabulary.pad_id,
@@ -282,7 +284,7 @@ class Pretraining:
             optimizer=self.optimizer,
             state=asdict(self.progress) | {"loader": self._loader_state},
             recipe=toml.dump(self.recipe),
-            tokenizer=tokenizer_folder(self.recipe.tokenizer),
+            tokenizer=tokenizer_file(self.recipe.tokenizer).parent,
             keep=self.recipe.run.keep_checkpoints,
         )
 
@@ -295,7 +297,7 @@ class Pretraining:
 
 
 @torch.no_grad()
-def evaluate(model: MaskedLM, batches: list[Batch], vocabulary: Vocabulary, precision: str) -> dict[str, float]:
+def evaluate(model: MaskedLM, batches: list[Batch], vocabulary: Vocabulary, precision: Precision) -> dict[str, float]:
     """Loss (nats per masked token), accuracy, and bits per byte of the masked tokens. The model keeps its mode."""
     device = next(model.parameters()).device
     byte_lengths = torch.from_numpy(vocabulary.byte_lengths).to(device)

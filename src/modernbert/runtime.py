@@ -1,0 +1,68 @@
+"""The machine: device, precision, processor features."""
+
+import platform
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from modernbert.errors import ConfigError
+
+Precision = Literal["bf16", "fp32"]
+
+_FEATURES = {
+    "AVX2": "avx2",
+    "AVX-512": "avx512f",
+    "AVX-512 BF16": "avx512_bf16",
+    "AVX-512 VNNI": "avx512_vnni",
+    "AMX BF16": "amx_bf16",
+    "AMX INT8": "amx_int8",
+    "NEON": "asimd",
+}
+
+
+def select_device(name: str = "auto") -> torch.device:
+    """The device of that name; `auto` is CUDA where there is one, otherwise the CPU.
+
+    Raises:
+        ConfigError: this machine, or this build of torch, has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("This machine has no CUDA device that torch can use; take device = 'cpu'.")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("This machine has no Apple GPU that torch can use; take device = 'cpu'.")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Matrix products in bf16 with fp32 weights, or everything in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def cpu_features() -> dict[str, bool]:
+    """What the processor can do that kernels look for. Empty where the system does not tell."""
+    try:
+        flags = next(
+            line.partition(":")[2].split()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.lower().startswith(("flags", "features"))
+        )
+    except (OSError, StopIteration):
+        return {}
+    return {
+        name: flag in flags for name, flag in _FEATURES.items() if platform.machine() == "aarch64" or name != "NEON"
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name for itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

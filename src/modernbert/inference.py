@@ -19,7 +19,7 @@ _TOKENS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Candidate:
-    """One word for one [MASK]. `text` is the whole input with this word in its place and the other masks as they are."""
+    """One word for one [MASK]. `text` is the whole input with the word in its place and other masks as they are."""
 
     token: str
     token_id: int
@@ -62,7 +62,7 @@ class FillMask:
         return cls(model, load_tokenizer(model.tokenizer_source))
 
     @overload
-    def __call__(self, texts: str, top_k: int = 5) -> Fillings: ...
+    def __call__(self, texts: str, top_k: int = 5) -> Fillings: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, texts: Sequence[str], top_k: int = 5) -> list[Fillings]: ...
     @torch.inference_mode()

@@ -66,3 +66,9 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def fast_bf16() -> bool:
+    """Whether this processor multiplies bf16 matrices faster than fp32 ones."""
+    features = cpu_features()
+    return features.get("AVX-512 BF16", False) or features.get("AMX BF16", False)

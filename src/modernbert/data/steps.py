@@ -11,16 +11,18 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseReader
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
+from loguru import logger
 
 from modernbert.data import reading
 from modernbert.data.tokenizer import load_tokenizer
 
 
 class QuietExecutor(LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's local executor, with the log of every task in its file and only errors on the terminal."""
+    """datatrove's local executor without its log, whose every line would go to the terminal."""
 
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        return super()._run_for_rank(rank, local_rank + 1, node_rank)
+    def _launch_run_for_rank(self, rank: int, *args: Any, **kwargs: Any) -> Any:
+        logger.disable("datatrove")  # here, because this runs in the worker process
+        return super()._launch_run_for_rank(rank, *args, **kwargs)
 
 
 class SourceReader(BaseReader):  # type: ignore[misc]

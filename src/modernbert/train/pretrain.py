@@ -315,7 +315,12 @@ def evaluate(model: MaskedLM, batches: list[Batch], vocabulary: Vocabulary, prec
         num_bytes += int(byte_lengths[wanted].sum())
         count += len(wanted)
     model.train(training)
-    return {"loss": nats / count, "accuracy": correct / count, "bits_per_byte": nats / math.log(2) / num_bytes}
+    return {
+        "loss": nats / count,
+        "accuracy": correct / count,
+        "bits_per_byte": nats / math.log(2) / num_bytes,
+        "predictions": count,
+    }
 
 
 def _claim_directory(recipe: PretrainRecipe) -> None:

@@ -1,0 +1,251 @@
+"""`modernbert demo`: the whole path, from raw text to filled masks, on what a Python installation brings along."""
+
+import ast
+import json
+import logging
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+from modernbert.data import Shards, Vocabulary, load_tokenizer, validation_batches
+from modernbert.data.corpus import CorpusRecipe, Source, build_corpus
+from modernbert.data.masking import IGNORED
+from modernbert.data.reading import find_files, read_texts
+from modernbert.data.tokenizer import train_tokenizer
+from modernbert.errors import DataError
+from modernbert.inference import FillMask
+from modernbert.runtime import fast_bf16
+from modernbert.train.pretrain import pretrain
+from modernbert.train.recipe import PretrainRecipe
+from modernbert.train.tracking import Metrics
+
+logger = logging.getLogger(__name__)
+
+_LEFT_OUT = {"test", "idlelib", "lib2to3", "turtledemo", "ensurepip", "pydoc_data", "this", "antigravity", "encodings"}
+_PROOF = ".modernbert-demo"  # a folder with this file is ours to replace
+_REQUIRED_RATIO = 3.0
+
+
+def run(corpus: Sequence[str], output: Path) -> bool:
+    """Tokenizer, shards, three phases, loss curve, filled masks. False if the model learned too little.
+
+    Raises:
+        DataError: `output` holds something else, or the corpus has no text.
+    """
+    began = time.perf_counter()
+    _fresh(output)
+    logger.info("1. Text")
+    sources = _users_text(corpus, output) if corpus else _standard_library(output)
+    logger.info("2. Tokenizer")
+    vocab_size = 4096
+    train_tokenizer(
+        read_texts([path for source in sources for path in source.paths]), output / "tokenizer", vocab_size=vocab_size
+    )
+    logger.info("3. Token shards")
+    manifests = build_corpus(
+        CorpusRecipe(tokenizer=str(output / "tokenizer"), output=output / "shards", sources=tuple(sources))
+    )
+    logger.info("4. Three phases: short rows, longer rows with another RoPE theta, decay")
+    recipe = _recipe(output, {manifest.source: float(manifest.tokens) for manifest in manifests})
+    final = pretrain(recipe)
+    if final is None:
+        return False
+    metrics = Metrics(recipe.run.directory / "metrics.jsonl").read()
+    _draw(metrics, output / "loss.png")
+    typer.echo(_terminal_plot([line["loss"] for line in metrics if "loss" in line]))
+    typer.echo(f"The loss curve is in {output / 'loss.png'}.\n")
+    _fill_held_out_lines(final, recipe)
+    enough = _judge(metrics, recipe)
+    typer.echo(f"All of it took {time.perf_counter() - began:.0f} seconds. Try the model yourself:")
+    typer.echo(f'  modernbert fill-mask --model {final} "import [MASK]"')
+    return enough
+
+
+def _fresh(output: Path) -> None:
+    if output.exists() and any(output.iterdir()) and not (output / _PROOF).is_file():
+        raise DataError(f"{output} holds something else than a demo; choose another --output.")
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    (output / _PROOF).touch()
+
+
+def _standard_library(output: Path) -> list[Source]:
+    """The sources of the standard library, and its documentation strings as a second source."""
+    paths = []
+    for name in sorted(sys.stdlib_module_names - _LEFT_OUT):
+        try:
+            find_files([f"python:{name}"])
+        except DataError:  # written in C
+            continue
+        paths.append(f"python:{name}")
+    with (output / "docstrings.jsonl").open("w", encoding="utf-8") as file:
+        for text in read_texts(paths):
+            if documentation := "\n\n".join(_docstrings(text)):
+                file.write(json.dumps({"text": documentation}) + "\n")
+    return [
+        Source(name="sources", paths=tuple(paths)),
+        Source(name="docstrings", paths=(str(output / "docstrings.jsonl"),)),
+    ]
+
+
+def _docstrings(source: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text and len(text) > 40:
+                yield text
+
+
+def _users_text(corpus: Sequence[str], output: Path) -> list[Source]:
+    """The user's texts, cut at blank lines into documents of a few thousand characters so that some can be held out."""
+    with (output / "corpus.jsonl").open("w", encoding="utf-8") as file:
+        for text in read_texts(corpus):
+            for document in _cut(text):
+                file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
+    return [Source(name="corpus", paths=(str(output / "corpus.jsonl"),))]
+
+
+def _cut(text: str, characters: int = 4000) -> Iterator[str]:
+    part = ""
+    for paragraph in text.split("\n\n"):
+        if part and len(part) + len(paragraph) > characters:
+            yield part
+            part = ""
+        part += ("\n\n" if part else "") + paragraph
+    yield part
+
+
+def _recipe(output: Path, mixture: dict[str, float]) -> PretrainRecipe:
+    return PretrainRecipe.model_validate(
+        {
+            "tokenizer": str(output / "tokenizer"),
+            "data": {name: output / "shards" / name for name in mixture},
+            "run": {
+                "directory": output / "run",
+                "precision": "bf16" if fast_bf16() else "fp32",
+                "microbatch_tokens": 4096,
+                "log_every_steps": 50,
+                "checkpoint_every_steps": 500,
+            },
+            "model": {
+                "hidden_size": 192,
+                "intermediate_size": 288,
+                "num_hidden_layers": 5,
+                "num_attention_heads": 3,
+                "attention_output_dropout": 0.0,
+            },
+            "validation": {"fraction": 0.03, "every_steps": 250, "tokens": 32_768},
+            "phases": {
+                "pretrain": {
+                    "tokens": 2_400_000,
+                    "max_length": 128,
+                    "mixture": mixture,
+                    "schedule": {"kind": "constant", "peak_lr": 2e-3, "warmup_tokens": 100_000},
+                    "batch_tokens": {"tokens": 4096, "start": 1024, "warmup_tokens": 800_000},
+                },
+                "context": {"tokens": 300_000, "max_length": 512, "global_rope_theta": 160_000.0},
+                "decay": {"tokens": 500_000, "schedule": {"kind": "one_minus_sqrt"}},
+            },
+        }
+    )
+
+
+def _draw(metrics: list[dict[str, Any]], path: Path) -> None:
+    """The training loss of every phase and the validation loss of every source, over tokens."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise DataError("The loss curve needs matplotlib: pip install 'modernbert[demo]'.") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    phases = list(dict.fromkeys(line["phase"] for line in metrics))
+    for phase in phases:
+        lines = [line for line in metrics if line["phase"] == phase and "loss" in line]
+        axes.plot(
+            [line["tokens"] / 1e6 for line in lines], [line["loss"] for line in lines], label=f"{phase}, training"
+        )
+    for source in next(line["validation"] for line in metrics if "validation" in line):
+        lines = [line for line in metrics if "validation" in line]
+        losses = [line["validation"][source]["loss"] for line in lines]
+        axes.plot([line["tokens"] / 1e6 for line in lines], losses, "o--", ms=3, lw=1, label=f"{source}, held out")
+    axes.set(xlabel="million tokens", ylabel="loss (nats per masked token)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _terminal_plot(losses: list[float], width: int = 64, height: int = 10) -> str:
+    """The loss curve as text: columns over the run, rows from the highest to the lowest loss."""
+    columns = [float(np.mean(part)) for part in np.array_split(losses, min(width, len(losses)))]
+    low, high = min(columns), max(columns)
+    levels = [round((height - 1) * (value - low) / max(high - low, 1e-9)) for value in columns]
+    rows = []
+    for level in range(height - 1, -1, -1):
+        label = low + (high - low) * level / (height - 1)
+        rows.append(f"{label:6.2f} │" + "".join("●" if found == level else " " for found in levels))
+    return "\n".join([*rows, "  loss └" + "─" * len(columns) + " steps"])
+
+
+def _fill_held_out_lines(final: Path, recipe: PretrainRecipe, count: int = 6) -> None:
+    """Mask a word in lines of documents that the model has never seen, and show what it puts there."""
+    fill = FillMask.from_pretrained(final, device="cpu")
+    chosen: list[tuple[str, str]] = []
+    generator = np.random.default_rng(0)
+    for folder in recipe.data.values():
+        held_out = Shards.open(folder).split(recipe.validation.fraction).validation
+        for index in generator.permutation(held_out.indices)[:12].tolist():
+            text = fill.tokenizer.decode(held_out.shards.document(index).tolist(), skip_special_tokens=False)
+            lines = [line for line in text.splitlines() if 30 <= len(line.strip()) <= 90 and len(line.split()) >= 5]
+            if lines:
+                words = lines[int(generator.integers(len(lines)))].split()
+                place = int(generator.integers(1, len(words) - 1))
+                chosen.append((" ".join([*words[:place], "[MASK]", *words[place + 1 :]]), words[place]))
+    order = generator.permutation(len(chosen))[:count].tolist()
+    for (text, truth), masks in zip([chosen[i] for i in order], fill([chosen[i][0] for i in order]), strict=True):
+        guesses = "  ".join(f"{candidate.token.strip()} {candidate.probability:.0%}" for candidate in masks[0][:4])
+        typer.echo(f"{text}\n    it was: {truth}    the model says: {guesses}")
+    typer.echo("")
+
+
+def _judge(metrics: list[dict[str, Any]], recipe: PretrainRecipe) -> bool:
+    """Compare the held-out accuracy with that of always guessing the most frequent token of the training documents."""
+    vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
+    max_length = list(recipe.phases.values())[-1].max_length
+    counts: Counter[int] = Counter()
+    labels: list[int] = []
+    for folder in recipe.data.values():
+        split = Shards.open(folder).split(recipe.validation.fraction)
+        for index in split.train.indices.tolist():
+            counts.update(split.train.shards.document(index).tolist())
+        batches = validation_batches(
+            split.validation, vocabulary, max_length=max_length, tokens=recipe.validation.tokens, mask_ratio=0.15
+        )
+        labels += [label for batch in batches for label in batch.labels.tolist() if label != IGNORED]
+    [(frequent, _)] = counts.most_common(1)
+    baseline = labels.count(frequent) / len(labels)
+    results = [line for line in metrics if "validation" in line][-1]["validation"].values()
+    correct = sum(result["accuracy"] * result["predictions"] for result in results)
+    accuracy = correct / sum(result["predictions"] for result in results)
+    token = load_tokenizer(recipe.tokenizer).decode([frequent])
+    typer.echo(
+        f"Held-out accuracy at 15 % masked: {accuracy:.1%}. Always guessing the most frequent token, {token!r}: "
+        f"{baseline:.1%}. That is {accuracy / baseline:.1f} times as much."
+    )
+    if accuracy < _REQUIRED_RATIO * baseline:
+        logger.error("The model learned too little: at least %.0f times the baseline was expected.", _REQUIRED_RATIO)
+        return False
+    return True

@@ -39,7 +39,8 @@ def attend(qkv: torch.Tensor, sequences: Sequences, window: int | None, backend:
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((actual.detach().double().cpu() - expected.detach()).norm() / expected.detach().norm().clamp(min=1e-12))
+    actual, expected = actual.detach().double().cpu(), expected.detach()
+    return float((actual - expected).norm() / expected.norm().clamp(min=1e-12))
 
 
 @pytest.mark.parametrize(("backend", "device", "dtype", "forward", "gradient"), SETTINGS)

@@ -1,0 +1,43 @@
+# Every target sets up what it needs: a .venv in this checkout with the CPU build of torch and pinned packages.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# PyPI's torch for Linux brings several GB of CUDA; PyTorch's own index has the CPU build. Asked only if it answers.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(READY)  ## Train a small ModernBERT from raw text and fill masks with it (minutes)
+	$(BIN)/modernbert demo
+
+test: $(READY)  ## Run the tests (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-slow: $(READY)  ## Run the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## Check style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(READY)  ## Only set up
+
+clean:  ## Remove the environment, build results and output
+	rm -rf $(VENV) build dist output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "modernbert needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pip
+	index=$$($(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/", timeout=2); print("--extra-index-url $(CPU_INDEX)")' \
+		2>/dev/null || true); \
+	$(BIN)/python -m pip install -q $$index -c constraints.txt -e '.[demo,bench]' --group dev
+	touch $(READY)
+
+.PHONY: help demo test test-slow check setup clean

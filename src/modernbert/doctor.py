@@ -1,0 +1,89 @@
+"""`modernbert doctor`: what a bug report needs. It reports what it finds and fails on no machine."""
+
+import os
+import platform
+import sys
+from importlib import metadata, util
+
+import torch
+
+from modernbert.kernels import available_backends, default_backend
+from modernbert.runtime import cpu_features, cpu_name
+
+_PACKAGES = ("modernbert", "torch", "numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
+_EXTRAS = {  # what an optional part needs, and the extra that installs it
+    "corpus preparation": ("datatrove", "corpus"),
+    "Parquet files": ("pyarrow", "corpus"),
+    "zstd files": ("zstandard", "corpus"),
+    "loss curves": ("matplotlib", "plot"),
+    "benchmarks against transformers": ("transformers", "bench"),
+}
+
+Report = dict[str, dict[str, str]]
+
+
+def diagnose() -> Report:
+    """Versions, processor, GPUs, the attention backend and why, optional parts: sections of names and values."""
+    return {
+        "versions": {
+            "python": sys.version.partition(" ")[0],
+            "system": platform.platform(),
+            **{name: _version(name) for name in _PACKAGES},
+        },
+        "processor": _processor(),
+        "GPUs": _gpus(),
+        "attention": _attention(),
+        "optional parts": {
+            part: "installed" if util.find_spec(module) else f"missing: pip install 'modernbert[{extra}]'"
+            for part, (module, extra) in _EXTRAS.items()
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> dict[str, str]:
+    features = {name: "yes" if there else "no" for name, there in cpu_features().items()}
+    return {
+        "name": cpu_name(),
+        "cores": str(os.cpu_count()),
+        "threads used by torch": str(torch.get_num_threads()),
+        "memory": _memory(),
+        **(features or {"features": "this system does not tell"}),
+    }
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (ValueError, OSError, AttributeError):
+        return "unknown"
+
+
+def _gpus() -> dict[str, str]:
+    found = {}
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        found[f"cuda:{index}"] = (
+            f"{device.name}, compute capability {device.major}.{device.minor}, {device.total_memory / 2**30:.0f} GiB"
+        )
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found or {"none": "torch sees no CUDA device and no Apple GPU"}
+
+
+def _attention() -> dict[str, str]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backends = available_backends()
+    refused = [f"{name} {reason}" for name, reason in backends.items() if reason]
+    reason = "; ".join(refused) if refused else "every backend can run here"
+    return {
+        f"backend for bf16 on {device.type}": f"{default_backend(device, torch.bfloat16)} ({reason})",
+        f"backend for fp32 on {device.type}": default_backend(device, torch.float32),
+        **{name: why or "can run here" for name, why in backends.items()},
+    }

@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train and evaluate tokenizers.")
 app.add_typer(tokenizer_app, name="tokenizer")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed beside transformers on this machine.")
+app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout instead of text.")]
 Recipe = Annotated[Path, typer.Argument(help="A TOML recipe.", metavar="RECIPE.toml")]
@@ -269,6 +271,71 @@ def demo(
 
     if not run([*(corpus or []), *(files or [])], output):
         raise typer.Exit(1)
+
+
+@bench_app.command(
+    "inference",
+    epilog="""Examples:
+
+    modernbert bench inference
+
+    modernbert bench inference --dtype fp32 --threads 1 --work "8 x 512" --json""",
+)
+def bench_inference(
+    preset: Annotated[str, typer.Option(help="base or large.")] = "base",
+    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    threads: Annotated[int, typer.Option(help="Threads of both.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each work.")] = 5,
+    work: Annotated[list[str] | None, typer.Option(help="Only this work; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Encode batches with random weights, alternating with transformers."""
+    from modernbert.bench.inference import bench_inference as measure
+
+    _print_bench(asdict(measure(preset, dtype, threads, rounds, tuple(work or ()))), as_json)
+
+
+@bench_app.command(
+    "training",
+    epilog="""Examples:
+
+    modernbert bench training
+
+    modernbert bench training --dtype fp32 --json""",
+)
+def bench_training(
+    dtype: Annotated[str, typer.Option(help="bf16 (autocast) or fp32.")] = "bf16",
+    threads: Annotated[int, typer.Option(help="Threads of both.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each work.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Masked-LM training steps of a small model, alternating with transformers."""
+    from modernbert.bench.training import bench_training as measure
+
+    if dtype not in ("bf16", "fp32"):
+        raise ConfigError(f"There is no dtype {dtype!r}; choose bf16 or fp32.")
+    _print_bench(asdict(measure(dtype, threads, rounds)), as_json)  # type: ignore[arg-type]
+
+
+def _print_bench(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(report)
+        return
+    machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
+    typer.echo(f"{report['model']}, {report['dtype']}. {machine}\n")
+    typer.echo("| work | contestant | real tokens/s: median | slowest | fastest | ratio |\n|---|---|---|---|---|---|")
+    for result in report["results"]:
+        for timing in result["timings"]:
+            ratio = f"{result['ratio']:.2f} x" if timing is result["timings"][0] else ""
+            speeds = (timing[key] for key in ("tokens_per_second", "slowest", "fastest"))
+            shown = " | ".join(f"{speed:,.0f}" for speed in speeds)
+            typer.echo(f"| {result['work']} | {timing['contestant']} | {shown} | {ratio} |")
+    typer.echo("")
+    for result in report["results"]:
+        for name, error in (result.get("errors") or {}).items():
+            typer.echo(f"{result['work']}: error of {name} against fp32: {error:.2e}")
+        for name, peak in (result.get("peak_bytes") or {}).items():
+            typer.echo(f"{result['work']}: peak memory of {name} above the weights: {peak / 2**20:,.0f} MiB")
 
 
 def _texts(texts: list[str], file: Path | None) -> list[str]:

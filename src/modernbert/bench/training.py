@@ -1,0 +1,106 @@
+"""A masked-LM training step beside transformers: same weights, documents and masks, optimizer included."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from modernbert.bench.works import Timing, Work, alternate, machine, ragged
+from modernbert.errors import ConfigError
+from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.model.heads import IGNORED
+from modernbert.packed import pack
+from modernbert.runtime import Precision, autocast
+from modernbert.train.optimizer import StableAdamW, parameter_groups
+
+WORKS = (
+    Work("16 documents, mean 256, padded to 512", ragged(16, 256, 512)),
+    Work("8 x 512", (512,) * 8),
+    Work("4 x 1024", (1024,) * 4),
+)
+OURS, THEIRS = "modernbert", "transformers SDPA"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One work: both speeds, their ratio, and the first loss of each."""
+
+    work: str
+    tokens: int
+    timings: tuple[Timing, ...]
+    ratio: float
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All works on one machine."""
+
+    model: str
+    dtype: str
+    machine: dict[str, str]
+    results: tuple[Result, ...]
+
+
+def bench_training(precision: Precision, threads: int, rounds: int) -> Report:
+    """Measure steps of a model of 6 layers, 256 wide, vocabulary 16,384. Losses are compared before anything is timed.
+
+    transformers trains on the padded batch under the same autocast, with torch's fused AdamW, the faster choice there.
+
+    Raises:
+        ConfigError: transformers is missing, or the losses disagree.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        vocab_size=16_384, hidden_size=256, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4
+    )
+    ours = MaskedLM(config).train()
+    theirs = _transformers(config, ours)
+    results = tuple(_measure(ours, theirs, work, precision, rounds) for work in WORKS)
+    return Report("6 layers, 256 wide, vocabulary 16,384, random weights", precision, machine(), results)
+
+
+def _measure(ours: MaskedLM, theirs: Any, work: Work, precision: Precision, rounds: int) -> Result:
+    cpu = torch.device("cpu")
+    ids, mask = work.padded(ours.config.vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    chosen = (torch.rand(ids.shape, generator=generator) < 0.3) & mask.bool()
+    labels = ids.masked_fill(~chosen, IGNORED)
+    tokens, sequences = pack(ids, mask)
+    packed_labels, _ = pack(labels, mask)
+    our_optimizer = StableAdamW(parameter_groups(ours, 1e-5), lr=1e-5, peak_lr=1e-5)
+    their_optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-5, fused=True)
+
+    def step_ours() -> float:
+        with autocast(cpu, precision):
+            loss = ours.loss(tokens, sequences, packed_labels)
+        loss.backward()
+        our_optimizer.step()
+        our_optimizer.zero_grad()
+        return float(loss.detach())
+
+    def step_theirs() -> float:
+        with autocast(cpu, precision):
+            loss = theirs(ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        their_optimizer.step()
+        their_optimizer.zero_grad()
+        return float(loss.detach())
+
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    losses = {OURS: step_ours(), THEIRS: step_theirs()}
+    if abs(losses[OURS] - losses[THEIRS]) > 0.02 * losses[THEIRS]:
+        raise ConfigError(f"The losses disagree on {work.name}: {losses}; nothing is timed.")
+    timings = alternate({OURS: step_ours, THEIRS: step_theirs}, work.tokens, rounds)
+    ratio = timings[0].tokens_per_second / timings[1].tokens_per_second
+    return Result(work.name, work.tokens, tuple(timings), ratio, losses)
+
+
+def _transformers(config: EncoderConfig, model: MaskedLM) -> Any:
+    try:
+        from transformers import ModernBertConfig, ModernBertForMaskedLM
+    except ImportError:
+        raise ConfigError("The benchmark needs transformers: pip install 'modernbert[bench]'.") from None
+    values = {key: value for key, value in config.to_hf().items() if key not in ("architectures", "model_type")}
+    return ModernBertForMaskedLM(ModernBertConfig(**values, attn_implementation="sdpa")).train()

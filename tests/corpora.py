@@ -1,0 +1,71 @@
+"""Small real material for tests: a tokenizer, shards and recipes from Python's own sources."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modernbert.data.reading import read_texts
+from modernbert.data.tokenizer import load_tokenizer, train_tokenizer
+
+PATHS = ["python:json", "python:textwrap", "python:calendar", "python:argparse"]
+
+
+def make_tokenizer(folder: Path, vocab_size: int = 1024) -> Path:
+    """A byte-level tokenizer trained on PATHS."""
+    train_tokenizer(read_texts(PATHS), folder, vocab_size=vocab_size)
+    return folder
+
+
+def make_shards(folder: Path, tokenizer: Path, characters: int = 600) -> Path:
+    """Shards of PATHS cut into short documents, in datatrove's format and without a manifest."""
+    ids = load_tokenizer(tokenizer)
+    documents = [
+        ids.encode(text[first : first + characters], add_special_tokens=False).ids
+        for text in read_texts(PATHS)
+        for first in range(0, len(text), characters)
+    ]
+    write_shard(folder / "library.ds", documents)
+    return folder
+
+
+def write_shard(path: Path, documents: list[list[int]], dtype: str = "<u2") -> None:
+    """One `.ds` file and its index."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.concatenate([np.asarray(d, dtype=dtype) for d in documents]).tofile(path)
+    np.cumsum([len(d) for d in documents], dtype="<u8").tofile(path.with_name(f"{path.name}.index"))
+
+
+def tiny_recipe(tokenizer: Path, shards: Path, run: Path) -> dict[str, Any]:
+    """Three phases in some twenty steps on a model of 0.2 M parameters, fp32."""
+    return {
+        "tokenizer": str(tokenizer),
+        "data": {"library": str(shards)},
+        "run": {
+            "directory": str(run),
+            "device": "cpu",
+            "precision": "fp32",
+            "microbatch_tokens": 512,
+            "log_every_steps": 1,
+            "checkpoint_every_steps": 4,
+        },
+        "model": {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "local_attention": 32,
+        },
+        "validation": {"fraction": 0.05, "every_steps": 6, "tokens": 1024},
+        "phases": {
+            "pretrain": {
+                "tokens": 8_000,
+                "max_length": 128,
+                "mixture": {"library": 1.0},
+                "schedule": {"kind": "constant", "peak_lr": 3e-3, "warmup_tokens": 2_000},
+                "batch_tokens": {"tokens": 1024, "start": 512, "warmup_tokens": 4_000},
+            },
+            "context": {"tokens": 3_000, "max_length": 256, "global_rope_theta": 160_000.0},
+            "decay": {"tokens": 4_000, "schedule": {"kind": "one_minus_sqrt"}},
+        },
+    }

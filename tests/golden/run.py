@@ -1,0 +1,47 @@
+"""Twenty steps on fixed data, CPU, fp32, one thread. No text of the running Python takes part: versions agree."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modernbert.data import Documents, Loader, Shards, Vocabulary
+from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.train.optimizer import StableAdamW, parameter_groups
+
+
+def golden_losses(folder: Path) -> list[float]:
+    """Loader, masking, model, backward pass and optimizer together: the loss of every step."""
+    from corpora import write_shard
+
+    generator = np.random.Generator(np.random.PCG64DXSM(0))
+    documents = [generator.zipf(1.3, size=int(n)).clip(max=499).tolist() for n in generator.integers(5, 300, size=200)]
+    write_shard(folder / "golden.ds", documents)
+    special = np.zeros(512, dtype=np.bool_)
+    special[500:] = True
+    vocabulary = Vocabulary(512, 500, 501, 502, 503, special, np.ones(512, dtype=np.int32))
+    shards = Documents.all_of(Shards.open(folder))
+    loader = Loader({"golden": shards}, {"golden": 1.0}, vocabulary, max_length=128, mask_ratio=0.3, seed=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        local_attention=16,
+    )
+    model = MaskedLM(config).train()
+    optimizer = StableAdamW(parameter_groups(model, 1e-5), lr=1e-3, peak_lr=1e-3)
+    losses = []
+    for _ in range(20):
+        batch = loader.next_batch(4)
+        loss = model.loss(batch.input_ids, batch.sequences, batch.labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    torch.set_num_threads(threads)
+    return losses

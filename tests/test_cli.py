@@ -1,0 +1,143 @@
+"""The command line from outside: what goes to stdout, what to stderr, and the exit status."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corpora import make_tokenizer
+from test_inference import make_model
+
+COMMANDS = [
+    "tokenizer train",
+    "tokenizer evaluate",
+    "corpus",
+    "inspect",
+    "pretrain",
+    "fill-mask",
+    "import",
+    "doctor",
+    "demo",
+]
+COMMANDS += ["bench inference", "bench training"]
+
+
+def modernbert(*arguments, cwd=None, stdin=None):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", "from modernbert.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        cwd=cwd,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    base = tmp_path_factory.mktemp("cli")
+    return make_model(base / "model", make_tokenizer(base / "tokenizer"))
+
+
+def test_help_stays_light():
+    code = """
+import sys
+sys.argv = ["modernbert", "--help"]
+from modernbert.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert stop.code == 0
+heavy = {"torch", "transformers", "numpy", "tokenizers", "datatrove"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "fill-mask" in result.stdout
+
+
+def test_importing_the_package_loads_no_torch():
+    code = (
+        "import modernbert, sys; assert 'torch' not in sys.modules; modernbert.FillMask; assert 'torch' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    from typer.testing import CliRunner
+
+    from modernbert.cli import app
+
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert "Examples" in result.stdout
+    assert f"modernbert {command} " in " ".join(result.stdout.split()) or f"modernbert {command}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fill-mask", "no mask", "--model", "MODEL"], "There is no [MASK] in 'no mask'"),
+        (["fill-mask", "[MASK]", "--model", "no/such-folder-at-all/x"], "There is no model 'no/such-folder-at-all/x'"),
+        (["fill-mask", "--model", "MODEL"], "There is no text"),
+        (["fill-mask", "--file", "none.txt", "--model", "MODEL"], "none.txt cannot be read"),
+        (["pretrain", "none.toml"], "There is no recipe none.toml"),
+        (["corpus", "none.toml"], "There is no recipe none.toml"),
+        (["inspect", "nowhere"], "There is no shard folder nowhere"),
+        (["tokenizer", "train", "nowhere.txt", "--output", "x"], "There is no file at 'nowhere.txt'"),
+        (
+            ["tokenizer", "train", "python:json", "--kind", "magic", "--output", "x"],
+            "There is no tokenizer kind 'magic'",
+        ),
+        (["import", "none.pt", "out"], "There is no checkpoint none.pt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, message, model, tmp_path):
+    result = modernbert(*(str(model) if a == "MODEL" else a for a in arguments), cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert len([line for line in result.stderr.splitlines() if line.startswith("modernbert: ")]) == 1
+
+
+def test_fill_mask_prints_json_for_machines(model, tmp_path):
+    lines = tmp_path / "texts.txt"
+    lines.write_text("def [MASK]():\n\n[MASK] x in y", encoding="utf-8")
+    result = modernbert(
+        "fill-mask", "-", "--file", lines, "--model", model, "--top-k", 2, "--json", stdin="a [MASK] b\n"
+    )
+    found = json.loads(result.stdout)
+    assert [entry["text"] for entry in found] == ["a [MASK] b", "def [MASK]():", "[MASK] x in y"]
+    assert all(len(mask) == 2 for entry in found for mask in entry["masks"])
+
+
+def test_fill_mask_prints_a_table_for_people(model):
+    result = modernbert("fill-mask", "import [MASK]", "--model", model, "--top-k", 3)
+    assert result.returncode == 0
+    assert len(re.findall(r"^ +\d+\.\d%  \S", result.stdout, re.MULTILINE)) == 3
+
+
+def test_the_tiny_recipe_is_three_commands(tmp_path):
+    """As its comments say, from an empty directory; the last one shortened."""
+    recipes = Path(__file__).parents[1] / "recipes" / "tiny"
+    made = modernbert(
+        "tokenizer", "train", "python:json", "python:email", "--vocab-size", 1024, "--output", "output/tiny/tokenizer",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    made = modernbert("corpus", recipes / "corpus.toml", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    report = modernbert("inspect", "output/tiny/shards/library", "--length", 128, "--json", cwd=tmp_path)
+    assert json.loads(report.stdout)["fill"] > 0.99
+    changes = ["phases.pretrain.tokens=9000", "phases.context.tokens=5000", "phases.decay.tokens=5000"]
+    made = modernbert("pretrain", recipes / "pretrain.toml", *changes, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.strip() == "output/tiny/run/final"
+    filled = modernbert("fill-mask", "import [MASK]", "--model", "output/tiny/run/final", "--json", cwd=tmp_path)
+    assert len(json.loads(filled.stdout)[0]["masks"][0]) == 5

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from modernbert.config import Config, dump, load, parse
+from modernbert.errors import ConfigError
+
+
+class Inner(Config):
+    rate: float = 1e-3
+    name: str | None = None
+
+
+class Outer(Config):
+    steps: int = 1
+    folder: Path = Path("here")
+    inner: Inner = Inner()
+    named: dict[str, Inner] = Field(default_factory=dict)
+
+
+@given(
+    st.builds(
+        Outer,
+        steps=st.integers(-(2**60), 2**60),
+        inner=st.builds(Inner, rate=st.floats(allow_nan=False), name=st.none() | st.text()),
+        named=st.dictionaries(st.text(), st.builds(Inner, rate=st.floats(-1e6, 1e6))),
+    )
+)
+def test_what_is_dumped_loads_to_an_equal_value(config):
+    import tomllib
+
+    assert parse(Outer, tomllib.loads(dump(config)), "dump") == config
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [("inner.rate=5e-4", 5e-4), ("inner.rate = 2", 2.0)],
+)
+def test_overrides_are_toml(tmp_path, override, value):
+    assert load(Outer, write(tmp_path, "[inner]\nrate = 1.0"), [override]).inner.rate == value
+
+
+def test_a_bare_word_needs_no_quotes_in_an_override(tmp_path):
+    assert load(Outer, write(tmp_path, ""), ["folder=out/x", "inner.name=hello"]).folder == Path("out/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("stpes = 2", [], r"stpes is not a known key; did you mean 'steps'\?"),
+        ("[named.a]\nraet = 1", [], "named.a.raet is not a known key; did you mean 'rate'"),
+        ("steps = 'many'", [], "steps: .*integer.*'many'"),
+        ("steps = = 2", [], "cannot be read as TOML"),
+        ("", ["steps"], "not of the form section.key=value"),
+        ("steps = 2", ["steps.x=1"], "goes through 'steps'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, text, overrides, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load(Outer, write(tmp_path, text), overrides)
+    assert "\n" not in str(error.value).strip() or "TOML" in str(error.value)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no recipe .*none\.toml"):
+        load(Outer, tmp_path / "none.toml")
+
+
+def test_a_config_cannot_be_written_into():
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().steps = 3

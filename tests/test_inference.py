@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from corpora import make_tokenizer
+from modernbert import FillMask
+from modernbert.data import Vocabulary, load_tokenizer
+from modernbert.errors import CheckpointError, DataError
+from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.packed import Sequences
+
+
+def make_model(folder, tokenizer):
+    vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=vocabulary.pad_id,
+        cls_token_id=vocabulary.cls_id,
+        sep_token_id=vocabulary.sep_id,
+        mask_token_id=vocabulary.mask_id,
+    )
+    MaskedLM(config).save_pretrained(folder, tokenizer=tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("model")
+    return make_model(base / "model", make_tokenizer(base / "tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def fill(folder):
+    return FillMask.from_pretrained(folder, device="cpu")
+
+
+def test_probabilities_are_those_of_the_model(fill):
+    [candidates] = fill("import [MASK]", top_k=3)
+    ids = torch.tensor(fill.tokenizer.encode("import [MASK]").ids)
+    with torch.no_grad():
+        logits = fill.model(ids, Sequences.from_lengths([len(ids)]))
+    expected = logits[ids == fill.vocabulary.mask_id][0].softmax(-1)
+    for candidate in candidates:
+        assert candidate.probability == pytest.approx(float(expected[candidate.token_id]), rel=1e-4)
+    assert candidates[0].probability >= candidates[1].probability >= candidates[2].probability
+
+
+def test_each_mask_of_a_text_has_its_candidates(fill):
+    masks = fill("for [MASK] in [MASK]:", top_k=4)
+    assert [len(mask) for mask in masks] == [4, 4]
+    assert masks[0][0].text == f"for {masks[0][0].token.strip()} in [MASK]:" or "[MASK]" in masks[0][0].text
+    assert masks[1][0].text.count("[MASK]") == 1
+
+
+def test_many_texts_give_what_each_gives_alone(fill):
+    texts = ["import [MASK]", "def [MASK](self): return [MASK]", "[MASK]"] * 4
+    for text, together in zip(texts, fill(texts, top_k=2), strict=True):
+        alone = fill(text, top_k=2)
+        assert [[c.token_id for c in mask] for mask in alone] == [[c.token_id for c in mask] for mask in together]
+
+
+def test_special_tokens_are_no_candidates(fill):
+    size = int((~fill.vocabulary.special).sum())
+    [candidates] = fill("[MASK]", top_k=10**6)
+    assert len(candidates) == size
+    assert not fill.vocabulary.special[[c.token_id for c in candidates]].any()
+
+
+@pytest.mark.parametrize(
+    ("text", "top_k", "message"),
+    [
+        ("no mask", 5, r"There is no \[MASK\] in 'no mask'"),
+        ("[MASK] " + "word " * 100, 5, "tokens, and the model reads 64"),
+        ("[MASK]", 0, "at least one candidate"),
+    ],
+)
+def test_wrong_input_is_one_sentence(fill, text, top_k, message):
+    with pytest.raises(DataError, match=message):
+        fill(text, top_k)
+
+
+def test_a_folder_without_tokenizer_is_refused(folder, tmp_path):
+    MaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"no tokenizer\.json"):
+        FillMask.from_pretrained(tmp_path / "bare")
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        FillMask.from_pretrained(tmp_path)

@@ -1,0 +1,68 @@
+import optimi
+import pytest
+import torch
+from torch import nn
+
+from modernbert.train.optimizer import StableAdamW, parameter_groups
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 9e-4])
+def test_every_step_equals_the_reference(weight_decay):
+    torch.manual_seed(0)
+    shapes = [(7, 5), (3,), (4, 4, 2)]
+    ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    a = StableAdamW(ours, lr=1e-2, peak_lr=2e-2, weight_decay=weight_decay)
+    b = optimi.StableAdamW(
+        theirs, lr=1e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=weight_decay, decouple_lr=True, max_lr=2e-2
+    )
+    for step in range(60):
+        lr = 2e-2 * (0.5 + step / 120)
+        a.param_groups[0]["lr"] = b.param_groups[0]["lr"] = lr
+        for x, y in zip(ours, theirs, strict=True):
+            x.grad = torch.randn_like(x) * (50.0 if step % 10 == 9 else 1.0)  # a spike, so that the clipping acts
+            y.grad = x.grad.clone()
+        a.step()
+        b.step()
+        for x, y in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_spike_moves_the_weights_less_than_in_adamw():
+    quiet, torch_rng = torch.full((100,), 0.01), torch.Generator().manual_seed(0)
+    moved = {}
+    for kind in ("stable", "plain"):
+        parameter = nn.Parameter(torch.zeros(100))
+        if kind == "stable":
+            optimizer = StableAdamW([parameter], lr=1e-2, peak_lr=1e-2)
+        else:
+            optimizer = torch.optim.AdamW([parameter], lr=1e-2, betas=(0.9, 0.98), eps=1e-6, weight_decay=0)
+        for _ in range(50):
+            parameter.grad = quiet * torch.randn(100, generator=torch_rng)
+            optimizer.step()
+        before = parameter.detach().clone()
+        parameter.grad = torch.ones(100) * 10
+        optimizer.step()
+        moved[kind] = float((parameter.detach() - before).abs().mean())
+    assert moved["stable"] < 0.5 * moved["plain"]
+
+
+def test_norms_and_biases_do_not_decay():
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    decaying, free = parameter_groups(model, 0.1)
+    assert [p.dim() for p in decaying["params"]] == [2]
+    assert decaying["weight_decay"] == 0.1
+    assert len(free["params"]) == 3
+    assert free["weight_decay"] == 0.0
+
+
+def test_decay_is_independent_of_the_learning_rate():
+    shrunk = []
+    for lr in (1e-2, 1e-4):
+        parameter = nn.Parameter(torch.ones(4, 4))
+        optimizer = StableAdamW([parameter], lr=lr, peak_lr=lr, weight_decay=0.1)
+        parameter.grad = torch.zeros(4, 4)
+        optimizer.step()
+        shrunk.append(parameter.detach().clone())
+    torch.testing.assert_close(shrunk[0], torch.full((4, 4), 0.9))
+    torch.testing.assert_close(shrunk[0], shrunk[1])

@@ -1,0 +1,220 @@
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.model import MaskedLM
+from modernbert.train import pretrain as module
+from modernbert.train.pretrain import pretrain
+from modernbert.train.tracking import Metrics
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def losses(run):
+    return [line["loss"] for line in Metrics(run / "metrics.jsonl").read() if "loss" in line]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, material):
+    """One uninterrupted run that several claims look at."""
+    from corpora import tiny_recipe
+    from modernbert.config import parse
+    from modernbert.train.recipe import PretrainRecipe
+
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert pretrain(parse(PretrainRecipe, tiny_recipe(*material, run), "tiny")) == run / "final"
+    return run
+
+
+def test_the_loss_falls_through_all_phases(whole_run):
+    found = losses(whole_run)
+    assert sum(found[-3:]) / 3 < sum(found[:3]) / 3 - 0.5
+
+
+def test_every_phase_reports_its_own_settings(whole_run):
+    lines = [line for line in Metrics(whole_run / "metrics.jsonl").read() if "loss" in line]
+    assert list(dict.fromkeys(line["phase"] for line in lines)) == ["pretrain", "context", "decay"]
+    assert [line["batch_tokens"] for line in lines][:3] == [512, 512, 512]
+    assert lines[0]["learning_rate"] < 3e-3
+    assert lines[-1]["learning_rate"] == pytest.approx(3e-6, rel=1e-6)
+    assert sum(line["fill"] for line in lines) / len(lines) > 0.9
+
+
+def test_the_model_keeps_the_thetas_and_the_length_of_the_last_phase(whole_run):
+    config = MaskedLM.from_pretrained(whole_run / "final").config
+    assert (config.global_rope_theta, config.local_rope_theta) == (160_000.0, 10_000.0)
+    assert config.max_position_embeddings == 256
+    assert config.attention_output_dropout == 0.1
+
+
+def test_every_checkpoint_is_a_loadable_model_folder(whole_run):
+    folders = sorted((whole_run / "checkpoints").iterdir())
+    assert len(folders) == 2  # keep_checkpoints
+    for folder in folders:
+        MaskedLM.from_pretrained(folder)
+        assert (folder / "tokenizer.json").is_file()
+
+
+def test_validation_measures_loss_accuracy_and_bits_per_byte(whole_run):
+    results = [
+        line["validation"]["library"] for line in Metrics(whole_run / "metrics.jsonl").read() if "validation" in line
+    ]
+    assert len(results) >= 3
+    assert results[-1]["loss"] < results[0]["loss"]
+    assert 0 <= results[-1]["accuracy"] <= 1
+    assert 0.5 < results[-1]["bits_per_byte"] < 8
+
+
+def test_two_runs_give_the_same_weights_to_the_bit(whole_run, recipe_for, tmp_path):
+    final = pretrain(recipe_for(tmp_path / "run"))
+    assert equal(weights(final), weights(whole_run / "final"))
+
+
+class CrashError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("crash_at", [1, 6, 11, 15])
+def test_a_crashed_run_goes_on_to_the_same_weights(whole_run, recipe_for, tmp_path, monkeypatch, crash_at):
+    """Before the first checkpoint, inside the batch warm-up, and after a phase change."""
+    original, calls = module.Pretraining._update, []
+
+    def update(self, loader, phase):
+        calls.append(1)
+        if len(calls) == crash_at:
+            raise CrashError
+        return original(self, loader, phase)
+
+    monkeypatch.setattr(module.Pretraining, "_update", update)
+    with pytest.raises(CrashError):
+        pretrain(recipe_for(tmp_path / "run"))
+    monkeypatch.undo()
+    final = pretrain(recipe_for(tmp_path / "run"))
+    assert equal(weights(final), weights(whole_run / "final"))
+    assert losses(tmp_path / "run") == losses(whole_run)
+
+
+def test_a_crash_while_saving_leaves_the_checkpoint_before(whole_run, recipe_for, tmp_path, monkeypatch):
+    original, saves = module.checkpoint.save_file, []
+
+    def save_file(*arguments):
+        saves.append(1)
+        if len(saves) == 2:
+            raise CrashError
+        original(*arguments)
+
+    monkeypatch.setattr(module.checkpoint, "save_file", save_file)
+    with pytest.raises(CrashError):
+        pretrain(recipe_for(tmp_path / "run"))
+    monkeypatch.undo()
+    assert len(module.checkpoint.folders(tmp_path / "run" / "checkpoints")) == 1
+    assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(whole_run, recipe_for, tmp_path, monkeypatch):
+    original = module.Pretraining._update
+
+    def update(self, loader, phase):
+        if self.progress.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, loader, phase)
+
+    monkeypatch.setattr(module.Pretraining, "_update", update)
+    assert pretrain(recipe_for(tmp_path / "run")) is None
+    monkeypatch.undo()
+    assert module.checkpoint.folders(tmp_path / "run" / "checkpoints")[-1].name == "step-00000006"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
+
+
+def test_a_complete_run_is_left_as_it_is(whole_run, recipe_for):
+    before = (whole_run / "final" / "model.safetensors").stat().st_mtime_ns
+    assert pretrain(recipe_for(whole_run)) == whole_run / "final"
+    assert (whole_run / "final" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_directory_of_another_recipe_is_refused(whole_run, recipe_for):
+    with pytest.raises(ConfigError, match=r"whose \[seed\] differs"):
+        pretrain(recipe_for(whole_run, seed=7))
+
+
+def test_a_directory_with_something_else_is_refused(recipe_for, tmp_path):
+    (tmp_path / "precious.txt").write_text("keep me")
+    with pytest.raises(ConfigError, match="not empty and holds no run"):
+        pretrain(recipe_for(tmp_path))
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
+
+
+def test_the_size_of_microbatches_does_not_change_what_is_learned(recipe_for, tmp_path):
+    def run(name, microbatch_tokens):
+        recipe = recipe_for(tmp_path / name)
+        changed = recipe.run.model_copy(update={"microbatch_tokens": microbatch_tokens})
+        model = recipe.model.model_copy(update={"attention_output_dropout": 0.0})
+        pretrain(recipe.model_copy(update={"run": changed, "model": model}))
+        return losses(tmp_path / name)
+
+    assert run("small", 256) == pytest.approx(run("large", 4096), rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_sentence(recipe_for, tmp_path, monkeypatch):
+    def loss(self, tokens, sequences, labels):
+        return original(self, tokens, sequences, labels) * float("nan")
+
+    original = MaskedLM.loss
+    monkeypatch.setattr(MaskedLM, "loss", loss)
+    with pytest.raises(ConfigError, match="not finite at step 1: lower"):
+        pretrain(recipe_for(tmp_path / "run"))
+
+
+def test_a_damaged_checkpoint_is_named(recipe_for, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Pretraining, "_validate", lambda self, name, phase: os.kill(os.getpid(), signal.SIGINT))
+    recipe = recipe_for(tmp_path / "run")
+    pretrain(recipe)
+    newest = module.checkpoint.folders(tmp_path / "run" / "checkpoints")[-1]
+    (newest / "training" / "optimizer.safetensors").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match=rf"{newest.name} is damaged"):
+        pretrain(recipe)
+
+
+def test_shards_of_another_tokenizer_are_refused(recipe_for, tmp_path):
+    from corpora import make_tokenizer
+
+    with pytest.raises(DataError, match="outside the vocabulary of 320"):
+        pretrain(recipe_for(tmp_path / "run", tokenizer=str(make_tokenizer(tmp_path / "other", vocab_size=320))))
+
+
+def test_nothing_in_a_checkpoint_is_pickled(whole_run):
+    newest = sorted((whole_run / "checkpoints").iterdir())[-1]
+    kinds = {path.suffix for path in newest.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors", ".toml"}
+    assert json.loads((newest / "training" / "state.json").read_text())["step"] > 0
+
+
+def test_training_works_outside_the_main_thread(recipe_for, tmp_path):
+    """Signals can only be caught in the main thread; elsewhere the run goes without."""
+    recipe = recipe_for(tmp_path / "run")
+    results = []
+    thread = threading.Thread(target=lambda: results.append(pretrain(recipe)))
+    thread.start()
+    thread.join()
+    assert results == [tmp_path / "run" / "final"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from modernbert.errors import DataError
@@ -78,9 +78,9 @@ class Sequences:
 
 def pack(
     input_ids: Shaped[Tensor, "batch length *rest"],
-    attention_mask: Int[Tensor, "batch length"] | Bool[Tensor, "batch length"] | None = None,
+    attention_mask: Tensor | None = None,
 ) -> tuple[Shaped[Tensor, "tokens *rest"], Sequences]:
-    """Take the padding out of a batch.
+    """Take the padding out of a batch. The mask is (batch, length), 1 or true on real tokens; without one all are real.
 
     Works for ids, labels or hidden states, and for any mask: left or right padding, holes, rows without a token (which
     become empty sequences, so that sequence i is always row i).

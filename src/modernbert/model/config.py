@@ -41,7 +41,7 @@ class EncoderConfig(Config):
     """Sizes, layer pattern and constants. Field names are those of `transformers`; defaults are ModernBERT-base.
 
     `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the
-    first on is global. A sliding layer attends to `local_attention // 2` tokens on each side, both ends included.
+    first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to `local_attention // 2` tokens on each side, both ends included.
     """
 
     vocab_size: int = Field(50368, gt=0)
@@ -51,7 +51,7 @@ class EncoderConfig(Config):
     num_attention_heads: int = Field(12, gt=0)
     max_position_embeddings: int = Field(8192, gt=0)
     layer_types: tuple[LayerType, ...] = ()
-    global_attn_every_n_layers: int = Field(3, gt=0)
+    global_attn_every_n_layers: int | None = Field(3, gt=0)
     local_attention: int = Field(128, gt=0)
     global_rope_theta: float = Field(160_000.0, gt=0)
     local_rope_theta: float = Field(10_000.0, gt=0)
@@ -82,11 +82,13 @@ class EncoderConfig(Config):
         if not isinstance(values, dict):
             return values
         values = dict(values)
-        every, layers = values.get("global_attn_every_n_layers", 3), values.get("num_hidden_layers", 22)
+        every, layers = values.get("global_attn_every_n_layers") or 3, values.get("num_hidden_layers", 22)
         if not values.get("layer_types") and isinstance(every, int) and isinstance(layers, int) and every > 0:
-            values["layer_types"] = tuple(
-                "sliding_attention" if layer % every else "full_attention" for layer in range(layers)
-            )
+            values["layer_types"] = _pattern(every, layers)
+        if values.get("layer_types"):
+            given = tuple(values["layer_types"])
+            periods = range(1, len(given) + 1)
+            values["global_attn_every_n_layers"] = next((n for n in periods if _pattern(n, len(given)) == given), None)
         vocab_size = values.get("vocab_size", 50368)
         for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"):
             if name not in values and isinstance(vocab_size, int) and cls.model_fields[name].default >= vocab_size:
@@ -171,10 +173,18 @@ class EncoderConfig(Config):
                 "sliding_attention": {"rope_type": "default", "rope_theta": self.local_rope_theta},
             },
         }
+        if self.global_attn_every_n_layers is None:
+            del values[
+                "global_attn_every_n_layers"
+            ]  # a server that knows only this field must not compute another model
         if self.id2label:
             values["id2label"] = {str(index): label for index, label in self.id2label.items()}
             values["label2id"] = {label: index for index, label in self.id2label.items()}
         return values
+
+
+def _pattern(every: int, layers: int) -> tuple[LayerType, ...]:
+    return tuple("sliding_attention" if layer % every else "full_attention" for layer in range(layers))
 
 
 def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:

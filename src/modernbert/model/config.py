@@ -41,7 +41,8 @@ class EncoderConfig(Config):
     """Sizes, layer pattern and constants. Field names are those of `transformers`; defaults are ModernBERT-base.
 
     `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the
-    first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to `local_attention // 2` tokens on each side, both ends included.
+    first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
+    `local_attention // 2` tokens on each side, both ends included.
     """
 
     vocab_size: int = Field(50368, gt=0)

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from corpora import write_shard
+from modernbert.data import Shards, Vocabulary
+from modernbert.data.manifest import Manifest
+from modernbert.errors import DataError
+
+DOCUMENTS = [[1, 2, 3], [4], [5, 6]]
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_documents_come_back_in_the_order_of_files(tmp_path, dtype):
+    write_shard(tmp_path / "b.ds", [[7, 8]], dtype)
+    write_shard(tmp_path / "a.ds", DOCUMENTS, dtype)
+    shards = Shards.open(tmp_path)
+    assert [shards.document(i).tolist() for i in range(4)] == [*DOCUMENTS, [7, 8]]
+    assert shards.lengths.tolist() == [3, 1, 2, 2]
+    assert (shards.num_documents, shards.num_tokens) == (4, 8)
+    assert shards.slice(0, 1, 2).tolist() == [2]
+    assert shards.slice(2, 1, 99).tolist() == [6]
+
+
+def test_a_document_is_a_view_of_the_mapped_file(tmp_path):
+    write_shard(tmp_path / "a.ds", DOCUMENTS)
+    document = Shards.open(tmp_path).document(2)
+    assert isinstance(document, np.memmap)
+    assert not document.flags.owndata
+
+
+def test_the_width_in_the_metadata_decides(tmp_path):
+    write_shard(tmp_path / "a.ds", [[1, 0, 2, 0]], "<u2")
+    np.array([2], dtype="<u8").tofile(tmp_path / "a.ds.index")
+    (tmp_path / "a.ds.metadata").write_text("tokenizer.json|4\n2\n2 T")
+    assert Shards.open(tmp_path).document(0).tolist() == [1, 2]
+
+
+def manifest(**changes):
+    values = {
+        "source": "a", "documents": 3, "tokens": 6, "bytes": 20, "token_bytes": 2, "vocab_size": 64, "tokenizer": "tok",
+        "tokenizer_sha256": "abc", "fingerprint": "f", "skipped": {}, "files": (),
+    }  # fmt: skip
+    return Manifest(**(values | changes))
+
+
+def break_index(folder):
+    (folder / "a.ds.index").unlink()
+
+
+def break_size(folder):
+    with (folder / "a.ds").open("ab") as file:
+        file.write(b"\0\0\0")
+
+
+def break_count(folder):
+    manifest(tokens=7).write(folder)
+
+
+def break_manifest(folder):
+    (folder / "manifest.json").write_text("{")
+
+
+def break_all(folder):
+    (folder / "a.ds").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (break_index, r"has no a\.ds\.index"),
+        (break_size, "15 bytes but its index says 6 tokens"),
+        (break_count, "its manifest says 3 and 7"),
+        (break_manifest, "is damaged"),
+        (break_all, "holds no document"),
+    ],
+)
+def test_damage_is_one_sentence(tmp_path, harm, message):
+    write_shard(tmp_path / "a.ds", DOCUMENTS)
+    harm(tmp_path)
+    with pytest.raises(DataError, match=message):
+        Shards.open(tmp_path)
+
+
+def vocabulary(size):
+    return Vocabulary(size, 0, 0, 0, 0, np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.int32))
+
+
+def test_shards_of_another_tokenizer_are_refused(tmp_path):
+    write_shard(tmp_path / "a.ds", DOCUMENTS)
+    with pytest.raises(DataError, match="holds the id 6, outside the vocabulary of 5"):
+        Shards.open(tmp_path).check_vocabulary(vocabulary(5), "abc")
+    manifest().write(tmp_path)
+    Shards.open(tmp_path).check_vocabulary(vocabulary(64), "abc")
+    with pytest.raises(DataError, match="tokenised with another tokenizer"):
+        Shards.open(tmp_path).check_vocabulary(vocabulary(64), "other")
+
+
+def test_held_out_documents_are_always_the_same_and_the_rest_is_complete(tmp_path):
+    write_shard(tmp_path / "a.ds", [[i] for i in range(100)])
+    first, second = (Shards.open(tmp_path).split(0.07) for _ in range(2))
+    assert len(first.validation.indices) == 7
+    assert np.array_equal(first.validation.indices, second.validation.indices)
+    assert sorted([*first.validation.indices, *first.train.indices]) == list(range(100))
+
+
+def test_one_document_cannot_be_held_out(tmp_path):
+    write_shard(tmp_path / "a.ds", [[1]])
+    with pytest.raises(DataError, match="at least two are needed"):
+        Shards.open(tmp_path).split(0.1)
+
+
+def test_datatrove_reads_what_it_wrote_as_we_do(tmp_path):
+    """A shard that datatrove wrote on a cluster, without a manifest."""
+    from datatrove.pipeline.tokens.tokenizer import TokenizedFile
+
+    file = TokenizedFile(str(tmp_path), "c.ds", tokenizer_name_or_path="gpt2", save_final_metadata=True, token_size=4)
+    for document in ([70_000, 5], [6]):
+        file.write(document, None)
+    file.close()
+    shards = Shards.open(tmp_path)
+    assert [shards.document(i).tolist() for i in range(2)] == [[70_000, 5], [6]]

@@ -1,0 +1,77 @@
+"""What the documentation says can be done, can be done."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every line that calls the command, in fenced and indented blocks, in-line code and the recipes' comments."""
+    found = set()
+    for path in [*PAGES, *(ROOT / "recipes").rglob("*.toml")]:
+        text = path.read_text(encoding="utf-8")
+        found.update(re.findall(r"^(?:    |# )?(modernbert [a-z].*)$", text, re.MULTILINE))
+        found.update(re.findall(r"`(modernbert [a-z][^`]*)`", text))
+    return sorted(found)
+
+
+def test_the_documentation_shows_commands():
+    assert len(commands()) > 15
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_shown_exists_with_its_options(line):
+    from typer.main import get_command
+
+    from modernbert.cli import app
+
+    command, words = get_command(app), shlex.split(line, comments=True)[1:]
+    while words and hasattr(command, "commands"):
+        name = words.pop(0)
+        assert name in command.commands, line
+        command = command.commands[name]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_recipe_shown_in_the_pages_is_one():
+    import tomllib
+
+    from modernbert.config import parse
+    from modernbert.data.corpus import CorpusRecipe
+    from modernbert.train.recipe import PretrainRecipe
+
+    shown = blocks(ROOT / "docs" / "pretraining.md", "toml")
+    assert len(shown) == 2
+    for text, kind in zip(shown, (CorpusRecipe, PretrainRecipe), strict=True):
+        parse(kind, tomllib.loads(text), "docs/pretraining.md")
+
+
+@pytest.mark.slow
+def test_the_readme_runs_as_written(tmp_path):
+    """Its commands in order from an empty directory, then its examples; the demo's model is the tiny one's here."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    readme = ROOT / "README.md"
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    [script] = blocks(readme, "sh")
+    subprocess.run(["bash", "-ec", script], cwd=tmp_path, env={"PATH": path}, check=True, timeout=280)
+    for code in blocks(readme, "python"):
+        code = code.replace("output/demo/", "output/tiny/")
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)

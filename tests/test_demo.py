@@ -1,0 +1,41 @@
+import pytest
+
+from modernbert import demo
+from modernbert.errors import DataError
+
+
+def test_documentation_strings_become_a_text_of_their_own():
+    source = (
+        'class A:\n    """A long enough documentation string of a class."""\n    def f(self):\n        """short"""\n'
+    )
+    assert list(demo._docstrings(source)) == ["A long enough documentation string of a class."]
+    assert list(demo._docstrings("not python at all(")) == []
+
+
+def test_a_long_text_is_cut_at_blank_lines_and_nothing_is_lost():
+    text = "\n\n".join(f"paragraph {i} " + "x" * 300 for i in range(50))
+    parts = list(demo._cut(text))
+    assert len(parts) > 3
+    assert "\n\n".join(parts) == text
+
+
+def test_the_terminal_curve_starts_high_and_ends_low():
+    lines = demo._terminal_plot([8.0, 6.0, 4.0, 3.0, 2.0], height=5).splitlines()
+    assert lines[0].startswith("  8.00 │●")
+    assert lines[4].rstrip().endswith("●")
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(DataError, match="holds something else than a demo"):
+        demo.run([], tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_learns(tmp_path, capsys):
+    assert demo.run([], tmp_path / "demo")
+    said = capsys.readouterr().out
+    assert "Held-out accuracy" in said
+    assert (tmp_path / "demo" / "loss.png").read_bytes().startswith(b"\x89PNG")

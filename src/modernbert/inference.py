@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self, overload
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from modernbert.data import Vocabulary, load_tokenizer
 from modernbert.errors import DataError
@@ -78,59 +78,58 @@ class FillMask:
             return self([texts], top_k)[0]
         if top_k < 1:
             raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
-        encoded = [self._encode(text) for text in texts]
         results: list[Fillings] = []
-        for chunk in _chunks(encoded, _TOKENS_AT_ONCE):
+        for chunk in _chunks([(text, self._encode(text)) for text in texts], _TOKENS_AT_ONCE):
             results += self._fill(chunk, top_k)
         return results
 
-    def _encode(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text).ids
-        if self.vocabulary.mask_id not in ids:
+    def _encode(self, text: str) -> Encoding:
+        encoding = self.tokenizer.encode(text)
+        if self.vocabulary.mask_id not in encoding.ids:
             raise DataError(f"There is no [MASK] in {_shortened(text)!r}; write [MASK] where a word is to be found.")
-        longest = self.model.config.max_position_embeddings
-        if len(ids) > longest:
-            raise DataError(f"{_shortened(text)!r} has {len(ids)} tokens, and the model reads {longest}; shorten it.")
-        return list(ids)
+        tokens, longest = len(encoding.ids), self.model.config.max_position_embeddings
+        if tokens > longest:
+            raise DataError(f"{_shortened(text)!r} has {tokens} tokens, and the model reads {longest}; shorten it.")
+        return encoding
 
-    def _fill(self, chunk: list[list[int]], top_k: int) -> list[Fillings]:
+    def _fill(self, chunk: list[tuple[str, Encoding]], top_k: int) -> list[Fillings]:
         device = next(self.model.parameters()).device
-        tokens = torch.tensor([index for ids in chunk for index in ids])
+        tokens = torch.tensor([index for _, encoding in chunk for index in encoding.ids])
         masked = tokens == self.vocabulary.mask_id
-        sequences = Sequences.from_lengths(map(len, chunk))
+        sequences = Sequences.from_lengths(len(encoding.ids) for _, encoding in chunk)
         logits = self.model.logits_at(tokens.to(device), sequences.to(device), masked.to(device)).float().cpu()
         best = logits.softmax(-1).masked_fill(self._special, 0).topk(min(top_k, int((~self._special).sum())))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [[self._candidates(ids, place, *next(rows)) for place in self._masks(ids)] for ids in chunk]
-
-    def _masks(self, ids: list[int]) -> list[int]:
-        return [place for place, index in enumerate(ids) if index == self.vocabulary.mask_id]
-
-    def _candidates(self, ids: list[int], place: int, found: list[int], probabilities: list[float]) -> list[Candidate]:
         return [
-            Candidate(
-                token=self.tokenizer.decode([index]),
-                token_id=index,
-                probability=probability,
-                text=self._decode([*ids[:place], index, *ids[place + 1 :]]),
-            )
-            for index, probability in zip(found, probabilities, strict=True)
+            [
+                self._candidates(text, span, *next(rows))
+                for index, span in zip(encoding.ids, encoding.offsets, strict=True)
+                if index == self.vocabulary.mask_id
+            ]
+            for text, encoding in chunk
         ]
 
-    def _decode(self, ids: list[int]) -> str:
-        """The text of some ids with its masks, which had swallowed the space before them, but not [CLS] and [SEP]."""
-        return self.tokenizer.decode(ids[1:-1], skip_special_tokens=False).replace("[MASK]", " [MASK]").strip()
+    def _candidates(
+        self, text: str, span: tuple[int, int], found: list[int], probabilities: list[float]
+    ) -> list[Candidate]:
+        tokens = [self.tokenizer.decode([index]) for index in found]
+        begin, end = span  # of [MASK] and the space that it swallowed, which the word brings back if it wants one
+        return [
+            Candidate(token, index, probability, text[:begin] + token + text[end:])
+            for token, index, probability in zip(tokens, found, probabilities, strict=True)
+        ]
 
 
-def _chunks(encoded: list[list[int]], tokens: int) -> list[list[list[int]]]:
-    chunks: list[list[list[int]]] = []
+def _chunks(encoded: list[tuple[str, Encoding]], tokens: int) -> list[list[tuple[str, Encoding]]]:
+    """Neighbouring texts together, up to a number of tokens; a longer text stands alone."""
+    chunks: list[list[tuple[str, Encoding]]] = []
     room = 0
-    for ids in encoded:
-        if not chunks or len(ids) > room:
+    for text, encoding in encoded:
+        if not chunks or len(encoding.ids) > room:
             chunks.append([])
             room = tokens
-        chunks[-1].append(ids)
-        room -= len(ids)
+        chunks[-1].append((text, encoding))
+        room -= len(encoding.ids)
     return chunks
 
 

@@ -119,7 +119,7 @@ def test_damaged_weights_are_named(folder):
 def test_an_unknown_model_is_one_sentence_without_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(
-        CheckpointError, match="There is no model 'nobody/nothing': no such folder here, and the hub says"
+        CheckpointError, match="There is no model 'nobody/nothing': no such folder here, and the hub gives none"
     ):
         MaskedLM.from_pretrained("nobody/nothing", local_files_only=True)
 

@@ -109,7 +109,10 @@ def tokenizer_file(source: str | Path, *, revision: str | None = None, token: st
             found = hf_hub_download(str(source), name, revision=revision, token=token)
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"There is no tokenizer {str(source)!r}: no such folder, and the hub says: {reason}") from None
+        raise DataError(
+            f"There is no tokenizer {str(source)!r}: no such folder here, and the hub gives none ({reason}); "
+            "give the path of a tokenizer folder, or check the name and the network."
+        ) from None
     return Path(found)
 
 

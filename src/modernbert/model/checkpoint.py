@@ -124,7 +124,8 @@ def find_folder(
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"There is no model {str(source)!r}: no such folder here, and the hub says: {reason}"
+            f"There is no model {str(source)!r}: no such folder here, and the hub gives none ({reason}); "
+            "give the path of a model folder, or check the name and the network."
         ) from None
 
 

@@ -135,7 +135,7 @@ def _recipe(output: Path, mixture: dict[str, float]) -> PretrainRecipe:
                 "directory": output / "run",
                 "precision": "bf16" if fast_bf16() else "fp32",
                 "microbatch_tokens": 4096,
-                "log_every_steps": 50,
+                "log_every_steps": 20,
                 "checkpoint_every_steps": 500,
             },
             "model": {

@@ -1,3 +1,6 @@
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,27 @@ def test_every_recipe_loads_and_dumps_to_an_equal_one(path):
     kind = KINDS[path.name]
     recipe = load(kind, path)
     assert parse(kind, tomllib.loads(dump(recipe)), str(path)) == recipe
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_tiny_recipe_gives_the_same_weights_twice(tmp_path):
+    """As its comments say, from raw text, in two separate processes each time."""
+    recipes = Path(__file__).parents[2] / "recipes"
+    commands = [
+        line.removeprefix("# ")
+        for path in (recipes / "tiny" / "corpus.toml", recipes / "tiny" / "pretrain.toml")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("# modernbert ")
+    ]
+    assert len(commands) == 3
+    weights = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "recipes").symlink_to(recipes)
+        for command in commands:
+            words = [str(Path(sys.executable).parent / "modernbert"), *shlex.split(command)[1:]]
+            subprocess.run(words, cwd=folder, check=True, timeout=280)
+        weights.append((folder / "output" / "tiny" / "run" / "final" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

@@ -21,11 +21,11 @@ def test_the_loss_is_the_mean_over_predicted_tokens():
     torch.testing.assert_close(model.loss(tokens, sequences, labels), expected)
 
 
-def test_only_predicted_rows_reach_the_decoder():
+def test_only_predicted_rows_reach_the_head():
     model = MaskedLM(EncoderConfig(**SIZES))
     tokens, sequences, labels = batch()
     rows = []
-    model.decoder.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+    model.head.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     model.loss(tokens, sequences, labels)
     assert rows == [int((labels != -100).sum())]
 

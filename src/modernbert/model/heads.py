@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.model.checkpoint import Pretrained, TiedDecoder
 from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, layer_norm
@@ -57,6 +58,7 @@ class MaskedLM(Pretrained, TiedDecoder, nn.Module):
     def loss(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, labels: Int[Tensor, "tokens"]
     ) -> Float[Tensor, ""]:
-        """Mean cross-entropy (nats) over the tokens whose label is not -100. Only those rows are decoded."""
+        """Mean cross-entropy (nats) over the tokens whose label is not -100. Only those rows are decoded, in chunks."""
         predicted = labels != IGNORED
-        return F.cross_entropy(self.logits_at(tokens, sequences, predicted).float(), labels[predicted])
+        rows = self.head(self.model(tokens, sequences)[predicted])
+        return linear_cross_entropy(rows, self.decoder.weight, self.decoder.bias, labels[predicted])

@@ -1,0 +1,74 @@
+"""Cross-entropy of a linear decoder in chunks of rows: the logits of a whole batch are never in memory.
+
+The gradient of the loss with respect to the logits is known as soon as the logits are, so one pass over the rows
+computes loss and gradients of input, weight and bias together, and the backward pass only scales them (as in Liger
+Kernel's fused linear cross-entropy, Hsu et al. 2024, arXiv 2410.10989, section 3.2).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+_CHUNK_ELEMENTS = 1 << 22  # fp32 logits held at a time: 16 MiB
+
+
+def linear_cross_entropy(
+    x: Float[Tensor, "rows hidden"],
+    weight: Float[Tensor, "vocab hidden"],
+    bias: Float[Tensor, "vocab"] | None,
+    labels: Int[Tensor, "rows"],
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy (nats) of `labels` under softmax(x weight^T + bias), fp32 softmax. Differentiable once.
+
+    Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels)`. Under autocast the products run in its dtype.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, labels)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+        rows, vocab = len(x), len(weight)
+        wants_gradient = any(ctx.needs_input_grad)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        total = x.new_zeros((), dtype=precise)
+        grad_x = torch.empty_like(x) if wants_gradient else None
+        grad_weight = torch.zeros_like(weight, dtype=precise) if wants_gradient else None
+        grad_bias = x.new_zeros(vocab, dtype=precise) if wants_gradient else None
+        at_once = max(1, _CHUNK_ELEMENTS // vocab)
+        for first in range(0, rows, at_once):
+            part, wanted = x[first : first + at_once], labels[first : first + at_once]
+            logits = F.linear(part, weight, bias).to(precise)
+            normaliser = logits.logsumexp(-1)
+            chosen = wanted[:, None]
+            total += normaliser.sum() - logits.gather(1, chosen).sum()
+            if grad_x is None or grad_weight is None or grad_bias is None:
+                continue
+            gradient = logits.sub_(normaliser[:, None]).exp_()  # softmax - one-hot
+            gradient.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=precise))
+            grad_bias += gradient.sum(0)
+            gradient = gradient.to(x.dtype)
+            torch.mm(gradient, weight, out=grad_x[first : first + at_once])
+            grad_weight += gradient.t() @ part
+        ctx.save_for_backward(grad_x, grad_weight, grad_bias if bias is not None else None)
+        ctx.rows, ctx.dtypes = rows, (weight.dtype, None if bias is None else bias.dtype)
+        return total / rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        grad_x, grad_weight, grad_bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        scale = grad / ctx.rows
+        bias = None if grad_bias is None else (grad_bias * scale).to(bias_dtype)
+        return (grad_x * scale).to(grad_x.dtype), (grad_weight * scale).to(weight_dtype), bias, None

@@ -1,6 +1,11 @@
 import json
+import logging
 import os
+import random
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -186,14 +191,100 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(recipe_for, tmp_path,
         pretrain(recipe_for(tmp_path / "run"))
 
 
-def test_a_damaged_checkpoint_is_named(recipe_for, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.Pretraining, "_validate", lambda self, name, phase: os.kill(os.getpid(), signal.SIGINT))
+@pytest.mark.parametrize("name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole_run, recipe_for, tmp_path, caplog, name):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    shutil.rmtree(run / "final")
+    newest = module.checkpoint.folders(run / "checkpoints")[-1]
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / name).write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        final = pretrain(recipe_for(run))
+    assert f"{newest.name} is damaged ({name})" in caplog.text
+    assert equal(weights(final), weights(whole_run / "final"))
+
+
+def test_when_every_checkpoint_is_damaged_the_run_says_so(whole_run, recipe_for, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    shutil.rmtree(run / "final")
+    for folder in module.checkpoint.folders(run / "checkpoints"):
+        (folder / "model.safetensors").write_bytes(b"broken")
+    for _ in range(2):  # and says it again, rather than to start anew in silence
+        with pytest.raises(CheckpointError, match=r"Every checkpoint in .* is damaged"):
+            pretrain(recipe_for(run))
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(whole_run, recipe_for, tmp_path, monkeypatch):
+    original, saves = module.checkpoint.save_file, []
+
+    def save_file(*arguments):
+        saves.append(1)
+        if len(saves) == 2:
+            raise OSError(28, "No space left on device")
+        original(*arguments)
+
+    monkeypatch.setattr(module.checkpoint, "save_file", save_file)
+    with pytest.raises(CheckpointError, match=r"step 8 could not be written \(.*No space left on device\); make room"):
+        pretrain(recipe_for(tmp_path / "run"))
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
+
+
+def test_the_best_and_the_milestones_are_kept_beside_the_newest(recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run")
-    pretrain(recipe)
-    newest = module.checkpoint.folders(tmp_path / "run" / "checkpoints")[-1]
-    (newest / "training" / "optimizer.safetensors").write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match=rf"{newest.name} is damaged"):
-        pretrain(recipe)
+    run = recipe.run.model_copy(update={"keep_checkpoints": 1, "keep_best": 2, "keep_every_tokens": 5_000})
+    validation = recipe.validation.model_copy(update={"every_steps": 1})
+    pretrain(recipe.model_copy(update={"run": run, "validation": validation}))
+    found = {path.name: json.loads((path / "training" / "state.json").read_text())
+             for path in module.checkpoint.folders(tmp_path / "run" / "checkpoints")}  # fmt: skip
+    milestones = [state["tokens"] for state in found.values() if state["milestone"]]
+    assert [tokens // 5_000 for tokens in milestones] == [1, 2, 3]
+    best = [path.name for path in module.checkpoint.best(tmp_path / "run" / "checkpoints", 2)]
+    losses = sorted(state["validation_loss"] for state in found.values())
+    assert [found[name]["validation_loss"] for name in best] == losses[:2]
+    assert len(found) <= 1 + 2 + 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_weights(material, tmp_path):
+    """SIGKILL at least ten times, at random moments, while saving too, over phase changes and in the batch warm-up."""
+    from corpora import tiny_recipe
+    from modernbert.config import dump, parse
+    from modernbert.train.recipe import PretrainRecipe
+
+    def command(name):
+        recipe = tiny_recipe(*material, tmp_path / name)
+        recipe["run"]["checkpoint_every_steps"] = 1
+        for phase in recipe["phases"].values():
+            phase["tokens"] *= 6
+        path = tmp_path / f"{name}.toml"
+        path.write_text(dump(parse(PretrainRecipe, recipe, "tiny")))
+        return [sys.executable, "-c", "from modernbert.cli import main; main()", "pretrain", str(path)]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole"), check=True, env=environment, timeout=300)
+    generator, kills, phases = random.Random(0), 0, set()
+    while kills < 12 or not (tmp_path / "killed" / "final").exists():
+        process = subprocess.Popen(command("killed"), env=environment)
+        try:
+            process.wait(timeout=generator.uniform(2.5, 4.5) if kills < 12 else 300)
+            if kills < 12:
+                break  # finished too early: too few kills, which the assertion below reports
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            lines = Metrics(tmp_path / "killed" / "metrics.jsonl").read()
+            phases.update(line["phase"] for line in lines)
+    assert kills >= 10
+    assert phases == {"pretrain", "context", "decay"}
+    assert equal(weights(tmp_path / "killed" / "final"), weights(tmp_path / "whole" / "final"))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
 def test_shards_of_another_tokenizer_are_refused(recipe_for, tmp_path):

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def pretrain(recipe: PretrainRecipe) -> Path | None:
     Raises:
         ConfigError: the directory holds a run of another recipe, or the loss is no longer finite.
         DataError: a shard folder is missing, empty, or of another tokenizer.
-        CheckpointError: the newest checkpoint is damaged.
+        CheckpointError: a checkpoint cannot be written, or every one that is there is damaged.
     """
     final = recipe.run.directory / "final"
     _claim_directory(recipe)
@@ -102,8 +102,9 @@ class Pretraining:
         self.progress = Progress()
         self.metrics = Metrics(recipe.run.directory / "metrics.jsonl")
         self._loader_state: dict[str, Any] | None = None
-        if found := checkpoint.folders(self.checkpoints):
-            self._resume(found[-1])
+        self._validation_loss: float | None = None
+        if found := checkpoint.newest(self.checkpoints):
+            self._resume(found)
 
     @property
     def checkpoints(self) -> Path:
@@ -149,6 +150,7 @@ class Pretraining:
             self._loader_state = loader.state()
             seconds += time.perf_counter() - began
             since.append(update)
+            self._validation_loss = None
             step, ended = self.progress.step, self.progress.phase_tokens >= phase.tokens
             if step % run.log_every_steps == 0 or ended:
                 self._report(name, since, seconds)
@@ -259,6 +261,8 @@ class Pretraining:
                 "step %6d  %s  validation on %s: loss %.4f, accuracy %.1f %%, %.3f bits per byte",
                 self.progress.step, name, source, result["loss"], 100 * result["accuracy"], result["bits_per_byte"],
             )  # fmt: skip
+        predictions = sum(result["predictions"] for result in results.values())
+        self._validation_loss = sum(r["loss"] * r["predictions"] for r in results.values()) / predictions
         self.metrics.write(
             {"step": self.progress.step, "phase": name, "tokens": self.progress.tokens, "validation": results}
         )
@@ -277,21 +281,21 @@ class Pretraining:
         }
 
     def _save(self) -> None:
+        run = self.recipe.run
         checkpoint.save(
             self.checkpoints,
-            self.progress.step,
             model=self.model,
             optimizer=self.optimizer,
-            state=asdict(self.progress) | {"loader": self._loader_state},
+            state=asdict(self.progress) | {"loader": self._loader_state, "validation_loss": self._validation_loss},
             recipe=toml.dump(self.recipe),
             tokenizer=tokenizer_file(self.recipe.tokenizer).parent,
-            keep=self.recipe.run.keep_checkpoints,
+            keep=checkpoint.Keep(run.keep_checkpoints, run.keep_best, run.keep_every_tokens),
         )
 
     def _resume(self, folder: Path) -> None:
         state = checkpoint.restore(folder, self.model, self.optimizer)
-        self._loader_state = state.pop("loader")
-        self.progress = Progress(**state)
+        self._loader_state = state["loader"]
+        self.progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
         self.metrics.forget_after(self.progress.step)
         logger.info("Going on from %s.", folder)
 

@@ -98,7 +98,9 @@ class Run(Config):
     microbatch_tokens: PositiveInt = 16_384
     log_every_steps: PositiveInt = 10
     checkpoint_every_steps: PositiveInt = 500
-    keep_checkpoints: PositiveInt = 2
+    keep_checkpoints: PositiveInt = 2  # the newest
+    keep_best: NonNegativeInt = 0  # by validation loss, beside the newest
+    keep_every_tokens: PositiveInt | None = None  # the first after every so many tokens, for good
 
 
 class Model(Config):

@@ -47,6 +47,19 @@ def break_index(folder):
     (folder / "a.ds.index").unlink()
 
 
+def break_index_size(folder):
+    with (folder / "a.ds.index").open("ab") as file:
+        file.write(b"abc")
+
+
+def break_index_order(folder):
+    np.array([3, 2, 6], dtype="<u8").tofile(folder / "a.ds.index")
+
+
+def empty_index(folder):
+    (folder / "a.ds.index").write_bytes(b"")
+
+
 def break_size(folder):
     with (folder / "a.ds").open("ab") as file:
         file.write(b"\0\0\0")
@@ -60,29 +73,61 @@ def break_manifest(folder):
     (folder / "manifest.json").write_text("{")
 
 
-def break_all(folder):
+def remove_ids(folder):
     (folder / "a.ds").unlink()
+
+
+def remove_all(folder):
+    remove_ids(folder)
+    break_index(folder)
+
+
+def move_deeper(folder):
+    (folder / "inner").mkdir()
+    for name in ("a.ds", "a.ds.index"):
+        (folder / name).rename(folder / "inner" / name)
 
 
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (break_index, r"has no a\.ds\.index"),
+        (break_index_size, "is cut off"),
+        (break_index_order, r"a\.ds\.index go down"),
+        (empty_index, "12 bytes but its index says 0 tokens"),
         (break_size, "15 bytes but its index says 6 tokens"),
         (break_count, "its manifest says 3 and 7"),
         (break_manifest, "is damaged"),
-        (break_all, "holds no document"),
+        (remove_ids, r"a\.ds\.index has no a\.ds"),
+        (remove_all, "holds no document.*`modernbert corpus`"),
+        (move_deeper, "holds no document.*give .*inner"),
     ],
 )
 def test_damage_is_one_sentence(tmp_path, harm, message):
     write_shard(tmp_path / "a.ds", DOCUMENTS)
     harm(tmp_path)
     with pytest.raises(DataError, match=message):
-        Shards.open(tmp_path)
+        _ = Shards.open(tmp_path).lengths
+
+
+def test_an_empty_shard_among_others_holds_nothing(tmp_path):
+    write_shard(tmp_path / "a.ds", DOCUMENTS)
+    (tmp_path / "b.ds").touch()
+    (tmp_path / "b.ds.index").touch()
+    write_shard(tmp_path / "c.ds", [[9]])
+    shards = Shards.open(tmp_path)
+    assert [shards.document(i).tolist() for i in range(4)] == [*DOCUMENTS, [9]]
+
+
+@pytest.mark.parametrize("metadata", [b"\xff\xfe|4\n", b"tokenizer", b""])
+def test_the_sizes_decide_where_the_metadata_says_nothing(tmp_path, metadata):
+    write_shard(tmp_path / "a.ds", DOCUMENTS, "<u4")
+    (tmp_path / "a.ds.metadata").write_bytes(metadata)
+    assert Shards.open(tmp_path).document(0).tolist() == [1, 2, 3]
 
 
 def vocabulary(size):
-    return Vocabulary(size, 0, 0, 0, 0, np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.int32))
+    return Vocabulary(size, 0, 63, 0, 0, np.zeros(size, dtype=np.bool_), np.ones(size, dtype=np.int32))
 
 
 def test_shards_of_another_tokenizer_are_refused(tmp_path):
@@ -93,6 +138,18 @@ def test_shards_of_another_tokenizer_are_refused(tmp_path):
     Shards.open(tmp_path).check_vocabulary(vocabulary(64), "abc")
     with pytest.raises(DataError, match="tokenised with another tokenizer"):
         Shards.open(tmp_path).check_vocabulary(vocabulary(64), "other")
+
+
+@pytest.mark.parametrize("documents", [[[0, 1, 63], [], [0, 2, 63]], [[0, 1], [0, 2]], [[1, 63], [2, 63]]])
+def test_documents_that_bring_special_tokens_are_refused(tmp_path, documents):
+    write_shard(tmp_path / "a.ds", documents)
+    with pytest.raises(DataError, match=r"already begin with \[CLS\] or end with \[SEP\]"):
+        Shards.open(tmp_path).check_vocabulary(vocabulary(64), "abc")
+
+
+def test_one_document_that_begins_as_if_with_cls_is_no_reason_to_refuse(tmp_path):
+    write_shard(tmp_path / "a.ds", [[0, 1], [2, 63], [3]])
+    Shards.open(tmp_path).check_vocabulary(vocabulary(64), "abc")
 
 
 def test_held_out_documents_are_always_the_same_and_the_rest_is_complete(tmp_path):

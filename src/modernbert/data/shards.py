@@ -14,6 +14,7 @@ from modernbert.errors import DataError
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
+_SAMPLE_DOCUMENTS = 1000  # looked at before a run, to see whose ids they are
 _SPLIT_SEED = 1234  # which documents are held out depends on the corpus alone, never on the seed of a run
 
 
@@ -39,6 +40,8 @@ class Shards:
     def open(cls, folder: str | Path) -> "Shards":
         """Map the shards of a folder that `modernbert corpus` or datatrove wrote. Nothing is read yet.
 
+        Subfolders are not searched: each is a source of its own.
+
         Raises:
             DataError: there is no folder or no shard in it, or a shard does not match its index or the manifest.
         """
@@ -47,9 +50,14 @@ class Shards:
             raise DataError(f"There is no shard folder {folder}; write it with `modernbert corpus`.")
         manifest = Manifest.read(folder)
         shards = [_open_shard(path, manifest) for path in sorted(folder.glob("*.ds"))]
+        for index in sorted(folder.glob("*.ds.index")):
+            if not index.with_suffix("").is_file():
+                raise DataError(f"{index} has no {index.stem} beside it; copy both, or remove the index.")
         found = cls(folder, shards, manifest)
         if found.num_documents == 0:
-            raise DataError(f"{folder} holds no document in *.ds; write it with `modernbert corpus`.")
+            inner = next(iter(sorted(folder.glob("*/*.ds"))), None)
+            remedy = f"give {inner.parent}, which does" if inner else "write it with `modernbert corpus`"
+            raise DataError(f"{folder} holds no document in *.ds; {remedy}.")
         if manifest and (manifest.documents, manifest.tokens) != (found.num_documents, found.num_tokens):
             raise DataError(
                 f"{folder} holds {found.num_documents:,} documents and {found.num_tokens:,} tokens but its manifest "
@@ -67,8 +75,17 @@ class Shards:
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of every document."""
-        return np.concatenate([np.diff(shard.ends.astype(np.int64), prepend=0) for shard in self._shards])
+        """Tokens of every document.
+
+        Raises:
+            DataError: the ends in an index go down.
+        """
+        parts = []
+        for shard in self._shards:
+            parts.append(np.diff(shard.ends.astype(np.int64), prepend=0))
+            if parts[-1].min(initial=0) < 0:
+                raise DataError(f"The document ends in {shard.path}.index go down; write the shard again.")
+        return np.concatenate(parts)
 
     def document(self, index: int) -> Tokens:
         """The ids of one document, a view into the mapped file."""
@@ -86,18 +103,28 @@ class Shards:
         """Refuse shards of another tokenizer. Without a manifest, look at the ids of the first documents.
 
         Raises:
-            DataError: they were written with another tokenizer, or hold ids outside the vocabulary.
+            DataError: they were written with another tokenizer, hold ids outside the vocabulary, or come with [CLS] and
+                [SEP], which packing would add a second time.
         """
         if self.manifest is not None and self.manifest.tokenizer_sha256 != tokenizer_sha256:
             raise DataError(
                 f"{self.folder} was tokenised with another tokenizer ({self.manifest.tokenizer}); "
                 "give that one, or write the shards again."
             )
-        highest = max(int(self.document(i).max(initial=0)) for i in range(min(1000, self.num_documents)))
+        first = [self.document(i) for i in range(min(_SAMPLE_DOCUMENTS, self.num_documents))]
+        sample = [ids for ids in first if len(ids)]
+        highest = max((int(ids.max()) for ids in sample), default=0)
         if highest >= vocabulary.size:
             raise DataError(
                 f"{self.folder} holds the id {highest}, outside the vocabulary of {vocabulary.size}; "
                 "give the tokenizer that wrote it."
+            )
+        if sample and (
+            all(ids[0] == vocabulary.cls_id for ids in sample) or all(ids[-1] == vocabulary.sep_id for ids in sample)
+        ):
+            raise DataError(
+                f"The documents in {self.folder} already begin with [CLS] or end with [SEP], which packing adds; write "
+                "them without: datatrove does with a tokenizer.json whose post_processor is null and no eos_token."
             )
 
     def split(self, validation_fraction: float) -> "Split":
@@ -142,11 +169,11 @@ def _open_shard(path: Path, manifest: Manifest | None) -> Shard:
     index = path.with_name(f"{path.name}.index")
     if not index.is_file():
         raise DataError(f"{path} has no {index.name} beside it; copy both, or write the shard again.")
-    if index.stat().st_size == 0:
-        return Shard(path, np.zeros(0, dtype=np.uint16), np.zeros(0, dtype=np.uint64))
-    ends = np.memmap(index, dtype="<u8", mode="r")
-    num_tokens, size = int(ends[-1]), path.stat().st_size
-    width = manifest.token_bytes if manifest else _width(path)
+    if index.stat().st_size % 8:
+        raise DataError(f"{index} is cut off: it is no whole number of 8-byte document ends; write the shard again.")
+    ends = np.memmap(index, dtype="<u8", mode="r") if index.stat().st_size else np.zeros(0, dtype="<u8")
+    num_tokens, size = int(ends[-1]) if len(ends) else 0, path.stat().st_size
+    width = manifest.token_bytes if manifest else _width(path, num_tokens)
     if size != num_tokens * width:
         raise DataError(
             f"{path} has {size:,} bytes but its index says {num_tokens:,} tokens of {width} bytes; write it again."
@@ -155,12 +182,11 @@ def _open_shard(path: Path, manifest: Manifest | None) -> Shard:
     return Shard(path, np.memmap(path, dtype=dtype, mode="r") if size else np.zeros(0, dtype=dtype), ends)
 
 
-def _width(path: Path) -> int:
+def _width(path: Path, num_tokens: int) -> int:
     """Bytes of an id: the last field of the first line of `.ds.metadata`, otherwise what the sizes say."""
     metadata = path.with_name(f"{path.name}.metadata")
     if metadata.is_file():
-        field = metadata.read_text(encoding="utf-8").partition("\n")[0].rpartition("|")[2]
+        field = metadata.read_text(encoding="utf-8", errors="replace").partition("\n")[0].rpartition("|")[2]
         if field in ("2", "4"):
             return int(field)
-    num_tokens = int(np.memmap(path.with_name(f"{path.name}.index"), dtype="<u8", mode="r")[-1])
     return 4 if path.stat().st_size == 4 * num_tokens else 2

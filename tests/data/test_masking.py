@@ -11,7 +11,12 @@ SPECIAL[[0, 1, 2, 3, 700, *range(990, 1000)]] = True
 VOCABULARY = Vocabulary(1000, 0, 1, 2, 3, SPECIAL, np.ones(1000, dtype=np.int32))
 
 
-@given(st.lists(st.integers(0, 999), min_size=1), st.floats(0.01, 0.99), st.integers(0, 2**63), st.integers(0, 2**63))
+@given(
+    st.lists(st.integers(0, 999), min_size=1),
+    st.floats(0.01, 0.99),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+)
 def test_masking_is_a_pure_function_and_spares_special_tokens(ids, ratio, seed, step):
     ids = np.array(ids)
     inputs, labels = mask_tokens(ids, VOCABULARY, ratio=ratio, seed=seed, step=step)
@@ -49,6 +54,13 @@ def test_random_words_are_uniform_over_the_ordinary_vocabulary(many):
     statistic = ((counts - counts.mean()) ** 2 / counts.mean()).sum()
     freedom = len(counts) - 1
     assert abs(statistic - freedom) < 4 * (2 * freedom) ** 0.5  # four sigma of the chi-squared distribution
+
+
+def test_neighbouring_seeds_differ_over_all_64_bits(many):
+    ids = many[0][:1000]
+    for seed in (0, 2**53, 2**63, 2**64 - 2):
+        labels = [mask_tokens(ids, VOCABULARY, ratio=0.5, seed=s, step=1)[1] for s in (seed, seed + 1)]
+        assert not np.array_equal(*labels)
 
 
 def test_another_step_or_seed_masks_other_tokens(many):

@@ -15,9 +15,9 @@ def mask_tokens(ids: Ids, vocabulary: Vocabulary, *, ratio: float, seed: int, st
     """Inputs and labels (-100 where nothing is predicted): a pure function of ids, seed and step.
 
     Every ordinary token is predicted with probability `ratio`; of those 80 % become [MASK], 10 % a random ordinary
-    token, 10 % stay. Special tokens are never predicted and never drawn.
+    token, 10 % stay. Special tokens are never predicted and never drawn. `seed` and `step` are below 2**64.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed, step]))
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], dtype=np.uint64)))
     chosen = (generator.random(len(ids)) < ratio) & ~vocabulary.special[ids]
     fate = generator.random(len(ids))
     words = vocabulary.ordinary[generator.integers(len(vocabulary.ordinary), size=len(ids))]

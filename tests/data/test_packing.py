@@ -9,7 +9,7 @@ from corpora import write_shard
 from modernbert.data import Documents, Shards
 from modernbert.data import packing as module
 from modernbert.data.packing import Packer, Position, best_fit
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 
 lengths_lists = st.lists(st.integers(0, 90), min_size=2, max_size=40).filter(any)
 
@@ -88,6 +88,12 @@ def test_rows_are_full_on_documents_of_many_lengths(make):
     lengths = np.random.default_rng(0).lognormal(5.5, 1.1, 3000).astype(int).clip(1, 9000)
     rows = epoch(Packer(make(lengths.tolist()), 1024, seed=0))
     assert sum(piece.length + 2 for row in rows for piece in row) / (1024 * len(rows)) > 0.995
+
+
+@pytest.mark.parametrize("max_length", [-1, 0, 2])
+def test_a_row_without_room_for_a_token_is_refused(make, max_length):
+    with pytest.raises(ConfigError, match="no room beside"):
+        Packer(make([3, 4]), max_length, seed=0)
 
 
 def test_shards_without_a_token_are_refused(make):

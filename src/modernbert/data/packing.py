@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert.data.shards import Documents
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 
 SPECIALS = 2  # [CLS] and [SEP] around every piece
 _BUFFER_DOCUMENTS = 16_384  # packed together: large enough that the last, unfilled row is below 0.1 %
@@ -74,9 +74,15 @@ class Packer:
 
     An epoch is a PCG64DXSM permutation of the documents, cut into buffers; each buffer is packed by itself and its rows
     are shuffled. So a `Position` of three integers is the whole state.
+
+    Raises:
+        ConfigError: `max_length` leaves no room beside [CLS] and [SEP].
+        DataError: the documents hold no token.
     """
 
     def __init__(self, documents: Documents, max_length: int, seed: int, position: Position | None = None) -> None:
+        if max_length <= SPECIALS:
+            raise ConfigError(f"A row of {max_length} tokens has no room beside [CLS] and [SEP]; give at least 3.")
         if not documents.lengths.any():
             raise DataError(f"{documents.shards.folder} holds no token; write it again from a corpus with text.")
         self._documents = documents
@@ -86,7 +92,8 @@ class Packer:
         self._order_epoch = -1
         self._order: Ints = np.empty(0, dtype=np.int64)
         self._rows_of = (-1, -1)
-        self._rows: list[list[Piece]] = []
+        self._rows: list[list[int]] = []
+        self._pieces: tuple[Ints, Ints, Ints] = (self._order, self._order, self._order)
 
     def next_row(self) -> list[Piece]:
         """The next row. Passes into the next buffer and the next epoch by itself."""
@@ -96,20 +103,20 @@ class Packer:
                 self.position = Position(epoch=at.epoch + 1)
                 continue
             if self._rows_of != (at.epoch, at.buffer):
-                self._rows, self._rows_of = self._pack(at.epoch, at.buffer), (at.epoch, at.buffer)
+                self._pack(at.epoch, at.buffer)
             if at.row < len(self._rows):
                 self.position = Position(at.epoch, at.buffer, at.row + 1)
-                return self._rows[at.row]
+                document, start, length = (column[self._rows[at.row]].tolist() for column in self._pieces)
+                return list(map(Piece, document, start, length))
             self.position = Position(at.epoch, at.buffer + 1)
 
-    def _pack(self, epoch: int, buffer: int) -> list[list[Piece]]:
+    def _pack(self, epoch: int, buffer: int) -> None:
         if self._order_epoch != epoch:
             generator = np.random.Generator(np.random.PCG64DXSM([self._seed, epoch]))
             self._order, self._order_epoch = generator.permutation(len(self._documents.indices)), epoch
         members = self._order[buffer * _BUFFER_DOCUMENTS : (buffer + 1) * _BUFFER_DOCUMENTS]
         owner, start, length = cut(self._documents.lengths[members], self._max_length)
-        documents = self._documents.indices[members][owner]
-        pieces = list(map(Piece, documents.tolist(), start.tolist(), length.tolist()))
-        rows = best_fit(length + SPECIALS, self._max_length)
-        np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(rows)
-        return [[pieces[item] for item in row] for row in rows]
+        self._pieces = (self._documents.indices[members][owner], start, length)
+        self._rows = best_fit(length + SPECIALS, self._max_length)
+        np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(self._rows)
+        self._rows_of = (epoch, buffer)

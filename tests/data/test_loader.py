@@ -1,11 +1,15 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corpora import write_shard
-from modernbert.data import Documents, Loader, Shards, Vocabulary, validation_batches
+from modernbert.data import Documents, Loader, Shards, Vocabulary, packing, validation_batches
+from modernbert.errors import ConfigError
 
 SPECIAL = np.zeros(64, dtype=np.bool_)
 SPECIAL[60:] = True
@@ -16,10 +20,18 @@ VOCABULARY = Vocabulary(64, 60, 61, 62, 63, SPECIAL, np.ones(64, dtype=np.int32)
 def sources(tmp_path_factory):
     base = tmp_path_factory.mktemp("sources")
     generator = np.random.default_rng(0)
-    for name, count in (("large", 300), ("small", 40)):
+    for name, count in (("large", 300), ("small", 40), ("third", 90)):
         documents = [generator.integers(0, 60, n).tolist() for n in generator.integers(1, 120, count)]
         write_shard(base / name / "x.ds", documents)
-    return {name: Documents.all_of(Shards.open(base / name)) for name in ("large", "small")}
+    return {name: Documents.all_of(Shards.open(base / name)) for name in ("large", "small", "third")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_buffers():
+    """So that a few rows cross buffers and epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_BUFFER_DOCUMENTS", 16)
+        yield
 
 
 def loader(sources, weights=None, **changes):
@@ -33,10 +45,35 @@ def stream(loader, batches):
     return torch.cat([b.input_ids for b in taken]), torch.cat([b.labels for b in taken])
 
 
-def test_the_stream_does_not_depend_on_how_it_is_cut(sources):
-    one = stream(loader(sources), [60])
-    for cut in ([1] * 60, [7, 3, 50], [30, 30]):
-        assert all(torch.equal(x, y) for x, y in zip(stream(loader(sources), cut), one, strict=True))
+def same(one, other):
+    return all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+
+
+def framed(batch):
+    """Every sequence of a batch with its masked tokens put back."""
+    ids = torch.where(batch.labels == -100, batch.input_ids, batch.labels)
+    return [tuple(sequence.tolist()) for sequence in ids.split(batch.sequences.lengths)]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 3))
+def test_the_stream_does_not_depend_on_how_it_is_cut(sources, cut, seed):
+    assert same(stream(loader(sources, seed=seed), cut), stream(loader(sources, seed=seed), [sum(cut)]))
+
+
+def test_another_seed_is_another_stream(sources):
+    assert framed(loader(sources).next_batch(20)) != framed(loader(sources, seed=1).next_batch(20))
+
+
+def test_an_epoch_of_batches_holds_every_piece_of_every_document_once(sources):
+    documents = sources["third"]
+    batches = validation_batches(documents, VOCABULARY, max_length=64, tokens=10**9, mask_ratio=0.5)
+    expected = Counter(
+        (60, *ids[start : start + 62].tolist(), 61)
+        for ids in map(documents.shards.document, documents.indices.tolist())
+        for start in range(0, len(ids), 62)
+    )
+    assert Counter(piece for batch in batches for piece in framed(batch)) == expected
 
 
 def test_every_sequence_is_one_piece_between_cls_and_sep(sources):
@@ -52,20 +89,33 @@ def test_every_sequence_is_one_piece_between_cls_and_sep(sources):
     assert batch.input_ids.dtype == torch.int64
 
 
-def test_a_state_through_json_goes_on_identically(sources):
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 120), st.integers(1, 30))
+def test_a_state_through_json_goes_on_identically(sources, before, after):
     first = loader(sources)
-    stream(first, [13, 8])
+    first.next_batch(before)
     second = loader(sources)
     second.restore(json.loads(json.dumps(first.state())))
-    assert all(torch.equal(x, y) for x, y in zip(stream(first, [50]), stream(second, [25, 25]), strict=True))
+    assert same(stream(first, [after]), stream(second, [1] * after))
+    assert first.state() == second.state()
 
 
-def test_the_mixture_holds_at_any_time_to_within_a_row(sources):
-    mixed = loader(sources, {"large": 0.7, "small": 0.3})
+@settings(deadline=None, max_examples=15)
+@given(st.tuples(*[st.floats(0.05, 1)] * 3))
+def test_no_source_is_ever_more_than_a_row_ahead_of_its_share(sources, weights):
+    mixed = loader(sources, dict(zip(sources, weights, strict=True)))
     for _ in range(100):
         mixed.next_batch(1)
         served = mixed.state()["served"]
-        assert abs(served["small"] - 0.3 * sum(served.values())) <= 64
+        for name, weight in zip(sources, weights, strict=True):
+            assert served[name] <= weight / sum(weights) * sum(served.values()) + 64
+
+
+@pytest.mark.parametrize("weights", [{}, {"large": 1.0, "other": 1.0}, {"large": 1.0, "small": 0.0}])
+def test_weights_that_do_not_fit_the_sources_are_refused(sources, weights):
+    chosen = {name: sources[name] for name in ("large", "small")}
+    with pytest.raises(ConfigError, match="need a weight above 0 each"):
+        Loader(chosen, weights, VOCABULARY, max_length=64, mask_ratio=0.3, seed=0)
 
 
 def test_after_a_change_of_length_no_used_buffer_comes_again(sources):
@@ -93,6 +143,19 @@ def test_a_source_that_a_phase_leaves_out_keeps_its_place(sources):
     third.restore(second.state())
     assert third.state()["positions"]["small"] == first.state()["positions"]["small"]
     third.next_batch(5)
+
+
+def test_a_source_left_out_while_the_length_changes_goes_on_at_its_next_buffer(sources):
+    first = loader(sources)
+    first.next_batch(20)
+    used = first.state()["positions"]["small"]
+    assert used["row"] > 0
+    second = loader(sources, {"large": 1.0}, max_length=128)
+    second.restore(first.state())
+    second.next_batch(5)
+    third = loader(sources, max_length=128)
+    third.restore(second.state())
+    assert third.state()["positions"]["small"] == {"epoch": used["epoch"], "buffer": used["buffer"] + 1, "row": 0}
 
 
 def test_validation_is_the_same_every_time_and_at_most_one_epoch(sources):

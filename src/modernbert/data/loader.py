@@ -13,6 +13,7 @@ from modernbert.data.masking import mask_tokens
 from modernbert.data.packing import SPECIALS, Packer, Piece, Position
 from modernbert.data.shards import Documents, Shards
 from modernbert.data.tokenizer import Vocabulary
+from modernbert.errors import ConfigError
 from modernbert.packed import Sequences
 
 
@@ -30,8 +31,12 @@ class Loader:
     """Rows of several sources in the proportions of `weights`, by tokens.
 
     The next row comes from the source whose share of the tokens served so far is furthest below its weight: no chance
-    is involved, and the proportions hold at any time to within a row. The stream depends on `seed` only, not on how it
-    is cut into batches: row n is masked with (seed, n).
+    is involved, and at any time no source is more than a row ahead of its share. The stream depends on `seed` only, not
+    on how it is cut into batches: row n is masked with (seed, n).
+
+    Raises:
+        ConfigError: sources and weights differ in names, a weight is not above 0, or `max_length` is below 3.
+        DataError: a source holds no token.
     """
 
     def __init__(
@@ -44,6 +49,10 @@ class Loader:
         mask_ratio: float,
         seed: int,
     ) -> None:
+        if not sources or sources.keys() != weights.keys() or min(weights.values()) <= 0:
+            raise ConfigError(
+                f"The sources {sorted(sources)} need a weight above 0 each and no other; given are {dict(weights)}."
+            )
         self._vocabulary = vocabulary
         self._max_length = max_length
         self._mask_ratio = mask_ratio
@@ -57,7 +66,8 @@ class Loader:
         self._elsewhere: dict[str, Any] = {}  # positions of sources that this mixture leaves out
 
     def next_batch(self, rows: int) -> Batch:
-        """The next `rows` rows."""
+        """The next `rows` rows, at least one."""
+        assert rows > 0
         taken = [self._next_row() for _ in range(rows)]
         return _batch(taken, self._vocabulary, self._mask_ratio, self._seed, first_row=self._rows - rows)
 
@@ -74,19 +84,20 @@ class Loader:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state. After a change of `max_length` each source goes on at its next buffer of documents, as
-        rows of another length are other rows; after a change of weights the shares are counted anew.
+        rows of another length are other rows: no document comes twice in an epoch, and what was left of the buffer
+        waits for the next one. After a change of weights the shares are counted anew.
         """
         self._rows = state["rows"]
         if state["weights"] == self._weights:
             self._served = dict(state["served"])
         for name, position in state["positions"].items():
-            if name not in self._packers:
-                self._elsewhere[name] = position
-                continue
             at = Position(**position)
             if state["max_length"] != self._max_length and at.row:
                 at = Position(at.epoch, at.buffer + 1)
-            self._packers[name].position = at
+            if name in self._packers:
+                self._packers[name].position = at
+            else:
+                self._elsewhere[name] = asdict(at)
 
     def _next_row(self) -> list[tuple[Shards, Piece]]:
         total = sum(self._served.values())

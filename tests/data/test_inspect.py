@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -11,11 +14,17 @@ def test_the_counts_are_those_of_the_documents(tmp_path):
     found = inspect(tmp_path, 128)
     assert (found.documents, found.tokens) == (200, lengths.sum())
     assert found.pieces == sum(-(-int(n) // 126) for n in lengths)
+    assert found.pieces_per_row == pytest.approx(found.pieces / found.rows)
     assert found.fill == pytest.approx((found.tokens + 2 * found.pieces) / (128 * found.rows))
     assert (found.median_length, found.longest) == (int(np.median(lengths)), lengths.max())
     for bin_ in found.histogram:
         assert bin_.documents == ((lengths >= bin_.start) & (lengths < bin_.stop)).sum()
     assert sum(bin_.documents for bin_ in found.histogram) == 200
+
+
+def test_shards_are_inspected_without_torch():
+    code = "import sys, modernbert.data.inspect; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ class Inspection:
     tokens: int
     rows: int
     pieces: int
+    pieces_per_row: float
     fill: float  # real tokens, [CLS] and [SEP] included, of all places in the rows
     median_length: int
     longest: int
@@ -58,6 +59,7 @@ def inspect(folder: str | Path, max_length: int, seed: int = 0) -> Inspection:
         tokens=shards.num_tokens,
         rows=rows,
         pieces=pieces,
+        pieces_per_row=pieces / rows,
         fill=filled / (rows * max_length),
         median_length=int(np.median(shards.lengths)),
         longest=int(shards.lengths.max()),

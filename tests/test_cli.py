@@ -22,7 +22,7 @@ COMMANDS = [
     "doctor",
     "demo",
 ]
-COMMANDS += ["bench inference", "bench training"]
+COMMANDS += ["bench inference", "bench training", "grow", "average"]
 
 
 def modernbert(*arguments, cwd=None, stdin=None):

@@ -236,6 +236,51 @@ def import_checkpoint(
 @app.command(
     epilog="""Examples:
 
+    modernbert grow output/base/run/final output/large/start --preset large
+
+    modernbert grow small-model start --config config.json --depth-map published"""
+)
+def grow(
+    small: Annotated[str, typer.Argument(help="The model folder or hub id to start from.")],
+    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    preset: Annotated[str | None, typer.Option(help="base or large: the new shape.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json with the new shape.")] = None,
+    depth_map: Annotated[
+        str, typer.Option(help="same-kind or published: which layer each layer starts from.")
+    ] = "same-kind",
+    seed: Annotated[int, typer.Option(help="For what has no origin.")] = 0,
+) -> None:
+    """Make a larger model from a smaller one by tiling its weights, to pretrain it further."""
+    from modernbert.model.grow import grow_folder
+
+    grow_folder(small, output, preset=preset, config=config, depth_map=depth_map, seed=seed)
+    typer.echo(str(output))
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert average output/tiny/run --best 3 --output output/tiny/average
+
+    modernbert average first-model second-model --output mean"""
+)
+def average(
+    sources: Annotated[list[Path], typer.Argument(help="One run directory, or model folders.")],
+    output: Annotated[Path, typer.Option(help="The model folder to write.")],
+    best: Annotated[int, typer.Option(help="Of a run: so many checkpoints by validation loss, and the last one.")] = 3,
+) -> None:
+    """Average checkpoints: the best of a run and its last one, or the folders that are named."""
+    from modernbert.train.average import average_run
+
+    folders = average_run(sources, output, best)
+    for folder in folders:
+        typer.echo(f"averaged {folder}", err=True)
+    typer.echo(str(output))
+
+
+@app.command(
+    epilog="""Examples:
+
     modernbert doctor
 
     modernbert doctor --json > report.json"""

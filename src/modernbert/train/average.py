@@ -1,0 +1,49 @@
+"""The mean of several checkpoints: the published base is that of its three best decay checkpoints and the last one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from modernbert.errors import CheckpointError
+from modernbert.model import MaskedLM
+from modernbert.train import checkpoint
+
+
+@torch.no_grad()
+def average(folders: Sequence[Path]) -> MaskedLM:
+    """The model whose every weight is the mean of those of `folders`, summed in fp64 and in the dtype of the first.
+
+    Raises:
+        CheckpointError: there is no folder, or their configurations differ.
+    """
+    if not folders:
+        raise CheckpointError("There is no checkpoint to average; name model folders or a run with checkpoints.")
+    model = MaskedLM.from_pretrained(folders[0])
+    sums = {name: parameter.double() for name, parameter in model.named_parameters()}
+    for folder in folders[1:]:
+        other = MaskedLM.from_pretrained(folder)
+        if other.config != model.config:
+            raise CheckpointError(f"{folder} and {folders[0]} have different configurations; their mean means nothing.")
+        for name, parameter in other.named_parameters():
+            sums[name] += parameter
+    for name, parameter in model.named_parameters():
+        parameter.copy_(sums[name] / len(folders))
+    return model
+
+
+def average_run(sources: Sequence[Path], output: Path, best: int) -> list[Path]:
+    """Average the checkpoints of a run directory (its `best` by validation loss, and the last) or some model folders.
+
+    Writes the model to `output` with the tokenizer of the first, and returns the folders that took part.
+
+    Raises:
+        CheckpointError: the run has no checkpoint, a folder is no model, or their configurations differ.
+    """
+    folders = list(sources)
+    if len(sources) == 1 and (sources[0] / "checkpoints").is_dir():
+        found = checkpoint.folders(sources[0] / "checkpoints")
+        folders = list(dict.fromkeys([*checkpoint.best(sources[0] / "checkpoints", best), *found[-1:]]))
+    model = average(folders)
+    model.save_pretrained(output, tokenizer=folders[0])
+    return folders

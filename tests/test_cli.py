@@ -22,7 +22,7 @@ COMMANDS = [
     "doctor",
     "demo",
 ]
-COMMANDS += ["bench inference", "bench training", "grow", "average"]
+COMMANDS += ["bench inference", "bench training", "grow", "average", "plot"]
 
 
 def modernbert(*arguments, cwd=None, stdin=None):

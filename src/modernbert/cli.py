@@ -260,6 +260,24 @@ def grow(
 @app.command(
     epilog="""Examples:
 
+    modernbert plot output/tiny/run
+
+    modernbert plot runs/first runs/second --output comparison.svg"""
+)
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
+) -> None:
+    """Draw loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
+    from modernbert.train.plot import plot_runs
+
+    plot_runs(runs, output)
+    typer.echo(str(output))
+
+
+@app.command(
+    epilog="""Examples:
+
     modernbert average output/tiny/run --best 3 --output output/tiny/average
 
     modernbert average first-model second-model --output mean"""

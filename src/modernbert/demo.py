@@ -22,6 +22,7 @@ from modernbert.data.tokenizer import train_tokenizer
 from modernbert.errors import DataError
 from modernbert.inference import FillMask
 from modernbert.runtime import fast_bf16
+from modernbert.train.plot import plot_loss
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.tracking import Metrics
@@ -58,7 +59,7 @@ def run(corpus: Sequence[str], output: Path) -> bool:
     if final is None:
         return False
     metrics = Metrics(recipe.run.directory / "metrics.jsonl").read()
-    _draw(metrics, output / "loss.png")
+    plot_loss(metrics, output / "loss.png")
     typer.echo(_terminal_plot([line["loss"] for line in metrics if "loss" in line]))
     typer.echo(f"The loss curve is in {output / 'loss.png'}.\n")
     _fill_held_out_lines(final, recipe)
@@ -159,33 +160,6 @@ def _recipe(output: Path, mixture: dict[str, float]) -> PretrainRecipe:
             },
         }
     )
-
-
-def _draw(metrics: list[dict[str, Any]], path: Path) -> None:
-    """The training loss of every phase and the validation loss of every source, over tokens."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise DataError("The loss curve needs matplotlib: pip install 'modernbert[demo]'.") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    phases = list(dict.fromkeys(line["phase"] for line in metrics))
-    for phase in phases:
-        lines = [line for line in metrics if line["phase"] == phase and "loss" in line]
-        axes.plot(
-            [line["tokens"] / 1e6 for line in lines], [line["loss"] for line in lines], label=f"{phase}, training"
-        )
-    for source in next(line["validation"] for line in metrics if "validation" in line):
-        lines = [line for line in metrics if "validation" in line]
-        losses = [line["validation"][source]["loss"] for line in lines]
-        axes.plot([line["tokens"] / 1e6 for line in lines], losses, "o--", ms=3, lw=1, label=f"{source}, held out")
-    axes.set(xlabel="million tokens", ylabel="loss (nats per masked token)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def _terminal_plot(losses: list[float], width: int = 64, height: int = 10) -> str:

@@ -15,7 +15,7 @@ _EXTRAS = {  # what an optional part needs, and the extra that installs it
     "corpus preparation": ("datatrove", "corpus"),
     "Parquet files": ("pyarrow", "corpus"),
     "zstd files": ("zstandard", "corpus"),
-    "loss curves": ("matplotlib", "plot"),
+    "pictures of runs": ("matplotlib", "plot"),
     "benchmarks against transformers": ("transformers", "bench"),
 }
 

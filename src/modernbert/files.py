@@ -1,4 +1,4 @@
-"""Nothing is ever half-written: a folder is made aside and takes its place at once."""
+"""Nothing is ever half-written: a folder or a file is made aside and takes its place at once."""
 
 import shutil
 from collections.abc import Iterator
@@ -35,3 +35,15 @@ def written_aside(folder: Path, proof: str) -> Iterator[Path]:
         shutil.rmtree(replaced)
     else:
         partial.rename(folder)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

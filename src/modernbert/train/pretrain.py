@@ -15,6 +15,7 @@ from modernbert import config as toml
 from modernbert.data import Batch, Loader, Shards, Vocabulary, load_tokenizer, validation_batches
 from modernbert.data.tokenizer import sha256, tokenizer_file
 from modernbert.errors import ConfigError, DataError
+from modernbert.files import replaced_file
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.model.heads import IGNORED
 from modernbert.runtime import Precision, autocast, select_device
@@ -340,10 +341,8 @@ def _claim_directory(recipe: PretrainRecipe) -> None:
                 )
     elif directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"{directory} is not empty and holds no run; choose another run.directory.")
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(".recipe.toml.partial")
-    partial.write_text(toml.dump(recipe), encoding="utf-8")
-    partial.rename(path)
+    with replaced_file(path) as partial:
+        partial.write_text(toml.dump(recipe), encoding="utf-8")
 
 
 def _clock(seconds: float) -> str:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from modernbert.files import replaced_file
+
 
 class Metrics:
     """The metrics file of a run."""
@@ -31,6 +33,5 @@ class Metrics:
     def forget_after(self, step: int) -> None:
         """Drop what a run wrote after the checkpoint from which it is about to be repeated."""
         kept = [line for line in self.read() if line["step"] <= step]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.rename(self.path)
+        with replaced_file(self.path) as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_CHUNK_ELEMENTS = 1 << 22  # fp32 logits held at a time: 16 MiB
+_CHUNK_ROWS = 1024  # fewer make the sum over chunks of the weight's gradient the larger part of the work
 
 
 def linear_cross_entropy(
@@ -44,22 +44,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = x.new_zeros((), dtype=precise)
         grad_x = torch.empty_like(x) if wants_gradient else None
         grad_weight = torch.zeros_like(weight, dtype=precise) if wants_gradient else None
+        product = torch.empty_like(weight) if wants_gradient else None
         grad_bias = x.new_zeros(vocab, dtype=precise) if wants_gradient else None
-        at_once = max(1, _CHUNK_ELEMENTS // vocab)
-        for first in range(0, rows, at_once):
-            part, wanted = x[first : first + at_once], labels[first : first + at_once]
+        for first in range(0, rows, _CHUNK_ROWS):
+            part, wanted = x[first : first + _CHUNK_ROWS], labels[first : first + _CHUNK_ROWS]
             logits = F.linear(part, weight, bias).to(precise)
             normaliser = logits.logsumexp(-1)
             chosen = wanted[:, None]
             total += normaliser.sum() - logits.gather(1, chosen).sum()
-            if grad_x is None or grad_weight is None or grad_bias is None:
+            if grad_x is None or grad_weight is None or grad_bias is None or product is None:
                 continue
             gradient = logits.sub_(normaliser[:, None]).exp_()  # softmax - one-hot
             gradient.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=precise))
             grad_bias += gradient.sum(0)
             gradient = gradient.to(x.dtype)
-            torch.mm(gradient, weight, out=grad_x[first : first + at_once])
-            grad_weight += gradient.t() @ part
+            torch.mm(gradient, weight, out=grad_x[first : first + _CHUNK_ROWS])
+            grad_weight += torch.mm(gradient.t(), part, out=product)
         ctx.save_for_backward(grad_x, grad_weight, grad_bias if bias is not None else None)
         ctx.rows, ctx.dtypes = rows, (weight.dtype, None if bias is None else bias.dtype)
         return total / rows

@@ -43,7 +43,7 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
     """Validate plain values; `where` names their origin in the message.
 
     Raises:
-        ConfigError: naming the first wrong key, and the key that was probably meant.
+        ConfigError: naming the first unknown key and the one that was probably meant, or else the first wrong value.
     """
     try:
         return kind.model_validate(values)
@@ -74,7 +74,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors()[0]
+    mistakes = error.errors()
+    # A misspelt key of a required field is two mistakes, and its name is the one to show.
+    first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     place = ".".join(str(part) for part in first["loc"]) or "the recipe"
     if first["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(first["loc"][-1]), sorted(_field_names(kind, set())), n=1)

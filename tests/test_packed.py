@@ -70,5 +70,41 @@ def test_a_wrong_mask_is_one_sentence(mask, message):
 
 @pytest.mark.parametrize("lengths", [[], [3, -1]])
 def test_lengths_must_make_a_batch(lengths):
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="at least one sequence"):
         Sequences.from_lengths(lengths)
+
+
+def test_what_was_packed_otherwise_is_not_unpacked():
+    _, sequences = pack(torch.ones(2, 3))
+    with pytest.raises(DataError, match="has 4 rows but its sequences have 6 tokens"):
+        unpack(torch.ones(4), sequences)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any))
+def test_lengths_and_a_right_padded_mask_make_the_same_sequences(lengths):
+    given = Sequences.from_lengths(lengths)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    _, packed = pack(mask.long(), mask)
+    assert (given.lengths, given.max_length, given.padded_shape) == (packed.lengths, packed.max_length, mask.shape)
+    assert torch.equal(given.positions, packed.positions)
+    assert torch.equal(given.slots, packed.slots)
+
+
+def test_what_stands_on_padding_is_never_seen_again():
+    """Not even a NaN, which a product with zero would keep."""
+    mask = torch.tensor([[1, 1, 0], [0, 0, 1]])
+    x = torch.where(mask == 1, 1.0, torch.nan).requires_grad_()
+    tokens, sequences = pack(x, mask)
+    padded = unpack(tokens, sequences)
+    padded.sum().backward()
+    assert torch.equal(padded, mask.float())
+    assert torch.equal(x.grad, mask.float())
+
+
+def test_sequences_moved_to_another_device_are_the_same_ones():
+    sequences = Sequences.from_lengths([2, 0, 3])
+    moved = sequences.to("meta")
+    assert moved.device.type == moved.positions.device.type == moved.slots.device.type == "meta"
+    assert (moved.max_length, moved.padded_shape) == (sequences.max_length, sequences.padded_shape)
+    assert moved.num_sequences == 3
+    assert moved.num_tokens == 5

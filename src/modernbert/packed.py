@@ -116,7 +116,16 @@ def pack(
 
 
 def unpack(output: Shaped[Tensor, "tokens *rest"], sequences: Sequences) -> Shaped[Tensor, "batch length *rest"]:
-    """Put every token back where `pack` took it from, with zeros on padding. Differentiable."""
+    """Put every token back where `pack` took it from, with zeros on padding. Differentiable.
+
+    Raises:
+        DataError: `output` has another number of tokens than `sequences`.
+    """
+    if len(output) != sequences.num_tokens:
+        raise DataError(
+            f"The output has {len(output)} rows but its sequences have {sequences.num_tokens} tokens; "
+            "unpack with the sequences that pack returned beside these tokens."
+        )
     batch, length = sequences.padded_shape
     padded = output.new_zeros(batch * length, *output.shape[1:])
     return padded.index_copy(0, sequences.slots, output).unflatten(0, (batch, length))

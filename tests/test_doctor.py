@@ -1,19 +1,29 @@
 import json
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from modernbert import doctor, runtime
-from modernbert.errors import ConfigError
+from modernbert import doctor
 
 
 def test_the_report_names_what_a_bug_report_needs():
     report = doctor.diagnose()
     assert json.loads(json.dumps(report)) == report
     assert report["versions"]["torch"] == torch.__version__
-    assert {"cores", "memory", "threads used by torch"} <= report["processor"].keys()
-    assert any("blocked" in value or "flash" in value for value in report["attention"].values())
+    assert {"name", "cores", "memory", "threads used by torch"} <= report["processor"].keys()
+    assert report["GPUs"]
+    assert {"reference", "blocked", "flash"} <= report["attention"].keys()
+
+
+def test_the_backend_that_will_be_used_comes_with_the_reason(monkeypatch):
+    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        doctor, "available_backends", lambda: {"reference": None, "blocked": None, "flash": "needs a CUDA device"}
+    )
+    attention = doctor.diagnose()["attention"]
+    assert attention["backend for bf16 on cpu"] == "blocked (flash needs a CUDA device)"
+    assert attention["blocked"] == "can run here"
 
 
 def test_a_missing_part_comes_with_the_command_that_installs_it(monkeypatch):
@@ -22,24 +32,57 @@ def test_a_missing_part_comes_with_the_command_that_installs_it(monkeypatch):
     assert parts["corpus preparation"] == "missing: pip install 'modernbert[corpus]'"
 
 
-def test_an_odd_machine_is_no_reason_to_fail(monkeypatch):
-    monkeypatch.setattr(runtime, "Path", lambda name: Path("/nowhere"))
-    monkeypatch.setattr(doctor.os, "sysconf", lambda name: int("unknown"))
+def test_a_command_that_installs_a_part_names_an_extra_that_exists():
+    extras = doctor.metadata.metadata("modernbert").get_all("Provides-Extra")
+    assert {extra for _, extra in doctor._EXTRAS.values()} <= set(extras)
+
+
+def test_every_gpu_is_listed_with_what_a_kernel_depends_on(monkeypatch):
+    card = SimpleNamespace(name="Card", major=9, minor=0, total_memory=80 * 2**30)
+    monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", lambda index: card)
+    gpus = doctor.diagnose()["GPUs"]
+    assert gpus["cuda:0"] == gpus["cuda:1"] == "Card, compute capability 9.0, 80 GiB"
+
+
+def test_a_container_that_gives_fewer_cores_is_seen_through(monkeypatch):
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    assert doctor.diagnose()["processor"]["cores"] == "64, of which this process may use 2"
+
+
+def broken(*arguments):
+    raise RuntimeError("CUDA error: the driver is too old\nmany more lines")
+
+
+def test_a_broken_gpu_is_reported_and_no_reason_to_fail(monkeypatch):
+    monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", broken)
+    monkeypatch.setattr(doctor, "available_backends", broken)
+    report = doctor.diagnose()
+    assert report["GPUs"]["cuda:0"] == "cannot be used: CUDA error: the driver is too old"
+    assert report["attention"] == {"backend": "cannot be used: CUDA error: the driver is too old"}
+
+
+def test_a_system_that_tells_nothing_is_no_reason_to_fail(monkeypatch):
+    monkeypatch.setattr(doctor, "cpu_features", dict)
+    monkeypatch.delattr(doctor.os, "sysconf", raising=False)
+    monkeypatch.delattr(doctor.os, "sched_getaffinity", raising=False)
     processor = doctor.diagnose()["processor"]
     assert processor["features"] == "this system does not tell"
     assert processor["memory"] == "unknown"
 
 
-def test_a_device_that_is_not_there_is_refused():
-    assert runtime.select_device("cpu").type == "cpu"
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no CUDA device"):
-            runtime.select_device("cuda")
+def test_a_package_that_is_not_installed_is_said_so(monkeypatch):
+    def missing(name):
+        raise doctor.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", missing)
+    assert doctor.diagnose()["versions"]["transformers"] == "not installed"
 
 
-def test_autocast_multiplies_in_bf16_and_keeps_fp32_otherwise():
-    x = torch.randn(4, 4)
-    with runtime.autocast(torch.device("cpu"), "bf16"):
-        assert (x @ x).dtype == torch.bfloat16
-    with runtime.autocast(torch.device("cpu"), "fp32"):
-        assert (x @ x).dtype == torch.float32
+@pytest.mark.gpu
+def test_a_machine_with_a_gpu_uses_flash():
+    report = doctor.diagnose()
+    assert "compute capability" in report["GPUs"]["cuda:0"]
+    assert report["attention"]["backend for bf16 on cuda"].startswith("flash")

@@ -51,11 +51,17 @@ def _processor() -> dict[str, str]:
     features = {name: "yes" if there else "no" for name, there in cpu_features().items()}
     return {
         "name": cpu_name(),
-        "cores": str(os.cpu_count()),
+        "cores": _cores(),
         "threads used by torch": str(torch.get_num_threads()),
         "memory": _memory(),
         **(features or {"features": "this system does not tell"}),
     }
+
+
+def _cores() -> str:
+    """All of the machine, and those a container or a scheduler leaves to this process."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return str(usable) if usable == os.cpu_count() else f"{os.cpu_count()}, of which this process may use {usable}"
 
 
 def _memory() -> str:
@@ -68,7 +74,11 @@ def _memory() -> str:
 def _gpus() -> dict[str, str]:
     found = {}
     for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
+        try:
+            device = torch.cuda.get_device_properties(index)
+        except RuntimeError as error:  # a driver too old, or a GPU that another process keeps to itself
+            found[f"cuda:{index}"] = _cannot_be_used(error)
+            continue
         found[f"cuda:{index}"] = (
             f"{device.name}, compute capability {device.major}.{device.minor}, {device.total_memory / 2**30:.0f} GiB"
         )
@@ -77,9 +87,17 @@ def _gpus() -> dict[str, str]:
     return found or {"none": "torch sees no CUDA device and no Apple GPU"}
 
 
+def _cannot_be_used(error: RuntimeError) -> str:
+    first_line, _, _ = str(error).partition("\n")
+    return f"cannot be used: {first_line}"
+
+
 def _attention() -> dict[str, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backends = available_backends()
+    try:
+        backends = available_backends()
+    except RuntimeError as error:  # the same, met while asking what the GPU can do
+        return {"backend": _cannot_be_used(error)}
     refused = [f"{name} {reason}" for name, reason in backends.items() if reason]
     reason = "; ".join(refused) if refused else "every backend can run here"
     return {

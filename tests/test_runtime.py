@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from modernbert import runtime
+from modernbert.errors import ConfigError
+
+X86 = """processor : 0
+model name : Some Server CPU @ 2.5 GHz
+flags : fpu sse2 avx2 avx512f avx512_bf16
+processor : 1
+flags : fpu
+"""
+ARM = """processor : 0
+BogoMIPS : 50.00
+Features : fp asimd evtstrm
+"""
+
+
+@pytest.fixture
+def cpuinfo(monkeypatch, tmp_path):
+    """A machine whose /proc/cpuinfo holds this text, or that has none."""
+
+    def describe(text, machine):
+        file = tmp_path / "cpuinfo"
+        if text is not None:
+            file.write_text(text, encoding="utf-8")
+        monkeypatch.setattr(runtime, "Path", lambda name: file)
+        monkeypatch.setattr(runtime.platform, "machine", lambda: machine)
+
+    return describe
+
+
+def test_features_of_an_x86_processor_are_those_of_its_first_core(cpuinfo):
+    cpuinfo(X86, "x86_64")
+    features = runtime.cpu_features()
+    assert [name for name, there in features.items() if there] == ["AVX2", "AVX-512", "AVX-512 BF16"]
+    assert features["AMX BF16"] is False
+    assert "NEON" not in features
+    assert runtime.cpu_name() == "Some Server CPU @ 2.5 GHz"
+    assert runtime.fast_bf16()
+
+
+def test_features_of_an_arm_processor_are_found(cpuinfo):
+    cpuinfo(ARM, "aarch64")
+    assert [name for name, there in runtime.cpu_features().items() if there] == ["NEON"]
+    assert runtime.cpu_name()
+    assert not runtime.fast_bf16()
+
+
+@pytest.mark.parametrize("text", [None, "", "model : RISC-V\n"])
+def test_a_system_that_does_not_tell_its_features_has_none(cpuinfo, text):
+    cpuinfo(text, "riscv64")
+    assert runtime.cpu_features() == {}
+    assert runtime.cpu_name()
+    assert not runtime.fast_bf16()
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux describes its processor in /proc")
+def test_features_agree_with_torch():
+    capability = torch.backends.cpu.get_cpu_capability()
+    features = runtime.cpu_features()
+    assert features.get("AVX-512", False) or capability != "AVX512"
+    assert features.get("AVX2", False) or capability != "AVX2"
+
+
+def test_auto_takes_cuda_where_there_is_one_and_otherwise_the_cpu(monkeypatch):
+    for there, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda there=there: there)
+        assert runtime.select_device().type == kind
+
+
+@pytest.mark.parametrize(("name", "message"), [("cuda", "no CUDA device"), ("mps", "no Apple GPU")])
+def test_a_device_that_is_not_there_is_refused_with_the_remedy(monkeypatch, name, message):
+    monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(runtime.torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"{message}.*take device = 'cpu'"):
+        runtime.select_device(name)
+
+
+def test_autocast_multiplies_in_bf16_and_keeps_fp32_otherwise():
+    x = torch.randn(4, 4)
+    with runtime.autocast(torch.device("cpu"), "bf16"):
+        assert (x @ x).dtype == torch.bfloat16
+    with runtime.autocast(torch.device("cpu"), "fp32"):
+        assert (x @ x).dtype == torch.float32

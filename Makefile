@@ -33,11 +33,11 @@ clean:  ## Remove the environment, build results and output
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "modernbert needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt pip
 	index=$$($(BIN)/python -c 'import urllib.request as u; u.urlopen("$(CPU_INDEX)/", timeout=2); print("--extra-index-url $(CPU_INDEX)")' \
 		2>/dev/null || true); \
-	$(BIN)/python -m pip install -q $$index -c constraints.txt -e '.[demo,bench]' --group dev
-	touch $(READY)
+	$(BIN)/python -m pip install -q $$index -c constraints.txt --build-constraint constraints.txt -e '.[demo,bench]' --group dev && \
+	echo "$$index" > $(READY)
 
 .PHONY: help demo test test-slow check setup clean

@@ -25,6 +25,14 @@ class Pretrained:
     config: EncoderConfig
     tokenizer_source: Path | None = None  # the folder that it was loaded from
 
+    @property
+    def tied(self) -> frozenset[str]:
+        """Parameters that are another one under a second name: never read from a file, never written."""
+        return frozenset()
+
+    def tie_weights(self) -> None:
+        """Make the tied parameters the other ones again, after weights were assigned."""
+
     @classmethod
     def from_pretrained(
         cls,
@@ -54,8 +62,7 @@ class Pretrained:
         assert isinstance(model, nn.Module)
         tensors = _fit(model, _read_tensors(folder), folder)
         model.load_state_dict({name: x.to(device, dtype) for name, x in tensors.items()}, strict=False, assign=True)
-        if isinstance(model, TiedDecoder):
-            model.tie_weights()
+        model.tie_weights()
         model.tokenizer_source = folder
         return model.eval()
 
@@ -70,8 +77,8 @@ class Pretrained:
         """
         assert isinstance(self, nn.Module)
         tensors = {name: x.detach().contiguous() for name, x in self.state_dict().items()}
-        if isinstance(self, TiedDecoder) and self.config.tie_word_embeddings:
-            del tensors["decoder.weight"]
+        for name in self.tied:
+            del tensors[name]
         dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         values = self.config.to_hf() | {"architectures": [self.architecture], "dtype": dtype}
         source = tokenizer or self.tokenizer_source
@@ -81,14 +88,6 @@ class Pretrained:
             for name in TOKENIZER_FILES:
                 if source is not None and (Path(source) / name).is_file():
                     shutil.copyfile(Path(source) / name, partial / name)
-
-
-class TiedDecoder:
-    """A model whose `decoder.weight` may be the embedding's matrix."""
-
-    def tie_weights(self) -> None:
-        """Let the decoder share the embedding's matrix where the configuration says so."""
-        raise NotImplementedError
 
 
 def find_folder(
@@ -171,9 +170,9 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> dict[str
         tensors = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
     elif "model.embeddings.tok_embeddings.weight" in wanted and bare:
         tensors = {f"model.{name}": x for name, x in tensors.items()}
-    if isinstance(model, TiedDecoder) and getattr(model, "config").tie_word_embeddings:  # noqa: B009 - a mixin
-        tensors = {name: x for name, x in tensors.items() if name != "decoder.weight"}
-        wanted.pop("decoder.weight")
+    assert isinstance(model, Pretrained)
+    tensors = {name: x for name, x in tensors.items() if name not in model.tied}
+    wanted = {name: x for name, x in wanted.items() if name not in model.tied}
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in wanted]
     problems += [

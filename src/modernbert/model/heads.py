@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernbert.kernels.cross_entropy import linear_cross_entropy
-from modernbert.model.checkpoint import Pretrained, TiedDecoder
+from modernbert.model.checkpoint import Pretrained
 from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, layer_norm
 from modernbert.model.init import initialize
@@ -26,7 +26,7 @@ class PredictionHead(nn.Module):
         return self.norm(F.gelu(self.dense(x)))
 
 
-class MaskedLM(Pretrained, TiedDecoder, nn.Module):
+class MaskedLM(Pretrained, nn.Module):
     """The masked language model: encoder, prediction head, decoder (tied to the embedding unless configured not to)."""
 
     architecture = "ModernBertForMaskedLM"
@@ -41,8 +41,12 @@ class MaskedLM(Pretrained, TiedDecoder, nn.Module):
         initialize(self.decoder, config)
         self.tie_weights()
 
+    @property
+    def tied(self) -> frozenset[str]:
+        return frozenset({"decoder.weight"} if self.config.tie_word_embeddings else ())
+
     def tie_weights(self) -> None:
-        if self.config.tie_word_embeddings:
+        if self.tied:
             self.decoder.weight = self.model.embeddings.tok_embeddings.weight
 
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens vocab"]:

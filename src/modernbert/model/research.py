@@ -46,9 +46,8 @@ def import_research_checkpoint(
     shape = _configuration(tensors, preset, config)
     with torch.device("meta"):
         model = MaskedLM(shape)
-    if shape.tie_word_embeddings:
-        tensors.pop("decoder.weight", None)
-    wanted = {name for name in model.state_dict() if not (shape.tie_word_embeddings and name == "decoder.weight")}
+    tensors = {name: x for name, x in tensors.items() if name not in model.tied}
+    wanted = model.state_dict().keys() - model.tied
     problems = [f"missing {name}" for name in sorted(wanted - tensors.keys())]
     problems += [f"unexpected {name}" for name in sorted(tensors.keys() - wanted)]
     if problems:

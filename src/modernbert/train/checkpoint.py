@@ -154,7 +154,7 @@ def restore(folder: Path, model: MaskedLM, optimizer: StableAdamW) -> dict[str, 
         moments = load_file(folder / "training" / "optimizer.safetensors")
         missing, unexpected = model.load_state_dict(weights, strict=False)
         model.tie_weights()
-        if unexpected or set(missing) - {"decoder.weight"}:
+        if unexpected or set(missing) - model.tied:
             raise KeyError([*missing, *unexpected][0])
         for name, parameter in model.named_parameters():
             optimizer.state[parameter] = {"step": state["step"]} | {

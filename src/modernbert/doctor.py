@@ -10,7 +10,7 @@ import torch
 from modernbert.kernels import available_backends, default_backend
 from modernbert.runtime import cpu_features, cpu_name
 
-_PACKAGES = ("modernbert", "torch", "numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
+_PACKAGES = ("modernbert", "numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
 _EXTRAS = {  # what an optional part needs, and the extra that installs it
     "corpus preparation": ("datatrove", "corpus"),
     "Parquet files": ("pyarrow", "corpus"),
@@ -29,6 +29,7 @@ def diagnose() -> Report:
             "python": sys.version.partition(" ")[0],
             "system": platform.platform(),
             **{name: _version(name) for name in _PACKAGES},
+            "torch": torch.__version__,  # names its build, which the package's metadata may not
         },
         "processor": _processor(),
         "GPUs": _gpus(),

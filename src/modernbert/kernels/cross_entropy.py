@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _CHUNK_ROWS = 1024  # fewer make the sum over chunks of the weight's gradient the larger part of the work
+_BLOCK_ELEMENTS = 1 << 19  # fp32 logits at a time, 2 MiB, so that the passes over them stay in a CPU's cache
 
 
 def linear_cross_entropy(
@@ -45,21 +46,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_x = torch.empty_like(x) if wants_gradient else None
         grad_weight = torch.zeros_like(weight, dtype=precise) if wants_gradient else None
         product = torch.empty_like(weight) if wants_gradient else None
-        grad_bias = x.new_zeros(vocab, dtype=precise) if wants_gradient else None
+        grad_bias = x.new_zeros(vocab, dtype=precise)
+        at_once = rows if x.is_cuda else max(1, _BLOCK_ELEMENTS // vocab)
         for first in range(0, rows, _CHUNK_ROWS):
-            part, wanted = x[first : first + _CHUNK_ROWS], labels[first : first + _CHUNK_ROWS]
-            logits = F.linear(part, weight, bias).to(precise)
-            normaliser = logits.logsumexp(-1)
-            chosen = wanted[:, None]
-            total += normaliser.sum() - logits.gather(1, chosen).sum()
-            if grad_x is None or grad_weight is None or grad_bias is None or product is None:
-                continue
-            gradient = logits.sub_(normaliser[:, None]).exp_()  # softmax - one-hot
-            gradient.scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=precise))
-            grad_bias += gradient.sum(0)
-            gradient = gradient.to(x.dtype)
-            torch.mm(gradient, weight, out=grad_x[first : first + _CHUNK_ROWS])
-            grad_weight += torch.mm(gradient.t(), part, out=product)
+            part, wanted = x[first : first + _CHUNK_ROWS], labels[first : first + _CHUNK_ROWS, None]
+            logits = F.linear(part, weight, bias)
+            for block, chosen in zip(logits.split(at_once), wanted.split(at_once), strict=True):
+                scores = block.to(precise, copy=True)
+                scores.sub_(scores.amax(-1, keepdim=True))
+                total -= scores.gather(1, chosen).sum()
+                normaliser = scores.exp_().sum(-1, keepdim=True)
+                total += normaliser.log().sum()
+                if wants_gradient:  # softmax - one-hot takes the place of the logits
+                    scores.div_(normaliser).scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=precise))
+                    grad_bias += scores.sum(0)
+                    block.copy_(scores)
+            if grad_x is not None and grad_weight is not None and product is not None:
+                torch.mm(logits, weight, out=grad_x[first : first + _CHUNK_ROWS])
+                grad_weight += torch.mm(logits.t(), part, out=product)
         ctx.save_for_backward(grad_x, grad_weight, grad_bias if bias is not None else None)
         ctx.rows, ctx.dtypes = rows, (weight.dtype, None if bias is None else bias.dtype)
         return total / rows

@@ -1,10 +1,14 @@
 """StableAdamW (Wortsman et al. 2023, arXiv 2304.13013) with fully decoupled weight decay."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+
+_BLOCK_ELEMENTS = 1 << 16  # of a tensor at a time on a CPU: five of them in fp32 stay in its second-level cache
 
 
 class StableAdamW(torch.optim.Optimizer):
@@ -31,13 +35,23 @@ class StableAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient. Moments use debiased betas, as Adafactor does."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+        """Update every parameter that has a gradient. Moments use debiased betas, as Adafactor does.
 
-    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        Under sharding each process updates its own part of a tensor; the clipping sees the whole of it.
+        """
+        updates = [
+            (parameter, group)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        surprises = [self._moments(parameter, group) for parameter, group in updates]
+        _sum_over_shards([parameter for parameter, _ in updates], surprises)
+        for (parameter, group), surprise in zip(updates, surprises, strict=True):
+            self._move(parameter, group, (surprise / parameter.numel()).sqrt())
+
+    def _moments(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """Bring the moments up to date. Returns the sum of g^2 / v over the local part of the tensor."""
         state = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -45,14 +59,21 @@ class StableAdamW(torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.lerp_(grad, 1 - beta1)
-        square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        surprise = (grad.square() / square.clamp(min=group["eps"] ** 2)).mean().sqrt()  # RMS_t, algorithm 2
-        lr = group["lr"] / surprise.clamp(min=1)
-        if group["weight_decay"]:
-            parameter.mul_(1 - lr / group["peak_lr"] * group["weight_decay"])
-        parameter.sub_(mean / (square.sqrt() + group["eps"]) * lr)
+        total = torch.zeros((), device=parameter.device, dtype=parameter.dtype)
+        for grad, mean, square in _blocks(parameter.grad, state["exp_avg"], state["exp_avg_sq"]):
+            mean.lerp_(grad, 1 - beta1)
+            square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            total += (grad.square() / square.clamp(min=group["eps"] ** 2)).sum()
+        return total
+
+    def _move(self, parameter: Tensor, group: dict[str, Any], surprise: Tensor) -> None:
+        state = self.state[parameter]
+        lr = group["lr"] / surprise.clamp(min=1)  # surprise is RMS_t of algorithm 2
+        decay = 1 - lr / group["peak_lr"] * group["weight_decay"]
+        for values, mean, square in _blocks(parameter, state["exp_avg"], state["exp_avg_sq"]):
+            if group["weight_decay"]:
+                values.mul_(decay)
+            values.addcdiv_(mean, square.sqrt().add_(group["eps"]).div_(lr), value=-1)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -62,6 +83,32 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def _blocks(*tensors: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
+    """Matching parts of what this process holds of some tensors of one shape, small enough for a CPU's cache."""
+    local = [_local(x).reshape(-1) for x in tensors if x is not None]
+    if local[0].is_cuda:
+        yield tuple(local)
+    else:
+        yield from zip(*(x.split(_BLOCK_ELEMENTS) for x in local), strict=True)
+
+
+def _local(x: Tensor) -> Tensor:
+    return x.to_local() if isinstance(x, DTensor) else x.detach()
+
+
+def _sum_over_shards(parameters: list[Tensor], totals: list[Tensor]) -> None:
+    """Add up the totals of sharded tensors over the processes that hold their parts, in one collective a mesh."""
+    by_mesh: dict[DeviceMesh, list[Tensor]] = {}
+    for parameter, total in zip(parameters, totals, strict=True):
+        if isinstance(parameter, DTensor):
+            by_mesh.setdefault(parameter.device_mesh, []).append(total)
+    for mesh, members in by_mesh.items():
+        together = torch.stack(members)
+        torch.distributed.all_reduce(together, group=mesh.get_group())
+        for total, whole in zip(members, together.unbind(), strict=True):
+            total.copy_(whole)
 
 
 def _debiased(beta: float, step: int) -> float:

@@ -179,8 +179,8 @@ def _fill_held_out_lines(final: Path, recipe: PretrainRecipe, count: int = 6) ->
     fill = FillMask.from_pretrained(final, device="cpu")
     chosen: list[tuple[str, str]] = []
     generator = np.random.default_rng(0)
-    for folder in recipe.data.values():
-        held_out = Shards.open(folder).split(recipe.validation.fraction).validation
+    for data in recipe.data.values():
+        held_out = Shards.open(data.path).split(recipe.validation.fraction).validation
         for index in generator.permutation(held_out.indices)[:12].tolist():
             text = fill.tokenizer.decode(held_out.shards.document(index).tolist(), skip_special_tokens=False)
             lines = [line for line in text.splitlines() if 30 <= len(line.strip()) <= 90 and len(line.split()) >= 5]
@@ -201,8 +201,8 @@ def _judge(metrics: list[dict[str, Any]], recipe: PretrainRecipe) -> bool:
     max_length = list(recipe.phases.values())[-1].max_length
     counts: Counter[int] = Counter()
     labels: list[int] = []
-    for folder in recipe.data.values():
-        split = Shards.open(folder).split(recipe.validation.fraction)
+    for data in recipe.data.values():
+        split = Shards.open(data.path).split(recipe.validation.fraction)
         for index in split.train.indices.tolist():
             counts.update(split.train.shards.document(index).tolist())
         batches = validation_batches(

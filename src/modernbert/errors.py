@@ -19,3 +19,7 @@ class CheckpointError(ModernBertError):
 
 class BackendError(ModernBertError):
     """An attention backend cannot run here, or cannot run these tensors."""
+
+
+class ProcessError(ModernBertError):
+    """Another process of a distributed run has ended."""

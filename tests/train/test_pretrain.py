@@ -105,11 +105,11 @@ def test_a_crashed_run_goes_on_to_the_same_weights(whole_run, recipe_for, tmp_pa
     """Before the first checkpoint, inside the batch warm-up, and after a phase change."""
     original, calls = module.Pretraining._update, []
 
-    def update(self, loader, phase):
+    def update(self, *arguments):
         calls.append(1)
         if len(calls) == crash_at:
             raise CrashError
-        return original(self, loader, phase)
+        return original(self, *arguments)
 
     monkeypatch.setattr(module.Pretraining, "_update", update)
     with pytest.raises(CrashError):
@@ -140,10 +140,10 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(whole_run, recipe_for
 def test_ctrl_c_saves_and_the_same_command_goes_on(whole_run, recipe_for, tmp_path, monkeypatch):
     original = module.Pretraining._update
 
-    def update(self, loader, phase):
+    def update(self, *arguments):
         if self.progress.step == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, loader, phase)
+        return original(self, *arguments)
 
     monkeypatch.setattr(module.Pretraining, "_update", update)
     assert pretrain(recipe_for(tmp_path / "run")) is None

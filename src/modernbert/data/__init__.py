@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modernbert.data.loader import Batch, Loader, validation_batches
+    from modernbert.data.loader import Batch, Loader, Row, validation_batches
     from modernbert.data.shards import Documents, Shards
     from modernbert.data.tokenizer import Vocabulary, load_tokenizer
 
@@ -15,13 +15,14 @@ _HOMES = {
     "Batch": "loader",
     "Documents": "shards",
     "Loader": "loader",
+    "Row": "loader",
     "Shards": "shards",
     "Vocabulary": "tokenizer",
     "load_tokenizer": "tokenizer",
     "validation_batches": "loader",
 }
 
-__all__ = ["Batch", "Documents", "Loader", "Shards", "Vocabulary", "load_tokenizer", "validation_batches"]
+__all__ = ["Batch", "Documents", "Loader", "Row", "Shards", "Vocabulary", "load_tokenizer", "validation_batches"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Packed, masked batches from a weighted mixture of shard folders. Its state is a few integers."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from modernbert.data.masking import mask_tokens
+from modernbert.data.masking import IGNORED, mask_tokens
 from modernbert.data.packing import SPECIALS, Packer, Piece, Position
 from modernbert.data.shards import Documents, Shards
 from modernbert.data.tokenizer import Vocabulary
@@ -25,6 +25,19 @@ class Batch:
     labels: Int[Tensor, "tokens"]
     sequences: Sequences
     num_rows: int
+
+    def without_labels(self) -> "Batch":
+        """The same tokens with nothing to predict."""
+        return replace(self, labels=torch.full_like(self.labels, IGNORED))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the stream before its tokens are read: its number, its source, and the pieces of documents in it."""
+
+    number: int
+    source: str
+    pieces: tuple[Piece, ...]
 
 
 class Loader:
@@ -67,9 +80,16 @@ class Loader:
 
     def next_batch(self, rows: int) -> Batch:
         """The next `rows` rows, at least one."""
-        assert rows > 0
-        taken = [self._next_row() for _ in range(rows)]
-        return _batch(taken, self._vocabulary, self._mask_ratio, self._seed, first_row=self._rows - rows)
+        return self.batch(self.next_rows(rows))
+
+    def next_rows(self, count: int) -> list[Row]:
+        """Move on by `count` rows without reading them: several processes draw all rows and read their own."""
+        return [self._next_row() for _ in range(count)]
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Read, frame and mask some rows, at least one."""
+        assert rows
+        return _batch(rows, self._shards, self._vocabulary, self._mask_ratio, self._seed)
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as plain integers and names for JSON."""
@@ -99,13 +119,13 @@ class Loader:
             else:
                 self._elsewhere[name] = asdict(at)
 
-    def _next_row(self) -> list[tuple[Shards, Piece]]:
+    def _next_row(self) -> Row:
         total = sum(self._served.values())
         name = max(self._served, key=lambda source: self._weights[source] * total - self._served[source])
-        row = self._packers[name].next_row()
-        self._served[name] += sum(piece.length + SPECIALS for piece in row)
+        pieces = self._packers[name].next_row()
+        self._served[name] += sum(piece.length + SPECIALS for piece in pieces)
         self._rows += 1
-        return [(self._shards[name], piece) for piece in row]
+        return Row(self._rows - 1, name, tuple(pieces))
 
 
 def validation_batches(
@@ -113,33 +133,34 @@ def validation_batches(
 ) -> list[Batch]:
     """About `tokens` tokens of held-out documents, at most one epoch of them: the same rows and masks every time."""
     packer = Packer(documents, max_length, seed=0)
-    rows: list[list[tuple[Shards, Piece]]] = []
+    rows: list[Row] = []
     count = 0
     while count < tokens:
-        row = packer.next_row()
+        pieces = packer.next_row()
         if packer.position.epoch:
             break
-        rows.append([(documents.shards, piece) for piece in row])
-        count += sum(piece.length + SPECIALS for piece in row)
+        rows.append(Row(len(rows), "", tuple(pieces)))
+        count += sum(piece.length + SPECIALS for piece in pieces)
     at_once = max(1, 16_384 // max_length)
     return [
-        _batch(rows[first : first + at_once], vocabulary, mask_ratio, seed=0, first_row=first)
+        _batch(rows[first : first + at_once], {"": documents.shards}, vocabulary, mask_ratio, seed=0)
         for first in range(0, len(rows), at_once)
     ]
 
 
 def _batch(
-    rows: list[list[tuple[Shards, Piece]]], vocabulary: Vocabulary, mask_ratio: float, seed: int, first_row: int
+    rows: Sequence[Row], shards: Mapping[str, Shards], vocabulary: Vocabulary, mask_ratio: float, seed: int
 ) -> Batch:
     cls_id, sep_id = np.array([vocabulary.cls_id]), np.array([vocabulary.sep_id])
     inputs, labels, lengths = [], [], []
-    for number, row in enumerate(rows, first_row):
+    for row in rows:
         parts = []
-        for shards, piece in row:
-            parts += [cls_id, shards.slice(piece.document, piece.start, piece.start + piece.length), sep_id]
+        for piece in row.pieces:
+            ids = shards[row.source].slice(piece.document, piece.start, piece.start + piece.length)
+            parts += [cls_id, ids, sep_id]
             lengths.append(piece.length + SPECIALS)
         masked, label = mask_tokens(
-            np.concatenate(parts, dtype=np.int64), vocabulary, ratio=mask_ratio, seed=seed, step=number
+            np.concatenate(parts, dtype=np.int64), vocabulary, ratio=mask_ratio, seed=seed, step=row.number
         )
         inputs.append(masked)
         labels.append(label)

@@ -49,6 +49,12 @@ class Shards:
         if not folder.is_dir():
             raise DataError(f"There is no shard folder {folder}; write it with `modernbert corpus`.")
         manifest = Manifest.read(folder)
+        for file in manifest.files if manifest else ():
+            if not (folder / file.name).is_file():
+                raise DataError(
+                    f"{folder / file.name} is gone, which the manifest beside it names; put it back, or remove "
+                    f"{folder} and run `modernbert corpus` again."
+                )
         shards = [_open_shard(path, manifest) for path in sorted(folder.glob("*.ds"))]
         for index in sorted(folder.glob("*.ds.index")):
             if not index.with_suffix("").is_file():
@@ -64,6 +70,18 @@ class Shards:
                 f"says {manifest.documents:,} and {manifest.tokens:,}; remove it and run `modernbert corpus` again."
             )
         return found
+
+    def check_present(self) -> None:
+        """Refuse to go on when a shard was removed or changed in size after it was opened.
+
+        Raises:
+            DataError: naming the shard.
+        """
+        for shard in self._shards:
+            size = shard.path.stat().st_size if shard.path.is_file() else None
+            if size != shard.tokens.nbytes:
+                what = "is gone" if size is None else f"has now {size:,} bytes instead of {shard.tokens.nbytes:,}"
+                raise DataError(f"{shard.path} {what}; put it back and give the same command again.")
 
     @property
     def num_documents(self) -> int:
@@ -155,6 +173,13 @@ class Documents:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of every document, in the order of `indices`."""
         return self.shards.lengths[self.indices]
+
+    def between(self, min_tokens: int, max_tokens: int | None) -> "Documents":
+        """Those of at least `min_tokens` and at most `max_tokens` tokens (None: no limit)."""
+        fitting = self.lengths >= min_tokens
+        if max_tokens is not None:
+            fitting &= self.lengths <= max_tokens
+        return self if fitting.all() else Documents(self.shards, self.indices[fitting])
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,8 @@ def linear_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats) of `labels` under softmax(x weight^T + bias), fp32 softmax. Differentiable once.
 
-    Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels)`. Under autocast the products run in its dtype.
+    Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels)`, and 0 where there is no row. Under autocast
+    the products run in its dtype.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -65,8 +66,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 torch.mm(logits, weight, out=grad_x[first : first + _CHUNK_ROWS])
                 grad_weight += torch.mm(logits.t(), part, out=product)
         ctx.save_for_backward(grad_x, grad_weight, grad_bias if bias is not None else None)
-        ctx.rows, ctx.dtypes = rows, (weight.dtype, None if bias is None else bias.dtype)
-        return total / rows
+        ctx.rows, ctx.dtypes = max(1, rows), (weight.dtype, None if bias is None else bias.dtype)
+        return total / max(1, rows)
 
     @staticmethod
     @once_differentiable

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -76,18 +77,27 @@ class Pretrained:
             DataError: `folder` exists and is not a model folder.
         """
         assert isinstance(self, nn.Module)
-        tensors = {name: x.detach().contiguous() for name, x in self.state_dict().items()}
-        for name in self.tied:
-            del tensors[name]
-        dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-        values = self.config.to_hf() | {"architectures": [self.architecture], "dtype": dtype}
-        source = tokenizer or self.tokenizer_source
-        with written_aside(Path(folder), "config.json") as partial:
-            (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-            save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-            for name in TOKENIZER_FILES:
-                if source is not None and (Path(source) / name).is_file():
-                    shutil.copyfile(Path(source) / name, partial / name)
+        tensors = {name: x for name, x in self.state_dict().items() if name not in self.tied}
+        write_folder(Path(folder), self.architecture, self.config, tensors, tokenizer or self.tokenizer_source)
+
+
+def write_folder(
+    folder: Path, architecture: str, config: EncoderConfig, tensors: Mapping[str, Tensor], tokenizer: str | Path | None
+) -> None:
+    """A model folder of named tensors, with the tokenizer files of another folder. One that is there is replaced.
+
+    Raises:
+        DataError: `folder` exists and is not a model folder.
+    """
+    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    values = config.to_hf() | {"architectures": [architecture], "dtype": dtype}
+    with written_aside(folder, "config.json") as partial:
+        (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        contiguous = {name: x.detach().contiguous() for name, x in tensors.items()}
+        save_file(contiguous, partial / "model.safetensors", metadata={"format": "pt"})
+        for name in TOKENIZER_FILES:
+            if tokenizer is not None and (Path(tokenizer) / name).is_file():
+                shutil.copyfile(Path(tokenizer) / name, partial / name)
 
 
 def find_folder(

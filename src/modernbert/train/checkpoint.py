@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from modernbert.errors import CheckpointError
-from modernbert.model import MaskedLM
+from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.model.checkpoint import write_folder
+from modernbert.train.distributed import like, whole
 from modernbert.train.optimizer import StableAdamW
 
 logger = logging.getLogger(__name__)
@@ -37,23 +40,67 @@ class Keep:
     every_tokens: int | None = None
 
 
-def save(
-    directory: Path,
-    *,
-    model: MaskedLM,
-    optimizer: StableAdamW,
-    state: dict[str, Any],
-    recipe: str,
-    tokenizer: Path | None,
-    keep: Keep,
-) -> Path:
-    """Write the checkpoint of `state["step"]`, then remove those that `keep` does not name. Returns its folder.
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds, on the CPU and untouched by further training.
 
-    `state` also has `tokens` and `validation_loss` (None where none was measured at this step).
-
-    Raises:
-        CheckpointError: the disk is full or cannot be written; what was there before is untouched.
+    `state` has `step`, `tokens` and `validation_loss` (None where none was measured at this step) among others.
     """
+
+    architecture: str
+    config: EncoderConfig
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: MaskedLM, optimizer: StableAdamW, state: dict[str, Any], copied: bool) -> "Snapshot":
+        """The state of this moment. All processes of a sharded model must ask; those not to write it need no copy."""
+        weights: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            found = {moment: whole(optimizer.state[parameter][moment]) for moment in _MOMENTS}
+            value = whole(parameter)
+            if copied:
+                weights[name] = value
+                moments |= {f"{name}.{moment}": x for moment, x in found.items()}
+        return cls(model.architecture, model.config, weights, moments, state)
+
+
+class Checkpoints:
+    """The checkpoints of a run. They are written in the background, one at a time."""
+
+    def __init__(self, directory: Path, recipe: str, tokenizer: Path, keep: Keep) -> None:
+        self.directory = directory
+        self._recipe = recipe
+        self._tokenizer = tokenizer
+        self._keep = keep
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Begin to write a checkpoint, once the one before is written; its errors come out here or in `wait`.
+
+        Raises:
+            CheckpointError: the one before could not be written; what was there before is untouched.
+        """
+        self.wait()
+        self._writing = self._writer.submit(_write, self.directory, snapshot, self._recipe, self._tokenizer, self._keep)
+
+    def wait(self) -> None:
+        """Until nothing is being written.
+
+        Raises:
+            CheckpointError: the last one could not be written; what was there before is untouched.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, keep: Keep) -> Path:
+    """Write a checkpoint, then remove those that `keep` does not name. Returns its folder."""
+    state = snapshot.state
     target = directory / f"step-{state['step']:08d}"
     partial = directory / f".{target.name}.partial"
     older = folders(directory)
@@ -61,10 +108,10 @@ def save(
     milestone = keep.every_tokens is not None and state["tokens"] // keep.every_tokens > seen // keep.every_tokens
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial, tokenizer=tokenizer)
+        write_folder(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
         training = partial / "training"
         training.mkdir()
-        save_file(_moments(model, optimizer), training / "optimizer.safetensors")
+        save_file(snapshot.moments, training / "optimizer.safetensors")
         (training / "recipe.toml").write_text(recipe, encoding="utf-8")
         (training / "state.json").write_text(json.dumps(state | {"milestone": milestone}, indent=2), encoding="utf-8")
         (training / "sha256.json").write_text(json.dumps(_hashes(partial), indent=2), encoding="utf-8")
@@ -142,33 +189,36 @@ def _damage(folder: Path) -> str | None:
     return next((name for name, digest in written.items() if now.get(name) != digest), None)
 
 
-def restore(folder: Path, model: MaskedLM, optimizer: StableAdamW) -> dict[str, Any]:
-    """Bring model and optimizer to what they were when the checkpoint was written. Returns its state.
+@torch.no_grad()
+def restore_weights(folder: Path, model: MaskedLM) -> dict[str, Any]:
+    """Give a model, before it is sharded, the weights of a checkpoint. Returns the checkpoint's state.
 
     Raises:
         CheckpointError: the checkpoint is of another model.
     """
     try:
         state = _state(folder)
-        weights = load_file(folder / "model.safetensors")
-        moments = load_file(folder / "training" / "optimizer.safetensors")
-        missing, unexpected = model.load_state_dict(weights, strict=False)
+        missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         model.tie_weights()
         if unexpected or set(missing) - model.tied:
             raise KeyError([*missing, *unexpected][0])
-        for name, parameter in model.named_parameters():
-            optimizer.state[parameter] = {"step": state["step"]} | {
-                moment: moments[f"{name}.{moment}"].to(parameter.device) for moment in _MOMENTS
-            }
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} is not of this model: {error}.") from None
     return state
 
 
-def _moments(model: nn.Module, optimizer: StableAdamW) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{moment}": optimizer.state[parameter][moment].contiguous()
-        for name, parameter in model.named_parameters()
-        for moment in _MOMENTS
-        if parameter in optimizer.state
-    }
+@torch.no_grad()
+def restore_moments(folder: Path, model: MaskedLM, optimizer: StableAdamW) -> None:
+    """Give the optimizer of a model, sharded or not, the moments of a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model.
+    """
+    try:
+        step = _state(folder)["step"]
+        moments = load_file(folder / "training" / "optimizer.safetensors")
+        for name, parameter in model.named_parameters():
+            found = {moment: like(parameter, moments[f"{name}.{moment}"]) for moment in _MOMENTS}
+            optimizer.state[parameter] = {"step": step} | found
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"The checkpoint {folder} is not of this model: {error}.") from None

@@ -3,25 +3,31 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from modernbert import config as toml
-from modernbert.data import Batch, Loader, Shards, Vocabulary, load_tokenizer, validation_batches
+from modernbert.data import Batch, Documents, Loader, Row, Shards, Vocabulary, load_tokenizer, validation_batches
+from modernbert.data.mixture import cap_repeats
 from modernbert.data.tokenizer import sha256, tokenizer_file
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
-from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.model import MaskedLM
+from modernbert.model.checkpoint import write_folder
 from modernbert.model.heads import IGNORED
-from modernbert.runtime import Precision, autocast, select_device
+from modernbert.runtime import Precision, autocast
 from modernbert.train import checkpoint
+from modernbert.train.distributed import Objective, Parallelism, Processes, processes
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.recipe import Phase, PretrainRecipe
+from modernbert.train.spikes import Spikes
+from modernbert.train.start import first_model
 from modernbert.train.stopping import StopRequest
 from modernbert.train.tracking import Metrics
 
@@ -50,66 +56,87 @@ class Progress:
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step reports."""
+    """What one optimizer step reports, over all processes."""
 
     loss: float
     tokens: int
     slots: int
     learning_rate: float
     grad_norm: float
+    rows: Sequence[Row]
+    stop: bool  # whether any process was asked to stop
 
 
 def pretrain(recipe: PretrainRecipe) -> Path | None:
-    """Train through all phases, or go on where the run directory stopped.
+    """Train through all phases, or go on where the run directory stopped. Under torchrun, one process of several.
 
     Returns the folder of the final model, or None if the user asked to stop (everything is saved then).
 
     Raises:
         ConfigError: the directory holds a run of another recipe, or the loss is no longer finite.
-        DataError: a shard folder is missing, empty, or of another tokenizer.
+        DataError: a shard folder is missing, empty, of another tokenizer, or vanished during the run.
         CheckpointError: a checkpoint cannot be written, or every one that is there is damaged.
+        ProcessError: another process of the run has ended.
     """
     final = recipe.run.directory / "final"
-    _claim_directory(recipe)
-    if final.exists():
-        logger.info("The run in %s is complete.", recipe.run.directory)
-        return final
-    with StopRequest() as stop:
-        return Pretraining(recipe).run(stop)
+    with StopRequest() as stop, processes(recipe.run.device) as these:
+        if these.first:
+            _claim_directory(recipe)
+        these.wait()
+        if final.exists():
+            logger.info("The run in %s is complete.", recipe.run.directory)
+            return final
+        return Pretraining(recipe, these).run(stop)
 
 
 class Pretraining:
     """The state of a run in memory: model, optimizer, data and progress."""
 
-    def __init__(self, recipe: PretrainRecipe) -> None:
+    def __init__(self, recipe: PretrainRecipe, processes: Processes) -> None:
         self.recipe = recipe
-        self.device = select_device(recipe.run.device)
+        self.processes = processes
         self.vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
-        self.sources = {name: Shards.open(folder) for name, folder in recipe.data.items()}
-        tokenizer_hash = sha256(recipe.tokenizer)
-        for shards in self.sources.values():
-            shards.check_vocabulary(self.vocabulary, tokenizer_hash)
-        self.split = {name: shards.split(recipe.validation.fraction) for name, shards in self.sources.items()}
-        torch.manual_seed(recipe.seed)
-        self.model = MaskedLM(self._model_config()).to(self.device).train()
-        phases = list(recipe.phases.values())
+        self.training, self.held_out = self._open_data()
+        run = recipe.run
+        self.model = first_model(recipe, self.vocabulary).to(processes.device).train()
+        self.checkpoints = checkpoint.Checkpoints(
+            run.directory / "checkpoints",
+            toml.dump(recipe),
+            tokenizer_file(recipe.tokenizer).parent,
+            checkpoint.Keep(run.keep_checkpoints, run.keep_best, run.keep_every_tokens),
+        )
+        self.progress = Progress()
+        self.metrics = Metrics(run.directory / "metrics.jsonl")
+        self._spikes = Spikes()
+        self._loader_state: dict[str, Any] | None = None
+        self._validation_loss: float | None = None
+        self._start_thetas = self._thetas() if recipe.model.start else (10_000.0, 10_000.0)
+        found = self._newest_checkpoint()
+        if found:
+            state = checkpoint.restore_weights(found, self.model)
+            self._loader_state = state["loader"]
+            self.progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
+            if processes.first:
+                self.metrics.forget_after(self.progress.step)
+            logger.info("Going on from %s.", found)
+        self.parallelism = Parallelism(
+            self.model,
+            processes,
+            parallel=run.parallel,
+            activation_checkpointing=run.activation_checkpointing,
+            compile=run.compile,
+            precision=run.precision,
+        )
+        peak = next(iter(recipe.phases.values())).schedule.peak_lr
         self.optimizer = StableAdamW(
             parameter_groups(self.model, recipe.optimizer.weight_decay),
-            lr=phases[0].schedule.peak_lr,
-            peak_lr=phases[0].schedule.peak_lr,
+            lr=peak,
+            peak_lr=peak,
             betas=recipe.optimizer.betas,
             eps=recipe.optimizer.eps,
         )
-        self.progress = Progress()
-        self.metrics = Metrics(recipe.run.directory / "metrics.jsonl")
-        self._loader_state: dict[str, Any] | None = None
-        self._validation_loss: float | None = None
-        if found := checkpoint.newest(self.checkpoints):
-            self._resume(found)
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.recipe.run.directory / "checkpoints"
+        if found:
+            checkpoint.restore_moments(found, self.model, self.optimizer)
 
     @property
     def total_tokens(self) -> int:
@@ -117,14 +144,15 @@ class Pretraining:
 
     def run(self, stop: StopRequest) -> Path | None:
         """Go through the phases that are left. None if `stop` was raised on the way."""
-        logger.info(
-            "%s: %s parameters on %s, %s tokens in %d phases",
-            self.recipe.run.directory,
-            f"{sum(p.numel() for p in self.model.parameters()):,}",
-            self.device,
-            f"{self.total_tokens:,}",
-            len(self.recipe.phases),
-        )
+        if self.processes.first:
+            logger.info(
+                "%s: %s parameters on %s, %s tokens in %d phases",
+                self.recipe.run.directory,
+                f"{sum(p.numel() for p in self.model.parameters()):,}",
+                self.processes.device if self.processes.size == 1 else f"{self.processes.size} processes",
+                f"{self.total_tokens:,}",
+                len(self.recipe.phases),
+            )
         for index, (name, phase) in enumerate(self.recipe.phases.items()):
             if index < self.progress.phase:
                 continue
@@ -132,79 +160,137 @@ class Pretraining:
                 self.progress = replace(self.progress, phase=index, phase_tokens=0, phase_updates=0)
             if not self._run_phase(name, phase, stop):
                 return None
-        final = self.recipe.run.directory / "final"
-        self.model.save_pretrained(final, tokenizer=tokenizer_file(self.recipe.tokenizer).parent)
-        logger.info("The model is in %s.", final)
-        return final
+        return self._finish()
 
     def _run_phase(self, name: str, phase: Phase, stop: StopRequest) -> bool:
         run, validation = self.recipe.run, self.recipe.validation
-        self._set_rope(phase)
-        for group in self.optimizer.param_groups:
-            group["peak_lr"] = phase.schedule.peak_lr
-        loader = self._loader(phase)
+        self._enter(phase)
+        loader = self._loader(name, phase)
         since, seconds = [], 0.0
         while self.progress.phase_tokens < phase.tokens:
             began = time.perf_counter()
-            update = self._update(loader, phase)
+            update = self._update(loader, phase, stop)
             self.progress = self.progress.after(update.tokens)
             self._loader_state = loader.state()
             seconds += time.perf_counter() - began
             since.append(update)
             self._validation_loss = None
             step, ended = self.progress.step, self.progress.phase_tokens >= phase.tokens
+            self._watch(name, update)
             if step % run.log_every_steps == 0 or ended:
                 self._report(name, since, seconds)
                 since, seconds = [], 0.0
             if step % validation.every_steps == 0 or ended:
                 self._validate(name, phase)
-            if step % run.checkpoint_every_steps == 0 or ended or stop.requested:
+            if step % run.checkpoint_every_steps == 0 or ended or update.stop:
                 self._save()
-            if stop.requested:
+            if update.stop:
+                self.checkpoints.wait()
                 logger.info("Stopped and saved at step %d; the same command goes on from there.", step)
                 return False
         return True
 
-    def _update(self, loader: Loader, phase: Phase) -> Update:
-        """One optimizer step over the global batch: a sum over its masked tokens divided by their number."""
-        tokens = phase.batch_tokens.at(self.progress.phase_updates)
-        batches = self._microbatches(loader, rows=max(1, tokens // phase.max_length), max_length=phase.max_length)
-        predicted = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
+    def _update(self, loader: Loader, phase: Phase, stop: StopRequest) -> Update:
+        """One optimizer step over the global batch: a sum over its masked tokens divided by their number.
+
+        DDP and FSDP take the mean over the processes, so each one's share of the loss is multiplied by their number.
+        """
+        device, size = self.processes.device, self.processes.size
+        count = max(1, phase.batch_tokens.at(self.progress.phase_updates) // phase.max_length)
+        rows = loader.next_rows(count)
+        batches = self._microbatches(loader, rows, phase)
+        predicted, read, stopping = self.processes.sum(
+            sum(int((batch.labels != IGNORED).sum()) for batch in batches),
+            sum(batch.input_ids.numel() for batch in batches),
+            stop.requested,
+        )
         if not predicted:
             raise DataError(f"No token of step {self.progress.step + 1} is masked; raise batch_tokens or mask_ratio.")
-        torch.manual_seed(self.recipe.seed + self.progress.step + 1)  # dropout: a function of the step alone
-        total = torch.zeros((), device=self.device)
-        for batch in batches:
-            labels = batch.labels.to(self.device)
-            with autocast(self.device, self.recipe.run.precision):
-                loss = self.model.loss(batch.input_ids.to(self.device), batch.sequences.to(self.device), labels)
-            share = loss * ((labels != IGNORED).sum() / predicted)
-            share.backward()
-            total += share.detach()
-        read = sum(batch.input_ids.numel() for batch in batches)
-        learning_rate = phase.schedule.learning_rate(self.progress.phase_tokens + read, phase.tokens)
+        # Dropout is a function of the step and the process alone.
+        torch.manual_seed(self.recipe.seed + self.progress.step + 1 + (self.processes.rank << 32))
+        total = torch.zeros((), device=device)
+        idle = batches[-1].without_labels() if size > 1 else None
+        for number in range(self._num_microbatches(count, phase)):
+            batch = batches[number] if number < len(batches) else idle
+            assert batch is not None
+            if number < self._num_microbatches(count, phase) - 1:
+                with self.parallelism.gradients_stay():
+                    total += self._backward(batch, predicted)
+            else:
+                total += self._backward(batch, predicted)
+        learning_rate = phase.schedule.learning_rate(self.progress.phase_tokens + int(read), phase.tokens)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(float(total)) or not math.isfinite(norm):
+        norm = torch.nn.utils.get_total_norm(gradients)
+        grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        [loss] = self.processes.sum(float(total))
+        if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise ConfigError(
                 f"The loss is not finite at step {self.progress.step + 1}: lower schedule.peak_lr or lengthen its "
-                f"warm-up; the last good checkpoint is in {self.checkpoints}."
+                f"warm-up; the last good checkpoint is in {self.checkpoints.directory}."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        slots = sum(batch.num_rows for batch in batches) * phase.max_length
-        return Update(float(total), read, slots, learning_rate, norm)
+        slots = count * phase.max_length
+        return Update(loss, int(read), slots, learning_rate, grad_norm, rows, bool(stopping))
 
-    def _microbatches(self, loader: Loader, rows: int, max_length: int) -> list[Batch]:
-        at_once = self.recipe.run.microbatch_tokens // max_length
-        return [loader.next_batch(min(at_once, rows - done)) for done in range(0, rows, at_once)]
+    def _backward(self, batch: Batch, predicted: float) -> torch.Tensor:
+        """Add a microbatch's part to the gradients. Returns its part of the loss."""
+        device = self.processes.device
+        labels = batch.labels.to(device)
+        with autocast(device, self.recipe.run.precision):
+            loss = self.parallelism.objective(batch.input_ids.to(device), batch.sequences.to(device), labels)
+        share = loss * ((labels != IGNORED).sum() / predicted)
+        (share * self.processes.size).backward()
+        return share.detach()
 
-    def _loader(self, phase: Phase) -> Loader:
+    def _microbatches(self, loader: Loader, rows: Sequence[Row], phase: Phase) -> list[Batch]:
+        """This process's rows of a batch, as many at once as fit."""
+        own, at_once = self.processes.share(rows), self.recipe.run.microbatch_tokens // phase.max_length
+        if not own:
+            raise ConfigError(
+                f"A batch of {len(rows)} rows has none for some of the {self.processes.size} processes; "
+                "raise batch_tokens (and its start), or start fewer processes."
+            )
+        return [loader.batch(own[first : first + at_once]) for first in range(0, len(own), at_once)]
+
+    def _num_microbatches(self, rows: int, phase: Phase) -> int:
+        """How many passes every process makes, whatever the size of its own share."""
+        return -(-self.processes.largest_share(rows) // (self.recipe.run.microbatch_tokens // phase.max_length))
+
+    def _open_data(self) -> tuple[dict[str, Documents], dict[str, Documents]]:
+        """What is trained on and what is held out, of every source."""
+        tokenizer_hash = sha256(self.recipe.tokenizer)
+        training, held_out = {}, {}
+        for name, data in self.recipe.data.items():
+            shards = Shards.open(data.path)
+            shards.check_vocabulary(self.vocabulary, tokenizer_hash)
+            split = shards.split(self.recipe.validation.fraction)
+            training[name] = split.train.between(data.min_tokens, data.max_tokens)
+            held_out[name] = split.validation.between(data.min_tokens, data.max_tokens)
+            if not training[name].lengths.any():
+                raise DataError(
+                    f"{data.path} has no document of {data.min_tokens} to {data.max_tokens or 'any number of'} tokens; "
+                    f"change data.{name}."
+                )
+        return training, held_out
+
+    def _loader(self, name: str, phase: Phase) -> Loader:
+        weights: Mapping[str, float] = phase.mixture
+        if phase.max_repeats is not None:
+            tokens = {source: int(self.training[source].lengths.sum()) for source in weights}
+            weights = cap_repeats(weights, tokens, phase.tokens, phase.max_repeats)
+            given = {source: weight / sum(phase.mixture.values()) for source, weight in phase.mixture.items()}
+            for source, weight in weights.items():
+                if self.processes.first and weight < given[source] - 1e-9:
+                    logger.info(
+                        "%s: %s gives %.1f %% instead of %.1f %%, as max_repeats = %g says.",
+                        name, source, 100 * weight, 100 * given[source], phase.max_repeats,
+                    )  # fmt: skip
         loader = Loader(
-            {name: self.split[name].train for name in phase.mixture},
-            phase.mixture,
+            {source: self.training[source] for source in weights},
+            weights,
             self.vocabulary,
             max_length=phase.max_length,
             mask_ratio=phase.mask_ratio,
@@ -214,21 +300,53 @@ class Pretraining:
             loader.restore(self._loader_state)
         return loader
 
-    def _set_rope(self, phase: Phase) -> None:
-        thetas = {"global_rope_theta": phase.global_rope_theta, "local_rope_theta": phase.local_rope_theta}
+    def _enter(self, phase: Phase) -> None:
+        """Give model and optimizer what the phase says of them."""
+        thetas = {
+            "global_rope_theta": phase.global_rope_theta or self._start_thetas[0],
+            "local_rope_theta": phase.local_rope_theta or self._start_thetas[1],
+        }
         self.model.config = self.model.model.config = self.model.config.model_copy(update=thetas)
+        decay = self.recipe.optimizer.weight_decay if phase.weight_decay is None else phase.weight_decay
+        matrices, _ = self.optimizer.param_groups
+        matrices["weight_decay"] = decay
+        for group in self.optimizer.param_groups:
+            group["peak_lr"] = phase.schedule.peak_lr
 
-    def _model_config(self) -> EncoderConfig:
-        return self.recipe.model.config(
-            vocab_size=self.vocabulary.size,
-            pad_token_id=self.vocabulary.pad_id,
-            cls_token_id=self.vocabulary.cls_id,
-            sep_token_id=self.vocabulary.sep_id,
-            mask_token_id=self.vocabulary.mask_id,
-            max_position_embeddings=max(phase.max_length for phase in self.recipe.phases.values()),
+    def _thetas(self) -> tuple[float, float]:
+        return self.model.config.global_rope_theta, self.model.config.local_rope_theta
+
+    def _newest_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from. The first process looks for damage; the others take what it leaves."""
+        found = None
+        for first in (True, False):
+            if self.processes.first == first:
+                found = checkpoint.newest(self.checkpoints.directory)
+            self.processes.wait()
+        return found
+
+    def _watch(self, phase: str, update: Update) -> None:
+        """Name the documents behind a loss that stands out."""
+        usual = self._spikes.usual(update.loss)
+        if usual is None or not self.processes.first:
+            return
+        documents: dict[str, list[int]] = {}
+        for row in update.rows:
+            documents.setdefault(row.source, []).extend(piece.document for piece in row.pieces)
+        shown = "; ".join(
+            f"{source} {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}"
+            for source, ids in documents.items()
         )
+        logger.warning(
+            "step %6d  %s  the loss jumped to %.4f from about %.4f; the batch (all of it is in metrics.jsonl) held %s",
+            self.progress.step, phase, update.loss, usual, shown,
+        )  # fmt: skip
+        spike = {"loss": update.loss, "usual": usual, "documents": documents}
+        self.metrics.write({"step": self.progress.step, "phase": phase, "tokens": self.progress.tokens, "spike": spike})
 
     def _report(self, phase: str, updates: list[Update], seconds: float) -> None:
+        if not self.processes.first:
+            return
         tokens, slots = sum(u.tokens for u in updates), sum(u.slots for u in updates)
         speed = tokens / seconds
         loss = sum(u.loss for u in updates) / len(updates)
@@ -253,17 +371,22 @@ class Pretraining:
         )
 
     def _validate(self, name: str, phase: Phase) -> None:
+        """Measure the held-out documents of the phase's sources, each process a part of them."""
+        model, precision = self.parallelism.evaluated, self.recipe.run.precision
         results = {
-            source: evaluate(self.model, batches, self.vocabulary, self.recipe.run.precision)
+            source: evaluate(model, batches, self.vocabulary, precision, self.processes)
             for source, batches in self._validation_batches(phase).items()
         }
+        self.parallelism.reshard()
+        predictions = sum(result["predictions"] for result in results.values())
+        self._validation_loss = sum(r["loss"] * r["predictions"] for r in results.values()) / predictions
+        if not self.processes.first:
+            return
         for source, result in results.items():
             logger.info(
                 "step %6d  %s  validation on %s: loss %.4f, accuracy %.1f %%, %.3f bits per byte",
                 self.progress.step, name, source, result["loss"], 100 * result["accuracy"], result["bits_per_byte"],
             )  # fmt: skip
-        predictions = sum(result["predictions"] for result in results.values())
-        self._validation_loss = sum(r["loss"] * r["predictions"] for r in results.values()) / predictions
         self.metrics.write(
             {"step": self.progress.step, "phase": name, "tokens": self.progress.tokens, "validation": results}
         )
@@ -272,54 +395,73 @@ class Pretraining:
         validation = self.recipe.validation
         return {
             name: validation_batches(
-                self.split[name].validation,
+                self.held_out[name],
                 self.vocabulary,
                 max_length=phase.max_length,
                 tokens=validation.tokens,
                 mask_ratio=validation.mask_ratio,
             )
             for name in phase.mixture
+            if self.held_out[name].lengths.any()
         }
 
     def _save(self) -> None:
-        run = self.recipe.run
-        checkpoint.save(
-            self.checkpoints,
-            model=self.model,
-            optimizer=self.optimizer,
-            state=asdict(self.progress) | {"loader": self._loader_state, "validation_loss": self._validation_loss},
-            recipe=toml.dump(self.recipe),
-            tokenizer=tokenizer_file(self.recipe.tokenizer).parent,
-            keep=checkpoint.Keep(run.keep_checkpoints, run.keep_best, run.keep_every_tokens),
-        )
+        """Begin to save, and see that the shards are still what they were."""
+        if self.processes.first or self.recipe.run.parallel == "fsdp":
+            state = asdict(self.progress) | {"loader": self._loader_state, "validation_loss": self._validation_loss}
+            snapshot = checkpoint.Snapshot.of(self.model, self.optimizer, state, copied=self.processes.first)
+            if self.processes.first:
+                self.checkpoints.save(snapshot)
+        for documents in self.training.values():
+            documents.shards.check_present()
 
-    def _resume(self, folder: Path) -> None:
-        state = checkpoint.restore(folder, self.model, self.optimizer)
-        self._loader_state = state["loader"]
-        self.progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
-        self.metrics.forget_after(self.progress.step)
-        logger.info("Going on from %s.", folder)
+    def _finish(self) -> Path:
+        final = self.recipe.run.directory / "final"
+        state = asdict(self.progress)
+        self.checkpoints.wait()
+        if self.processes.first or self.recipe.run.parallel == "fsdp":
+            snapshot = checkpoint.Snapshot.of(self.model, self.optimizer, state, copied=self.processes.first)
+            if self.processes.first:
+                tokenizer = tokenizer_file(self.recipe.tokenizer).parent
+                write_folder(final, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
+                logger.info("The model is in %s.", final)
+        self.processes.wait()
+        return final
 
 
 @torch.no_grad()
-def evaluate(model: MaskedLM, batches: list[Batch], vocabulary: Vocabulary, precision: Precision) -> dict[str, float]:
-    """Loss (nats per masked token), accuracy, and bits per byte of the masked tokens. The model keeps its mode."""
+def evaluate(
+    model: MaskedLM | Objective,
+    batches: Sequence[Batch],
+    vocabulary: Vocabulary,
+    precision: Precision,
+    processes: Processes | None = None,
+) -> dict[str, float]:
+    """Loss (nats per masked token), accuracy, and bits per byte of the masked tokens. The model keeps its mode.
+
+    Several processes share the batches, and each gets the results over all of them.
+    """
     device = next(model.parameters()).device
+    these = processes or Processes(0, 1, device)
     byte_lengths = torch.from_numpy(vocabulary.byte_lengths).to(device)
     training = model.training
     model.eval()
     nats = correct = count = num_bytes = 0.0
-    for batch in batches:
+    own = these.share(batches)
+    for number in range(these.largest_share(len(batches))):
+        batch = own[number] if number < len(own) else batches[0]  # as many passes everywhere, as shards need
         labels = batch.labels.to(device)
         masked = labels != IGNORED
         with autocast(device, precision):
             logits = model.logits_at(batch.input_ids.to(device), batch.sequences.to(device), masked).float()
-        wanted = labels[masked]
-        nats += float(F.cross_entropy(logits, wanted, reduction="sum"))
-        correct += int((logits.argmax(-1) == wanted).sum())
-        num_bytes += int(byte_lengths[wanted].sum())
-        count += len(wanted)
+        if number < len(own):
+            wanted = labels[masked]
+            nats += float(F.cross_entropy(logits, wanted, reduction="sum"))
+            correct += int((logits.argmax(-1) == wanted).sum())
+            num_bytes += int(byte_lengths[wanted].sum())
+            count += len(wanted)
     model.train(training)
+    nats, correct, count, num_bytes = these.sum(nats, correct, count, num_bytes)
     return {
         "loss": nats / count,
         "accuracy": correct / count,

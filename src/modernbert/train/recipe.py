@@ -66,10 +66,12 @@ class Phase(Config):
     max_length: PositiveInt = 1024
     mask_ratio: float = Field(0.3, gt=0, lt=1)
     mixture: dict[str, PositiveFloat]
+    max_repeats: PositiveFloat | None = None  # no source gives more than so many epochs; the others fill its place
     schedule: Schedule = Schedule()
     batch_tokens: BatchSize
-    global_rope_theta: PositiveFloat = 10_000.0
-    local_rope_theta: PositiveFloat = 10_000.0
+    weight_decay: float | None = Field(None, ge=0)  # the optimizer's unless set
+    global_rope_theta: PositiveFloat | None = None  # 10,000 unless set, or that of the model that the run starts from
+    local_rope_theta: PositiveFloat | None = None
 
 
 class Optimizer(Config):
@@ -89,13 +91,29 @@ class Validation(Config):
     mask_ratio: float = Field(0.15, gt=0, lt=1)
 
 
+class Data(Config):
+    """A shard folder, or those of its documents that have between `min_tokens` and `max_tokens` tokens."""
+
+    path: Path
+    min_tokens: NonNegativeInt = 0
+    max_tokens: PositiveInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+
 class Run(Config):
     """Where the run lives and how it runs here. Nothing of this changes what is learned, save the precision."""
 
     directory: Path
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"
-    microbatch_tokens: PositiveInt = 16_384
+    microbatch_tokens: PositiveInt = 16_384  # at once in one process
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole copies of the model, or shards of it
+    activation_checkpointing: bool = False  # compute each layer twice rather than keep what is inside it
+    compile: bool = False
     log_every_steps: PositiveInt = 10
     checkpoint_every_steps: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2  # the newest
@@ -104,8 +122,9 @@ class Run(Config):
 
 
 class Model(Config):
-    """The architecture: a preset, and what differs from it (any field of EncoderConfig but the vocabulary)."""
+    """The architecture: a preset and what differs from it, or a model folder to start from, weights and all."""
 
+    start: str | None = None  # a folder or hub id; its tokenizer may be another one than that of the run
     preset: Literal["base", "large"] = "base"
     hidden_size: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
@@ -116,17 +135,24 @@ class Model(Config):
     local_attention: PositiveInt | None = None
     attention_output_dropout: float = Field(0.1, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        shape = self.model_dump(exclude_unset=True, exclude_none=True).keys() - {"start", "attention_output_dropout"}
+        if self.start is not None and shape - {"preset"}:
+            raise ValueError(f"{min(shape - {'preset'})} is that of the model in start; leave it out")
+        return self
+
     def config(self, **vocabulary: int) -> EncoderConfig:
         """The encoder's configuration, with what only the tokenizer and the phases know."""
-        changes = self.model_dump(exclude_none=True, exclude={"preset"})
+        changes = self.model_dump(exclude_none=True, exclude={"preset", "start"})
         return (EncoderConfig.large if self.preset == "large" else EncoderConfig.base)(**changes, **vocabulary)
 
 
 class PretrainRecipe(Config):
-    """A whole pretraining run. `data` names the shard folders that the phases mix."""
+    """A whole pretraining run. `data` names what the phases mix."""
 
     tokenizer: str
-    data: dict[str, Path]
+    data: dict[str, Data]
     run: Run
     phases: dict[str, Phase] = Field(min_length=1)
     seed: NonNegativeInt = 0

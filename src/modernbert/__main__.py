@@ -1,0 +1,5 @@
+"""`python -m modernbert`, and so `torchrun -m modernbert`."""
+
+from modernbert.cli import main
+
+main()

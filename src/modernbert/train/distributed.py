@@ -1,0 +1,204 @@
+"""Several processes as one run. `torchrun` starts them; one process alone is the case of size 1.
+
+Every process walks the same stream of rows and reads its own part of each batch, so the state of a run is the same on
+all of them and a checkpoint knows nothing of their number.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from modernbert.errors import ConfigError, ProcessError
+from modernbert.model import MaskedLM
+from modernbert.packed import Sequences
+from modernbert.runtime import Precision, select_device
+
+Parallel = Literal["ddp", "fsdp"]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process of how many this is, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part: contiguous, and as large as that of any other or one smaller."""
+        begin, end = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return items[begin:end]
+
+    def largest_share(self, count: int) -> int:
+        """The most that any process gets of so many items."""
+        return math.ceil(count / self.size)
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value added up over all processes, in fp64."""
+        if self.size == 1:
+            return list(values)
+        dtype = torch.float64 if self.device.type != "mps" else torch.float32
+        together = torch.tensor(values, dtype=dtype, device=self.device)
+        distributed.all_reduce(together)
+        found: list[float] = together.tolist()
+        return found
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """The processes that `torchrun` started, or this one alone.
+
+    Raises:
+        ConfigError: there is no such device.
+        ProcessError: another process ended while this one was waiting for it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes(0, 1, select_device(device))
+        return
+    chosen = select_device(device)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    elif chosen.type != "cpu":
+        raise ConfigError(f"Several processes train on cuda or cpu, not on {chosen.type}; start one process.")
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    try:
+        yield Processes(rank, size, chosen)
+    except RuntimeError as error:
+        if not _lost_a_peer(error):
+            raise
+        raise ProcessError(
+            f"Process {rank} of {size} stops because another one has ended ({str(error).splitlines()[0]}); "
+            "give the same command again, which goes on from the newest checkpoint; torchrun --max-restarts does so."
+        ) from None
+    else:
+        distributed.destroy_process_group()
+
+
+def _lost_a_peer(error: RuntimeError) -> bool:
+    return isinstance(error, distributed.DistError) or any(
+        word in str(error) for word in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+    )
+
+
+class Objective(nn.Module):
+    """The model behind the two calls of training, as the module that DDP and FSDP wrap."""
+
+    def __init__(self, model: MaskedLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, labels: Int[Tensor, "tokens"]
+    ) -> Float[Tensor, ""]:
+        """The loss of `MaskedLM.loss`."""
+        return self.model.loss(tokens, sequences, labels)
+
+    def logits_at(
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, rows: Bool[Tensor, "tokens"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """The logits of `MaskedLM.logits_at`."""
+        return self.model.logits_at(tokens, sequences, rows)
+
+
+class Parallelism:
+    """A model made ready for several processes, from outside: activation checkpointing, compile, then DDP or FSDP2.
+
+    With FSDP the parameters of `model` become DTensors in place: an optimizer is to be made afterwards.
+    """
+
+    def __init__(
+        self,
+        model: MaskedLM,
+        processes: Processes,
+        *,
+        parallel: Parallel,
+        activation_checkpointing: bool,
+        compile: bool,
+        precision: Precision,
+    ) -> None:
+        layers = model.model.layers
+        if activation_checkpointing:
+            for layer in layers:
+                layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+        if compile:
+            for layer in layers:
+                layer.compile(dynamic=True)
+        self.evaluated = Objective(model)
+        self.objective: nn.Module = self.evaluated
+        if processes.size == 1:
+            return
+        if parallel == "ddp":
+            self.objective = DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
+            return
+        mesh = init_device_mesh(processes.device.type, (processes.size,))
+        half = precision == "bf16" and processes.device.type == "cuda"
+        policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, reduce_dtype=torch.float32 if half else None)
+        for layer in layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(self.objective, mesh=mesh, mp_policy=policy)  # embedding and decoder are one tensor in one unit
+        register_fsdp_forward_method(self.objective, "logits_at")
+
+    def gradients_stay(self) -> AbstractContextManager[None]:
+        """While entered, backward passes add up gradients in each process; the first one outside exchanges them."""
+        if isinstance(self.objective, DistributedDataParallel):
+            return self.objective.no_sync()
+        if isinstance(self.objective, FSDPModule):
+            return _without_exchange(self.objective)
+        return nullcontext()
+
+    def reshard(self) -> None:
+        """Give up whole parameters that a pass without a backward one has left behind."""
+        for module in self.objective.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
+@contextmanager
+def _without_exchange(module: FSDPModule) -> Iterator[None]:
+    module.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        module.set_requires_gradient_sync(True)
+
+
+def whole(x: Tensor) -> Tensor:
+    """A copy of a tensor on the CPU, put together from its shards. All processes must ask for it."""
+    found = x.detach()
+    if isinstance(found, DTensor):
+        found = found.full_tensor()
+    return found.to("cpu", copy=True).contiguous()
+
+
+def like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A whole tensor that every process holds, placed and sharded as a parameter is."""
+    value = value.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return value

@@ -1,0 +1,91 @@
+"""The first weights of a run: drawn afresh, or those of a model folder, under the same or another tokenizer."""
+
+import json
+import logging
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from modernbert.data import Vocabulary, load_tokenizer
+from modernbert.data.tokenizer import sha256
+from modernbert.model import MaskedLM
+from modernbert.model.checkpoint import find_folder
+from modernbert.train.recipe import PretrainRecipe
+
+logger = logging.getLogger(__name__)
+
+
+def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
+    """The model before the first update, in fp32.
+
+    Raises:
+        CheckpointError: there is no model in `model.start`, or not a masked language model.
+        DataError: the tokenizer is another one, and the model's own does not lie beside it.
+    """
+    values: dict[str, Any] = {
+        "vocab_size": vocabulary.size,
+        "pad_token_id": vocabulary.pad_id,
+        "cls_token_id": vocabulary.cls_id,
+        "sep_token_id": vocabulary.sep_id,
+        "mask_token_id": vocabulary.mask_id,
+        "max_position_embeddings": max(phase.max_length for phase in recipe.phases.values()),
+    }
+    torch.manual_seed(recipe.seed)
+    if recipe.model.start is None:
+        return MaskedLM(recipe.model.config(**values))
+    folder = find_folder(recipe.model.start)
+    old = MaskedLM.from_pretrained(folder, dtype=torch.float32)
+    values["max_position_embeddings"] = max(values["max_position_embeddings"], old.config.max_position_embeddings)
+    values["attention_output_dropout"] = recipe.model.attention_output_dropout
+    same = (folder / "tokenizer.json").is_file() and sha256(folder) == sha256(recipe.tokenizer)
+    if same and old.config.vocab_size >= vocabulary.size:
+        values["vocab_size"] = old.config.vocab_size
+    model = MaskedLM(type(old.config).model_validate(old.config.model_dump() | values))
+    weights = old.state_dict()
+    if not same:
+        pieces = old_pieces(load_tokenizer(folder), load_tokenizer(recipe.tokenizer), vocabulary)
+        kept = sum(len(ids) == 1 for ids in pieces)
+        logger.info(
+            "%s has another tokenizer: %s of %s tokens keep their embedding, the others start from the mean of their "
+            "old pieces.", folder, f"{kept:,}", f"{vocabulary.size:,}",
+        )  # fmt: skip
+        for name in ("model.embeddings.tok_embeddings.weight", "decoder.weight", "decoder.bias"):
+            if name in weights:
+                weights[name] = mean_of_pieces(weights[name], pieces)
+    model.load_state_dict(weights)
+    model.tie_weights()
+    return model
+
+
+def old_pieces(old: Tokenizer, new: Tokenizer, vocabulary: Vocabulary) -> list[list[int]]:
+    """For every id of the new vocabulary the ids that its text has under the old tokenizer; none for unused ids.
+
+    A token that the old vocabulary has is itself. Part of a character is taken byte by byte.
+    """
+    known = old.get_vocab(with_added_tokens=True)
+    both_bytes = all(json.loads(tokenizer.to_str())["model"]["type"] == "BPE" for tokenizer in (old, new))
+    pieces: list[list[int]] = [[] for _ in range(vocabulary.size)]
+    for token, index in new.get_vocab(with_added_tokens=True).items():
+        text = new.decode([index], skip_special_tokens=False)
+        if token in known and (both_bytes or vocabulary.special[index]):
+            pieces[index] = [known[token]]
+        elif vocabulary.special[index]:
+            pieces[index] = []
+        elif "\ufffd" in text:
+            pieces[index] = [known[character] for character in token if character in known]
+        else:
+            pieces[index] = old.encode(text, add_special_tokens=False).ids
+    return pieces
+
+
+def mean_of_pieces(values: Tensor, pieces: list[list[int]]) -> Tensor:
+    """Rows of `values` averaged over each list of ids; the mean of all rows where a list is empty."""
+    counts = torch.tensor([len(ids) for ids in pieces])
+    owner = torch.repeat_interleave(torch.arange(len(pieces)), counts)
+    rows = values[torch.tensor([index for ids in pieces for index in ids], dtype=torch.int64)]
+    sums = values.new_zeros(len(pieces), *values.shape[1:]).index_add_(0, owner, rows)
+    means = sums / counts.clamp(min=1).view(-1, *[1] * (values.dim() - 1)).to(values.dtype)
+    means[counts == 0] = values.mean(0)
+    return means

@@ -1,0 +1,166 @@
+"""Two gloo processes on this machine, started as torchrun starts them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from corpora import make_shards, make_tokenizer, tiny_recipe
+from modernbert.config import dump, parse
+from modernbert.train.recipe import PretrainRecipe
+
+pytestmark = pytest.mark.distributed
+
+ENDED = 240  # seconds in which every run here must be over
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("material")
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    return tokenizer, make_shards(folder / "shards", tokenizer)
+
+
+@pytest.fixture(scope="module")
+def write_recipe(material):
+    """The tiny recipe without dropout, so that nothing depends on how rows are shared out among processes."""
+
+    def write(folder, **changes):
+        recipe = tiny_recipe(*material, folder / "run")
+        recipe["model"]["attention_output_dropout"] = 0.0
+        recipe["run"] |= changes
+        (folder / "recipe.toml").write_text(dump(parse(PretrainRecipe, recipe, "tiny")))
+        return folder / "recipe.toml"
+
+    return write
+
+
+@contextmanager
+def started(recipe, size):
+    """`modernbert pretrain` in so many processes, with the environment of torchrun but without its agent."""
+    port, processes = free_port(), []
+    for rank in range(size):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        if size > 1:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        command = [sys.executable, "-m", "modernbert", "pretrain", str(recipe)]
+        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def train(recipe, size):
+    with started(recipe, size) as processes:
+        for process in processes:
+            _, errors = process.communicate(timeout=ENDED)
+            assert process.returncode == 0, errors
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+
+
+def losses(run):
+    return [line["loss"] for line in lines(run) if "loss" in line]
+
+
+def wait_for_step(run, step):
+    until = time.monotonic() + ENDED
+    while not ((run / "metrics.jsonl").exists() and len(losses(run)) >= step):
+        assert time.monotonic() < until, f"{run} did not come to step {step}"
+        time.sleep(0.005)
+
+
+def assert_same_run(found, wanted):
+    assert losses(found) == pytest.approx(losses(wanted), abs=1e-5)
+    for one, two in zip(lines(wanted), lines(found), strict=True):
+        assert one["tokens"] == two["tokens"]
+        if "loss" in one:
+            assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+        else:
+            assert two["validation"]["library"] == pytest.approx(one["validation"]["library"], rel=1e-4)
+    weights, expected = (load_file(run / "final" / "model.safetensors") for run in (found, wanted))
+    assert weights.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def alone(write_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    train(write_recipe(folder), 1)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"parallel": "ddp"}, {"parallel": "fsdp", "activation_checkpointing": True}],
+    ids=["ddp", "fsdp with activation checkpointing"],
+)
+def test_two_processes_train_to_the_losses_of_one(write_recipe, alone, tmp_path, changes):
+    """Microbatches of one process and of two are cut differently; the global count of predicted tokens is the same."""
+    train(write_recipe(tmp_path, **changes), 2)
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_a_run_stopped_in_one_process_goes_on_in_two_shards(write_recipe, alone, tmp_path):
+    recipe = write_recipe(tmp_path, parallel="fsdp")
+    with started(recipe, 1) as [process]:
+        wait_for_step(tmp_path / "run", 5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=ENDED)
+        assert process.returncode == 130, errors
+    train(recipe, 2)
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_a_killed_process_ends_the_other_and_one_process_goes_on(write_recipe, alone, tmp_path):
+    recipe = write_recipe(tmp_path)
+    with started(recipe, 2) as [first, second]:
+        wait_for_step(tmp_path / "run", 5)
+        second.kill()
+        _, errors = first.communicate(timeout=30)
+        assert first.returncode == 2, errors
+        assert "Process 0 of 2 stops because another one has ended" in errors
+        assert "Traceback" not in errors
+    train(recipe, 1)
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_torchrun_brings_a_killed_run_back(write_recipe, alone, tmp_path):
+    recipe = write_recipe(tmp_path)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    launcher += ["--master-port", str(free_port()), "-m", "modernbert", "pretrain", str(recipe)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(launcher, env=environment, stderr=subprocess.PIPE, text=True) as agent:
+        try:
+            wait_for_step(tmp_path / "run", 5)
+            tasks = Path(f"/proc/{agent.pid}/task").glob("*/children")
+            workers = [int(pid) for children in tasks for pid in children.read_text().split()]
+            os.kill(max(workers), signal.SIGKILL)
+            _, errors = agent.communicate(timeout=ENDED)
+        finally:
+            agent.kill()
+    assert agent.returncode == 0, errors
+    assert "Going on from" in errors
+    assert_same_run(tmp_path / "run", alone)

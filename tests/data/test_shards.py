@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from corpora import write_shard
-from modernbert.data import Shards, Vocabulary
+from modernbert.data import Documents, Shards, Vocabulary
 from modernbert.data.manifest import Manifest
 from modernbert.errors import DataError
 
@@ -176,3 +176,33 @@ def test_datatrove_reads_what_it_wrote_as_we_do(tmp_path):
     file.close()
     shards = Shards.open(tmp_path)
     assert [shards.document(i).tolist() for i in range(2)] == [[70_000, 5], [6]]
+
+
+def test_documents_can_be_chosen_by_their_length(tmp_path):
+    write_shard(tmp_path / "a.ds", DOCUMENTS)
+    documents = Documents.all_of(Shards.open(tmp_path))
+    assert documents.between(2, None).indices.tolist() == [0, 2]
+    assert documents.between(2, 2).indices.tolist() == [2]
+    assert documents.between(0, None) is documents
+
+
+def test_a_shard_that_the_manifest_names_and_that_is_gone_is_named(tmp_path):
+    write_shard(tmp_path / "a.ds", DOCUMENTS)
+    manifest(
+        files=({"name": "a.ds", "documents": 3, "tokens": 6}, {"name": "b.ds", "documents": 1, "tokens": 1})
+    ).write(tmp_path)
+    with pytest.raises(DataError, match=r"b\.ds is gone"):
+        Shards.open(tmp_path)
+
+
+def test_a_shard_that_vanishes_or_changes_after_it_was_opened_is_named(tmp_path):
+    write_shard(tmp_path / "a.ds", DOCUMENTS)
+    write_shard(tmp_path / "b.ds", DOCUMENTS)
+    shards = Shards.open(tmp_path)
+    shards.check_present()
+    (tmp_path / "b.ds").write_bytes(b"\0\0")
+    with pytest.raises(DataError, match=r"b\.ds has now 2 bytes instead of 12"):
+        shards.check_present()
+    (tmp_path / "b.ds").unlink()
+    with pytest.raises(DataError, match=r"b\.ds is gone"):
+        shards.check_present()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.train import pretrain as module
+from modernbert.train.distributed import Processes
 from modernbert.train.pretrain import pretrain
 from modernbert.train.tracking import Metrics
 
@@ -309,3 +311,90 @@ def test_training_works_outside_the_main_thread(recipe_for, tmp_path):
     thread.start()
     thread.join()
     assert results == [tmp_path / "run" / "final"]
+
+
+def test_a_shard_that_vanishes_in_the_run_is_one_sentence_and_the_last_checkpoint_is_whole(
+    whole_run, recipe_for, material, tmp_path, monkeypatch
+):
+    shards = tmp_path / "shards"
+    shutil.copytree(material[1], shards)
+    recipe = recipe_for(tmp_path / "run", data={"library": str(shards)})
+    original = module.Pretraining._update
+
+    def update(self, *arguments):
+        if self.progress.step == 5:
+            (shards / "library.ds").rename(tmp_path / "elsewhere")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(module.Pretraining, "_update", update)
+    with pytest.raises(DataError, match=r"library\.ds is gone; put it back and give the same command again"):
+        pretrain(recipe)
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(shards / "library.ds")
+    assert equal(weights(pretrain(recipe)), weights(whole_run / "final"))
+
+
+def test_a_loss_spike_names_the_step_and_every_document_of_the_batch(recipe_for, tmp_path, monkeypatch, caplog):
+    original = module.Pretraining._update
+
+    def update(self, *arguments):
+        found = original(self, *arguments)
+        return replace(found, loss=found.loss + 30) if self.progress.step == 22 else found
+
+    monkeypatch.setattr(module.Pretraining, "_update", update)
+    with caplog.at_level(logging.WARNING, logger="modernbert"):
+        pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=14_000)}))
+    [warning] = [record.getMessage() for record in caplog.records if "jumped" in record.getMessage()]
+    [spike] = [line for line in Metrics(tmp_path / "run" / "metrics.jsonl").read() if "spike" in line]
+    assert "step     23" in warning
+    assert "library" in warning
+    assert spike["step"] == 23
+    assert spike["spike"]["loss"] > spike["spike"]["usual"] + 20
+    assert len(spike["spike"]["documents"]["library"]) >= 2
+
+
+def test_only_documents_of_the_asked_lengths_are_read(recipe_for, material, tmp_path):
+    limits = {"path": str(material[1]), "min_tokens": 150, "max_tokens": 200}
+    training = module.Pretraining(
+        recipe_for(tmp_path / "run", data={"library": limits}), Processes(0, 1, torch.device("cpu"))
+    )
+    lengths = training.training["library"].lengths
+    assert lengths.min() >= 150
+    assert lengths.max() <= 200
+
+
+def test_lengths_that_no_document_has_are_refused(recipe_for, material, tmp_path):
+    limits = {"path": str(material[1]), "min_tokens": 100_000}
+    with pytest.raises(DataError, match=r"no document of 100000 to any number of tokens; change data\.library"):
+        pretrain(recipe_for(tmp_path / "run", data={"library": limits}))
+
+
+def test_a_source_is_not_repeated_more_often_than_allowed(recipe_for, tmp_path):
+    with pytest.raises(ConfigError, match="max_repeats"):
+        pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=10_000_000, max_repeats=2)}))
+
+
+def test_activation_checkpointing_changes_no_bit(whole_run, recipe_for, tmp_path):
+    recipe = recipe_for(tmp_path / "run")
+    run = recipe.run.model_copy(update={"activation_checkpointing": True})
+    final = pretrain(recipe.model_copy(update={"run": run}))
+    assert equal(weights(final), weights(whole_run / "final"))
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_to_the_same_losses(recipe_for, tmp_path):
+    recipe = recipe_for(tmp_path / "plain")
+    model = recipe.model.model_copy(update={"attention_output_dropout": 0.0})
+    pretrain(recipe.model_copy(update={"model": model}))
+    run = recipe.run.model_copy(update={"compile": True, "directory": tmp_path / "compiled"})
+    pretrain(recipe.model_copy(update={"model": model, "run": run}))
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+
+
+def _phase(**changes):
+    return {
+        "max_length": 128,
+        "mixture": {"library": 1.0},
+        "schedule": {"peak_lr": 1e-3},
+        "batch_tokens": 512,
+    } | changes

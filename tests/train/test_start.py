@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from corpora import PATHS, make_shards, tiny_recipe
+from modernbert.config import parse
+from modernbert.data import Vocabulary, load_tokenizer
+from modernbert.data.reading import read_texts
+from modernbert.data.tokenizer import train_tokenizer
+from modernbert.errors import CheckpointError, ConfigError
+from modernbert.model import Encoder, MaskedLM
+from modernbert.train.pretrain import pretrain
+from modernbert.train.recipe import PretrainRecipe
+from modernbert.train.start import first_model, mean_of_pieces, old_pieces
+
+EMBEDDING = "model.embeddings.tok_embeddings.weight"
+
+
+@pytest.fixture(scope="module")
+def old(material, tmp_path_factory):
+    """A model folder with the tokenizer of `material`, and with weights that are nobody's initialisation."""
+    tokenizer, shards = material
+    recipe = parse(PretrainRecipe, tiny_recipe(tokenizer, shards, tokenizer.parent / "no-run"), "tiny")
+    model = first_model(recipe, Vocabulary.of(load_tokenizer(tokenizer)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    folder = tmp_path_factory.mktemp("old") / "model"
+    model.save_pretrained(folder, tokenizer=tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A smaller byte-level vocabulary, of other text, and shards of it."""
+    folder = tmp_path_factory.mktemp("other")
+    tokenizer = folder / "tokenizer"
+    train_tokenizer(read_texts(["python:random", "python:statistics"]), tokenizer, vocab_size=640)
+    return tokenizer, make_shards(folder / "shards", tokenizer)
+
+
+def recipe_from(folder, tokenizer, shards, run):
+    values = tiny_recipe(tokenizer, shards, run)
+    return parse(PretrainRecipe, values | {"model": {"start": str(folder)}}, "tiny")
+
+
+def test_a_run_starts_from_the_weights_of_the_folder(old, material, tmp_path):
+    recipe = recipe_from(old, *material, tmp_path / "run")
+    model = first_model(recipe, Vocabulary.of(load_tokenizer(material[0])))
+    wanted = MaskedLM.from_pretrained(old)
+    assert model.config.attention_output_dropout == 0.1
+    for name, parameter in wanted.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), parameter, rtol=0, atol=0)
+    assert pretrain(recipe) == tmp_path / "run" / "final"
+
+
+def test_tokens_of_both_vocabularies_keep_their_embedding_and_the_others_get_the_mean(old, material, other, tmp_path):
+    tokenizer, shards = other
+    vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
+    model = first_model(recipe_from(old, tokenizer, shards, tmp_path / "run"), vocabulary)
+    before, after = (m.get_parameter(EMBEDDING) for m in (MaskedLM.from_pretrained(old), model))
+    assert after.shape[0] == vocabulary.size == 640
+    assert model.get_parameter(EMBEDDING) is model.decoder.weight
+    known, new = load_tokenizer(material[0]), load_tokenizer(tokenizer)
+    shared = known.get_vocab().keys() & new.get_vocab().keys()
+    assert {"[MASK]", "[CLS]", "def"} <= shared
+    for token in shared:
+        torch.testing.assert_close(after[new.token_to_id(token)], before[known.token_to_id(token)], rtol=0, atol=0)
+    alone = sorted(new.get_vocab().keys() - shared)
+    assert alone
+    for token in alone:
+        index = new.token_to_id(token)
+        text = new.decode([index])
+        if not vocabulary.special[index] and "\ufffd" not in text:
+            pieces = known.encode(text, add_special_tokens=False).ids
+            torch.testing.assert_close(after[index], before[pieces].mean(0))
+    torch.testing.assert_close(model.decoder.bias[new.token_to_id("def")], _bias(old)[known.token_to_id("def")])
+
+
+def _bias(folder):
+    return MaskedLM.from_pretrained(folder).decoder.bias
+
+
+def test_a_run_with_another_tokenizer_goes_to_its_end_and_resumes(old, other, tmp_path):
+    recipe = recipe_from(old, *other, tmp_path / "run")
+    assert pretrain(recipe) == tmp_path / "run" / "final"
+    assert MaskedLM.from_pretrained(tmp_path / "run" / "final").config.vocab_size == 640
+    assert pretrain(recipe) == tmp_path / "run" / "final"
+
+
+def test_a_unigram_token_starts_from_the_pieces_of_its_text(material, tmp_path):
+    train_tokenizer(read_texts(PATHS), tmp_path / "unigram", vocab_size=512, kind="unigram")
+    known, new = load_tokenizer(material[0]), load_tokenizer(tmp_path / "unigram")
+    vocabulary = Vocabulary.of(new)
+    pieces = old_pieces(known, new, vocabulary)
+    words = [index for index in range(new.get_vocab_size()) if new.decode([index]).strip().isalpha()]
+    assert len(words) > 50
+    for index in words:
+        assert known.decode(pieces[index]).strip() == new.decode([index]).strip()
+    assert pieces[new.token_to_id("[MASK]")] == [known.token_to_id("[MASK]")]
+
+
+def test_an_entry_without_pieces_starts_from_the_mean_of_all():
+    values = torch.tensor([[1.0, 0.0], [3.0, 2.0]])
+    wanted = torch.tensor([[3.0, 2.0], [7 / 3, 4 / 3], [2.0, 1.0]])
+    torch.testing.assert_close(mean_of_pieces(values, [[1], [0, 1, 1], []]), wanted)
+
+
+def test_thetas_are_those_of_the_folder_until_a_phase_sets_them(material, tmp_path):
+    tokenizer, shards = material
+    recipe = parse(PretrainRecipe, tiny_recipe(tokenizer, shards, tmp_path / "run"), "tiny")
+    model = first_model(recipe, Vocabulary.of(load_tokenizer(tokenizer)))
+    model.config = model.config.model_copy(update={"global_rope_theta": 123_456.0})
+    model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    values = tiny_recipe(tokenizer, shards, tmp_path / "continued")
+    del values["phases"]["context"], values["phases"]["decay"]
+    final = pretrain(parse(PretrainRecipe, values | {"model": {"start": str(tmp_path / "model")}}, "tiny"))
+    assert MaskedLM.from_pretrained(final).config.global_rope_theta == 123_456.0
+
+
+def test_a_shape_beside_a_folder_is_refused(old, material, tmp_path):
+    values = tiny_recipe(*material, tmp_path / "run")
+    values["model"]["start"] = str(old)
+    with pytest.raises(ConfigError, match="is that of the model in start"):
+        parse(PretrainRecipe, values, "tiny")
+
+
+def test_a_model_without_its_head_is_no_start(material, tmp_path):
+    tokenizer, shards = material
+    recipe = parse(PretrainRecipe, tiny_recipe(tokenizer, shards, tmp_path / "run"), "tiny")
+    encoder = Encoder(recipe.model.config(vocab_size=1024))
+    encoder.save_pretrained(tmp_path / "encoder", tokenizer=tokenizer)
+    with pytest.raises(CheckpointError):
+        pretrain(recipe_from(tmp_path / "encoder", tokenizer, shards, tmp_path / "run"))

@@ -154,9 +154,20 @@ def inspect(
 
     modernbert pretrain recipes/tiny/pretrain.toml
 
-    modernbert pretrain pretrain.toml run.directory=runs/second optimizer.weight_decay=1e-6"""
+    modernbert pretrain pretrain.toml run.directory=runs/second optimizer.weight_decay=1e-6
+
+    modernbert pretrain domain.toml --from answerdotai/ModernBERT-base
+
+    torchrun --nproc-per-node 8 --max-restarts 3 -m modernbert pretrain recipes/base/pretrain.toml"""
 )
-def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
+def pretrain(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="A model folder or hub id to start from, under its own or another tokenizer."),
+    ] = None,
+) -> None:
     """Pretrain through all phases of a recipe. The same command goes on where a run stopped.
 
     Ctrl-C saves a checkpoint and ends with status 130; a second Ctrl-C ends at once.
@@ -165,7 +176,8 @@ def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
     from modernbert.train.pretrain import pretrain as run
     from modernbert.train.recipe import PretrainRecipe
 
-    final = run(load(PretrainRecipe, recipe, overrides or ()))
+    changes = [*(overrides or ()), *([] if start is None else [f"model.start={json.dumps(start)}"])]
+    final = run(load(PretrainRecipe, recipe, changes))
     if final is None:
         raise typer.Exit(130)
     typer.echo(str(final))

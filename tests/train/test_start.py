@@ -1,8 +1,10 @@
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from corpora import PATHS, make_shards, tiny_recipe
-from modernbert.config import parse
+from modernbert.cli import app
+from modernbert.config import dump, load, parse
 from modernbert.data import Vocabulary, load_tokenizer
 from modernbert.data.reading import read_texts
 from modernbert.data.tokenizer import train_tokenizer
@@ -115,6 +117,16 @@ def test_thetas_are_those_of_the_folder_until_a_phase_sets_them(material, tmp_pa
     del values["phases"]["context"], values["phases"]["decay"]
     final = pretrain(parse(PretrainRecipe, values | {"model": {"start": str(tmp_path / "model")}}, "tiny"))
     assert MaskedLM.from_pretrained(final).config.global_rope_theta == 123_456.0
+
+
+def test_the_command_takes_the_folder_as_an_option(old, material, tmp_path):
+    values = tiny_recipe(*material, tmp_path / "run")
+    del values["model"], values["phases"]["context"], values["phases"]["decay"]
+    (tmp_path / "recipe.toml").write_text(dump(parse(PretrainRecipe, values, "tiny")))
+    result = CliRunner().invoke(app, ["pretrain", str(tmp_path / "recipe.toml"), "--from", str(old)])
+    assert result.exit_code == 0, result.output
+    assert MaskedLM.from_pretrained(tmp_path / "run" / "final").config.hidden_size == 64
+    assert load(PretrainRecipe, tmp_path / "run" / "recipe.toml").model.start == str(old)
 
 
 def test_a_shape_beside_a_folder_is_refused(old, material, tmp_path):

@@ -33,7 +33,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay: the newest, the best by validation loss, and the first after every so many tokens."""
+    """Which checkpoints stay: the newest, the best by validation loss, and the first after every so many tokens.
+
+    That of the end of a phase always stays: another decay, or another context extension, would start there.
+    """
 
     last: int
     best: int = 0
@@ -44,7 +47,7 @@ class Keep:
 class Snapshot:
     """All that a checkpoint holds, on the CPU and untouched by further training.
 
-    `state` has `step`, `tokens` and `validation_loss` (None where none was measured at this step) among others.
+    `state` has `step`, `tokens`, `phase_end` and `validation_loss` (None where none was measured) among others.
     """
 
     architecture: str
@@ -105,7 +108,9 @@ def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, ke
     partial = directory / f".{target.name}.partial"
     older = folders(directory)
     seen = _state(older[-1])["tokens"] if older else 0
-    milestone = keep.every_tokens is not None and state["tokens"] // keep.every_tokens > seen // keep.every_tokens
+    milestone = state["phase_end"]
+    if keep.every_tokens is not None:
+        milestone |= state["tokens"] // keep.every_tokens > seen // keep.every_tokens
     try:
         shutil.rmtree(partial, ignore_errors=True)
         write_folder(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
@@ -151,9 +156,16 @@ def newest(directory: Path) -> Path | None:
 
 
 def best(directory: Path, count: int) -> list[Path]:
-    """The checkpoints with the lowest validation loss, best first."""
+    """The checkpoints of the newest phase with the lowest validation loss, best first.
+
+    Phases are not compared: each is measured on its own sources and its own length.
+    """
+    states = {path: _state(path) for path in folders(directory)}
+    phase = max((state["phase"] for state in states.values()), default=0)
     measured = [
-        (loss, path) for path in folders(directory) if (loss := _state(path).get("validation_loss")) is not None
+        (state["validation_loss"], path)
+        for path, state in states.items()
+        if state["phase"] == phase and state["validation_loss"] is not None
     ]
     return [path for _, path in sorted(measured)[:count]]
 

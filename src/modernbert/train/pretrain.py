@@ -183,7 +183,7 @@ class Pretraining:
             if step % validation.every_steps == 0 or ended:
                 self._validate(name, phase)
             if step % run.checkpoint_every_steps == 0 or ended or update.stop:
-                self._save()
+                self._save(phase_end=ended)
             if update.stop:
                 self.checkpoints.wait()
                 logger.info("Stopped and saved at step %d; the same command goes on from there.", step)
@@ -405,10 +405,11 @@ class Pretraining:
             if self.held_out[name].lengths.any()
         }
 
-    def _save(self) -> None:
+    def _save(self, phase_end: bool) -> None:
         """Begin to save, and see that the shards are still what they were."""
         if self.processes.first or self.recipe.run.parallel == "fsdp":
             state = asdict(self.progress) | {"loader": self._loader_state, "validation_loss": self._validation_loss}
+            state |= {"phase_end": phase_end}
             snapshot = checkpoint.Snapshot.of(self.model, self.optimizer, state, copied=self.processes.first)
             if self.processes.first:
                 self.checkpoints.save(snapshot)

@@ -170,6 +170,12 @@ def best(directory: Path, count: int) -> list[Path]:
     return [path for _, path in sorted(measured)[:count]]
 
 
+def phase_ends(directory: Path) -> dict[int, Path]:
+    """For each phase that has ended, by its number from 0, the checkpoint at its end."""
+    states = ((path, _state(path)) for path in folders(directory))
+    return {state["phase"]: path for path, state in states if state.get("phase_end")}
+
+
 def _prune(found: list[Path], keep: Keep) -> None:
     stays = {*found[-keep.last :], *(best(found[0].parent, keep.best) if keep.best else [])}
     stays |= {path for path in found if _state(path).get("milestone")}

@@ -25,8 +25,8 @@ def plot_loss(metrics: Lines, path: Path) -> None:
     Raises:
         DataError: matplotlib is missing, or the run has no step yet.
     """
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    drawing = pyplot()
+    figure, axes = drawing.subplots(figsize=(8, 4.5), layout="constrained")
     training = [line for line in metrics if "loss" in line]
     for phase in dict.fromkeys(line["phase"] for line in training):
         _draw(axes, [line for line in training if line["phase"] == phase], "loss", f"{phase}, training")
@@ -44,10 +44,10 @@ def plot_runs(directories: Sequence[Path], path: Path) -> None:
         DataError: a directory holds no metrics, or matplotlib is missing.
         ConfigError: the ending is none that matplotlib writes.
     """
-    pyplot = _pyplot()
+    drawing = pyplot()
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{path} must end in .png, .svg or .pdf.")
-    figure, grid = pyplot.subplots(3, 3, figsize=(15, 11), layout="constrained")
+    figure, grid = drawing.subplots(3, 3, figsize=(15, 11), layout="constrained")
     axes = list(grid.flat)
     validations = {"loss": "held-out loss", "accuracy": "held-out accuracy", "bits_per_byte": "held-out bits per byte"}
     names = ["loss", *_PANELS]
@@ -67,7 +67,12 @@ def plot_runs(directories: Sequence[Path], path: Path) -> None:
     _finish(figure, axes, path)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing into files.
+
+    Raises:
+        DataError: matplotlib is missing.
+    """
     try:
         import matplotlib
     except ImportError:

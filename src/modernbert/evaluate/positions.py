@@ -1,0 +1,155 @@
+"""Loss by position in long held-out documents: what a context extension is for, seen."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from modernbert import config as toml
+from modernbert.data import Shards, Vocabulary, load_tokenizer
+from modernbert.data.masking import IGNORED, mask_tokens
+from modernbert.errors import ConfigError, DataError
+from modernbert.files import replaced_file
+from modernbert.model import MaskedLM
+from modernbert.packed import Sequences
+from modernbert.runtime import autocast, select_device
+from modernbert.train import checkpoint
+from modernbert.train.plot import pyplot
+from modernbert.train.recipe import PretrainRecipe
+
+_BINS = 16
+_SHORTEST = 1024
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean loss (nats per masked token) of one model in each stretch of positions, and its standard error over rows."""
+
+    model: str
+    starts: tuple[int, ...]
+    loss: tuple[float, ...]
+    error: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The curves of some models over the same rows and the same masks."""
+
+    length: int
+    rows: int
+    curves: tuple[Curve, ...]
+
+
+def loss_by_position(
+    run: Path, models: Sequence[str] = (), *, length: int = 8192, rows: int = 24, device: str = "auto"
+) -> Positions:
+    """Mask 15 % of rows of `length` tokens, each of one document that `run` held out, and measure the loss along them.
+
+    Without `models` those at the ends of the run's phases are measured. Matrix products are in bf16.
+
+    Raises:
+        DataError: `run` is no run directory, or no document that it held out is long enough.
+        ConfigError: no model is named and the run has not ended a phase yet, or `length` is too short.
+    """
+    if not (run / "recipe.toml").is_file():
+        raise DataError(f"{run} holds no recipe.toml; give the directory of a run.")
+    if length < _SHORTEST:
+        raise ConfigError(
+            f"A length of {length} tokens is too short to be cut into {_BINS}; give at least {_SHORTEST}."
+        )
+    recipe = toml.load(PretrainRecipe, run / "recipe.toml")
+    vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
+    named = {name: Path(name) for name in models} or _phase_ends(run, recipe)
+    masked = [
+        mask_tokens(ids, vocabulary, ratio=recipe.validation.mask_ratio, seed=0, step=number)
+        for number, ids in enumerate(_long_rows(recipe, vocabulary, length, rows))
+    ]
+    chosen = select_device(device)
+    curves = []
+    for name, folder in named.items():
+        model = MaskedLM.from_pretrained(folder, device=chosen, dtype=torch.float32).eval()
+        if model.config.vocab_size < vocabulary.size:
+            raise ConfigError(f"{folder} has another vocabulary than the run in {run}; name models of this run.")
+        sums = np.stack([_sums(model, inputs, labels) for inputs, labels in tqdm(masked, desc=name, unit=" rows")])
+        curves.append(_curve(name, sums, length))
+    return Positions(length, len(masked), tuple(curves))
+
+
+def plot_positions(found: Positions, path: Path) -> None:
+    """Draw the curves, each with a band of two standard errors. The ending of `path` decides the format.
+
+    Raises:
+        DataError: matplotlib is missing.
+        ConfigError: the ending is none that matplotlib writes.
+    """
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"{path} must end in .png, .svg or .pdf.")
+    drawing = pyplot()
+    figure, axes = drawing.subplots(figsize=(8, 4.5), layout="constrained")
+    for curve in found.curves:
+        middles = np.array(curve.starts) + found.length / _BINS / 2
+        loss, error = np.array(curve.loss), np.array(curve.error)
+        [line] = axes.plot(middles, loss, "o-", ms=3, lw=1.3, label=curve.model)
+        axes.fill_between(middles, loss - 2 * error, loss + 2 * error, color=line.get_color(), alpha=0.15, lw=0)
+    axes.set(xlabel="position in the document (tokens)", ylabel="loss (nats per masked token)", xlim=(0, found.length))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    with replaced_file(path) as partial:
+        figure.savefig(partial, dpi=150, format=path.suffix.removeprefix("."))
+    drawing.close(figure)
+
+
+def _phase_ends(run: Path, recipe: PretrainRecipe) -> Mapping[str, Path]:
+    ends = checkpoint.phase_ends(run / "checkpoints")
+    if not ends:
+        raise ConfigError(f"The run in {run} has not ended a phase yet; name models with --model.")
+    names = list(recipe.phases)
+    return {f"after {names[phase]}": folder for phase, folder in ends.items()}
+
+
+def _long_rows(recipe: PretrainRecipe, vocabulary: Vocabulary, length: int, rows: int) -> list[np.ndarray]:
+    """Full rows of held-out documents, as many from every source as there are, in turn."""
+    room = length - 2
+    by_source = []
+    for data in recipe.data.values():
+        held_out = Shards.open(data.path).split(recipe.validation.fraction).validation
+        by_source.append(
+            [
+                held_out.shards.slice(int(document), start, start + room)
+                for document, tokens in zip(held_out.indices, held_out.lengths.tolist(), strict=True)
+                for start in range(0, tokens - room + 1, room)
+            ]
+        )
+    turns = [found[turn] for turn in range(max(map(len, by_source))) for found in by_source if turn < len(found)]
+    if not turns:
+        raise DataError(
+            f"No document that the run held out has {room:,} tokens; ask for a smaller --length, or hold out more "
+            "(validation.fraction)."
+        )
+    ends = [vocabulary.cls_id], [vocabulary.sep_id]
+    return [np.concatenate([ends[0], ids, ends[1]]).astype(np.int64) for ids in turns[:rows]]
+
+
+@torch.inference_mode()
+def _sums(model: MaskedLM, inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(2, bins): the sum of the losses in each stretch of a row, and their number."""
+    device = next(model.parameters()).device
+    tokens, wanted = torch.from_numpy(inputs).to(device), torch.from_numpy(labels).to(device)
+    predicted = wanted != IGNORED
+    with autocast(device, "bf16"):
+        logits = model.logits_at(tokens, Sequences.from_lengths([len(inputs)], device=device), predicted)
+    losses = F.cross_entropy(logits.float(), wanted[predicted], reduction="none").double().cpu()
+    places = predicted.nonzero()[:, 0].cpu() * _BINS // len(inputs)
+    return np.stack([np.bincount(places, weights=losses, minlength=_BINS), np.bincount(places, minlength=_BINS)])
+
+
+def _curve(name: str, sums: np.ndarray, length: int) -> Curve:
+    loss = sums[:, 0].sum(0) / sums[:, 1].sum(0)
+    residuals = sums[:, 0] - loss * sums[:, 1]  # a row has few tokens in a stretch: the error of a ratio of sums
+    error = np.sqrt((residuals**2).sum(0) / max(1, len(sums) - 1) / len(sums)) / sums[:, 1].mean(0)
+    starts = tuple(length * number // _BINS for number in range(_BINS))
+    return Curve(name, starts, tuple(loss.tolist()), tuple(error.tolist()))

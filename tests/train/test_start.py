@@ -129,11 +129,14 @@ def test_the_command_takes_the_folder_as_an_option(old, material, tmp_path):
     assert load(PretrainRecipe, tmp_path / "run" / "recipe.toml").model.start == str(old)
 
 
-def test_a_shape_beside_a_folder_is_refused(old, material, tmp_path):
+def test_a_shape_beside_a_folder_must_be_that_of_the_folder(old, material, tmp_path):
     values = tiny_recipe(*material, tmp_path / "run")
     values["model"]["start"] = str(old)
-    with pytest.raises(ConfigError, match="is that of the model in start"):
-        parse(PretrainRecipe, values, "tiny")
+    vocabulary = Vocabulary.of(load_tokenizer(material[0]))
+    first_model(parse(PretrainRecipe, values, "tiny"), vocabulary)
+    values["model"]["num_hidden_layers"] = 5
+    with pytest.raises(ConfigError, match=r"num_hidden_layers is 5, but the model in .* has 4; leave it out"):
+        first_model(parse(PretrainRecipe, values, "tiny"), vocabulary)
 
 
 def test_a_model_without_its_head_is_no_start(material, tmp_path):

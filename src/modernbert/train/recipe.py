@@ -122,7 +122,10 @@ class Run(Config):
 
 
 class Model(Config):
-    """The architecture: a preset and what differs from it, or a model folder to start from, weights and all."""
+    """The architecture: a preset and what differs from it, or a model folder to start from, weights and all.
+
+    What is set beside `start` must be what the folder has.
+    """
 
     start: str | None = None  # a folder or hub id; its tokenizer may be another one than that of the run
     preset: Literal["base", "large"] = "base"
@@ -134,13 +137,6 @@ class Model(Config):
     global_attn_every_n_layers: PositiveInt | None = None
     local_attention: PositiveInt | None = None
     attention_output_dropout: float = Field(0.1, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        shape = self.model_dump(exclude_unset=True, exclude_none=True).keys() - {"start", "attention_output_dropout"}
-        if self.start is not None and shape - {"preset"}:
-            raise ValueError(f"{min(shape - {'preset'})} is that of the model in start; leave it out")
-        return self
 
     def config(self, **vocabulary: int) -> EncoderConfig:
         """The encoder's configuration, with what only the tokenizer and the phases know."""

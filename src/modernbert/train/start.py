@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modernbert.data import Vocabulary, load_tokenizer
 from modernbert.data.tokenizer import sha256
+from modernbert.errors import ConfigError
 from modernbert.model import MaskedLM
 from modernbert.model.checkpoint import find_folder
 from modernbert.train.recipe import PretrainRecipe
@@ -21,6 +22,7 @@ def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
     """The model before the first update, in fp32.
 
     Raises:
+        ConfigError: the recipe sets a shape that the model in `model.start` does not have.
         CheckpointError: there is no model in `model.start`, or not a masked language model.
         DataError: the tokenizer is another one, and the model's own does not lie beside it.
     """
@@ -37,6 +39,10 @@ def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
         return MaskedLM(recipe.model.config(**values))
     folder = find_folder(recipe.model.start)
     old = MaskedLM.from_pretrained(folder, dtype=torch.float32)
+    wanted = recipe.model.model_dump(exclude_unset=True, exclude_none=True, exclude={"start", "preset"})
+    for name in wanted.keys() - {"attention_output_dropout", "global_attn_every_n_layers"}:
+        if wanted[name] != (found := getattr(old.config, name)):
+            raise ConfigError(f"model.{name} is {wanted[name]}, but the model in {folder} has {found}; leave it out.")
     values["max_position_embeddings"] = max(values["max_position_embeddings"], old.config.max_position_embeddings)
     values["attention_output_dropout"] = recipe.model.attention_output_dropout
     same = (folder / "tokenizer.json").is_file() and sha256(folder) == sha256(recipe.tokenizer)

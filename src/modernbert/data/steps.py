@@ -6,23 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from datatrove.data import Document
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 from datatrove.pipeline.readers.base import BaseReader
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
-from loguru import logger
 
-from modernbert.data import reading
+from modernbert.data import deduplication, reading, samples
+from modernbert.data.filters import make_filters
+from modernbert.data.recipe import Source
 from modernbert.data.tokenizer import load_tokenizer
 
-
-class QuietExecutor(LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's local executor without its log, whose every line would go to the terminal."""
-
-    def _launch_run_for_rank(self, rank: int, *args: Any, **kwargs: Any) -> Any:
-        logger.disable("datatrove")  # here, because this runs in the worker process
-        return super()._launch_run_for_rank(rank, *args, **kwargs)
+SKIPPED = "skipped"  # the key of the metadata under which a document that is not wanted carries the reason
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogatepass", "newline": "\n"}
 
 
 class SourceReader(BaseReader):  # type: ignore[misc]
@@ -47,16 +44,88 @@ class SourceReader(BaseReader):  # type: ignore[misc]
         taken = 0
         for path in self.tasks[rank]:
             for found in reading.read_documents(path, self.kind, self.text_key):
-                if isinstance(found, reading.Document) and len(found.text) < self.min_characters:
-                    found = reading.Skipped("too short", found.origin)
                 if isinstance(found, reading.Skipped):
-                    self.stat_update(found.reason)
-                    yield Document(text="", id=found.origin, metadata={"skipped": found.reason})
+                    yield Document(text="", id=found.origin, metadata={SKIPPED: found.reason})
+                    continue
+                if len(found.text) < self.min_characters:
+                    yield Document(text=found.text, id=found.origin, metadata={SKIPPED: "too short"})
                     continue
                 if taken == self.limit:
                     return
                 taken += 1
                 yield Document(text=found.text, id=found.origin)
+
+
+class Sieve(PipelineStep):  # type: ignore[misc]
+    """Ask the filters of a source, and pass on the name of the first that refuses as a reason in the metadata."""
+
+    name = "sieve"
+    type = "filter"
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        filters = make_filters(self.source)  # here: language models do not travel between processes
+        for document in data:
+            if SKIPPED not in document.metadata and (refusal := _refusal(filters, document)):
+                document.metadata[SKIPPED] = refusal
+            yield document
+
+
+def _refusal(filters: dict[str, BaseFilter], document: Document) -> str | None:
+    for name, filter_ in filters.items():
+        kept, reason = get_filter_result(filter_.filter(document))
+        if not kept:
+            return f"{name}: {reason}" if reason else name
+    return None
+
+
+class KeptAside(PipelineStep):  # type: ignore[misc]
+    """Write all documents of a task to a file, and pass on those that are still wanted, to be compared."""
+
+    name = "kept aside"
+    type = "writer"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        self.folder.mkdir(exist_ok=True)
+        with zstandard.open(self.folder / f"{rank:05d}.jsonl.zst", "wt", **_TEXT) as file:
+            for document in data:
+                reason = document.metadata.get(SKIPPED)
+                text = document.text[: samples.CHARACTERS] if reason else document.text
+                file.write(json.dumps([document.id, text, reason], ensure_ascii=False) + "\n")
+                if not reason:
+                    document.metadata[deduplication.PRIORITY] = deduplication.priority(rank)
+                    yield document
+
+
+class UniqueReader(PipelineStep):  # type: ignore[misc]
+    """The documents that were kept aside, those marked that the search found to stand elsewhere."""
+
+    name = "unique documents"
+    type = "reader"
+
+    def __init__(self, folder: Path, source: Source, search: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.source = source
+        self.search = search
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        elsewhere = deduplication.duplicates(self.source, self.search, rank)
+        reason_elsewhere = "duplicate" if self.source.deduplicate == "exact" else "near duplicate"
+        number = 0
+        with zstandard.open(self.folder / f"{rank:05d}.jsonl.zst", "rt", **_TEXT) as file:
+            for origin, text, reason in map(json.loads, file):
+                if not reason:
+                    reason = reason_elsewhere if number in elsewhere else None
+                    number += 1
+                yield Document(text=text, id=origin, metadata={SKIPPED: reason} if reason else {})
 
 
 class TokenShardWriter(PipelineStep):  # type: ignore[misc]
@@ -90,6 +159,7 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
         counts: dict[str, Any] = {"file": name, "documents": 0, "tokens": 0, "bytes": 0, "token_bytes": token_bytes}
         counts["skipped"] = {}
         waiting: list[str] = []
+        refused = samples.Samples()
         characters = 0
 
         def flush() -> None:
@@ -105,8 +175,9 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
             self._publish(counts, rank)
 
         for document in data:
-            if reason := document.metadata.get("skipped"):
+            if reason := document.metadata.get(SKIPPED):
                 counts["skipped"][reason] = counts["skipped"].get(reason, 0) + 1
+                refused.add(reason, document.id, document.text)
                 continue
             waiting.append(document.text)
             characters += len(document.text)
@@ -116,6 +187,7 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
             yield document
         flush()
         file.close()
+        refused.write(self.folder / "refused" / f"{rank:05d}.json")
 
     def _publish(self, counts: dict[str, Any], rank: int) -> None:
         path = self.folder / "progress" / f"{rank:05d}.json"

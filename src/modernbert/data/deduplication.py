@@ -1,0 +1,78 @@
+"""The same text twice, or nearly: datatrove's exact and MinHash deduplication within one source.
+
+Signatures of all documents, then a search for equal ones, then the numbers of the documents to leave out, for each
+task. Imported only where datatrove is installed.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup import (
+    ExactDedupConfig,
+    ExactDedupSignature,
+    ExactFindDedups,
+    MinhashConfig,
+    MinhashDedupBuckets,
+    MinhashDedupCluster,
+    MinhashDedupSignature,
+)
+from datatrove.utils.hashing import HashConfig
+
+from modernbert.data.filters import Words
+from modernbert.data.recipe import Source
+from modernbert.errors import DataError
+
+_HASHES = HashConfig(precision=64, hash_fc="sha1")  # of the standard library; splitting words takes far longer
+_HIGHEST_PRIORITY = 65_535  # datatrove keeps it in two bytes
+PRIORITY = "priority"  # of two equal documents the one with the higher number stays
+
+
+def priority(rank: int) -> int:
+    """That of the documents of a task: of equal ones the first in the order of the source stays."""
+    if rank >= _HIGHEST_PRIORITY:
+        raise DataError(f"Exact deduplication takes at most {_HIGHEST_PRIORITY:,} files; join some of them.")
+    return _HIGHEST_PRIORITY - rank
+
+
+def signatures(source: Source, folder: Path) -> PipelineStep:
+    """The step that writes a signature for each document of a task."""
+    if source.deduplicate == "exact":
+        return ExactDedupSignature(str(folder / "signatures"), _exact())
+    return MinhashDedupSignature(str(folder / "signatures"), _minhash(source), language=Words(source.language or "en"))
+
+
+def searches(source: Source, folder: Path) -> Iterator[tuple[str, PipelineStep, int]]:
+    """What finds the duplicates among all signatures: a name, a step, and its tasks."""
+    if source.deduplicate == "exact":
+        yield "search", ExactFindDedups(str(folder / "signatures"), str(folder / "duplicates"), _exact()), 1
+        return
+    config, pairs = _minhash(source), str(folder / "pairs")
+    yield "pairs", MinhashDedupBuckets(str(folder / "signatures"), pairs, config=config), config.num_buckets
+    yield "clusters", MinhashDedupCluster(pairs, str(folder / "duplicates"), config), 1
+
+
+def duplicates(source: Source, folder: Path, rank: int) -> frozenset[int]:
+    """The numbers of the documents of a task that stand elsewhere too, and there they stay."""
+    name = f"00000/{rank:05d}.c4_dup" if source.deduplicate == "exact" else f"{rank:06d}.remove"
+    path = folder / "duplicates" / name
+    return frozenset(np.fromfile(path, dtype="<u4").tolist()) if path.is_file() else frozenset()
+
+
+def _exact() -> ExactDedupConfig:
+    return ExactDedupConfig(content_getter=_content, document_priority=_priority, hash_config=_HASHES)
+
+
+def _content(document: Document) -> bytes:
+    return document.text.encode("utf-8", "surrogatepass")
+
+
+def _priority(document: Document) -> int:
+    return document.metadata[PRIORITY]
+
+
+def _minhash(source: Source) -> MinhashConfig:
+    wanted = source.minhash
+    return MinhashConfig(wanted.ngram_words, wanted.buckets, wanted.hashes_per_bucket, hash_config=_HASHES)

@@ -4,8 +4,11 @@ Signatures of all documents, then a search for equal ones, then the numbers of t
 task. Imported only where datatrove is installed.
 """
 
+import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datatrove.data import Document
@@ -46,12 +49,13 @@ def signatures(source: Source, folder: Path) -> PipelineStep:
 
 def searches(source: Source, folder: Path) -> Iterator[tuple[str, PipelineStep, int]]:
     """What finds the duplicates among all signatures: a name, a step, and its tasks."""
+    found, pairs, results = (str(folder / name) for name in ("signatures", "pairs", "duplicates"))
     if source.deduplicate == "exact":
-        yield "search", ExactFindDedups(str(folder / "signatures"), str(folder / "duplicates"), _exact()), 1
+        yield "search", _Quietly(ExactFindDedups(found, results, _exact())), 1
         return
-    config, pairs = _minhash(source), str(folder / "pairs")
-    yield "pairs", MinhashDedupBuckets(str(folder / "signatures"), pairs, config=config), config.num_buckets
-    yield "clusters", MinhashDedupCluster(pairs, str(folder / "duplicates"), config), 1
+    config = _minhash(source)
+    yield "pairs", _Quietly(MinhashDedupBuckets(found, pairs, config=config)), config.num_buckets
+    yield "clusters", _Quietly(MinhashDedupCluster(pairs, results, config)), 1
 
 
 def duplicates(source: Source, folder: Path, rank: int) -> frozenset[int]:
@@ -59,6 +63,20 @@ def duplicates(source: Source, folder: Path, rank: int) -> frozenset[int]:
     name = f"00000/{rank:05d}.c4_dup" if source.deduplicate == "exact" else f"{rank:06d}.remove"
     path = folder / "duplicates" / name
     return frozenset(np.fromfile(path, dtype="<u4").tolist()) if path.is_file() else frozenset()
+
+
+class _Quietly(PipelineStep):  # type: ignore[misc]
+    """A step of datatrove that does all its work in `run`, without its progress bars."""
+
+    def __init__(self, step: PipelineStep) -> None:
+        super().__init__()
+        self.name = step.name
+        self.type = step.type
+        self.step = step
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.step.run(data, rank, world_size)
 
 
 def _exact() -> ExactDedupConfig:

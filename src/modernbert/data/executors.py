@@ -127,7 +127,7 @@ def slurm_options(slurm: Slurm) -> dict[str, Any]:
     """The arguments of datatrove's Slurm executor."""
     return {
         **slurm.model_dump(exclude={"env_command", "sbatch_args"}),
-        "env_command": slurm.env_command or f"export PATH={Path(sys.executable).parent}:$PATH\ncd {Path.cwd()}",
+        "env_command": slurm.env_command or f"export PATH={Path(sys.executable).parent}:$PATH",
         "sbatch_args": {"wait": "", **slurm.sbatch_args},
     }
 

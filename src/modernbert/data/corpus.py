@@ -82,7 +82,10 @@ def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
     if result.documents == 0:
         shutil.rmtree(partial)
         reasons = ", ".join(f"{count} x {reason}" for reason, count in result.skipped.items()) or "the files are empty"
-        raise DataError(f"The source {source.name!r} holds no usable document ({reasons}); check paths and text_key.")
+        also = " and the filters" if source.language or source.filters else ""
+        raise DataError(
+            f"The source {source.name!r} holds no usable document ({reasons}); check paths and text_key{also}."
+        )
     result.write(partial)
     Samples.join(partial / "refused").write(partial / REFUSED)
     for leftover in ("logs", "progress", "refused", "documents", "search"):
@@ -166,7 +169,7 @@ def _fingerprint(source: Source, files: list[Path], tokenizer_hash: str) -> str:
     """Changes with whatever could change the shards."""
     options = source.model_dump(mode="json")
     for key in _LATER_KEYS:
-        if getattr(source, key) == Source.model_fields[key].default:
+        if getattr(source, key) == Source.model_fields[key].get_default(call_default_factory=True):
             del options[key]
     what: list[Any] = [manifest.__name__, options, tokenizer_hash]
     what += [(path.name, path.stat().st_size) for path in files]

@@ -84,7 +84,7 @@ def _exact() -> ExactDedupConfig:
 
 
 def _content(document: Document) -> bytes:
-    return document.text.encode("utf-8", "surrogatepass")
+    return document.text.encode("utf-8")
 
 
 def _priority(document: Document) -> int:

@@ -77,7 +77,7 @@ def session(recipe: CorpusRecipe) -> Iterator[None]:
         yield
         return
     address = recipe.ray.address or os.environ.get("RAY_ADDRESS")
-    own = {} if address else {"num_cpus": recipe.workers, "include_dashboard": False}
+    own: dict[str, Any] = {} if address else {"num_cpus": recipe.workers, "include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -118,8 +118,8 @@ def run(recipe: CorpusRecipe, name: str, pipeline: Sequence[PipelineStep], tasks
     missing = executor.get_incomplete_ranks(skip_completed=True)
     if missing:
         raise DataError(
-            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); their logs are in {logs}. "
-            "Give the same command again to go on with them."
+            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); mend that and give the same "
+            f"command again to go on with them. Their logs are in {logs}."
         )
 
 

@@ -135,6 +135,7 @@ class _LocalFastText(FastTextLID):  # type: ignore[misc]
 
     def __init__(self, path: str, languages: list[str]) -> None:
         super().__init__(languages)
+        self._model: Any = None
         self.path = path
 
     @property

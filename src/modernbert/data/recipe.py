@@ -41,7 +41,7 @@ class Source(Config):
     language_score: float = Field(0.65, ge=0, le=1)  # the least probability of that language
     language_model: str = "py3langid"  # or "ft176", "glotlid", which datatrove downloads, or a fastText model file
     filters: tuple[FilterName, ...] = ()
-    filter_options: dict[FilterName, dict[str, Any]] = {}  # arguments of datatrove's classes
+    filter_options: dict[FilterName, dict[str, Any]] = Field(default_factory=dict)  # arguments of datatrove's classes
     deduplicate: Literal["exact", "minhash"] | None = None  # within this source
     minhash: MinHash = MinHash()
 
@@ -63,7 +63,7 @@ class Slurm(Config):
     mem_per_cpu_gb: PositiveInt = 4
     qos: str | None = None
     env_command: str | None = None  # run before the task; unless set, this Python's programs are put on the PATH
-    sbatch_args: dict[str, str] = {}
+    sbatch_args: dict[str, str] = Field(default_factory=dict)
 
 
 class Ray(Config):

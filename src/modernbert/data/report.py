@@ -21,6 +21,8 @@ from modernbert.files import replaced_file
 NAME = "report.html"
 DUPLICATES = ("duplicate", "near duplicate")  # the reasons that deduplication gives
 
+_COLUMNS = ["source", "documents", "tokens", "share", "bytes", "bytes/token", "median", "longest"]
+_COLUMNS += ["refused", "duplicates"]
 _KEPT_SAMPLES = 5
 _SAMPLE_TOKENS = 200
 _STYLE = """
@@ -67,7 +69,7 @@ def write_report(recipe: CorpusRecipe, manifests: Sequence[Manifest]) -> Path:
     page += f"<style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
     path = recipe.output / NAME
     with replaced_file(path) as partial:
-        partial.write_text(page, encoding="utf-8", errors="replace")
+        partial.write_text(page, encoding="utf-8")
     return path
 
 
@@ -87,8 +89,7 @@ def _facts(source: Source, manifest: Manifest, recipe: CorpusRecipe) -> _Facts:
 
 
 def _table(facts: Sequence[_Facts]) -> str:
-    head = "source documents tokens share bytes bytes/token median longest refused duplicates".split()
-    all_tokens = sum(fact.manifest.tokens for fact in facts)
+    all_tokens = max(1, sum(fact.manifest.tokens for fact in facts))
     rows = []
     for fact in facts:
         manifest = fact.manifest
@@ -97,7 +98,7 @@ def _table(facts: Sequence[_Facts]) -> str:
             f"{manifest.tokens:,}",
             f"{manifest.tokens / all_tokens:.1%}",
             f"{manifest.bytes:,}",
-            f"{manifest.bytes / manifest.tokens:.2f}",
+            f"{manifest.bytes / max(1, manifest.tokens):.2f}",
             f"{int(np.median(fact.lengths)):,}",
             f"{int(fact.lengths.max()):,}",
             f"{fact.filtered:,}",
@@ -106,12 +107,12 @@ def _table(facts: Sequence[_Facts]) -> str:
         rows.append(_row(manifest.source, numbers))
     if len(facts) > 1:
         total = [sum(getattr(fact.manifest, name) for fact in facts) for name in ("documents", "tokens", "bytes")]
-        ratio, lengths = total[2] / total[1], np.concatenate([fact.lengths for fact in facts])
+        ratio, lengths = total[2] / max(1, total[1]), np.concatenate([fact.lengths for fact in facts])
         refused, duplicates = sum(fact.filtered for fact in facts), sum(fact.duplicates for fact in facts)
         numbers = [f"{total[0]:,}", f"{total[1]:,}", "100%", f"{total[2]:,}", f"{ratio:.2f}"]
         numbers += [f"{int(np.median(lengths)):,}", f"{int(lengths.max()):,}", f"{refused:,}", f"{duplicates:,}"]
         rows.append(_row("all", numbers))
-    heads = "".join(f"<th>{name}</th>" for name in head)
+    heads = "".join(f"<th>{name}</th>" for name in _COLUMNS)
     note = "Median and longest are tokens of a document; bytes are those of the text as UTF-8."
     return f"<table><tr>{heads}</tr>{''.join(rows)}</table>\n<p><small>{note}</small></p>"
 
@@ -163,11 +164,11 @@ def _plots(facts: Sequence[_Facts]) -> str:
         _draw_fates(fates, facts)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue().partition("<svg")[1] + file.getvalue().partition("<svg")[2]
+    return file.getvalue()[file.getvalue().index("<svg") :]
 
 
 def _draw_lengths(axes: Any, facts: Sequence[_Facts]) -> None:
-    longest = max(int(fact.lengths.max()) for fact in facts)
+    longest = max(1, *(int(fact.lengths.max()) for fact in facts))
     edges = 2 ** np.arange(0, np.log2(longest + 1) + 0.5, 0.5)
     for fact in facts:
         shares = np.histogram(fact.lengths, bins=edges)[0] / len(fact.lengths)

@@ -33,8 +33,8 @@ class Samples:
         """Write what was found, or nothing if that is nothing."""
         if self._found:
             path.parent.mkdir(exist_ok=True)
-            # In ASCII: half a surrogate pair stays what it is.
-            path.write_text(json.dumps(dict(sorted(self._found.items())), indent=1) + "\n", encoding="utf-8")
+            content = json.dumps(dict(sorted(self._found.items())), ensure_ascii=False, indent=1) + "\n"
+            path.write_text(content, encoding="utf-8", errors="replace")  # a path may be no UTF-8
 
     @classmethod
     def join(cls, folder: Path) -> "Samples":

@@ -19,7 +19,7 @@ from modernbert.data.recipe import Source
 from modernbert.data.tokenizer import load_tokenizer
 
 SKIPPED = "skipped"  # the key of the metadata under which a document that is not wanted carries the reason
-_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogatepass", "newline": "\n"}
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "newline": "\n"}  # a path may be no UTF-8
 
 
 class SourceReader(BaseReader):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,28 +110,56 @@ def _tasks(files: list[Path], source: Source) -> list[list[Path]]:
 
 
 def _run(tasks: list[list[Path]], source: Source, recipe: CorpusRecipe, partial: Path) -> None:
-    from modernbert.data import deduplication, executors, filters, steps
+    from modernbert.data import executors
+    from modernbert.data.steps import SourceReader, TokenShardWriter
 
-    filters.make_filters(source)  # what is missing is said before anything is read
-    pipeline = [steps.SourceReader(tasks, source.kind, source.text_key, source.min_characters, source.limit_documents)]
-    if source.language is not None or source.filters:
-        pipeline.append(steps.Sieve(source))
+    def run(steps: list[Any], number: int, logs: Path) -> None:
+        executors.run(recipe, source.name, steps, number, logs)
+
+    steps: list[Any] = [
+        SourceReader(tasks, source.kind, source.text_key, source.min_characters, source.limit_documents)
+    ]
     logs = partial / "logs"
+    if source.language is not None or source.filters:
+        steps.append(_sieve(source))
     if source.deduplicate is not None:
-        if source.deduplicate == "minhash":
-            filters.check_words(source.language or "en")
-        documents, search = partial / "documents", partial / "search"
-        pipeline += [steps.KeptAside(documents), deduplication.signatures(source, search)]
-        logger.info("%s: reading, and signatures to find duplicates by", source.name)
-        executors.run(recipe, source.name, pipeline, len(tasks), logs / "signatures")
-        for name, step, number in deduplication.searches(source, search):
-            executors.run(recipe, source.name, [step], number, logs / name)
-        pipeline = [steps.UniqueReader(documents, source, search)]
+        steps = _without_duplicates(steps, source, partial, len(tasks), run)
         logs = logs / "shards"
     (partial / "progress").mkdir(exist_ok=True)
-    pipeline.append(steps.TokenShardWriter(partial, source.name, tokenizer_file(recipe.tokenizer), _BATCH_CHARACTERS))
+    steps.append(TokenShardWriter(partial, source.name, tokenizer_file(recipe.tokenizer), _BATCH_CHARACTERS))
     with _Progress(partial / "progress", source.name):
-        executors.run(recipe, source.name, pipeline, len(tasks), logs)
+        run(steps, len(tasks), logs)
+
+
+def _sieve(source: Source) -> Any:
+    try:
+        from modernbert.data import filters
+    except ImportError as error:
+        raise _missing(error) from None
+    filters.make_filters(source)  # what is missing is said before anything is read
+    return filters.Sieve(source)
+
+
+def _without_duplicates(
+    steps: list[Any], source: Source, partial: Path, tasks: int, run: Callable[[list[Any], int, Path], None]
+) -> list[Any]:
+    """Run the stages that find duplicates. Returns the steps that give the documents without them."""
+    try:
+        from modernbert.data import deduplication, filters
+    except ImportError as error:
+        raise _missing(error) from None
+    if source.deduplicate == "minhash":
+        filters.check_words(source.language or "en")
+    documents, search, logs = partial / "documents", partial / "search", partial / "logs"
+    logger.info("%s: reading, and comparing documents", source.name)
+    run([*steps, deduplication.KeptAside(documents), deduplication.signatures(source, search)], tasks, logs / "read")
+    for name, step, number in deduplication.searches(source, search):
+        run([step], number, logs / name)
+    return [deduplication.UniqueReader(documents, source, search)]
+
+
+def _missing(error: ImportError) -> DataError:
+    return DataError(f"Filters and deduplication need more packages ({error}): pip install 'modernbert[filters]'.")
 
 
 def _summary(

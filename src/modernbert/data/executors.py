@@ -118,8 +118,8 @@ def run(recipe: CorpusRecipe, name: str, pipeline: Sequence[PipelineStep], tasks
     missing = executor.get_incomplete_ranks(skip_completed=True)
     if missing:
         raise DataError(
-            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); mend that and give the same "
-            f"command again to go on with them. Their logs are in {logs}."
+            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); mend that and give the "
+            f"same command again to go on with them. Their logs are in {logs}."
         )
 
 

@@ -1,13 +1,15 @@
-"""Which documents are worth training on: language, and datatrove's quality filters. Imported only with datatrove."""
+"""Which documents are worth training on: their language, and datatrove's quality filters. Imported only where wanted."""
 
 import difflib
 import inspect
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters import (
     C4QualityFilter,
     FineWebQualityFilter,
@@ -15,11 +17,12 @@ from datatrove.pipeline.filters import (
     GopherRepetitionFilter,
     LanguageFilter,
 )
-from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 from datatrove.utils.lid import FastTextLID
 from datatrove.utils.word_tokenizers import WordTokenizer, load_tokenizer_assignments, load_word_tokenizer
 
 from modernbert.data.recipe import FilterName, Source
+from modernbert.data.steps import SKIPPED
 from modernbert.errors import ConfigError, DataError
 
 _CLASSES: dict[FilterName, type[BaseFilter]] = {
@@ -29,6 +32,32 @@ _CLASSES: dict[FilterName, type[BaseFilter]] = {
     "fineweb": FineWebQualityFilter,
 }
 _LANGUAGE_CHARACTERS = 10_000  # looked at to tell the language of a document
+
+
+class Sieve(PipelineStep):  # type: ignore[misc]
+    """Ask the filters of a source, and pass on the name of the first that refuses as a reason in the metadata."""
+
+    name = "sieve"
+    type = "filter"
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        filters = make_filters(self.source)  # here: language models do not travel between processes
+        for document in data:
+            if SKIPPED not in document.metadata and (refusal := _refusal(filters, document)):
+                document.metadata[SKIPPED] = refusal
+            yield document
+
+
+def _refusal(filters: dict[str, BaseFilter], document: Document) -> str | None:
+    for name, filter_ in filters.items():
+        kept, reason = get_filter_result(filter_.filter(document))
+        if not kept:
+            return f"{name}: {reason}" if reason else name
+    return None
 
 
 class OfflineLanguageFilter(BaseFilter):  # type: ignore[misc]

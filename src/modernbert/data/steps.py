@@ -6,20 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters.base_filter import BaseFilter, get_filter_result
 from datatrove.pipeline.readers.base import BaseReader
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 
-from modernbert.data import deduplication, reading, samples
-from modernbert.data.filters import make_filters
-from modernbert.data.recipe import Source
+from modernbert.data import reading, samples
 from modernbert.data.tokenizer import load_tokenizer
 
 SKIPPED = "skipped"  # the key of the metadata under which a document that is not wanted carries the reason
-_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "newline": "\n"}  # a path may be no UTF-8
 
 
 class SourceReader(BaseReader):  # type: ignore[misc]
@@ -54,78 +49,6 @@ class SourceReader(BaseReader):  # type: ignore[misc]
                     return
                 taken += 1
                 yield Document(text=found.text, id=found.origin)
-
-
-class Sieve(PipelineStep):  # type: ignore[misc]
-    """Ask the filters of a source, and pass on the name of the first that refuses as a reason in the metadata."""
-
-    name = "sieve"
-    type = "filter"
-
-    def __init__(self, source: Source) -> None:
-        super().__init__()
-        self.source = source
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        filters = make_filters(self.source)  # here: language models do not travel between processes
-        for document in data:
-            if SKIPPED not in document.metadata and (refusal := _refusal(filters, document)):
-                document.metadata[SKIPPED] = refusal
-            yield document
-
-
-def _refusal(filters: dict[str, BaseFilter], document: Document) -> str | None:
-    for name, filter_ in filters.items():
-        kept, reason = get_filter_result(filter_.filter(document))
-        if not kept:
-            return f"{name}: {reason}" if reason else name
-    return None
-
-
-class KeptAside(PipelineStep):  # type: ignore[misc]
-    """Write all documents of a task to a file, and pass on those that are still wanted, to be compared."""
-
-    name = "kept aside"
-    type = "writer"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        self.folder.mkdir(exist_ok=True)
-        with zstandard.open(self.folder / f"{rank:05d}.jsonl.zst", "wt", **_TEXT) as file:
-            for document in data:
-                reason = document.metadata.get(SKIPPED)
-                text = document.text[: samples.CHARACTERS] if reason else document.text
-                file.write(json.dumps([document.id, text, reason], ensure_ascii=False) + "\n")
-                if not reason:
-                    document.metadata[deduplication.PRIORITY] = deduplication.priority(rank)
-                    yield document
-
-
-class UniqueReader(PipelineStep):  # type: ignore[misc]
-    """The documents that were kept aside, those marked that the search found to stand elsewhere."""
-
-    name = "unique documents"
-    type = "reader"
-
-    def __init__(self, folder: Path, source: Source, search: Path) -> None:
-        super().__init__()
-        self.folder = folder
-        self.source = source
-        self.search = search
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        elsewhere = deduplication.duplicates(self.source, self.search, rank)
-        reason_elsewhere = "duplicate" if self.source.deduplicate == "exact" else "near duplicate"
-        number = 0
-        with zstandard.open(self.folder / f"{rank:05d}.jsonl.zst", "rt", **_TEXT) as file:
-            for origin, text, reason in map(json.loads, file):
-                if not reason:
-                    reason = reason_elsewhere if number in elsewhere else None
-                    number += 1
-                yield Document(text=text, id=origin, metadata={SKIPPED: reason} if reason else {})
 
 
 class TokenShardWriter(PipelineStep):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Which documents are worth training on: their language, and datatrove's quality filters. Imported only where wanted."""
+"""Which documents are worth training on: the language, and datatrove's quality filters. Imported only where wanted."""
 
 import difflib
 import inspect

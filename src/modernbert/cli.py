@@ -105,20 +105,26 @@ def tokenizer_evaluate(
 
     modernbert corpus recipes/tiny/corpus.toml
 
-    modernbert corpus corpus.toml workers=8 output=/data/shards"""
+    modernbert corpus corpus.toml workers=8 output=/data/shards executor=ray"""
 )
 def corpus(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Turn text into token shards. Run it again to finish what was interrupted."""
+    """Turn text into token shards, filtered and deduplicated where the recipe says so, and a report to look at.
+
+    Run it again to finish what was interrupted.
+    """
     from modernbert.config import load
     from modernbert.data.corpus import CorpusRecipe, build_corpus
+    from modernbert.data.report import write_report
 
     loaded = load(CorpusRecipe, recipe, overrides or ())
-    for manifest in build_corpus(loaded):
+    manifests = build_corpus(loaded)
+    for manifest in manifests:
         skipped = "".join(f", {count:,} skipped: {reason}" for reason, count in manifest.skipped.items())
         typer.echo(
             f"{loaded.output / manifest.source}: {manifest.documents:,} documents, {manifest.tokens:,} tokens, "
             f"{manifest.bytes:,} bytes{skipped}"
         )
+    typer.echo(f"report: {write_report(loaded, manifests)}")
 
 
 @app.command(

@@ -24,6 +24,13 @@ def test_what_is_broken_in_json_lines_is_named_and_the_rest_goes_on(tmp_path, en
     assert found[1].origin == f"{path}:2"
 
 
+def test_half_a_surrogate_pair_is_skipped_as_no_tokenizer_takes_it(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "a broken \\ud83d letter"}\n{"text": "a whole \\ud83d\\ude00 one"}\n')
+    skipped, document = read_documents(tmp_path / "x.jsonl")
+    assert skipped.reason == "half a surrogate pair"
+    assert document.text == "a whole 😀 one"
+
+
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 def test_a_truncated_file_gives_what_it_still_holds(tmp_path, ending):
     text = "".join(json.dumps({"text": f"document {i} {i * 7919 % 1000}"}) + "\n" for i in range(5000)).encode()

@@ -10,50 +10,34 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
-
-from modernbert.config import Config
 from modernbert.data import manifest, reading
 from modernbert.data.manifest import Manifest, ShardFile
+from modernbert.data.recipe import CorpusRecipe, Source
+from modernbert.data.samples import NAME as REFUSED
+from modernbert.data.samples import Samples
 from modernbert.data.tokenizer import Vocabulary, load_tokenizer, sha256, tokenizer_file
 from modernbert.errors import DataError
+
+__all__ = ["CorpusRecipe", "Source", "build_corpus"]
 
 logger = logging.getLogger(__name__)
 
 _FILES_PER_TASK = 256  # of small text files; JSON lines and Parquet files are a task each
 _BATCH_CHARACTERS = 2_000_000  # tokenised at once
-
-
-class Source(Config):
-    """Files that become one shard folder: paths, globs, folders, or `python:MODULE` of the standard library."""
-
-    name: str = Field(pattern=r"^[\w.-]+$")
-    paths: tuple[str, ...] = Field(min_length=1)
-    kind: reading.Kind = "auto"
-    pattern: str = "**/*"
-    text_key: str = "text"
-    min_characters: NonNegativeInt = 0
-    limit_documents: PositiveInt | None = None  # of each task, that is of each JSON lines or Parquet file
-
-
-class CorpusRecipe(Config):
-    """Sources, tokenizer, and the folder that will hold one shard folder for each source."""
-
-    tokenizer: str
-    output: Path
-    sources: tuple[Source, ...] = Field(min_length=1)
-    workers: PositiveInt = 2
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        names = [source.name for source in self.sources]
-        if len(set(names)) < len(names):
-            raise ValueError("two sources have the same name")
-        return self
+# Keys that older shards do not know: they change a fingerprint only where they are set.
+_LATER_KEYS = (
+    "language",
+    "language_score",
+    "language_model",
+    "filters",
+    "filter_options",
+    "deduplicate",
+    "minhash",
+)
 
 
 def build_corpus(recipe: CorpusRecipe) -> list[Manifest]:
@@ -67,8 +51,11 @@ def build_corpus(recipe: CorpusRecipe) -> list[Manifest]:
         import datatrove  # noqa: F401
     except ImportError:
         raise DataError("`modernbert corpus` needs datatrove: pip install 'modernbert[corpus]'.") from None
+    from modernbert.data import executors
+
     load_tokenizer(recipe.tokenizer)
-    return [_build_source(source, recipe) for source in recipe.sources]
+    with executors.session(recipe):
+        return [_build_source(source, recipe) for source in recipe.sources]
 
 
 def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
@@ -95,9 +82,13 @@ def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
     if result.documents == 0:
         shutil.rmtree(partial)
         reasons = ", ".join(f"{count} x {reason}" for reason, count in result.skipped.items()) or "the files are empty"
-        raise DataError(f"The source {source.name!r} holds no usable document ({reasons}); check paths and text_key.")
+        also = " and the filters" if source.language or source.filters else ""
+        raise DataError(
+            f"The source {source.name!r} holds no usable document ({reasons}); check paths and text_key{also}."
+        )
     result.write(partial)
-    for leftover in ("logs", "progress"):
+    Samples.join(partial / "refused").write(partial / REFUSED)
+    for leftover in ("logs", "progress", "refused", "documents", "search"):
         shutil.rmtree(partial / leftover, ignore_errors=True)
     (partial / "fingerprint").unlink()
     partial.rename(target)
@@ -119,23 +110,56 @@ def _tasks(files: list[Path], source: Source) -> list[list[Path]]:
 
 
 def _run(tasks: list[list[Path]], source: Source, recipe: CorpusRecipe, partial: Path) -> None:
-    from loguru import logger as datatrove_logger
+    from modernbert.data import executors
+    from modernbert.data.steps import SourceReader, TokenShardWriter
 
-    from modernbert.data.steps import QuietExecutor, SourceReader, TokenShardWriter
+    def run(steps: list[Any], number: int, logs: Path) -> None:
+        executors.run(recipe, source.name, steps, number, logs)
 
-    datatrove_logger.disable("datatrove")
+    steps: list[Any] = [
+        SourceReader(tasks, source.kind, source.text_key, source.min_characters, source.limit_documents)
+    ]
+    logs = partial / "logs"
+    if source.language is not None or source.filters:
+        steps.append(_sieve(source))
+    if source.deduplicate is not None:
+        steps = _without_duplicates(steps, source, partial, len(tasks), run)
+        logs = logs / "shards"
     (partial / "progress").mkdir(exist_ok=True)
-    executor = QuietExecutor(
-        pipeline=[
-            SourceReader(tasks, source.kind, source.text_key, source.min_characters, source.limit_documents),
-            TokenShardWriter(partial, source.name, tokenizer_file(recipe.tokenizer), _BATCH_CHARACTERS),
-        ],
-        tasks=len(tasks),
-        workers=min(recipe.workers, len(tasks)),
-        logging_dir=str(partial / "logs"),
-    )
+    steps.append(TokenShardWriter(partial, source.name, tokenizer_file(recipe.tokenizer), _BATCH_CHARACTERS))
     with _Progress(partial / "progress", source.name):
-        executor.run()
+        run(steps, len(tasks), logs)
+
+
+def _sieve(source: Source) -> Any:
+    try:
+        from modernbert.data import filters
+    except ImportError as error:
+        raise _missing(error) from None
+    filters.make_filters(source)  # what is missing is said before anything is read
+    return filters.Sieve(source)
+
+
+def _without_duplicates(
+    steps: list[Any], source: Source, partial: Path, tasks: int, run: Callable[[list[Any], int, Path], None]
+) -> list[Any]:
+    """Run the stages that find duplicates. Returns the steps that give the documents without them."""
+    try:
+        from modernbert.data import deduplication, filters
+    except ImportError as error:
+        raise _missing(error) from None
+    if source.deduplicate == "minhash":
+        filters.check_words(source.language or "en")
+    documents, search, logs = partial / "documents", partial / "search", partial / "logs"
+    logger.info("%s: reading, and comparing documents", source.name)
+    run([*steps, deduplication.KeptAside(documents), deduplication.signatures(source, search)], tasks, logs / "read")
+    for name, step, number in deduplication.searches(source, search):
+        run([step], number, logs / name)
+    return [deduplication.UniqueReader(documents, source, search)]
+
+
+def _missing(error: ImportError) -> DataError:
+    return DataError(f"Filters and deduplication need more packages ({error}): pip install 'modernbert[filters]'.")
 
 
 def _summary(
@@ -171,7 +195,11 @@ def _summary(
 
 def _fingerprint(source: Source, files: list[Path], tokenizer_hash: str) -> str:
     """Changes with whatever could change the shards."""
-    what: list[Any] = [manifest.__name__, source.model_dump(mode="json"), tokenizer_hash]
+    options = source.model_dump(mode="json")
+    for key in _LATER_KEYS:
+        if getattr(source, key) == Source.model_fields[key].get_default(call_default_factory=True):
+            del options[key]
+    what: list[Any] = [manifest.__name__, options, tokenizer_hash]
     what += [(path.name, path.stat().st_size) for path in files]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

@@ -177,7 +177,13 @@ def _text(path: Path) -> Iterator[Document | Skipped]:
 def _document(text: object, origin: str) -> Document | Skipped:
     if not isinstance(text, str):
         return Skipped("no text", origin)
-    return Document(text, origin) if text.strip() else Skipped("empty text", origin)
+    if not text.strip():
+        return Skipped("empty text", origin)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can say "\\ud83d" alone, and no tokenizer takes it
+        return Skipped("half a surrogate pair", origin)
+    return Document(text, origin)
 
 
 def first_bytes(texts: Iterator[str], limit: int | None) -> Iterator[str]:

@@ -7,22 +7,14 @@ from typing import Any
 
 import numpy as np
 from datatrove.data import Document
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseReader
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
-from loguru import logger
 
-from modernbert.data import reading
+from modernbert.data import reading, samples
 from modernbert.data.tokenizer import load_tokenizer
 
-
-class QuietExecutor(LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's local executor without its log, whose every line would go to the terminal."""
-
-    def _launch_run_for_rank(self, rank: int, *args: Any, **kwargs: Any) -> Any:
-        logger.disable("datatrove")  # here, because this runs in the worker process
-        return super()._launch_run_for_rank(rank, *args, **kwargs)
+SKIPPED = "skipped"  # the key of the metadata under which a document that is not wanted carries the reason
 
 
 class SourceReader(BaseReader):  # type: ignore[misc]
@@ -47,11 +39,11 @@ class SourceReader(BaseReader):  # type: ignore[misc]
         taken = 0
         for path in self.tasks[rank]:
             for found in reading.read_documents(path, self.kind, self.text_key):
-                if isinstance(found, reading.Document) and len(found.text) < self.min_characters:
-                    found = reading.Skipped("too short", found.origin)
                 if isinstance(found, reading.Skipped):
-                    self.stat_update(found.reason)
-                    yield Document(text="", id=found.origin, metadata={"skipped": found.reason})
+                    yield Document(text="", id=found.origin, metadata={SKIPPED: found.reason})
+                    continue
+                if len(found.text) < self.min_characters:
+                    yield Document(text=found.text, id=found.origin, metadata={SKIPPED: "too short"})
                     continue
                 if taken == self.limit:
                     return
@@ -90,6 +82,7 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
         counts: dict[str, Any] = {"file": name, "documents": 0, "tokens": 0, "bytes": 0, "token_bytes": token_bytes}
         counts["skipped"] = {}
         waiting: list[str] = []
+        refused = samples.Samples()
         characters = 0
 
         def flush() -> None:
@@ -105,8 +98,9 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
             self._publish(counts, rank)
 
         for document in data:
-            if reason := document.metadata.get("skipped"):
+            if reason := document.metadata.get(SKIPPED):
                 counts["skipped"][reason] = counts["skipped"].get(reason, 0) + 1
+                refused.add(reason, document.id, document.text)
                 continue
             waiting.append(document.text)
             characters += len(document.text)
@@ -116,6 +110,7 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
             yield document
         flush()
         file.close()
+        refused.write(self.folder / "refused" / f"{rank:05d}.json")
 
     def _publish(self, counts: dict[str, Any], rank: int) -> None:
         path = self.folder / "progress" / f"{rank:05d}.json"

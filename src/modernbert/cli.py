@@ -203,22 +203,13 @@ def plan(
     Neither the tokenizer nor the shards need to be here.
     """
     from modernbert.config import load
-    from modernbert.train.plan import describe
+    from modernbert.train.plan import Cluster, describe
     from modernbert.train.plan import plan as reckon
     from modernbert.train.recipe import PretrainRecipe
 
     loaded = load(PretrainRecipe, recipe, overrides or ())
-    found = reckon(
-        loaded,
-        device=device,
-        gpus=gpus,
-        utilisation=utilisation,
-        cost_per_hour=cost_per_hour,
-        hours=hours or (),
-        vocab_size=vocab_size,
-        shards=shards,
-        histogram=histogram,
-    )
+    cluster = Cluster.of(device, gpus, utilisation, cost_per_hour)
+    found = reckon(loaded, cluster, hours=hours or (), vocab_size=vocab_size, shards=shards, histogram=histogram)
     if plot is not None:
         from modernbert.train.plot import plot_plan
 

@@ -1,43 +1,44 @@
 """What training a model costs: parameters, floating-point operations and bytes, from its configuration alone."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
 
 from modernbert.data.lengths import Rows
 from modernbert.data.packing import SPECIALS
+from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, CHUNK_ROWS
 from modernbert.model.config import EncoderConfig
-
-Precision = Literal["bf16", "fp32"]
-Parallel = Literal["ddp", "fsdp"]
+from modernbert.runtime import Precision
 
 _FP32 = 4
 _INDEX = 8  # int64
 _STATISTICS = 2 * _FP32  # mean and inverse deviation, which a LayerNorm keeps of each row
-_CHUNK_ROWS = 1024  # of logits at a time: kernels/cross_entropy.py
 
 
 @dataclass(frozen=True)
 class Device:
-    """An accelerator by its data sheet."""
+    """An accelerator: what its data sheet promises and what `nvidia-smi` shows."""
 
     name: str
     peak_flops: float  # a second, bf16 with fp32 sums, dense
     memory: int  # bytes
 
 
-# Dense bf16 (half of what data sheets give "with sparsity") and memory, from NVIDIA's data sheets; SXM where there is a
-# choice. A100: 312. H100 and H200: 1,979 / 2. B200 (one of the eight in HGX B200): 36,000 / 2 / 8, 1.44 TB / 8.
-# L40S: 733 / 2, rounded as the sheet rounds it. RTX 4090: Ada whitepaper, appendix A, bf16 with fp32 accumulate.
+def _device(name: str, teraflops: float, mebibytes: int) -> Device:
+    return Device(name, teraflops * 1e12, mebibytes * 2**20)
+
+
+# Peaks from NVIDIA's data sheets, half of what they give "with sparsity", SXM where there is a choice. A100: 624 / 2.
+# H100, H200: 1,979 / 2. B200: 36,000 / 2 for the eight of an HGX board. L40S: 362.05 | 733. RTX 4090: Ada whitepaper,
+# bf16 with fp32 accumulation. Memory as nvidia-smi gives it, ECC on where it can be.
 DEVICES = {
     device.name: device
     for device in (
-        Device("a100-40", 312e12, 40 * 10**9),
-        Device("a100", 312e12, 80 * 10**9),
-        Device("h100", 989e12, 80 * 10**9),
-        Device("h200", 989e12, 141 * 10**9),
-        Device("b200", 2250e12, 180 * 10**9),
-        Device("l40s", 362e12, 48 * 10**9),
-        Device("rtx4090", 165.2e12, 24 * 10**9),
+        _device("a100-40", 312, 40_960),
+        _device("a100", 312, 81_920),
+        _device("h100", 989, 81_559),
+        _device("h200", 989, 143_771),
+        _device("b200", 2250, 183_359),
+        _device("l40s", 362, 46_068),
+        _device("rtx4090", 165.2, 24_564),
     )
 }
 
@@ -98,25 +99,29 @@ def count_flops(config: EncoderConfig, rows: Rows, mask_ratio: float) -> Flops:
     hidden, inner, vocab, layers = _sizes(config)
     seen = sum(rows.keys[config.window(layer)] for layer in range(layers))
     predicted = mask_ratio * (1 - SPECIALS * rows.pieces_per_token)  # specials are never masked
-    multiply_adds = (layers * (4 * hidden * hidden + 3 * hidden * inner), 2 * hidden * seen)
-    return Flops(*(3 * 2 * n for n in multiply_adds), head=3 * 2 * predicted * (hidden * hidden + hidden * vocab))
+    return Flops(
+        layers=3 * 2 * layers * (4 * hidden * hidden + 3 * hidden * inner),
+        attention=3 * 2 * 2 * hidden * seen,
+        head=3 * 2 * predicted * (hidden * hidden + hidden * vocab),
+    )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device when a microbatch has gone forward and its loss is being computed: the fullest moment."""
+    """Bytes on one device. An update is fullest as the loss is computed, or as the last layer goes backward."""
 
     weights: int  # fp32
-    casts: int  # bf16 copies: what autocast keeps, or under FSDP what is gathered
+    copies: int  # of weights in bf16, which autocast keeps until the loss is there; under FSDP what is gathered
     gradients: int
     optimizer: int  # two moments
     activations: int  # kept for the backward pass
-    logits: int  # a chunk of them, and the decoder's gradient
-    temporaries: int  # of the widest layer
+    logits: int  # as the loss is computed: a chunk of them, and the gradient of the decoder
+    temporaries: int  # as a layer goes backward: gradients inside it, and what checkpointing computes again
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
+        always = self.weights + self.copies + self.gradients + self.optimizer + self.activations
+        return always + max(self.logits, self.temporaries)
 
 
 @dataclass(frozen=True)
@@ -124,56 +129,65 @@ class Setting:
     """What decides about memory beside the model and the microbatch."""
 
     precision: Precision
-    parallel: Parallel
-    processes: int
-    activation_checkpointing: bool
+    shards: int = 1  # parts that parameters, gradients and moments are cut into (FSDP); 1 means whole copies
+    activation_checkpointing: bool = False
+    compiled: bool = False
     on_cuda: bool = True  # there dropout keeps a byte an element, norms take fp32, and FlashAttention runs in bf16
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in a matrix product."""
+        return 2 if self.precision == "bf16" else _FP32
 
 
 def estimate_memory(config: EncoderConfig, setting: Setting, tokens: int, mask_ratio: float, passes: int) -> Memory:
     """Memory of an update that takes microbatches of `tokens` tokens, `passes` of them on each device.
 
-    Of the eager code: compiled layers keep less, and the allocator's gaps are not counted.
+    The allocator's gaps are not counted.
     """
-    hidden, inner, vocab, layers = _sizes(config)
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     parts = count_parameters(config)
-    width = 2 if setting.precision == "bf16" else _FP32
-    sharded = setting.parallel == "fsdp" and setting.processes > 1
-    shards = setting.processes if sharded else 1
+    share = parts.total // setting.shards
     layer = (parts.attention + parts.feed_forward) // layers
-    whole = parts.total
-    if sharded:  # the root unit stays gathered, and two layers are: the one that runs and the next
-        casts = width * (whole - (layers - 2) * layer)
+    if setting.shards > 1:  # the root unit stays gathered, and two layers are: the one that runs and the next
+        copies = setting.width * (parts.total - max(0, layers - 2) * layer)
     else:
-        casts = (width < _FP32) * width * (whole - parts.norms)
+        copies = setting.width * (parts.total - parts.norms) if setting.precision == "bf16" else 0
     predicted = round(mask_ratio * tokens)
     inside = layer_activations(config, setting, tokens)
-    kept = layers * (_FP32 * hidden * tokens if setting.activation_checkpointing else inside)
+    # Backward from Wo of the feed-forward: gradients of the stream, of the gated, the activated and both halves.
+    temporaries = (_FP32 * hidden + 5 * inner * setting.width) * tokens
+    if setting.activation_checkpointing:
+        kept = layers * _FP32 * hidden * tokens
+        gone = max(0, copies - setting.width * layer) if setting.shards == 1 else 0  # by then, of the copies
+        temporaries = max(0, temporaries + inside - gone)
+    else:
+        kept = layers * inside
+        if not setting.compiled:
+            kept -= _norm(config) * tokens  # the first layer has one norm only
     return Memory(
-        weights=_FP32 * whole // shards,
-        casts=casts,
+        weights=_FP32 * share,
+        copies=copies,
         # Between microbatches FSDP keeps whole gradients on every device, beside the shards of the last exchange.
-        gradients=_FP32 * (whole // shards + (whole if sharded and passes > 1 else 0)),
-        optimizer=2 * _FP32 * whole // shards,
+        gradients=_FP32 * (share + (parts.total if setting.shards > 1 and passes > 1 else 0)),
+        optimizer=2 * _FP32 * share,
         activations=kept + outer_activations(config, setting, tokens, predicted),
         logits=logits_bytes(config, setting, predicted),
-        temporaries=(_FP32 * hidden + 5 * inner * width) * tokens + setting.activation_checkpointing * inside,
+        temporaries=temporaries,
     )
 
 
 def layer_activations(config: EncoderConfig, setting: Setting, tokens: int) -> int:
     """Bytes that one layer (not the first) keeps for its backward pass: what model/encoder.py saves, line by line."""
     hidden, inner = config.hidden_size, config.intermediate_size
-    bf16 = setting.precision == "bf16"
-    width = 2 if bf16 else _FP32
-    norm = _FP32 * hidden + _STATISTICS  # the residual stream is fp32
+    width = setting.width
     attention = width * (
         hidden  # normed, what Wqkv takes
         + 3 * hidden  # q, k and v as Wqkv gives them: v is a view, which keeps all three
         + 2 * hidden  # q and k rotated
         + hidden  # what Wo takes, which FlashAttention keeps too
     )
-    if bf16 and setting.on_cuda:
+    if setting.precision == "bf16" and setting.on_cuda:
         attention += _FP32 * config.num_attention_heads  # FlashAttention's log-sum-exp of each query
     feed_forward = width * (
         hidden  # normed, what Wi takes
@@ -181,29 +195,38 @@ def layer_activations(config: EncoderConfig, setting: Setting, tokens: int) -> i
         + inner  # the activated one
         + inner  # the gated one, what Wo takes
     )
-    mask = 1 if setting.on_cuda else width
+    mask = 1 if setting.on_cuda or setting.compiled else width
     dropout = mask * (hidden * (config.attention_output_dropout > 0) + inner * (config.mlp_dropout > 0))
-    return tokens * (2 * norm + attention + feed_forward + dropout)
+    eager = 2 * _norm(config) + attention + feed_forward + dropout
+    if setting.compiled:  # what torch's partitioner keeps (2.13, measured on a CPU): GELU and the sum that the second
+        # norm takes are computed again, the latter from Wo's output
+        return tokens * (eager - width * inner - _FP32 * hidden + width * hidden)
+    return tokens * eager
 
 
 def outer_activations(config: EncoderConfig, setting: Setting, tokens: int, predicted: int) -> int:
     """Bytes kept outside the layers: embedding, rotary angles, the last norm, and the head on `predicted` rows."""
     hidden = config.hidden_size
-    width = 2 if setting.precision == "bf16" else _FP32
+    width = setting.width
     thetas = len({config.rope_theta(layer) for layer in range(config.num_hidden_layers)})
     angles = thetas * 2 * _FP32 * config.head_dim  # cosine and sine
     normed = _FP32 if setting.on_cuda else width
-    every = _INDEX + 2 * (_FP32 * hidden + _STATISTICS) + angles
-    masked = _INDEX + 3 * width * hidden + normed * hidden + _STATISTICS  # dense's input, its output, grad of the rows
+    every = _INDEX + 1 + 2 * _norm(config) + angles  # ids, and which are masked
+    masked = 3 * width * hidden + normed * hidden + _STATISTICS  # dense's input and output, the rows' gradient
     return tokens * every + predicted * masked
 
 
 def logits_bytes(config: EncoderConfig, setting: Setting, predicted: int) -> int:
     """The fp32 gradient of the decoder, the product that is added to it, and a chunk of logits with its fp32 copy."""
-    width = 2 if setting.precision == "bf16" else _FP32
-    rows = min(_CHUNK_ROWS, predicted)
-    gradient = (_FP32 + width) * config.vocab_size * config.hidden_size + _FP32 * config.vocab_size
-    return gradient + rows * config.vocab_size * (width + _FP32)
+    gradient = (_FP32 + setting.width) * config.vocab_size * config.hidden_size + _FP32 * config.vocab_size
+    chunk = min(CHUNK_ROWS, predicted) * config.vocab_size
+    precise = chunk if setting.on_cuda else min(chunk, BLOCK_ELEMENTS)
+    return gradient + chunk * setting.width + precise * _FP32
+
+
+def _norm(config: EncoderConfig) -> int:
+    """Bytes that a LayerNorm keeps of a row of the residual stream, which is fp32."""
+    return _FP32 * config.hidden_size + _STATISTICS
 
 
 def _sizes(config: EncoderConfig) -> tuple[int, int, int, int]:

@@ -37,11 +37,55 @@ from modernbert.train.costs import (
 from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe
 
 # The share of an H100's dense bf16 peak that the published base reached in its first phase: 1.719 T tokens in 194.2
-# hours on eight (arXiv 2412.13663, appendix A), at the operations that `count_flops` counts for assumed lengths.
+# hours on eight (arXiv 2412.13663, appendix A), at the operations that `count_flops` counts for the assumed lengths.
 PUBLISHED_UTILISATION = 0.252
 # What is not planned with: CUDA's context, communication buffers, gaps of the allocator. A choice, not a measurement.
 HEADROOM = 0.1
 _PUBLISHED_VOCABULARY = 50_368
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The devices of a run, one process each, and what is assumed of them."""
+
+    device: Device
+    count: int
+    utilisation: float  # the share of the peak that the run reaches
+    cost_per_hour: float | None  # of one device
+
+    @classmethod
+    def of(
+        cls, device: str = "h100", count: int = 8, utilisation: float | None = None, cost_per_hour: float | None = None
+    ) -> "Cluster":
+        """So many devices of that name; the published utilisation unless one is given.
+
+        Raises:
+            ConfigError: there is no such device, or a number makes no sense.
+        """
+        if device not in DEVICES:
+            raise ConfigError(f"There is no device {device!r} in the table; choose one of {', '.join(DEVICES)}.")
+        if count < 1:
+            raise ConfigError(f"{count} devices train nothing; give 1 or more.")
+        share = PUBLISHED_UTILISATION if utilisation is None else utilisation
+        if not 0 < share <= 1:
+            raise ConfigError(f"A utilisation of {share:g} is no share of the peak; give one above 0 and at most 1.")
+        if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
+            raise ConfigError(f"A device hour cannot cost {cost_per_hour:g}; give 0 or more.")
+        return cls(DEVICES[device], count, share, cost_per_hour)
+
+    @property
+    def usable_memory(self) -> float:
+        """Bytes of one device that are planned with."""
+        return (1 - HEADROOM) * self.device.memory
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of the documents that every source trains on, and where they come from."""
+
+    sources: Mapping[str, Ints]
+    origin: str
+    own: bool  # those of the recipe's own shards, whose tokens can be counted too
 
 
 @dataclass(frozen=True)
@@ -54,24 +98,31 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """Work and what it takes. Hours and cost are None in fp32, whose peaks the table of devices does not have."""
+
+    tokens: int
+    updates: int
+    flops: float  # of the model; what checkpointing computes again counts in the hours alone
+    hours: float | None
+    device_hours: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
 class PhasePlan:
     """What one phase will take."""
 
     name: str
-    tokens: int
     max_length: int
     mask_ratio: float
     fill: float  # real tokens, [CLS] and [SEP] included, of all places in the rows
-    document_tokens: float  # mean of the pieces that stand in the rows
+    piece_tokens: float  # mean length of the documents, or parts of them, that stand in the rows
     stages: tuple[Stage, ...]
-    updates: int
     growing_updates: int  # before the batch has its final size
-    lr_warmup_updates: int
+    rate_warmup_updates: int
     flops_per_token: Flops
-    flops: float
-    seconds: float | None  # None in fp32, whose peaks are not in the table
-    device_seconds: float | None
-    cost: float | None
+    effort: Effort
     microbatch_rows: int
     passes: int  # of a microbatch, for an update of the final batch size
     memory: Memory
@@ -91,79 +142,66 @@ class Implied:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take, and the assumptions that it was reckoned with."""
+    """What a run will take, and what it was reckoned with."""
 
-    device: Device
-    gpus: int
-    utilisation: float
-    utilisation_is_assumed: bool
+    cluster: Cluster
     vocabulary: int
-    lengths: str  # where the lengths of documents come from
+    lengths: str  # where those of the documents come from
     parameters: Parameters
+    parameters_total: int
     phases: tuple[PhasePlan, ...]
+    total: Effort
     implied: tuple[Implied, ...]
-
-    @property
-    def tokens(self) -> int:
-        return sum(phase.tokens for phase in self.phases)
-
-    @property
-    def updates(self) -> int:
-        return sum(phase.updates for phase in self.phases)
 
 
 def plan(
     recipe: PretrainRecipe,
+    cluster: Cluster,
     *,
-    device: str = "h100",
-    gpus: int = 8,
-    utilisation: float | None = None,
-    cost_per_hour: float | None = None,
     hours: Sequence[str] = (),
     vocab_size: int | None = None,
     shards: Path | None = None,
     histogram: Path | None = None,
 ) -> Plan:
-    """Reckon what the recipe takes on `gpus` devices. Tokenizer, shards and start need not exist.
+    """Reckon what the recipe takes. Tokenizer, shards and the model that it starts from need not exist.
 
     Lengths of documents come from `shards` or `histogram`, otherwise from the recipe's own shards where all are there,
     otherwise they are assumed. `hours` are of the form phase=194.2 or phase+phase=425.3.
 
     Raises:
-        ConfigError: an argument has no such value, the shape of the model is not known, or a batch has fewer rows than
+        ConfigError: an argument makes no sense, the shape of the model is not known, or a batch has fewer rows than
             there are devices.
         DataError: given lengths cannot be read, or a source has no document of the lengths that the recipe wants.
     """
-    if device not in DEVICES:
-        raise ConfigError(f"There is no device {device!r} in the table; choose one of {', '.join(DEVICES)}.")
-    if gpus < 1:
-        raise ConfigError(f"A run on {gpus} devices is none; give --gpus 1 or more.")
-    share = PUBLISHED_UTILISATION if utilisation is None else utilisation
-    if not 0 < share <= 1:
-        raise ConfigError(f"A utilisation of {share:g} is no share of the peak; give one above 0 and at most 1.")
-    chosen = DEVICES[device]
     config = model_shape(recipe, vocab_size)
-    sources, description = _source_lengths(recipe, shards, histogram)
-    known = not description.startswith(ASSUMPTION) and shards is None and histogram is None
-    packed: dict[tuple[str, int], Rows] = {}
+    lengths = document_lengths(recipe, shards, histogram)
+    windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
+    packed: dict[tuple[int, int], Rows] = {}  # sources that share their lengths are packed once
+
+    def rows_of(source: str, max_length: int) -> Rows:
+        key = (id(lengths.sources[source]), max_length)
+        if key not in packed:
+            packed[key] = packed_rows(lengths.sources[source], max_length, windows)
+        return packed[key]
+
     phases = []
     for name, phase in recipe.phases.items():
         weights: Mapping[str, float] = phase.mixture
-        if phase.max_repeats is not None and known:
-            totals = {source: int(sources[source].sum()) for source in weights}
+        if phase.max_repeats is not None and lengths.own:
+            totals = {source: int(lengths.sources[source].sum()) for source in weights}
             weights = cap_repeats(weights, totals, phase.tokens, phase.max_repeats)
-        rows = mixed_rows({s: _rows(packed, sources, s, phase.max_length, config) for s in weights}, weights)
-        phases.append(_plan_phase(name, phase, recipe, config, rows, chosen, gpus, share, cost_per_hour))
+        rows = mixed_rows({source: rows_of(source, phase.max_length) for source in weights}, weights)
+        phases.append(_plan_phase(name, phase, recipe, config, rows, cluster))
+    parameters = count_parameters(config)
     return Plan(
-        device=chosen,
-        gpus=gpus,
-        utilisation=share,
-        utilisation_is_assumed=utilisation is None,
+        cluster=cluster,
         vocabulary=config.vocab_size,
-        lengths=description,
-        parameters=count_parameters(config),
+        lengths=lengths.origin,
+        parameters=parameters,
+        parameters_total=parameters.total,
         phases=tuple(phases),
-        implied=tuple(_implied(given, phases, chosen, gpus) for given in hours),
+        total=_added([phase.effort for phase in phases]),
+        implied=tuple(_implied(given, phases, cluster) for given in hours),
     )
 
 
@@ -173,19 +211,56 @@ def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> Encode
     Raises:
         ConfigError: `model.start` is not here, and no preset says which shape it will have.
     """
-    start = Path(recipe.model.start) if recipe.model.start is not None else None
+    if vocab_size is not None and vocab_size < 1:
+        raise ConfigError(f"A vocabulary of {vocab_size} tokens is none; give 1 or more.")
     if vocab_size is None and Path(recipe.tokenizer).exists():
         vocab_size = Vocabulary.of(load_tokenizer(recipe.tokenizer)).size
-    if start is not None and (start / "config.json").is_file():
-        found = read_config(start)
-        values = {
-            "vocab_size": vocab_size or found.vocab_size,
-            "attention_output_dropout": recipe.model.attention_output_dropout,
-        }
-        return found.model_copy(update=values)
-    if start is not None and "preset" not in recipe.model.model_fields_set:
-        raise ConfigError(f"{start} is not here to show its shape; write it first, or set model.preset beside it.")
+    if recipe.model.start is not None:
+        start = Path(recipe.model.start)
+        if (start / "config.json").is_file():
+            found = read_config(start)
+            dropout = recipe.model.attention_output_dropout
+            return found.model_copy(
+                update={"vocab_size": vocab_size or found.vocab_size, "attention_output_dropout": dropout}
+            )
+        if "preset" not in recipe.model.model_fields_set:
+            raise ConfigError(f"{start} is not here to show its shape; write it first, or set model.preset beside it.")
     return recipe.model.config(vocab_size=vocab_size or _PUBLISHED_VOCABULARY)
+
+
+def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogram: Path | None = None) -> Lengths:
+    """The lengths that each source of the recipe trains on, those that it leaves out left out.
+
+    Raises:
+        ConfigError: both `shards` and `histogram` are given.
+        DataError: they cannot be read, or nothing is left of a source.
+    """
+    if shards is not None and histogram is not None:
+        raise ConfigError("Lengths come from --shards or from --histogram; give one of them.")
+    missing = next((data.path for data in recipe.data.values() if not data.path.exists()), None)
+    own = shards is None and histogram is None and missing is None
+    if own:
+        fraction = recipe.validation.fraction
+        found = {name: Shards.open(data.path).split(fraction).train.lengths for name, data in recipe.data.items()}
+        origin = "those of the recipe's shards"
+    elif shards is not None:
+        found, origin = dict.fromkeys(recipe.data, Shards.open(shards).lengths), f"those of {shards}"
+    elif histogram is not None:
+        found, origin = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"drawn from {histogram}"
+    else:
+        found, origin = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing} is not here"
+    fitting: dict[tuple[int, int, int | None], Ints] = {}
+    for name, data in recipe.data.items():
+        key, lengths = (id(found[name]), data.min_tokens, data.max_tokens), found[name]
+        if key not in fitting:
+            fitting[key] = lengths[(lengths >= data.min_tokens) & (lengths <= (data.max_tokens or lengths.max()))]
+        if not fitting[key].any():
+            raise DataError(
+                f"No document of data.{name} has {data.min_tokens} to {data.max_tokens or 'any number of'} tokens "
+                f"(lengths {origin}); change data.{name}, or give other lengths."
+            )
+    sources = {name: fitting[id(found[name]), data.min_tokens, data.max_tokens] for name, data in recipe.data.items()}
+    return Lengths(sources, origin, own)
 
 
 def simulate_updates(
@@ -209,65 +284,75 @@ def simulate_updates(
 
 
 def _plan_phase(
-    name: str,
-    phase: Phase,
-    recipe: PretrainRecipe,
-    config: EncoderConfig,
-    rows: Rows,
-    device: Device,
-    gpus: int,
-    utilisation: float,
-    cost_per_hour: float | None,
+    name: str, phase: Phase, recipe: PretrainRecipe, config: EncoderConfig, rows: Rows, cluster: Cluster
 ) -> PhasePlan:
-    run = recipe.run
-    stages = simulate_updates(phase.batch_tokens, phase.max_length, phase.tokens, rows.tokens_per_row)
-    if stages[0].rows < gpus:
+    run, batch, length = recipe.run, phase.batch_tokens, phase.max_length
+    stages = simulate_updates(batch, length, phase.tokens, rows.tokens_per_row)
+    if stages[0].rows < cluster.count:
         raise ConfigError(
-            f"A batch of {stages[0].rows} rows in phases.{name} has none for some of the {gpus} devices; "
+            f"A batch of {stages[0].rows} rows in phases.{name} has none for some of {cluster.count} devices; "
             "raise batch_tokens (and its start), or give fewer --gpus."
         )
-    warmup = simulate_updates(phase.batch_tokens, phase.max_length, phase.schedule.warmup_tokens, rows.tokens_per_row)
+    warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_row)
     flops = count_flops(config, rows, phase.mask_ratio)
     work = flops.total + (flops.recomputed if run.activation_checkpointing else 0.0)
-    # The table knows bf16 peaks; fp32 runs far from them.
-    speed = gpus * device.peak_flops * utilisation if run.precision == "bf16" else None
-    seconds = None if speed is None else phase.tokens * work / speed
-    setting = Setting(run.precision, run.parallel, gpus, run.activation_checkpointing)
-    share = math.ceil(stages[-1].rows / gpus)
+    setting = Setting(
+        run.precision,
+        shards=cluster.count if run.parallel == "fsdp" else 1,
+        activation_checkpointing=run.activation_checkpointing,
+        compiled=run.compile,
+    )
+    share = math.ceil(stages[-1].rows / cluster.count)
 
     def memory(count: int) -> Memory:
-        return estimate_memory(
-            config, setting, count * phase.max_length, phase.mask_ratio, passes=math.ceil(share / count)
-        )
+        return estimate_memory(config, setting, count * length, phase.mask_ratio, passes=math.ceil(share / count))
 
-    usable = (1 - HEADROOM) * device.memory
-    largest = next((count for count in range(share, 0, -1) if memory(count).total <= usable), 0)
-    at_once = min(share, run.microbatch_tokens // phase.max_length)
+    fitting = (count for count in range(share, 0, -1) if memory(count).total <= cluster.usable_memory)
+    at_once = min(share, run.microbatch_tokens // length)
+    updates = sum(stage.updates for stage in stages)
     return PhasePlan(
         name=name,
-        tokens=phase.tokens,
-        max_length=phase.max_length,
+        max_length=length,
         mask_ratio=phase.mask_ratio,
         fill=rows.fill,
-        document_tokens=1 / rows.pieces_per_token,
+        piece_tokens=1 / rows.pieces_per_token,
         stages=stages,
-        updates=sum(stage.updates for stage in stages),
-        growing_updates=sum(s.updates for s in stages if s.batch_tokens < phase.batch_tokens.tokens),
-        lr_warmup_updates=sum(stage.updates for stage in warmup),
+        growing_updates=sum(stage.updates for stage in stages if stage.batch_tokens < batch.tokens),
+        rate_warmup_updates=sum(stage.updates for stage in warmup),
         flops_per_token=flops,
-        flops=phase.tokens * flops.total,
-        seconds=seconds,
-        device_seconds=None if seconds is None else seconds * gpus,
-        cost=None if seconds is None or cost_per_hour is None else seconds / 3600 * gpus * cost_per_hour,
+        effort=_effort(phase.tokens, updates, flops.total, work, cluster if run.precision == "bf16" else None),
         microbatch_rows=at_once,
         passes=math.ceil(share / at_once),
         memory=memory(at_once),
-        fits=memory(at_once).total <= usable,
-        largest_microbatch_rows=largest,
+        fits=memory(at_once).total <= cluster.usable_memory,
+        largest_microbatch_rows=next(fitting, 0),
     )
 
 
-def _implied(given: str, phases: Sequence[PhasePlan], device: Device, gpus: int) -> Implied:
+def _effort(tokens: int, updates: int, flops: float, work: float, cluster: Cluster | None) -> Effort:
+    if cluster is None:
+        return Effort(tokens, updates, tokens * flops, None, None, None)
+    device_hours = tokens * work / (cluster.device.peak_flops * cluster.utilisation) / 3600
+    cost = None if cluster.cost_per_hour is None else device_hours * cluster.cost_per_hour
+    return Effort(tokens, updates, tokens * flops, device_hours / cluster.count, device_hours, cost)
+
+
+def _added(efforts: Sequence[Effort]) -> Effort:
+    def total(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    return Effort(
+        tokens=sum(effort.tokens for effort in efforts),
+        updates=sum(effort.updates for effort in efforts),
+        flops=sum(effort.flops for effort in efforts),
+        hours=total([effort.hours for effort in efforts]),
+        device_hours=total([effort.device_hours for effort in efforts]),
+        cost=total([effort.cost for effort in efforts]),
+    )
+
+
+def _implied(given: str, phases: Sequence[PhasePlan], cluster: Cluster) -> Implied:
     names, _, text = given.partition("=")
     by_name = {phase.name: phase for phase in phases}
     try:
@@ -278,139 +363,109 @@ def _implied(given: str, phases: Sequence[PhasePlan], device: Device, gpus: int)
         raise ConfigError(f"The hours {given!r} are not of the form phase=194.2 or phase+phase=425.3.")
     if unknown := [name for name in names.split("+") if name not in by_name]:
         raise ConfigError(f"There is no phase {unknown[0]!r} to have hours; the recipe has {', '.join(by_name)}.")
-    chosen = [by_name[name] for name in names.split("+")]
-    seconds = hours * 3600 * gpus
+    effort = _added([by_name[name].effort for name in names.split("+")])
+    device_seconds = hours * 3600 * cluster.count
     return Implied(
-        phases=tuple(phase.name for phase in chosen),
+        phases=tuple(names.split("+")),
         hours=hours,
-        tokens_per_second=sum(phase.tokens for phase in chosen) / seconds,
-        share_of_peak=sum(phase.flops for phase in chosen) / seconds / device.peak_flops,
+        tokens_per_second=effort.tokens / device_seconds,
+        share_of_peak=effort.flops / device_seconds / cluster.device.peak_flops,
     )
 
 
-def _source_lengths(recipe: PretrainRecipe, shards: Path | None, histogram: Path | None) -> tuple[dict[str, Ints], str]:
-    """The lengths of the documents of every source that train, and where they come from."""
-    if shards is not None and histogram is not None:
-        raise ConfigError("Lengths come from --shards or from --histogram; give one of them.")
-    missing = [data.path for data in recipe.data.values() if not data.path.exists()]
-    if shards is not None:
-        found, description = dict.fromkeys(recipe.data, Shards.open(shards).lengths), f"those of {shards}"
-    elif histogram is not None:
-        found, description = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"drawn from {histogram}"
-    elif missing:
-        found, description = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing[0]} is not here"
-    else:
-        fraction = recipe.validation.fraction
-        found = {name: Shards.open(data.path).split(fraction).train.lengths for name, data in recipe.data.items()}
-        description = "those of the recipe's shards"
-    fitting = {}
-    for name, data in recipe.data.items():
-        most = np.inf if data.max_tokens is None else data.max_tokens
-        fitting[name] = found[name][(found[name] >= data.min_tokens) & (found[name] <= most)]
-        if not fitting[name].any():
-            raise DataError(
-                f"No document of data.{name} has {data.min_tokens} to {data.max_tokens or 'any number of'} tokens "
-                f"(lengths {description}); change data.{name}, or give other lengths."
-            )
-    return fitting, description
-
-
-def _rows(
-    packed: dict[tuple[str, int], Rows],
-    sources: Mapping[str, Ints],
-    source: str,
-    max_length: int,
-    config: EncoderConfig,
-) -> Rows:
-    """The rows of a source, packed once for each length; sources of equal documents share them."""
-    same = next(name for name, lengths in sources.items() if np.array_equal(lengths, sources[source]))
-    key = (same, max_length)
-    if key not in packed:
-        windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
-        packed[key] = packed_rows(sources[source], max_length, windows)
-    return packed[key]
-
-
 def describe(plan: Plan) -> str:
-    """The plan as text for people: assumptions first, then a column for each phase."""
-    parts = plan.parameters
-    given = [
-        ("parameters", f"{parts.total:,}"),
-        ("", f"embedding {parts.embedding:,}, attention {parts.attention:,}, feed-forward {parts.feed_forward:,}, "
-             f"norms {parts.norms:,}, head {parts.head:,}"),
-        ("vocabulary", f"{plan.vocabulary:,}"),
-        ("devices", f"{plan.gpus} x {plan.device.name}: {plan.device.peak_flops / 1e12:,.0f} TFLOP/s (bf16, dense) and "
-                    f"{plan.device.memory / 1e9:,.0f} GB each"),
-        ("utilisation", f"{plan.utilisation:.1%} of the peak"
-                        + (", assumed: the published base in its first phase" if plan.utilisation_is_assumed else "")),
-        ("document lengths", plan.lengths),
-    ]  # fmt: skip
-    lines = [f"{name:<18}{value}" for name, value in given]
-    rows = [(label, [show(phase) for phase in plan.phases]) for label, show in _ROWS]
-    totals = {
-        "tokens": f"{plan.tokens:,}",
-        "updates": f"{plan.updates:,}",
-        "operations": f"{sum(phase.flops for phase in plan.phases):.3g}",
-        "hours": _sum(plan, lambda phase: phase.seconds and phase.seconds / 3600),
-        "device hours": _sum(plan, lambda phase: phase.seconds and phase.seconds / 3600 * plan.gpus),
-        "cost": _sum(plan, lambda phase: phase.cost),
-    }
+    """The plan as text for people: what it was reckoned with, then a column for each phase, then what stands out."""
+    cluster, parts = plan.cluster, plan.parameters
+    lines = [
+        f"parameters        {plan.parameters_total:,}",
+        f"                  embedding {parts.embedding:,}, attention {parts.attention:,}, "
+        f"feed-forward {parts.feed_forward:,}, norms {parts.norms:,}, head {parts.head:,}",
+        f"vocabulary        {plan.vocabulary:,}",
+        f"devices           {cluster.count} x {cluster.device.name}: {cluster.device.peak_flops / 1e12:,.0f} TFLOP/s "
+        f"(bf16, dense) and {_gib(cluster.device.memory)} GiB each",
+        f"utilisation       {cluster.utilisation:.1%} of the peak"
+        + (", as in the first phase of the published base" if cluster.utilisation == PUBLISHED_UTILISATION else ""),
+        f"document lengths  {plan.lengths}",
+        "",
+    ]
+    totals = {label: show(plan.total) for label, show in _EFFORT}
     table = [("", [phase.name for phase in plan.phases], "total")]
-    table += [(label, cells, totals.get(label, "")) for label, cells in rows if set(cells) != {""}]
-    widths = [max(len(line[1][column]) for line in table) + 3 for column in range(len(plan.phases))]
-    last = max(len(line[2]) for line in table) + 3
-    lines.append("")
+    table += [(label, [show(phase) for phase in plan.phases], totals.get(label, "")) for label, show in _ROWS]
+    table = [line for line in table if any(line[1])]
+    widths = [3 + max(len(cells[column]) for _, cells, _ in table) for column in range(len(plan.phases))]
+    last = 3 + max(len(total) for _, _, total in table)
     for label, cells, total in table:
         shown = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        lines.append(f"{label:<30}{shown}{total:>{last}}".rstrip())
+        lines.append(f"{label:<31}{shown}{total:>{last}}".rstrip())
+    lines.append("")
     for found in plan.implied:
         lines.append(
-            f"\n{' + '.join(found.phases)} in {found.hours:,.1f} hours: {found.tokens_per_second:,.0f} tokens/s on each "
+            f"{' + '.join(found.phases)} in {found.hours:,.1f} hours: {found.tokens_per_second:,.0f} tokens/s on each "
             f"device, {found.share_of_peak:.1%} of its peak"
         )
-    return "\n".join(lines)
+    if plan.total.hours is None:
+        lines.append("no hours: the table of devices has bf16 peaks, and run.precision is fp32")
+    if not all(phase.fits for phase in plan.phases):
+        most = min(phase.largest_microbatch_rows * phase.max_length for phase in plan.phases)
+        remedy = f"run.microbatch_tokens={most}" if most else "run.activation_checkpointing=true or run.parallel=fsdp"
+        lines.append(f"the microbatch does not fit {1 - HEADROOM:.0%} of the memory; try {remedy}")
+    return "\n".join(lines).rstrip()
 
 
-def _sum(plan: Plan, value: Callable[[PhasePlan], float | None]) -> str:
-    values = [value(phase) for phase in plan.phases]
-    return f"{sum(v for v in values if v is not None):,.1f}" if None not in values else ""
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f}"
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.2f}"
+
+
+_EFFORT: tuple[tuple[str, Callable[[Effort], str]], ...] = (
+    ("tokens", lambda effort: f"{effort.tokens:,}"),
+    ("updates", lambda effort: f"{effort.updates:,}"),
+    ("operations", lambda effort: f"{effort.flops:.3g}"),
+    ("hours", lambda effort: _number(effort.hours)),
+    ("device hours", lambda effort: _number(effort.device_hours)),
+    ("cost", lambda effort: _number(effort.cost)),
+)
+
+
+def _of_effort(label: str) -> tuple[str, Callable[[PhasePlan], str]]:
+    show = dict(_EFFORT)[label]
+    return label, lambda phase: show(phase.effort)
 
 
 _ROWS: tuple[tuple[str, Callable[[PhasePlan], str]], ...] = (
-    ("tokens", lambda p: f"{p.tokens:,}"),
-    ("length of a row", lambda p: f"{p.max_length:,}"),
-    ("rows filled to", lambda p: f"{p.fill:.2%}"),
-    ("tokens of a document in a row", lambda p: f"{p.document_tokens:,.0f}"),
-    ("masked", lambda p: f"{p.mask_ratio:.0%}"),
-    ("tokens of a batch, first", lambda p: f"{p.stages[0].batch_tokens:,}"),
-    ("tokens of a batch, last", lambda p: f"{p.stages[-1].batch_tokens:,}"),
-    ("rows of a batch, last", lambda p: f"{p.stages[-1].rows:,}"),
-    ("updates", lambda p: f"{p.updates:,}"),
-    ("  while the batch grows", lambda p: f"{p.growing_updates:,}"),
-    ("  while the rate warms up", lambda p: f"{p.lr_warmup_updates:,}"),
-    ("operations of a token", lambda p: f"{p.flops_per_token.total:.3g}"),
-    ("  layers", lambda p: f"{p.flops_per_token.layers:.3g}"),
-    ("  attention", lambda p: f"{p.flops_per_token.attention:.3g}"),
-    ("  head", lambda p: f"{p.flops_per_token.head:.3g}"),
-    ("operations", lambda p: f"{p.flops:.3g}"),
-    ("hours", lambda p: "" if p.seconds is None else f"{p.seconds / 3600:,.1f}"),
-    ("device hours", lambda p: "" if p.device_seconds is None else f"{p.device_seconds / 3600:,.1f}"),
-    ("cost", lambda p: "" if p.cost is None else f"{p.cost:,.1f}"),
-    ("microbatch, rows", lambda p: f"{p.microbatch_rows:,}"),
-    ("  passes of an update", lambda p: f"{p.passes:,}"),
-    ("memory of a device, GB", lambda p: _gb(p.memory.total)),
-    ("  weights", lambda p: _gb(p.memory.weights)),
-    ("  bf16 copies", lambda p: _gb(p.memory.casts)),
-    ("  gradients", lambda p: _gb(p.memory.gradients)),
-    ("  optimizer", lambda p: _gb(p.memory.optimizer)),
-    ("  activations", lambda p: _gb(p.memory.activations)),
-    ("  logits", lambda p: _gb(p.memory.logits)),
-    ("  temporaries", lambda p: _gb(p.memory.temporaries)),
-    ("  fits", lambda p: "yes" if p.fits else "no"),
-    ("largest microbatch, rows", lambda p: f"{p.largest_microbatch_rows:,}"),
-    ("  tokens", lambda p: f"{p.largest_microbatch_rows * p.max_length:,}"),
+    _of_effort("tokens"),
+    ("tokens of a row", lambda phase: f"{phase.max_length:,}"),
+    ("  filled to", lambda phase: f"{phase.fill:.2%}"),
+    ("  in pieces of", lambda phase: f"{phase.piece_tokens:,.0f}"),
+    ("  masked", lambda phase: f"{phase.mask_ratio:.0%}"),
+    ("tokens of a batch", lambda phase: f"{phase.stages[-1].batch_tokens:,}"),
+    ("  at first", lambda phase: f"{phase.stages[0].batch_tokens:,}"),
+    ("rows of a batch", lambda phase: f"{phase.stages[-1].rows:,}"),
+    _of_effort("updates"),
+    ("  while the batch grows", lambda phase: f"{phase.growing_updates:,}"),
+    ("  while the rate warms up", lambda phase: f"{phase.rate_warmup_updates:,}"),
+    ("operations of a token", lambda phase: f"{phase.flops_per_token.total:.3g}"),
+    ("  layers", lambda phase: f"{phase.flops_per_token.layers:.3g}"),
+    ("  attention", lambda phase: f"{phase.flops_per_token.attention:.3g}"),
+    ("  head", lambda phase: f"{phase.flops_per_token.head:.3g}"),
+    _of_effort("operations"),
+    _of_effort("hours"),
+    _of_effort("device hours"),
+    _of_effort("cost"),
+    ("rows of a microbatch", lambda phase: f"{phase.microbatch_rows:,}"),
+    ("  passes of an update", lambda phase: f"{phase.passes:,}"),
+    ("memory of a device, GiB", lambda phase: _gib(phase.memory.total)),
+    ("  weights", lambda phase: _gib(phase.memory.weights)),
+    ("  copies of weights in bf16", lambda phase: _gib(phase.memory.copies)),
+    ("  gradients", lambda phase: _gib(phase.memory.gradients)),
+    ("  optimizer", lambda phase: _gib(phase.memory.optimizer)),
+    ("  activations", lambda phase: _gib(phase.memory.activations)),
+    ("  logits, before the backward", lambda phase: _gib(phase.memory.logits)),
+    ("  or temporaries, in it", lambda phase: _gib(phase.memory.temporaries)),
+    ("  fits", lambda phase: "yes" if phase.fits else "no"),
+    ("rows of the largest that fits", lambda phase: f"{phase.largest_microbatch_rows:,}"),
+    ("  tokens", lambda phase: f"{phase.largest_microbatch_rows * phase.max_length:,}"),
 )

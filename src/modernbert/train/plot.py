@@ -97,7 +97,7 @@ def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
         begin += phase.tokens
     labels = ("learning rate", "tokens in a batch", "tokens in a row", "share of masked tokens")
     for panel, label in zip(grid, labels, strict=True):
-        panel.set(ylabel=label, ylim=(0, None))
+        panel.set(ylabel=label, ylim=(0, 1.05 * panel.get_ylim()[1]))
     masked.set(xlabel="billion tokens")
     _finish(figure, [rate, *grid[1:]], path)
 

@@ -192,6 +192,56 @@ def pretrain(
 
 
 @app.command(
+    epilog="""Examples:
+
+    modernbert plan recipes/base/pretrain.toml --gpus 8 --device h100
+
+    modernbert plan recipes/base/pretrain.toml --hours pretrain=194.2 --plot plan.png
+
+    modernbert plan recipes/small/pretrain.toml run.precision=bf16 --gpus 1 --device rtx4090 --json"""
+)
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(help="Devices, one process each.")] = 8,
+    device: Annotated[str, typer.Option(help="a100-40, a100, h100, h200, b200, l40s or rtx4090.")] = "h100",
+    cost_per_hour: Annotated[float | None, typer.Option(help="Of one device, in any currency.")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Share of the peak that is reached. [default: the published base's]")
+    ] = None,
+    hours: Annotated[
+        list[str] | None, typer.Option(help="PHASE=HOURS that were measured: shows the share of the peak. Repeatable.")
+    ] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Where the tokenizer is not here. [default: 50368]")] = None,
+    shards: Annotated[Path | None, typer.Option(help="A shard folder whose document lengths to take.")] = None,
+    histogram: Annotated[Path | None, typer.Option(help="Document lengths from `modernbert inspect --json`.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the schedule: .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a recipe will take, without running it: steps, operations, memory, hours, cost, largest microbatch.
+
+    Neither the tokenizer nor the shards need to be here.
+    """
+    from modernbert.config import load
+    from modernbert.train.plan import Cluster, describe
+    from modernbert.train.plan import plan as reckon
+    from modernbert.train.recipe import PretrainRecipe
+
+    loaded = load(PretrainRecipe, recipe, overrides or ())
+    cluster = Cluster.of(device, gpus, utilisation, cost_per_hour)
+    found = reckon(loaded, cluster, hours=hours or (), vocab_size=vocab_size, shards=shards, histogram=histogram)
+    if plot is not None:
+        from modernbert.train.plot import plot_plan
+
+        plot_plan(found, loaded, plot)
+        typer.echo(f"drawn in {plot}", err=True)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        typer.echo(describe(found))
+
+
+@app.command(
     "fill-mask",
     epilog="""Examples:
 

@@ -25,7 +25,7 @@ def plain(x, weight, bias, labels):
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
 )
 def test_loss_and_gradients_equal_the_plain_way(monkeypatch, rows_at_once, bias, dtype, tolerance):
-    monkeypatch.setattr(module, "_CHUNK_ROWS", rows_at_once)
+    monkeypatch.setattr(module, "CHUNK_ROWS", rows_at_once)
     x, weight, offset, labels = material(dtype, bias=bias)
     inputs = [t for t in (x, weight, offset) if t is not None]
     precise = [t.detach().double().requires_grad_() for t in inputs]
@@ -58,7 +58,7 @@ def test_without_gradients_only_the_loss_is_computed():
 
 
 def test_no_tensor_is_larger_than_the_weights_and_a_chunk(monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK_ROWS", 20)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 20)
     x, weight, bias, labels = material(torch.float32, rows=2000)
     sizes = []
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_CHUNK_ROWS = 1024  # fewer make the sum over chunks of the weight's gradient the larger part of the work
-_BLOCK_ELEMENTS = 1 << 19  # fp32 logits at a time, 2 MiB, so that the passes over them stay in a CPU's cache
+CHUNK_ROWS = 1024  # fewer make the sum over chunks of the weight's gradient the larger part of the work
+BLOCK_ELEMENTS = 1 << 19  # fp32 logits at a time, 2 MiB, so that the passes over them stay in a CPU's cache
 
 
 def linear_cross_entropy(
@@ -48,9 +48,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=precise) if wants_gradient else None
         product = torch.empty_like(weight) if wants_gradient else None
         grad_bias = x.new_zeros(vocab, dtype=precise)
-        at_once = rows if x.is_cuda else max(1, _BLOCK_ELEMENTS // vocab)
-        for first in range(0, rows, _CHUNK_ROWS):
-            part, wanted = x[first : first + _CHUNK_ROWS], labels[first : first + _CHUNK_ROWS, None]
+        at_once = rows if x.is_cuda else max(1, BLOCK_ELEMENTS // vocab)
+        for first in range(0, rows, CHUNK_ROWS):
+            part, wanted = x[first : first + CHUNK_ROWS], labels[first : first + CHUNK_ROWS, None]
             logits = F.linear(part, weight, bias)
             for block, chosen in zip(logits.split(at_once), wanted.split(at_once), strict=True):
                 scores = block.to(precise, copy=True)
@@ -63,7 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_bias += scores.sum(0)
                     block.copy_(scores)
             if grad_x is not None and grad_weight is not None and product is not None:
-                torch.mm(logits, weight, out=grad_x[first : first + _CHUNK_ROWS])
+                torch.mm(logits, weight, out=grad_x[first : first + CHUNK_ROWS])
                 grad_weight += torch.mm(logits.t(), part, out=product)
         ctx.save_for_backward(grad_x, grad_weight, grad_bias if bias is not None else None)
         ctx.rows, ctx.dtypes = max(1, rows), (weight.dtype, None if bias is None else bias.dtype)

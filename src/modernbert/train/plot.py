@@ -1,4 +1,4 @@
-"""Pictures of runs: the loss curve, and one page with everything that metrics.jsonl holds."""
+"""Pictures of runs: the loss curve, one page with everything that metrics.jsonl holds, and the schedule of a plan."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
+from modernbert.train.plan import Plan
+from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.tracking import Metrics
 
 Lines = list[dict[str, Any]]
@@ -65,6 +67,39 @@ def plot_runs(directories: Sequence[Path], path: Path) -> None:
     for panel, label in zip(axes, labels, strict=True):
         panel.set(title=label, xlabel="million tokens")
     _finish(figure, axes, path)
+
+
+def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
+    """Draw what is planned over the tokens of the run: learning rate, batch size, row length and mask ratio.
+
+    Raises:
+        DataError: matplotlib is missing.
+        ConfigError: the ending of `path` is none that matplotlib writes.
+    """
+    drawing = pyplot()
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"{path} must end in .png, .svg or .pdf.")
+    figure, grid = drawing.subplots(4, 1, figsize=(9, 10), sharex=True, layout="constrained")
+    rate, batch, length, masked = grid
+    begin = 0.0
+    for planned, (name, phase) in zip(plan.phases, recipe.phases.items(), strict=True):
+        warmup = phase.schedule.warmup_tokens
+        tokens = sorted({phase.tokens * i // 400 for i in range(401)} | {warmup * i // 40 for i in range(1, 41)})
+        x = [(begin + t) / 1e9 for t in tokens]
+        [line] = rate.plot(x, [phase.schedule.learning_rate(t, phase.tokens) for t in tokens], label=name)
+        edges, read = [begin / 1e9], begin
+        for stage in planned.stages:
+            read += stage.updates * stage.rows * planned.fill * phase.max_length
+            edges.append(read / 1e9)
+        batch.stairs([stage.batch_tokens for stage in planned.stages], edges, baseline=None, color=line.get_color())
+        for axes, value in ((length, phase.max_length), (masked, phase.mask_ratio)):
+            axes.hlines(value, begin / 1e9, (begin + phase.tokens) / 1e9, color=line.get_color(), lw=2, label=name)
+        begin += phase.tokens
+    labels = ("learning rate", "tokens in a batch", "tokens in a row", "share of masked tokens")
+    for panel, label in zip(grid, labels, strict=True):
+        panel.set(ylabel=label, ylim=(0, 1.05 * panel.get_ylim()[1]))
+    masked.set(xlabel="billion tokens")
+    _finish(figure, [rate, *grid[1:]], path)
 
 
 def pyplot() -> Any:

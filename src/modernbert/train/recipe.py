@@ -50,12 +50,16 @@ class BatchSize(Config):
             raise ValueError(f"the batch starts at {self.start} tokens, above its final {self.tokens}")
         return self
 
+    def growth(self) -> tuple[list[int], int]:
+        """The sizes that the batch takes one after the other, and the number of updates at each but the last."""
+        if self.start is None:
+            return [self.tokens], 1
+        sizes = [*range(self.start, self.tokens, self.start), self.tokens]
+        return sizes, max(1, round(self.warmup_tokens / sum(sizes)))
+
     def at(self, update: int) -> int:
         """Tokens of the update-th update of the phase, from 0."""
-        if self.start is None:
-            return self.tokens
-        sizes = [*range(self.start, self.tokens, self.start), self.tokens]
-        each = max(1, round(self.warmup_tokens / sum(sizes)))
+        sizes, each = self.growth()
         return sizes[min(update // each, len(sizes) - 1)]
 
 

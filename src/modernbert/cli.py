@@ -473,20 +473,47 @@ def bench_inference(
 
     modernbert bench training
 
+    modernbert bench training --model base --threads 1 --work "4 x 1024" --rounds 3
+
     modernbert bench training --dtype fp32 --json""",
 )
 def bench_training(
+    model: Annotated[str, typer.Option(help="mini (6 layers, 256 wide) or base.")] = "mini",
     dtype: Annotated[str, typer.Option(help="bf16 (autocast) or fp32.")] = "bf16",
     threads: Annotated[int, typer.Option(help="Threads of both.")] = 2,
     rounds: Annotated[int, typer.Option(help="Counted rounds of each work.")] = 7,
+    work: Annotated[list[str] | None, typer.Option(help="Only this work; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Masked-LM training steps of a small model, alternating with transformers."""
+    """Masked-LM training steps, alternating with transformers."""
     from modernbert.bench.training import bench_training as measure
 
     if dtype not in ("bf16", "fp32"):
         raise ConfigError(f"There is no dtype {dtype!r}; choose bf16 or fp32.")
-    _print_bench(asdict(measure(dtype, threads, rounds)), as_json)  # type: ignore[arg-type]
+    _print_bench(asdict(measure(model, dtype, threads, rounds, tuple(work or ()))), as_json)  # type: ignore[arg-type]
+
+
+@bench_app.command(
+    "logits",
+    epilog="""Examples:
+
+    modernbert bench logits
+
+    modernbert bench logits --rows 2048 --json""",
+)
+def bench_logits(
+    rows: Annotated[int, typer.Option(help="Masked rows.")] = 8192,
+    as_json: Json = False,
+) -> None:
+    """Peak memory of decoder and cross-entropy at base's sizes, in chunks and the plain way (Linux)."""
+    from modernbert.bench.training import bench_logits as measure
+
+    found = measure(rows)
+    if as_json:
+        _print_json(found)
+        return
+    for name, peak in found.items():
+        typer.echo(f"{name:<12} {peak / 2**20:,.0f} MiB")
 
 
 def _print_bench(report: dict[str, Any], as_json: bool) -> None:

@@ -17,9 +17,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Every line that calls the command, in fenced and indented blocks, in-line code and the recipes' comments."""
+    """Every line that calls the command: in blocks, in-line code, comments of recipes, and runs/."""
     found = set()
-    for path in [*PAGES, *(ROOT / "recipes").rglob("*.toml")]:
+    for path in [*PAGES, *(ROOT / "recipes").rglob("*.toml"), *(ROOT / "runs").iterdir()]:
         text = path.read_text(encoding="utf-8")
         found.update(re.findall(r"^(?:    |# )?(modernbert [a-z].*)$", text, re.MULTILINE))
         found.update(re.findall(r"`(modernbert [a-z][^`]*)`", text))
@@ -58,20 +58,24 @@ def test_every_recipe_shown_in_the_pages_is_one():
     from modernbert.data.corpus import CorpusRecipe
     from modernbert.train.recipe import PretrainRecipe
 
-    shown = blocks(ROOT / "docs" / "pretraining.md", "toml")
-    assert len(shown) == 2
-    for text, kind in zip(shown, (CorpusRecipe, PretrainRecipe), strict=True):
-        parse(kind, tomllib.loads(text), "docs/pretraining.md")
+    shown = blocks(ROOT / "docs" / "pretraining.md", "toml") + blocks(ROOT / "docs" / "continuing.md", "toml")
+    assert len(shown) == 3
+    for text, kind in zip(shown, (CorpusRecipe, PretrainRecipe, PretrainRecipe), strict=True):
+        parse(kind, tomllib.loads(text), "a page")
 
 
 @pytest.mark.slow
-def test_the_readme_runs_as_written(tmp_path):
-    """Its commands in order from an empty directory, then its examples; the demo's model is the tiny one's here."""
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+@pytest.mark.timeout(900)
+def test_the_pages_run_as_written(tmp_path):
+    """The commands of the README in order from an empty directory, those of the pages that go on from there, and the
+    examples of the README; the demo's model is the tiny one's here."""
+    for name in ("recipes", "runs"):
+        (tmp_path / name).symlink_to(ROOT / name)
     readme = ROOT / "README.md"
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    [script] = blocks(readme, "sh")
-    subprocess.run(["bash", "-ec", script], cwd=tmp_path, env={"PATH": path}, check=True, timeout=280)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    for page in (readme, ROOT / "docs" / "continuing.md", ROOT / "docs" / "cluster.md"):
+        for script in blocks(page, "sh"):
+            subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=280)
     for code in blocks(readme, "python"):
         code = code.replace("output/demo/", "output/tiny/")
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from modernbert.data.lengths import (
     ASSUMPTION,
     Ints,

@@ -107,9 +107,9 @@ class CrashError(Exception):
     pass
 
 
-@pytest.mark.parametrize("crash_at", [1, 6, 11, 15])
+@pytest.mark.parametrize("crash_at", [1, 3, 6, 11, 15])
 def test_a_crashed_run_goes_on_to_the_same_weights(whole_run, recipe_for, tmp_path, monkeypatch, crash_at):
-    """Before the first checkpoint, inside the batch warm-up, and after a phase change."""
+    """Before the first checkpoint (without and with metrics), inside the batch warm-up, and after a phase change."""
     original, calls = module.Pretraining._update, []
 
     def update(self, *arguments):

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from modernbert.train.recipe import Phase, PretrainRecipe
 from modernbert.train.spikes import Spikes
 from modernbert.train.start import first_model
 from modernbert.train.stopping import StopRequest
+from modernbert.train.trackers import check_trackers, followed
 from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
@@ -73,12 +75,13 @@ def pretrain(recipe: PretrainRecipe) -> Path | None:
     Returns the folder of the final model, or None if the user asked to stop (everything is saved then).
 
     Raises:
-        ConfigError: the directory holds a run of another recipe, or the loss is no longer finite.
+        ConfigError: the directory holds a run of another recipe, a tracker is missing, or the loss is no longer finite.
         DataError: a shard folder is missing, empty, of another tokenizer, or vanished during the run.
         CheckpointError: a checkpoint cannot be written, or every one that is there is damaged.
         ProcessError: another process of the run has ended.
     """
     final = recipe.run.directory / "final"
+    check_trackers(recipe.run.trackers)
     with StopRequest() as stop, processes(recipe.run.device) as these:
         if these.first:
             _claim_directory(recipe)
@@ -86,7 +89,9 @@ def pretrain(recipe: PretrainRecipe) -> Path | None:
         if final.exists():
             logger.info("The run in %s is complete.", recipe.run.directory)
             return final
-        return Pretraining(recipe, these).run(stop)
+        pretraining = Pretraining(recipe, these)
+        with followed(pretraining.metrics, recipe) if these.first else nullcontext():
+            return pretraining.run(stop)
 
 
 class Pretraining:
@@ -116,9 +121,9 @@ class Pretraining:
             state = checkpoint.restore_weights(found, self.model)
             self._loader_state = state["loader"]
             self.progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
-            if processes.first:
-                self.metrics.forget_after(self.progress.step)
             logger.info("Going on from %s.", found)
+        if processes.first:
+            self.metrics.forget_after(self.progress.step)
         self.parallelism = Parallelism(
             self.model,
             processes,

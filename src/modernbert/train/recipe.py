@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from modernbert.config import Config
 from modernbert.model.config import EncoderConfig
 
+TrackerName = Literal["tensorboard", "trackio", "wandb"]
+
 
 class Schedule(Config):
     """The learning rate over one phase: linear warm-up, then constant or falling to `final_ratio` of the peak.
@@ -119,6 +121,8 @@ class Run(Config):
     activation_checkpointing: bool = False  # compute each layer twice rather than keep what is inside it
     compile: bool = False
     log_every_steps: PositiveInt = 10
+    trackers: tuple[TrackerName, ...] = ()  # are sent the lines of metrics.jsonl
+    project: str = Field("modernbert", min_length=1)  # under which wandb and trackio list the run
     checkpoint_every_steps: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2  # the newest
     keep_best: NonNegativeInt = 0  # by validation loss, beside the newest

@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object a line, appended as the run goes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.follow: Callable[[dict[str, Any]], None] | None = None  # is told every line once it is written
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        if self.follow is not None:
+            self.follow(values)
 
     def read(self) -> list[dict[str, Any]]:
         """All lines; one that a crash left half-written is dropped."""

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,13 @@ class Sieve(PipelineStep):  # type: ignore[misc]
             yield document
 
 
-def _refusal(filters: dict[str, BaseFilter], document: Document) -> str | None:
+def _refusal(filters: Mapping[str, BaseFilter], document: Document) -> str | None:
     for name, filter_ in filters.items():
         kept, reason = get_filter_result(filter_.filter(document))
         if not kept:
             return f"{name}: {reason}" if reason else name
+        if not document.text.strip():
+            return f"{name}: nothing left"
     return None
 
 

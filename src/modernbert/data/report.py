@@ -168,8 +168,9 @@ def _plots(facts: Sequence[_Facts]) -> str:
 
 
 def _draw_lengths(axes: Any, facts: Sequence[_Facts]) -> None:
-    longest = max(1, *(int(fact.lengths.max()) for fact in facts))
-    edges = 2 ** np.arange(0, np.log2(longest + 1) + 0.5, 0.5)
+    lengths = np.concatenate([fact.lengths for fact in facts])
+    shortest, longest = np.log2(np.maximum(1, [lengths.min(), lengths.max()]))
+    edges = 2 ** np.arange(np.floor(shortest), longest + 1, 0.5)
     for fact in facts:
         shares = np.histogram(fact.lengths, bins=edges)[0] / len(fact.lengths)
         axes.stairs(shares, edges, label=fact.source.name)
@@ -200,4 +201,4 @@ def _draw_fates(axes: Any, facts: Sequence[_Facts]) -> None:
 def _names(axes: Any, facts: Sequence[_Facts]) -> None:
     axes.set_yticks(np.arange(len(facts)), [fact.source.name for fact in facts])
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))

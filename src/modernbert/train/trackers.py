@@ -50,7 +50,7 @@ class Dashboard:
     """wandb, or trackio, which took over its calls. `run_id` makes a run that goes on the same one there."""
 
     def __init__(self, package: TrackerName, run_id: str, recipe: PretrainRecipe) -> None:
-        module: Any = import_module(package)
+        self._module: Any = import_module(package)
         run = recipe.run
         common = {
             "project": run.project,
@@ -61,10 +61,10 @@ class Dashboard:
         self._wandb = package == "wandb"
         with redirect_stdout(sys.stderr):  # stdout is for results
             if self._wandb:
-                self._run = module.init(**common, id=run_id, dir=str(run.directory))
+                self._run = self._module.init(**common, id=run_id, dir=str(run.directory))
                 self._run.define_metric("*", step_metric="step")
             else:
-                self._run = module.init(**common)
+                self._run = self._module.init(**common)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         if self._wandb:  # with its own step it would hold a row back until the next one, and lose it when killed
@@ -74,7 +74,7 @@ class Dashboard:
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
-            self._run.finish()
+            self._module.finish()  # the run's own would leave trackio to finish it again, on stdout
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:

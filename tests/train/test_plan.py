@@ -34,11 +34,11 @@ SMALL = {
     "model": {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 4, "num_attention_heads": 2},
     "phases": {
         "pretrain": {
-            "tokens": 1_000_000,
-            "max_length": 128,
+            "tokens": 4_000_000,
+            "max_length": 512,
             "mixture": {"web": 1.0},
             "schedule": {"warmup_tokens": 100_000},
-            "batch_tokens": {"tokens": 8192, "start": 2048, "warmup_tokens": 200_000},
+            "batch_tokens": {"tokens": 32_768, "start": 8192, "warmup_tokens": 800_000},
         },
         "context": {"tokens": 500_000, "max_length": 1024, "mixture": {"web": 1.0, "books": 1.0}},
     },

@@ -223,7 +223,9 @@ def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> Encode
                 update={"vocab_size": vocab_size or found.vocab_size, "attention_output_dropout": dropout}
             )
         if "preset" not in recipe.model.model_fields_set:
-            raise ConfigError(f"{start} is not here to show its shape; write it first, or set model.preset beside it.")
+            raise ConfigError(
+                f"{start} is no folder here that shows its shape; write it first, or set model.preset too."
+            )
     return recipe.model.config(vocab_size=vocab_size or _PUBLISHED_VOCABULARY)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import time
 from collections import Counter
 from fractions import Fraction
@@ -34,11 +35,11 @@ SMALL = {
     "model": {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 4, "num_attention_heads": 2},
     "phases": {
         "pretrain": {
-            "tokens": 1_000_000,
-            "max_length": 128,
+            "tokens": 4_000_000,
+            "max_length": 512,
             "mixture": {"web": 1.0},
             "schedule": {"warmup_tokens": 100_000},
-            "batch_tokens": {"tokens": 8192, "start": 2048, "warmup_tokens": 200_000},
+            "batch_tokens": {"tokens": 32_768, "start": 8192, "warmup_tokens": 800_000},
         },
         "context": {"tokens": 500_000, "max_length": 1024, "mixture": {"web": 1.0, "books": 1.0}},
     },
@@ -246,7 +247,7 @@ def test_repeats_that_the_corpus_cannot_give_are_refused_before_the_run(recipe_f
         ({}, {"shards": Path("a"), "histogram": Path("b")}, {}, "give one of them"),
         ({}, {"shards": Path("nowhere")}, {}, "There is no shard folder nowhere"),
         ({}, {"histogram": Path("nowhere.json")}, {}, r"nowhere\.json is no length histogram"),
-        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set model\.preset beside it"),
+        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set model\.preset too"),
         (
             {},
             {},
@@ -286,3 +287,15 @@ def test_the_command_prints_a_table_for_people_and_json_for_machines(tmp_path, m
     assert found["total"]["updates"] == sum(phase["effort"]["updates"] for phase in found["phases"])
     assert found["phases"][0]["memory"].keys() >= {"weights", "gradients", "optimizer", "activations", "logits"}
     assert found["implied"][0]["hours"] == 0.5
+
+
+def test_the_page_shows_what_the_commands_print(tmp_path, monkeypatch):
+    page = (RECIPES.parent / "docs" / "planning.md").read_text(encoding="utf-8")
+    (tmp_path / "recipes").symlink_to(RECIPES)
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^modernbert (plan .*)$", page, re.MULTILINE)
+    printed = {line for command in commands for line in CliRunner().invoke(app, command.split()).stdout.splitlines()}
+    shown = [line for block in re.findall(r"```text\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 3
+    assert len(shown) > 40
+    assert [line for line in shown if line not in printed] == []

@@ -17,7 +17,7 @@ from modernbert.errors import DataError
 
 Ints = npt.NDArray[np.int64]
 
-SAMPLE_DOCUMENTS = 12 * 16_384  # whole buffers of the packer
+SAMPLE_DOCUMENTS = 4 * 16_384  # and about as many pieces: whole buffers of the packer
 ASSUMPTION = "assumed: log-normal, median 500 tokens, sigma 1.2"
 
 
@@ -85,11 +85,14 @@ def packed_rows(lengths: Ints, max_length: int, windows: Collection[int | None])
     ends = np.cumsum(lengths).astype(np.uint64)
     shard = Shard(Path("sample"), np.zeros(0, dtype=np.uint16), ends)  # the packer looks at lengths only
     packer = Packer(Documents.all_of(Shards(Path("sample"), [shard], None)), max_length, seed=0)
-    rows, sizes = 0, []
+    sizes: list[int] = []
+    rows = buffer = 0
     while True:
         row = packer.next_row()
-        if packer.position.epoch:
+        at = packer.position
+        if at.epoch or (at.buffer > buffer and len(sizes) >= SAMPLE_DOCUMENTS):  # enough, and no buffer cut short
             break
+        buffer = at.buffer
         rows += 1
         sizes += [piece.length + SPECIALS for piece in row]
     size = np.array(sizes)

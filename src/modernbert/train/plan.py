@@ -171,6 +171,7 @@ def plan(
             there are devices.
         DataError: given lengths cannot be read, or a source has no document of the lengths that the recipe wants.
     """
+    measured = _given_hours(recipe, hours)
     config = model_shape(recipe, vocab_size)
     lengths = document_lengths(recipe, shards, histogram)
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
@@ -199,7 +200,7 @@ def plan(
         parameters_total=parameters.total,
         phases=tuple(phases),
         total=_added([phase.effort for phase in phases]),
-        implied=tuple(_implied(given, phases, cluster) for given in hours),
+        implied=tuple(_implied(names, number, phases, cluster) for names, number in measured),
     )
 
 
@@ -222,7 +223,9 @@ def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> Encode
                 update={"vocab_size": vocab_size or found.vocab_size, "attention_output_dropout": dropout}
             )
         if "preset" not in recipe.model.model_fields_set:
-            raise ConfigError(f"{start} is not here to show its shape; write it first, or set model.preset beside it.")
+            raise ConfigError(
+                f"{start} is no folder here that shows its shape; write it first, or set model.preset too."
+            )
     return recipe.model.config(vocab_size=vocab_size or _PUBLISHED_VOCABULARY)
 
 
@@ -350,21 +353,30 @@ def _added(efforts: Sequence[Effort]) -> Effort:
     )
 
 
-def _implied(given: str, phases: Sequence[PhasePlan], cluster: Cluster) -> Implied:
-    names, _, text = given.partition("=")
-    by_name = {phase.name: phase for phase in phases}
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = 0.0
-    if not 0 < hours < math.inf:
-        raise ConfigError(f"The hours {given!r} are not of the form phase=194.2 or phase+phase=425.3.")
-    if unknown := [name for name in names.split("+") if name not in by_name]:
-        raise ConfigError(f"There is no phase {unknown[0]!r} to have hours; the recipe has {', '.join(by_name)}.")
-    effort = _added([by_name[name].effort for name in names.split("+")])
+def _given_hours(recipe: PretrainRecipe, hours: Sequence[str]) -> list[tuple[tuple[str, ...], float]]:
+    """The phases and hours in texts like phase+phase=425.3."""
+    found = []
+    for given in hours:
+        names, _, text = given.partition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < math.inf:
+            raise ConfigError(f"The hours {given!r} are not of the form phase=194.2 or phase+phase=425.3.")
+        if unknown := [name for name in names.split("+") if name not in recipe.phases]:
+            raise ConfigError(
+                f"There is no phase {unknown[0]!r} to have hours; the recipe has {', '.join(recipe.phases)}."
+            )
+        found.append((tuple(names.split("+")), number))
+    return found
+
+
+def _implied(names: tuple[str, ...], hours: float, phases: Sequence[PhasePlan], cluster: Cluster) -> Implied:
+    effort = _added([phase.effort for phase in phases if phase.name in names])
     device_seconds = hours * 3600 * cluster.count
     return Implied(
-        phases=tuple(names.split("+")),
+        phases=names,
         hours=hours,
         tokens_per_second=effort.tokens / device_seconds,
         share_of_peak=effort.flops / device_seconds / cluster.device.peak_flops,

@@ -198,7 +198,7 @@ def pretrain(
 
     modernbert plan recipes/base/pretrain.toml --hours pretrain=194.2 --plot plan.png
 
-    modernbert plan recipes/small/pretrain.toml run.precision=bf16 --gpus 1 --device rtx4090 --json"""
+    modernbert plan recipes/small/pretrain.toml --gpus 1 --device rtx4090 --json"""
 )
 def plan(
     recipe: Recipe,

@@ -10,7 +10,7 @@ from modernbert.data.corpus import CorpusRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
-KINDS = {"corpus.toml": CorpusRecipe, "pretrain.toml": PretrainRecipe}
+KINDS = {"corpus.toml": CorpusRecipe, "pretrain.toml": PretrainRecipe, "grown.toml": PretrainRecipe}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")

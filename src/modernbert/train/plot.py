@@ -199,11 +199,12 @@ def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
             edges.append(read / 1e9)
         batch.stairs([stage.batch_tokens for stage in planned.stages], edges, baseline=None, color=line.get_color())
         for axes, value in ((length, phase.max_length), (masked, phase.mask_ratio)):
-            axes.hlines(value, begin / 1e9, (begin + phase.tokens) / 1e9, color=line.get_color(), lw=2, label=name)
+            axes.hlines(value, begin / 1e9, (begin + phase.tokens) / 1e9, color=line.get_color(), lw=2)
         begin += phase.tokens
     labels = ("learning rate", "tokens in a batch", "tokens in a row", "share of masked tokens")
     for panel, label in zip(grid, labels, strict=True):
         panel.set(ylabel=label, ylim=(0, 1.05 * panel.get_ylim()[1]))
+        panel.grid(alpha=0.3)
     masked.set(xlabel="billion tokens")
     for panel in grid:
         panel.grid(alpha=0.25, lw=0.6)

@@ -516,6 +516,45 @@ def bench_logits(
         typer.echo(f"{name:<12} {peak / 2**20:,.0f} MiB")
 
 
+@bench_app.command(
+    "loader",
+    epilog="""Examples:
+
+    modernbert bench loader
+
+    modernbert bench loader --gigabytes 1 --folder /data --json""",
+)
+def bench_loader(
+    gigabytes: Annotated[float, typer.Option(help="Size of the larger corpus; the other has a hundredth.")] = 10.0,
+    folder: Annotated[Path, typer.Option(help="Where a temporary folder with the corpora is made.")] = Path(),
+    tokens: Annotated[int, typer.Option(help="Tokens of a round.")] = 10_000_000,
+    rounds: Annotated[int, typer.Option(help="Rounds from the disk, and as many from the page cache.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Pack and mask synthetic shards on one core: tokens a second and memory, beside a corpus of a hundredth."""
+    from modernbert.bench.loader import bench_loader as measure
+
+    report = asdict(measure(gigabytes, folder, tokens, rounds))
+    if as_json:
+        _print_json(report)
+        return
+    typer.echo(", ".join(f"{name} {value}" for name, value in report["machine"].items()) + "\n")
+    columns = (
+        "corpus, GB", "documents", "row", "tokens/s from disk: median (range)", "from page cache: median (range)",
+        "first batch, s", "anonymous MB before", "anonymous MB, peak", "resident MB, peak",
+    )  # fmt: skip
+    typer.echo(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for result in report["results"]:
+        speeds = (result[place] for place in ("from_disk", "from_page_cache"))
+        memory = (result[f"{name}_bytes"] for name in ("anonymous_before", "anonymous_peak", "resident_peak"))
+        cells = [
+            f"{result['gigabytes']:g}", f"{result['documents']:,}", f"{result['max_length']:,}",
+            *(f"{s['median']:,.0f} ({s['slowest']:,.0f} to {s['fastest']:,.0f})" for s in speeds),
+            f"{result['first_batch_seconds']:.2f}", *(f"{value / 1e6:,.0f}" for value in memory),
+        ]  # fmt: skip
+        typer.echo(f"| {' | '.join(cells)} |")
+
+
 def _print_bench(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json(report)

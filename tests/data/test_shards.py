@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from corpora import write_shard
-from modernbert.data import Documents, Shards, Vocabulary
+from modernbert.data import Documents, Shards, Vocabulary, shards
 from modernbert.data.manifest import Manifest
+from modernbert.data.packing import Packer
 from modernbert.errors import DataError
 
 DOCUMENTS = [[1, 2, 3], [4], [5, 6]]
@@ -206,3 +207,20 @@ def test_a_shard_that_vanishes_or_changes_after_it_was_opened_is_named(tmp_path)
     (tmp_path / "b.ds").unlink()
     with pytest.raises(DataError, match=r"b\.ds is gone"):
         shards.check_present()
+
+
+def test_documents_are_numbered_in_four_bytes_and_in_the_order_of_eight(tmp_path):
+    """What a run keeps in memory for each document; the stream of a run must not hang on it."""
+    write_shard(tmp_path / "a.ds", [[i] * (1 + i % 7) for i in range(500)])
+    split = Shards.open(tmp_path).split(0.1)
+    assert split.train.shards.lengths.dtype == split.train.indices.dtype == np.int32
+    order = np.random.Generator(np.random.PCG64DXSM(shards._SPLIT_SEED)).permutation(500)
+    assert split.train.indices.tolist() == sorted(order[50:].tolist())
+    wide = Documents(split.train.shards, split.train.indices.astype(np.int64))
+    narrow_packer, wide_packer = (Packer(documents, 64, seed=3) for documents in (split.train, wide))
+    assert [narrow_packer.next_row() for _ in range(80)] == [wide_packer.next_row() for _ in range(80)]
+
+
+def test_lengths_that_need_eight_bytes_have_them():
+    assert shards._width_for(2**31 - 1) is np.int32
+    assert shards._width_for(2**31) is np.int64

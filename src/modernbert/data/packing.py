@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modernbert.data.shards import Documents
+from modernbert.data.shards import Counts, Documents
 from modernbert.errors import ConfigError, DataError
 
 SPECIALS = 2  # [CLS] and [SEP] around every piece
@@ -90,10 +90,11 @@ class Packer:
         self._seed = seed
         self.position = position or Position()
         self._order_epoch = -1
-        self._order: Ints = np.empty(0, dtype=np.int64)
+        self._order: Counts = documents.indices[:0]
         self._rows_of = (-1, -1)
         self._rows: list[list[int]] = []
-        self._pieces: tuple[Ints, Ints, Ints] = (self._order, self._order, self._order)
+        none: Ints = np.empty(0, dtype=np.int64)
+        self._pieces: tuple[Counts, Ints, Ints] = (self._order, none, none)
 
     def next_row(self) -> list[Piece]:
         """The next row. Passes into the next buffer and the next epoch by itself."""
@@ -113,10 +114,10 @@ class Packer:
     def _pack(self, epoch: int, buffer: int) -> None:
         if self._order_epoch != epoch:
             generator = np.random.Generator(np.random.PCG64DXSM([self._seed, epoch]))
-            self._order, self._order_epoch = generator.permutation(len(self._documents.indices)), epoch
+            self._order, self._order_epoch = generator.permutation(self._documents.indices), epoch
         members = self._order[buffer * _BUFFER_DOCUMENTS : (buffer + 1) * _BUFFER_DOCUMENTS]
-        owner, start, length = cut(self._documents.lengths[members], self._max_length)
-        self._pieces = (self._documents.indices[members][owner], start, length)
+        owner, start, length = cut(self._documents.shards.lengths[members].astype(np.int64), self._max_length)
+        self._pieces = (members[owner], start, length)
         self._rows = best_fit(length + SPECIALS, self._max_length)
         np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(self._rows)
         self._rows_of = (epoch, buffer)

@@ -1,5 +1,6 @@
 """Token shards in datatrove's format, memory mapped: `*.ds` ids, `*.ds.index` document ends, `*.ds.metadata`."""
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from modernbert.data.tokenizer import Vocabulary
 from modernbert.errors import DataError
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+# Numbers or lengths of all documents of a corpus, which is what grows with it in memory: 4 bytes each while 4 suffice.
+Counts = npt.NDArray[np.signedinteger]
 
 _SAMPLE_DOCUMENTS = 1000  # looked at before a run, to see whose ids they are
 _SPLIT_SEED = 1234  # which documents are held out depends on the corpus alone, never on the seed of a run
@@ -92,17 +95,18 @@ class Shards:
         return sum(len(shard.tokens) for shard in self._shards)
 
     @cached_property
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> Counts:
         """Tokens of every document.
 
         Raises:
             DataError: the ends in an index go down.
         """
-        parts = []
+        parts: list[Counts] = []
         for shard in self._shards:
-            parts.append(np.diff(shard.ends.astype(np.int64), prepend=0))
-            if parts[-1].min(initial=0) < 0:
+            lengths = np.diff(shard.ends.astype(np.int64), prepend=0)
+            if lengths.min(initial=0) < 0:
                 raise DataError(f"The document ends in {shard.path}.index go down; write the shard again.")
+            parts.append(lengths.astype(_width_for(int(lengths.max(initial=0)))))
         return np.concatenate(parts)
 
     def document(self, index: int) -> Tokens:
@@ -153,7 +157,7 @@ class Shards:
         """
         if self.num_documents < 2:
             raise DataError(f"{self.folder} holds one document only; at least two are needed to hold one out.")
-        order = np.random.Generator(np.random.PCG64DXSM(_SPLIT_SEED)).permutation(self.num_documents)
+        order = np.random.Generator(np.random.PCG64DXSM(_SPLIT_SEED)).permutation(_numbers(self.num_documents))
         held_out = min(max(1, round(validation_fraction * self.num_documents)), self.num_documents - 1)
         return Split(Documents(self, np.sort(order[held_out:])), Documents(self, np.sort(order[:held_out])))
 
@@ -163,22 +167,25 @@ class Documents:
     """Some documents of some shards."""
 
     shards: Shards
-    indices: npt.NDArray[np.int64]
+    indices: Counts
 
     @classmethod
     def all_of(cls, shards: Shards) -> "Documents":
-        return cls(shards, np.arange(shards.num_documents))
+        return cls(shards, _numbers(shards.num_documents))
 
-    @cached_property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of every document, in the order of `indices`."""
+    @property
+    def lengths(self) -> Counts:
+        """Tokens of every document, in the order of `indices`; put together at each call."""
         return self.shards.lengths[self.indices]
 
     def between(self, min_tokens: int, max_tokens: int | None) -> "Documents":
         """Those of at least `min_tokens` and at most `max_tokens` tokens (None: no limit)."""
-        fitting = self.lengths >= min_tokens
+        if min_tokens == 0 and max_tokens is None:
+            return self
+        lengths = self.lengths
+        fitting = lengths >= min_tokens
         if max_tokens is not None:
-            fitting &= self.lengths <= max_tokens
+            fitting &= lengths <= max_tokens
         return self if fitting.all() else Documents(self.shards, self.indices[fitting])
 
 
@@ -204,7 +211,22 @@ def _open_shard(path: Path, manifest: Manifest | None) -> Shard:
             f"{path} has {size:,} bytes but its index says {num_tokens:,} tokens of {width} bytes; write it again."
         )
     dtype = "<u2" if width == 2 else "<u4"
-    return Shard(path, np.memmap(path, dtype=dtype, mode="r") if size else np.zeros(0, dtype=dtype), ends)
+    if not size:
+        return Shard(path, np.zeros(0, dtype=dtype), ends)
+    tokens = np.memmap(path, dtype=dtype, mode="r")
+    if hasattr(mmap, "MADV_RANDOM") and isinstance(tokens.base, mmap.mmap):
+        # Documents come in random order: what the system reads ahead is not theirs. docs/benchmarks/loader.md has both.
+        tokens.base.madvise(mmap.MADV_RANDOM)
+    return Shard(path, tokens, ends)
+
+
+def _numbers(count: int) -> Counts:
+    """0, 1, 2, ... below `count`."""
+    return np.arange(count, dtype=_width_for(count))
+
+
+def _width_for(highest: int) -> type[np.signedinteger]:
+    return np.int32 if highest <= np.iinfo(np.int32).max else np.int64
 
 
 def _width(path: Path, num_tokens: int) -> int:

@@ -206,8 +206,6 @@ def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
         panel.set(ylabel=label, ylim=(0, 1.05 * panel.get_ylim()[1]))
         panel.grid(alpha=0.3)
     masked.set(xlabel="billion tokens")
-    for panel in grid:
-        panel.grid(alpha=0.25, lw=0.6)
     rate.legend(frameon=False)
     _save(figure, path)
 

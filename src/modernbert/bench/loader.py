@@ -1,0 +1,213 @@
+"""The loader alone: packed and masked tokens a second on one core, and memory, on two corpora of synthetic shards."""
+
+import logging
+import os
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from modernbert.data import Loader, Shards, Vocabulary
+from modernbert.errors import ConfigError, DataError
+from modernbert.runtime import cpu_name
+
+logger = logging.getLogger(__name__)
+
+LENGTHS = (1024, 8192)
+_VOCABULARY, _ORDINARY = 50_368, 50_280  # entries, and those that stand for text
+_MEDIAN, _SIGMA, _LONGEST = 350, 1.1, 65_536  # tokens of a document: lognormal, about 640 on average
+_SHARD_TOKENS = 500_000_000
+_BATCH_TOKENS = 65_536
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second, [CLS] and [SEP] included: median of the rounds, and their range."""
+
+    median: float
+    slowest: float
+    fastest: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One corpus read at one length, in a process of its own.
+
+    Anonymous memory is what the process allocated. Resident memory holds besides it the pages of mapped files: code,
+    and what was read of the shards, which the system takes back as soon as somebody needs the memory.
+    """
+
+    gigabytes: float
+    documents: int
+    max_length: int
+    from_disk: Speed
+    from_page_cache: Speed  # the same batches once more
+    first_batch_seconds: float  # opening, splitting, the order of the epoch, the first buffer
+    anonymous_before_bytes: int  # with everything imported and nothing opened
+    anonymous_peak_bytes: int
+    resident_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """All measurements on one machine."""
+
+    machine: dict[str, str]
+    tokens: int
+    rounds: int
+    results: tuple[Result, ...]
+
+
+def bench_loader(gigabytes: float, folder: Path, tokens: int, rounds: int) -> Report:
+    """Write a corpus of so many gigabytes and one of a hundredth, and read `tokens` of each `rounds` times.
+
+    The shards are uint16 ids in a temporary folder in `folder`, and are removed at the end.
+
+    Raises:
+        ConfigError: a number is too small, or the system is not Linux.
+        DataError: `folder` is missing or too full.
+    """
+    if gigabytes < 0.01 or tokens < 1 or rounds < 1:
+        raise ConfigError("Give at least 0.01 gigabytes, 1 token and 1 round.")
+    if not _STATUS.exists():
+        raise ConfigError("The benchmark reads memory from /proc, which only Linux has; run it there.")
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; give one with --folder.")
+    needed, free = 1.05e9 * gigabytes, shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"{folder} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed; give another --folder, or "
+            "fewer --gigabytes."
+        )
+    results = []
+    with tempfile.TemporaryDirectory(prefix="loader-", dir=folder) as scratch:
+        for size in (gigabytes / 100, gigabytes):
+            corpus = Path(scratch) / f"{size:g}"
+            write_corpus(corpus, size)
+            for max_length in LENGTHS:
+                logger.info("%g GB in rows of %s tokens", size, f"{max_length:,}")
+                # A process each, so that no peak hides another.
+                with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                    results.append(process.submit(_measure, corpus, max_length, tokens, rounds).result())
+    versions = {"python": sys.version.partition(" ")[0], "numpy": np.__version__, "torch": torch.__version__}
+    return Report({"processor": cpu_name(), "threads": "1", **versions}, tokens, rounds, tuple(results))
+
+
+def write_corpus(folder: Path, gigabytes: float) -> None:
+    """Shards of random ids, whose documents are about as long as pages of the web."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, _ORDINARY, 1 << 24, dtype=np.uint16)
+    left = int(gigabytes * 5e8)
+    with tqdm(total=2 * left, unit="B", unit_scale=True, desc="writing shards", leave=False) as bar:
+        for number in range(-(-left // _SHARD_TOKENS)):
+            size = min(left, _SHARD_TOKENS)
+            lengths = (
+                generator.lognormal(np.log(_MEDIAN), _SIGMA, 1000 + size // 400).clip(1, _LONGEST).astype(np.int64)
+            )
+            ends = lengths.cumsum()
+            ends = ends[: np.searchsorted(ends, size)]
+            ends[-1] = size
+            ends.astype("<u8").tofile(folder / f"{number:05}.ds.index")
+            with (folder / f"{number:05}.ds").open("wb") as file:
+                for begin in range(0, size, len(ids)):
+                    block = ids[: size - begin]
+                    block.astype("<u2").tofile(file)
+                    bar.update(block.nbytes)
+            left -= size
+
+
+def _measure(corpus: Path, max_length: int, tokens: int, rounds: int) -> Result:
+    torch.set_num_threads(1)
+    special = np.zeros(_VOCABULARY, dtype=np.bool_)
+    special[_ORDINARY:] = True
+    cls_id, sep_id, pad_id, mask_id = range(_ORDINARY, _ORDINARY + 4)
+    vocabulary = Vocabulary(
+        _VOCABULARY, cls_id, sep_id, pad_id, mask_id, special, byte_lengths=np.ones(_VOCABULARY, dtype=np.int32)
+    )
+    _forget_pages(corpus)
+    before = _memory("RssAnon")
+    with _highest("RssAnon") as peak:
+        began = time.perf_counter()
+        shards = Shards.open(corpus)
+        training = shards.split(0.005).train
+
+        def loader() -> Loader:
+            return Loader({"all": training}, {"all": 1.0}, vocabulary, max_length=max_length, mask_ratio=0.3, seed=0)
+
+        rows = max(1, _BATCH_TOKENS // max_length)
+        from_disk = loader()
+        from_disk.next_batch(rows)
+        first = time.perf_counter() - began
+        cold = _speed(from_disk, rows, tokens, rounds)
+        del from_disk
+        from_page_cache = loader()
+        from_page_cache.next_batch(rows)
+        warm = _speed(from_page_cache, rows, tokens, rounds)
+    return Result(
+        gigabytes=shards.num_tokens * 2 / 1e9,
+        documents=shards.num_documents,
+        max_length=max_length,
+        from_disk=cold,
+        from_page_cache=warm,
+        first_batch_seconds=first,
+        anonymous_before_bytes=before,
+        anonymous_peak_bytes=peak[0],
+        resident_peak_bytes=_memory("VmHWM"),
+    )
+
+
+def _speed(loader: Loader, rows: int, tokens: int, rounds: int) -> Speed:
+    speeds = []
+    for _ in range(rounds):
+        count, began = 0, time.perf_counter()
+        while count < tokens:
+            count += loader.next_batch(rows).input_ids.numel()
+        speeds.append(count / (time.perf_counter() - began))
+    return Speed(statistics.median(speeds), min(speeds), max(speeds))
+
+
+def _forget_pages(corpus: Path) -> None:
+    """See that the system reads the files from the disk again."""
+    for path in corpus.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _memory(name: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    [kibibytes] = re.findall(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    return 1024 * int(kibibytes)
+
+
+@contextmanager
+def _highest(name: str) -> Iterator[list[int]]:
+    """The most that a line of /proc/self/status says within the block, looked at every five milliseconds."""
+    found, done = [_memory(name)], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            found[0] = max(found[0], _memory(name))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()

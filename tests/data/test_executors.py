@@ -2,6 +2,7 @@ import json
 import os
 import stat
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -41,23 +42,33 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of two workers that is there already, as on a cluster."""
+    ray = pytest.importorskip("ray")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def others_ray(monkeypatch):
+    """A Ray that somebody else has started on this machine, so far as a new one can see."""
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is too long for the names of Ray's sockets
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        yield
+
+
 @pytest.mark.distributed
 @RAYS_WARNINGS
-def test_two_workers_of_ray_write_what_the_local_executor_writes(texts, tokenizer, tmp_path):
+def test_two_workers_of_ray_write_what_the_local_executor_writes(others_ray, texts, tokenizer, tmp_path):
     """Every file is the same to the byte, so all documents stand in the same order."""
     local = build(texts, tokenizer, tmp_path / "local", workers=1)
     assert build(texts, tokenizer, tmp_path / "ray", workers=2, executor="ray") == local
     assert contents(tmp_path / "ray" / "web") == contents(tmp_path / "local" / "web")
     assert local[0].skipped == {"broken line": 2, "duplicate": 5}
-
-
-@pytest.fixture(scope="module")
-def ray():
-    """A Ray of two workers that is there already, as on a cluster."""
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield ray
-    ray.shutdown()
 
 
 @pytest.mark.distributed

@@ -76,12 +76,14 @@ def session(recipe: CorpusRecipe) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = recipe.ray.address or os.environ.get("RAY_ADDRESS")
-    own: dict[str, Any] = {} if address else {"num_cpus": recipe.workers, "include_dashboard": False}
+    address = recipe.ray.address or os.environ.get("RAY_ADDRESS") or "local"  # None would find what others started
+    own: dict[str, Any] = {"num_cpus": recipe.workers, "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0].removesuffix(".")
+        if address == "local":
+            raise DataError(f"Ray does not start on this machine ({reason}).") from None
         raise DataError(f"Ray at {address!r} cannot be reached ({reason}); check ray.address.") from None
     try:
         yield

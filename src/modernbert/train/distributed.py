@@ -5,8 +5,11 @@ all of them and a checkpoint knows nothing of their number.
 """
 
 import functools
+import hashlib
 import math
 import os
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from modernbert.runtime import Precision, select_device
 
 Parallel = Literal["ddp", "fsdp"]
 Item = TypeVar("Item")
+PATIENCE = 600.0  # seconds between the starts of the first and the last process
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,9 @@ def processes(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     elif chosen.type != "cpu":
         raise ConfigError(f"Several processes train on cuda or cpu, not on {chosen.type}; start one process.")
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    rank, size = distributed.get_rank(), distributed.get_world_size()
+    store, rank, size = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(name_of_attempt(store, rank, size), store)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield Processes(rank, size, chosen)
     except RuntimeError as error:
@@ -98,6 +103,33 @@ def processes(device: str) -> Iterator[Processes]:
         ) from None
     else:
         distributed.destroy_process_group()
+
+
+def name_of_attempt(store: distributed.Store, rank: int, size: int) -> str:
+    """A name that these processes, and no earlier ones, have in common.
+
+    The agent of torchrun keeps one store while it starts processes again, so that a new process may read the address of
+    one that is dead and wait for it for half an hour (pytorch/pytorch#135712); a count of restarts does not help, since
+    each agent counts its own. Here every process leaves a mark of its own and believes a set of marks when all
+    processes have confirmed that same set: each confirms only a set with its own mark in it.
+
+    Raises:
+        ProcessError: the others did not come in time.
+    """
+    marks = [f"mark/{number}" for number in range(size)]
+    store.set(marks[rank], uuid.uuid4().hex)
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if store.check(marks):
+            name = hashlib.sha256(b"".join(store.multi_get(marks))).hexdigest()
+            store.set(f"{name}/{rank}", "seen")
+            if store.check([f"{name}/{number}" for number in range(size)]):
+                return name
+        time.sleep(0.05)
+    raise ProcessError(
+        f"Process {rank} of {size} waited {PATIENCE / 60:.0f} minutes for the others to start; look into their output, "
+        "then start all of them again."
+    )
 
 
 def _lost_a_peer(error: RuntimeError) -> bool:

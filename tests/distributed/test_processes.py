@@ -49,7 +49,7 @@ def write_recipe(material):
 
 
 @contextmanager
-def started(recipe, size):
+def started(recipe, size, program=("-m", "modernbert", "pretrain")):
     """`modernbert pretrain` in so many processes, with the environment of torchrun but without its agent."""
     port, processes = free_port(), []
     for rank in range(size):
@@ -57,7 +57,7 @@ def started(recipe, size):
         if size > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, "-m", "modernbert", "pretrain", str(recipe)]
+        command = [sys.executable, *program, str(recipe)]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         yield processes
@@ -149,6 +149,33 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(write_recipe, a
         assert "Traceback" not in errors
     train(recipe, 1)
     assert_same_run(tmp_path / "run", alone)
+
+
+AT_THE_END = """
+import gc, sys
+from torch import distributed
+from modernbert.cli import main
+
+destroy = distributed.destroy_process_group
+
+def watched():
+    left = [found for found in gc.get_objects() if type(found).__name__ == "DistributedDataParallel"]
+    sys.stderr.write(f"{len(left)} left\\n")
+    destroy()
+
+distributed.destroy_process_group = watched
+sys.argv[:1] = ["modernbert", "pretrain"]
+main()
+"""
+
+
+def test_nothing_that_holds_the_group_outlives_it(write_recipe, alone, tmp_path):
+    """Or a process hangs at its end, one time in a few."""
+    with started(write_recipe(tmp_path), 2, ["-c", AT_THE_END]) as processes:
+        for process in processes:
+            _, errors = process.communicate(timeout=ENDED)
+            assert process.returncode == 0, errors
+            assert "0 left" in errors
 
 
 def test_processes_started_again_do_not_take_an_old_one_for_their_peer():

@@ -5,10 +5,12 @@ all of them and a checkpoint knows nothing of their number.
 """
 
 import functools
+import gc
 import hashlib
 import math
 import os
 import time
+import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -76,6 +78,9 @@ class Processes:
 def processes(device: str) -> Iterator[Processes]:
     """The processes that `torchrun` started, or this one alone.
 
+    What was built for them must be forgotten when the block ends, so build it in a function of its own: a DDP module
+    that outlives the group destroys it while holding Python's lock, for which a thread of the group may be waiting.
+
     Raises:
         ConfigError: there is no such device.
         ProcessError: another process ended while this one was waiting for it.
@@ -97,12 +102,14 @@ def processes(device: str) -> Iterator[Processes]:
     except RuntimeError as error:
         if not _lost_a_peer(error):
             raise
+        traceback.clear_frames(error.__traceback__)
         raise ProcessError(
             f"Process {rank} of {size} stops because another one has ended ({str(error).splitlines()[0]}); "
             "give the same command again, which goes on from the newest checkpoint; torchrun --max-restarts does so."
         ) from None
-    else:
-        distributed.destroy_process_group()
+    finally:
+        gc.collect()
+    distributed.destroy_process_group()
 
 
 def name_of_attempt(store: distributed.Store, rank: int, size: int) -> str:

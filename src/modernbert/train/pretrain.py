@@ -80,18 +80,22 @@ def pretrain(recipe: PretrainRecipe) -> Path | None:
         CheckpointError: a checkpoint cannot be written, or every one that is there is damaged.
         ProcessError: another process of the run has ended.
     """
-    final = recipe.run.directory / "final"
     check_trackers(recipe.run.trackers)
     with StopRequest() as stop, processes(recipe.run.device) as these:
-        if these.first:
-            _claim_directory(recipe)
-        these.wait()
-        if final.exists():
-            logger.info("The run in %s is complete.", recipe.run.directory)
-            return final
-        pretraining = Pretraining(recipe, these)
-        with followed(pretraining.metrics, recipe) if these.first else nullcontext():
-            return pretraining.run(stop)
+        return _pretrain(recipe, these, stop)
+
+
+def _pretrain(recipe: PretrainRecipe, these: Processes, stop: StopRequest) -> Path | None:
+    if these.first:
+        _claim_directory(recipe)
+    these.wait()
+    final = recipe.run.directory / "final"
+    if final.exists():
+        logger.info("The run in %s is complete.", recipe.run.directory)
+        return final
+    pretraining = Pretraining(recipe, these)
+    with followed(pretraining.metrics, recipe) if these.first else nullcontext():
+        return pretraining.run(stop)
 
 
 class Pretraining:

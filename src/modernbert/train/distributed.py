@@ -21,7 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -94,8 +96,8 @@ def processes(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(chosen)
     elif chosen.type != "cpu":
         raise ConfigError(f"Several processes train on cuda or cpu, not on {chosen.type}; start one process.")
-    store, rank, size = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(name_of_attempt(store, rank, size), store)
+    store, rank, size = next(rendezvous("env://"))
+    store = PrefixStore(name_of_attempt(store, rank, size), store)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield Processes(rank, size, chosen)
@@ -112,7 +114,7 @@ def processes(device: str) -> Iterator[Processes]:
     distributed.destroy_process_group()
 
 
-def name_of_attempt(store: distributed.Store, rank: int, size: int) -> str:
+def name_of_attempt(store: Store, rank: int, size: int) -> str:
     """A name that these processes, and no earlier ones, have in common.
 
     The agent of torchrun keeps one store while it starts processes again, so that a new process may read the address of

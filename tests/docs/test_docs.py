@@ -1,5 +1,8 @@
 """What the documentation says can be done, can be done."""
 
+import gzip
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -7,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -62,6 +66,55 @@ def test_every_recipe_shown_in_the_pages_is_one():
     assert len(shown) == 3
     for text, kind in zip(shown, (CorpusRecipe, PretrainRecipe, PretrainRecipe), strict=True):
         parse(kind, tomllib.loads(text), "a page")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_gap_is_left_in_a_page(page):
+    assert not re.findall(r"^[A-Z_]+$|TODO|TBD", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+SMALLER = {  # of the recipe in docs/pretraining.md
+    'model.preset = "base"': (
+        "model = { hidden_size = 128, intermediate_size = 192, num_hidden_layers = 3, num_attention_heads = 2 }\n"
+        "validation = { fraction = 0.05, every_steps = 2, tokens = 4096 }"
+    ),
+    "warmup_tokens = 100_000_000": "warmup_tokens = 4096",
+    "batch_tokens = { tokens = 4_718_592, start = 786_432, warmup_tokens = 1_000_000_000 }": (
+        "batch_tokens = { tokens = 8192, start = 4096, warmup_tokens = 16_384 }"
+    ),
+    "tokens = 10_000_000_000": "tokens = 32_768",
+    "tokens = 1_000_000_000": "tokens = 16_384",
+    "tokens = 500_000_000": "tokens = 32_768",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_page_on_pretraining_runs_as_written(tmp_path):
+    """On the sources of Python, with the recipe of the page made smaller and its commands as they are."""
+    sources = sorted(Path(os.__file__).parent.glob("[a-z]*.py"))
+    texts = [path.read_text(encoding="utf-8") for path in sources]
+    long = ["\n\n".join(texts[first : first + 8]) for first in range(0, len(texts), 4)]
+    (tmp_path / "texts" / "web").mkdir(parents=True)
+    (tmp_path / "texts" / "repositories").mkdir()
+    lines = "\n".join(json.dumps({"text": text}) for text in long).encode()
+    (tmp_path / "texts" / "web" / "long.jsonl.zst").write_bytes(zstandard.compress(lines))
+    for name in ("texts/all.jsonl.gz", "held-out.jsonl.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(lines))
+    for path in sources[:40]:
+        (tmp_path / "texts" / "repositories" / path.name).symlink_to(path)
+    page = ROOT / "docs" / "pretraining.md"
+    corpus, recipe = blocks(page, "toml")
+    for old, new in SMALLER.items():
+        assert old in recipe
+        recipe = recipe.replace(old, new)
+    (tmp_path / "corpus.toml").write_text(corpus)
+    (tmp_path / "pretrain.toml").write_text(recipe)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "2"}
+    for script in blocks(page, "sh"):
+        subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=280)
+    assert (tmp_path / "my" / "positions.png").exists()
+    assert (tmp_path / "my" / "large-start" / "config.json").exists()
 
 
 @pytest.mark.slow

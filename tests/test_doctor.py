@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modernbert import doctor
+from modernbert.kernels import native
 
 
 def test_the_report_names_what_a_bug_report_needs():
@@ -16,7 +17,13 @@ def test_the_report_names_what_a_bug_report_needs():
     assert {"reference", "blocked", "flash"} <= report["attention"].keys()
 
 
+def test_the_level_of_the_native_kernels_is_told():
+    told = doctor.diagnose()["attention"]["native"]
+    assert told == (native.unavailable() or f"can run here, at the level {native.level()}")
+
+
 def test_the_backend_that_will_be_used_comes_with_the_reason(monkeypatch):
+    native.select("off")
     monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(
         doctor, "available_backends", lambda: {"reference": None, "blocked": None, "flash": "needs a CUDA device"}
@@ -24,6 +31,7 @@ def test_the_backend_that_will_be_used_comes_with_the_reason(monkeypatch):
     attention = doctor.diagnose()["attention"]
     assert attention["backend for bf16 on cpu"] == "blocked (flash needs a CUDA device)"
     assert attention["blocked"] == "can run here"
+    native.select("")
 
 
 def test_a_missing_part_comes_with_the_command_that_installs_it(monkeypatch):

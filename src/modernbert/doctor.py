@@ -7,7 +7,7 @@ from importlib import metadata, util
 
 import torch
 
-from modernbert.kernels import available_backends, default_backend
+from modernbert.kernels import available_backends, default_backend, native
 from modernbert.runtime import cpu_features, cpu_name
 
 _PACKAGES = ("modernbert", "numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
@@ -105,4 +105,5 @@ def _attention() -> dict[str, str]:
         f"backend for bf16 on {device.type}": f"{default_backend(device, torch.bfloat16)} ({reason})",
         f"backend for fp32 on {device.type}": default_backend(device, torch.float32),
         **{name: why or "can run here" for name, why in backends.items()},
+        **({} if native.unavailable() else {"native": f"can run here, at the level {native.level()}"}),
     }

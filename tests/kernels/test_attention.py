@@ -8,8 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modernbert.errors import BackendError
-from modernbert.kernels import available_backends, default_backend, varlen_attention
+from modernbert.kernels import Rope, available_backends, default_backend, native, varlen_attention
 from modernbert.packed import Sequences
+
+NATIVE = [f"native/{level}" for level in native.LEVELS]
+
+
+@pytest.fixture(autouse=True)
+def _level_as_it_was():
+    yield
+    native.select("")
+
 
 # name, device, dtype, relative tolerance against the fp32 oracle: forward, gradient
 SETTINGS = [
@@ -17,6 +26,8 @@ SETTINGS = [
     pytest.param("blocked", "cpu", torch.float64, 1e-12, 1e-12, id="blocked-fp64"),
     pytest.param("blocked", "cpu", torch.float32, 1e-5, 1e-5, id="blocked-fp32"),
     pytest.param("blocked", "cpu", torch.bfloat16, 1e-2, 2e-2, id="blocked-bf16"),
+    *(pytest.param(name, "cpu", torch.float32, 1e-5, 1e-5, id=f"{name}-fp32") for name in NATIVE),
+    *(pytest.param(name, "cpu", torch.bfloat16, 1e-2, 2e-2, id=f"{name}-bf16") for name in NATIVE),
     pytest.param("blocked", "cuda", torch.float32, 1e-4, 1e-4, id="blocked-cuda-fp32", marks=pytest.mark.gpu),
     pytest.param("blocked", "cuda", torch.bfloat16, 1e-2, 2e-2, id="blocked-cuda-bf16", marks=pytest.mark.gpu),
     pytest.param("flash", "cuda", torch.float16, 2e-3, 4e-3, id="flash-fp16", marks=pytest.mark.gpu),
@@ -35,7 +46,13 @@ def random_qkv(
 
 
 def attend(qkv: torch.Tensor, sequences: Sequences, window: int | None, backend: str) -> torch.Tensor:
-    return varlen_attention(*qkv.unbind(1), sequences, window, backend)
+    """A backend by name, `native` with the level behind it; tests of levels that this processor lacks are skipped."""
+    name, _, level = backend.partition("/")
+    if level:
+        native.select(level)
+        if reason := native.unavailable():
+            pytest.skip(f"{level} {reason}")
+    return varlen_attention(qkv, sequences, window, backend=name)
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -47,7 +64,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_every_backend_answers_to_the_oracle(backend, device, dtype, forward, gradient, window, lengths):
-    head_dim = 64 if backend == "flash" else 16
+    head_dim = 16 if backend in ("reference", "blocked") else 64
     qkv, sequences = random_qkv(lengths, dtype, head_dim=head_dim)
     weights = torch.randn(sum(lengths), 2, head_dim, generator=torch.Generator().manual_seed(1)).to(dtype)
 
@@ -68,7 +85,7 @@ def test_every_backend_answers_to_the_oracle(backend, device, dtype, forward, gr
 def test_the_oracle_is_softmax_attention_written_out(window):
     qkv, sequences = random_qkv([5, 70])
     q, k, v = qkv.unbind(1)
-    output = varlen_attention(q, k, v, sequences, window, "reference")
+    output = attend(qkv, sequences, window, "reference")
     for begin, end in ((0, 5), (5, 75)):
         for i in range(begin, end):
             seen = [j for j in range(begin, end) if window is None or abs(i - j) <= window]
@@ -78,22 +95,22 @@ def test_the_oracle_is_softmax_attention_written_out(window):
                 torch.testing.assert_close(output[i, head], expected)
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "blocked", *NATIVE])
 @pytest.mark.parametrize("window", [None, 2, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_sequence_never_sees_its_neighbour_to_the_last_bit(backend, window, dtype):
     lengths = [70, 3, 200, 1, 16]
-    qkv, sequences = random_qkv(lengths, dtype, heads=3)
+    qkv, sequences = random_qkv(lengths, dtype, heads=3, head_dim=32)
     together = attend(qkv, sequences, window, backend).split(lengths)
     for part, alone in zip(together, qkv.split(lengths), strict=True):
         assert torch.equal(part, attend(alone, Sequences.from_lengths([len(alone)]), window, backend))
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "blocked", *NATIVE])
 @pytest.mark.parametrize("window", [None, 2, 64])
 def test_a_nan_stays_in_its_sequence(backend, window):
     lengths = [70, 30, 200]
-    qkv, sequences = random_qkv(lengths, torch.float32)
+    qkv, sequences = random_qkv(lengths, torch.float32, head_dim=32)
     qkv[70:100] = float("nan")
     qkv.requires_grad_()
     output = attend(qkv, sequences, window, backend)
@@ -105,10 +122,10 @@ def test_a_nan_stays_in_its_sequence(backend, window):
         assert poisoned.isnan().any()
 
 
-@pytest.mark.parametrize("backend", ["reference", "blocked"])
+@pytest.mark.parametrize("backend", ["reference", "blocked", *NATIVE])
 @pytest.mark.parametrize("window", [0, 1, 5, 64, 65])
 def test_a_window_is_inclusive_on_both_sides(backend, window):
-    qkv, sequences = random_qkv([300])
+    qkv, sequences = random_qkv([300], torch.float32, head_dim=32)
     middle = 150
     for j in range(300):
         changed = qkv.clone()
@@ -129,6 +146,45 @@ def test_blocked_equals_the_oracle_for_any_lengths_and_window(lengths, window, h
     torch.testing.assert_close(
         attend(qkv, sequences, window, "blocked"), attend(qkv, sequences, window, "reference"), rtol=0, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 600), min_size=1, max_size=5).filter(any),
+    window=st.none() | st.integers(0, 300),
+    heads=st.integers(1, 3),
+    head_dim=st.sampled_from([32, 64, 96, 128]),
+)
+def test_native_equals_the_oracle_for_any_shape(backend, lengths, window, heads, head_dim):
+    qkv, sequences = random_qkv(lengths, torch.float32, heads=heads, head_dim=head_dim)
+    qkv.requires_grad_()
+    found = attend(qkv, sequences, window, backend)
+    wanted = attend(qkv, sequences, window, "reference")
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    grads = [torch.autograd.grad(output, qkv, weights)[0] for output in (found, wanted)]
+    torch.testing.assert_close(*grads, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["blocked", *NATIVE])
+def test_a_rotation_belongs_to_queries_and_keys(backend):
+    """Given to the backend, or done before it."""
+    qkv, sequences = random_qkv([100, 30], torch.float32, head_dim=64)
+    rope = Rope.of(sequences.positions, 64, 160_000.0)
+    weights = torch.randn(130, 2, 64, generator=torch.Generator().manual_seed(1))
+    before = torch.stack((rope(qkv[:, 0]), rope(qkv[:, 1]), qkv[:, 2]), dim=1)
+    expected = attend(before, sequences, 20, "reference")
+    qkv.requires_grad_()
+    attend(qkv, sequences, 20, backend)  # chooses the level
+    output = varlen_attention(qkv, sequences, 20, rope, backend.partition("/")[0])
+    torch.testing.assert_close(output, expected, rtol=0, atol=2e-5)
+    [grad] = torch.autograd.grad(output, qkv, weights)
+    turned = before.requires_grad_()
+    [wanted] = torch.autograd.grad(attend(turned, sequences, 20, "reference"), turned, weights)
+    back = Rope(rope.cos, -rope.sin)
+    wanted = torch.stack((back(wanted[:, 0]), back(wanted[:, 1]), wanted[:, 2]), dim=1)
+    torch.testing.assert_close(grad, wanted, rtol=0, atol=1e-4)
 
 
 def test_windows_cost_memory_in_proportion_to_tokens():
@@ -155,7 +211,7 @@ def test_windows_cost_memory_in_proportion_to_tokens():
 
 def test_an_unknown_backend_is_refused_by_name():
     qkv, sequences = random_qkv([3])
-    with pytest.raises(BackendError, match=r"'fast'.*reference, blocked, flash"):
+    with pytest.raises(BackendError, match=r"'fast'.*reference, blocked, native, flash"):
         attend(qkv, sequences, None, "fast")
 
 
@@ -165,9 +221,21 @@ def test_flash_refuses_a_cpu_with_the_remedy():
         attend(qkv, sequences, None, "flash")
 
 
-def test_the_cpu_takes_blocked():
-    assert default_backend(torch.device("cpu"), torch.bfloat16) == "blocked"
+def test_native_refuses_what_it_cannot_take_with_the_remedy():
+    qkv, sequences = random_qkv([3], torch.float64)
+    with pytest.raises(BackendError, match="use backend='blocked'"):
+        attend(qkv, sequences, None, "native")
+
+
+def test_the_cpu_takes_native_where_it_runs_and_blocked_otherwise():
+    cpu = torch.device("cpu")
+    best = "blocked" if native.unavailable() else "native"
+    assert default_backend(cpu, torch.bfloat16) == default_backend(cpu, torch.float32) == best
+    assert default_backend(cpu, torch.float64) == default_backend(cpu, torch.float32, head_dim=16) == "blocked"
+    native.select("off")
+    assert default_backend(cpu, torch.bfloat16) == "blocked"
     assert available_backends()["blocked"] is None
+    assert "switched off" in available_backends()["native"]
 
 
 @pytest.mark.gpu

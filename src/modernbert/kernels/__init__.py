@@ -7,47 +7,68 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modernbert.errors import BackendError
-from modernbert.kernels import blocked, flash, reference
+from modernbert.kernels import blocked, flash, native, reference
+from modernbert.kernels.elementwise import add_norm, geglu
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
-__all__ = ["Rope", "available_backends", "default_backend", "varlen_attention"]
+__all__ = ["Rope", "add_norm", "available_backends", "default_backend", "geglu", "varlen_attention"]
 
-_BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Sequences, int | None], Tensor]] = {
-    "reference": reference.attention,
-    "blocked": blocked.attention,
-    "flash": flash.attention,
+_Backend = Callable[[Tensor, Sequences, int | None, Rope | None], Tensor]
+
+
+def _rotated(attention: Callable[[Tensor, Tensor, Tensor, Sequences, int | None], Tensor]) -> _Backend:
+    """A backend that knows nothing of rotation, after it."""
+
+    def run(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | None) -> Tensor:
+        q, k, v = qkv.unbind(1)
+        if rope is not None:
+            q, k = rope(q), rope(k)
+        return attention(q, k, v, sequences, window)
+
+    return run
+
+
+_BACKENDS: dict[str, _Backend] = {
+    "reference": _rotated(reference.attention),
+    "blocked": _rotated(blocked.attention),
+    "native": native.varlen_attention,
+    "flash": _rotated(flash.attention),
 }
 
 
 def available_backends() -> dict[str, str | None]:
     """Every backend, with the reason why it cannot run on this machine, or None if it can."""
-    return {"reference": None, "blocked": None, "flash": flash.unavailable()}
+    return {"reference": None, "blocked": None, "native": native.unavailable(), "flash": flash.unavailable()}
 
 
-def default_backend(device: torch.device, dtype: torch.dtype) -> str:
-    """The fastest backend for such tensors: `flash` for fp16 and bf16 on CUDA where it runs, otherwise `blocked`."""
+def default_backend(device: torch.device, dtype: torch.dtype, head_dim: int = 64) -> str:
+    """The fastest backend for such tensors.
+
+    `flash` for fp16 and bf16 on CUDA and `native` for fp32 and bf16 on a CPU, where they run; otherwise `blocked`.
+    """
     half = dtype in (torch.float16, torch.bfloat16)
-    return "flash" if device.type == "cuda" and half and flash.unavailable() is None else "blocked"
+    if device.type == "cuda" and half and flash.unavailable() is None:
+        return "flash"
+    return "native" if native.takes(device, dtype, head_dim) else "blocked"
 
 
 def varlen_attention(
-    q: Float[Tensor, "tokens heads head_dim"],
-    k: Float[Tensor, "tokens heads head_dim"],
-    v: Float[Tensor, "tokens heads head_dim"],
+    qkv: Float[Tensor, "tokens 3 heads head_dim"],
     sequences: Sequences,
     window: int | None = None,
+    rope: Rope | None = None,
     backend: str | None = None,
 ) -> Float[Tensor, "tokens heads head_dim"]:
     """Bidirectional attention inside each packed sequence, scaled by 1 / sqrt(head_dim). Differentiable.
 
-    `window` is the number of tokens seen on each side, both ends included; None is global. `backend` is chosen by
-    `default_backend` unless it is named.
+    Queries and keys are turned by `rope` first, if there is one. `window` is the number of tokens seen on each side,
+    both ends included; None is global. `backend` is chosen by `default_backend` unless it is named.
 
     Raises:
         BackendError: there is no such backend, or it cannot run here or on these tensors.
     """
-    name = backend or default_backend(q.device, q.dtype)
+    name = backend or default_backend(qkv.device, qkv.dtype, qkv.shape[-1])
     if name not in _BACKENDS:
         raise BackendError(f"There is no attention backend {name!r}; choose one of {', '.join(_BACKENDS)}.")
-    return _BACKENDS[name](q, k, v, sequences, window)
+    return _BACKENDS[name](qkv, sequences, window, rope)

@@ -2,9 +2,8 @@
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from modernbert.kernels import Rope, varlen_attention
+from modernbert.kernels import Rope, add_norm, geglu, varlen_attention
 from modernbert.model.checkpoint import Pretrained
 from modernbert.model.config import EncoderConfig
 from modernbert.model.init import initialize
@@ -13,6 +12,18 @@ from modernbert.packed import Sequences
 
 def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+class AddNorm(nn.LayerNorm):
+    """The residual stream after an addition, and its layer norm."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "tokens hidden"], added: Float[Tensor, "tokens hidden"]
+    ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]:
+        return add_norm(x, added, self.weight, self.bias, self.eps)
 
 
 class Embeddings(nn.Module):
@@ -42,8 +53,8 @@ class Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "tokens hidden"], sequences: Sequences, rope: Rope
     ) -> Float[Tensor, "tokens hidden"]:
-        q, k, v = self.Wqkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
-        y = varlen_attention(rope(q), rope(k), v, sequences, window=self.window)
+        qkv = self.Wqkv(x).unflatten(-1, (3, self.num_heads, -1))
+        y = varlen_attention(qkv, sequences, self.window, rope)
         return self.drop(self.Wo(y.flatten(1)))
 
 
@@ -57,25 +68,33 @@ class FeedForward(nn.Module):
         self.drop = nn.Dropout(config.mlp_dropout)
 
     def forward(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
-        activated, gate = self.Wi(x).chunk(2, dim=-1)
-        return self.Wo(self.drop(F.gelu(activated) * gate))
+        return self.Wo(self.drop(geglu(self.Wi(x))))
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward. The embedding norm already serves the first layer's attention."""
+    """Pre-norm attention and feed-forward. The embedding norm already serves the first layer's attention.
+
+    A layer is given the residual stream and what the layer before adds to it, and gives back the same pair: so every
+    addition stands beside the norm that follows it, and is one pass over memory with it.
+    """
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
-        self.attn_norm = layer_norm(config) if layer > 0 else nn.Identity()
+        self.attn_norm = AddNorm(config) if layer > 0 else nn.Identity()
         self.attn = Attention(config, layer)
-        self.mlp_norm = layer_norm(config)
+        self.mlp_norm = AddNorm(config)
         self.mlp = FeedForward(config)
 
     def forward(
-        self, x: Float[Tensor, "tokens hidden"], sequences: Sequences, rope: Rope
-    ) -> Float[Tensor, "tokens hidden"]:
-        x = x + self.attn(self.attn_norm(x), sequences, rope)
-        return x + self.mlp(self.mlp_norm(x))
+        self,
+        x: Float[Tensor, "tokens hidden"],
+        added: Float[Tensor, "tokens hidden"] | None,
+        sequences: Sequences,
+        rope: Rope,
+    ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]:
+        x, normed = (x, x) if added is None else self.attn_norm(x, added)
+        x, normed = self.mlp_norm(x, self.attn(normed, sequences, rope))
+        return x, self.mlp(normed)
 
 
 class Encoder(Pretrained, nn.Module):
@@ -98,7 +117,7 @@ class Encoder(Pretrained, nn.Module):
             theta: Rope.of(sequences.positions, config.head_dim, theta)
             for theta in {config.global_rope_theta, config.local_rope_theta}
         }
-        x = self.embeddings(tokens)
+        x, added = self.embeddings(tokens), None
         for index, layer in enumerate(self.layers):
-            x = layer(x, sequences, ropes[config.rope_theta(index)])
-        return self.final_norm(x)
+            x, added = layer(x, added, sequences, ropes[config.rope_theta(index)])
+        return self.final_norm(x + added)

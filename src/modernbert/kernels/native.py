@@ -1,0 +1,349 @@
+"""Kernels in C++ for CPUs with AVX2, AVX-512 or AVX-512 BF16: attention, residual + layer norm, GeGLU.
+
+The library knows neither torch nor Python (src/native/interface.h): tensors reach it as pointers, and it runs in
+torch's own threads, through the function that torch exports for that. Here each kernel becomes an operator of torch
+with its shape and its gradient, so that autograd, `torch.compile` and export see it.
+
+`MODERNBERT_NATIVE` in the environment names the level, `avx512_bf16`, `avx512` or `avx2`, or switches them `off`.
+"""
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from ctypes import CFUNCTYPE, POINTER, Structure, addressof, c_float, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from modernbert.errors import BackendError
+from modernbert.kernels.rotary import Rope
+from modernbert.packed import Sequences
+
+LEVELS = ("avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
+_LIBRARY = "libmodernbert.so"
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+
+class _Threads(Structure):
+    _fields_ = (("parallel_for", c_void_p), ("count", c_int64))
+
+
+class _Attention(Structure):
+    _fields_ = (
+        ("qkv", c_void_p), ("cos", c_void_p), ("sin", c_void_p), ("rope_stride", c_int64), ("boundaries", c_void_p),
+        ("sequences", c_int64), ("tokens", c_int64), ("heads", c_int64), ("dim", c_int64), ("window", c_int64),
+        ("scale", c_float), ("dtype", c_int32),
+    )  # fmt: skip
+
+
+class _Norm(Structure):
+    _fields_ = (
+        ("rows", c_int64), ("width", c_int64), ("weight", c_void_p), ("epsilon", c_float), ("stream", c_int32),
+        ("dtype", c_int32),
+    )  # fmt: skip
+
+
+class _Kernels(Structure):
+    _fields_ = (
+        ("attention_forward", CFUNCTYPE(None, *[c_void_p] * 4)),
+        ("attention_backward", CFUNCTYPE(None, *[c_void_p] * 6)),
+        ("add_norm_forward", CFUNCTYPE(None, *[c_void_p] * 8)),
+        ("add_norm_backward", CFUNCTYPE(None, *[c_void_p] * 10)),
+        ("geglu_forward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 3)),
+        ("geglu_backward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 4)),
+    )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """The kernels of one level."""
+
+    level: str
+    kernels: Any
+    parallel_for: int | None
+
+
+def _load(wanted: str) -> _Loaded | str:
+    """The kernels of a level, or of the best one if `wanted` is empty; or why there are none."""
+    if wanted == "off":
+        return "is switched off by MODERNBERT_NATIVE"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"is for x86-64, and this is {platform.machine()}"
+    try:
+        library = ctypes.CDLL(str(files(__package__) / _LIBRARY))
+    except OSError:
+        return "was not built: install a wheel, or a C++ compiler before pip install"
+    library.native_kernels.restype = POINTER(_Kernels)
+    library.native_kernels.argtypes = [ctypes.c_char_p]
+    for level in [wanted] if wanted else LEVELS:
+        if found := library.native_kernels(level.encode()):
+            return _Loaded(level, found.contents, _parallel_for())
+    return f"needs {wanted or 'AVX2'}, which this processor has not"
+
+
+def _parallel_for() -> int | None:
+    """The address of torch's parallel loop (torch/csrc/stable/c/shim.h)."""
+    torch_cpu = Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
+    try:
+        return ctypes.cast(ctypes.CDLL(str(torch_cpu)).torch_parallel_for, c_void_p).value
+    except (OSError, AttributeError):
+        return None
+
+
+_selected = _load(os.environ.get("MODERNBERT_NATIVE", ""))
+
+
+def select(level: str) -> None:
+    """Take this level from now on, or `off`; empty is the best one that runs here."""
+    global _selected
+    _selected = _load(level)
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot run on this machine, or None if it can."""
+    return _selected if isinstance(_selected, str) else None
+
+
+def level() -> str:
+    """The instruction level in use."""
+    return _loaded().level
+
+
+def takes(device: torch.device, dtype: torch.dtype, width: int, of: int = 32) -> bool:
+    """Whether the kernels are there and take such tensors: fp32 or bf16 on the CPU, rows of a multiple of `of`."""
+    return unavailable() is None and device.type == "cpu" and dtype in _DTYPES and width % of == 0
+
+
+def varlen_attention(
+    qkv: Float[Tensor, "tokens 3 heads head_dim"], sequences: Sequences, window: int | None, rope: Rope | None
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """softmax(q k^T / sqrt(head_dim)) v inside each sequence, where |i - j| <= window, of q and k turned by `rope`.
+
+    Raises:
+        BackendError: the kernels cannot run here, or not on these tensors.
+    """
+    if reason := unavailable():
+        raise BackendError(f"The native backend {reason}; use backend='blocked'.")
+    dim = qkv.shape[-1]
+    if not takes(qkv.device, qkv.dtype, dim):
+        raise BackendError(
+            f"The native backend takes fp32 or bf16 on the CPU with head_dim a multiple of 32, not {qkv.dtype} on "
+            f"{qkv.device.type} with {dim}; use backend='blocked'."
+        )
+    if rope is None:
+        cos, sin = qkv.new_ones(1, 1, dtype=torch.float32), qkv.new_zeros(1, 1, dtype=torch.float32)
+        cos, sin = (x.expand(len(qkv), dim // 2).contiguous() for x in (cos, sin))
+    else:
+        cos, sin = rope.cos[:, 0, : dim // 2], rope.sin[:, 0, dim // 2 :]
+    output: Tensor = attention(qkv, cos, sin, sequences.cu_seqlens, -1 if window is None else window)[0]
+    return output
+
+
+class _Operator:
+    """A function as an `operator` of torch, with what its results look like and how it is differentiated.
+
+    Called for tensors that nobody traces or differentiates it goes around torch, whose way of calling takes some 20 µs:
+    a query of 16 tokens goes through 66 operators.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        compute: Callable[..., Any],
+        shape: Callable[..., Any],
+        keep: Callable[..., None] | None = None,
+        differentiate: Callable[..., Any] | None = None,
+    ) -> None:
+        self._compute = compute
+        self.operator = torch.library.custom_op(f"modernbert::{name}", compute, mutates_args=())
+        self.operator.register_fake(shape)
+        if differentiate is not None:
+            self.operator.register_autograd(differentiate, setup_context=keep)
+
+    def __call__(self, *arguments: Any) -> Any:
+        traced = torch.compiler.is_compiling() or type(arguments[0]) is not Tensor
+        return self.operator(*arguments) if traced or torch.is_grad_enabled() else self._compute(*arguments)
+
+
+def _loaded() -> _Loaded:
+    assert isinstance(_selected, _Loaded)
+    return _selected
+
+
+def _threads() -> _Threads:
+    return _Threads(_loaded().parallel_for, torch.get_num_threads())
+
+
+def _described(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window: int) -> _Attention:
+    tokens, _, heads, dim = qkv.shape
+    return _Attention(
+        qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.stride(0), boundaries.data_ptr(), len(boundaries) - 1,
+        tokens, heads, dim, window, dim**-0.5, _DTYPES[qkv.dtype],
+    )  # fmt: skip
+
+
+def _attention_shape(qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    tokens, _, heads, dim = qkv.shape
+    return qkv.new_empty(tokens, heads, dim), qkv.new_empty(heads, tokens, dtype=torch.float32)
+
+
+def _attention(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Rotated and attended: (tokens, heads, head_dim), and the logsumexp of the scores (heads, tokens).
+
+    `qkv` is (tokens, 3, heads, head_dim); `cos` and `sin` are (tokens, head_dim / 2) in fp32 with rows of equal
+    stride; a negative window is global.
+    """
+    qkv = qkv.contiguous()
+    out, logsumexp = _attention_shape(qkv)
+    described, threads = _described(qkv, cos, sin, boundaries, window), _threads()
+    _loaded().kernels.attention_forward(addressof(described), out.data_ptr(), logsumexp.data_ptr(), addressof(threads))
+    return out, logsumexp
+
+
+def _attention_backward(
+    grad: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window: int, out: Tensor, logsumexp: Tensor
+) -> Tensor:
+    """The gradient of `qkv`."""
+    qkv, grad = qkv.contiguous(), grad.contiguous()
+    result = torch.empty_like(qkv)
+    described, threads = _described(qkv, cos, sin, boundaries, window), _threads()
+    _loaded().kernels.attention_backward(
+        addressof(described), logsumexp.data_ptr(), out.data_ptr(), grad.data_ptr(), result.data_ptr(),
+        addressof(threads),
+    )  # fmt: skip
+    return result
+
+
+attention_backward = _Operator("attention_backward", _attention_backward, lambda grad, qkv, *_: torch.empty_like(qkv))
+
+
+def _keep_attention(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    qkv, cos, sin, boundaries, ctx.window = inputs
+    ctx.save_for_backward(qkv, cos, sin, boundaries, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate_attention(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
+    qkv, cos, sin, boundaries, out, logsumexp = ctx.saved_tensors
+    return (
+        attention_backward.operator(grad, qkv, cos, sin, boundaries, ctx.window, out, logsumexp),
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+attention = _Operator("attention", _attention, _attention_shape, _keep_attention, _differentiate_attention)
+
+
+def _norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> _Norm:
+    width = x.shape[-1]
+    return _Norm(x.numel() // max(1, width), width, weight.data_ptr(), epsilon, _DTYPES[x.dtype], _DTYPES[dtype])
+
+
+def _add_norm_shape(x: Tensor, y: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Any:
+    mean, inverse = (x.new_empty(x.shape[:-1], dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(x), torch.empty_like(x, dtype=dtype), mean, inverse
+
+
+def _add_norm(
+    x: Tensor, y: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x + y, its layer norm in `dtype`, and mean and inverse deviation of each row. `y` has `dtype` too."""
+    x, y, weight = x.contiguous(), y.contiguous(), weight.float()
+    total, normed, mean, inverse = _add_norm_shape(x, y, weight, epsilon, dtype)
+    described, threads = _norm(x, weight, epsilon, dtype), _threads()
+    _loaded().kernels.add_norm_forward(
+        addressof(described), x.data_ptr(), y.data_ptr(), total.data_ptr(), normed.data_ptr(), mean.data_ptr(),
+        inverse.data_ptr(), addressof(threads),
+    )  # fmt: skip
+    return total, normed, mean, inverse
+
+
+def _add_norm_backward_shape(
+    _: Any, normed_grad: Tensor, total: Tensor, mean: Any, inverse: Any, weight: Tensor
+) -> Any:
+    return torch.empty_like(total), torch.empty_like(normed_grad), torch.empty_like(weight)
+
+
+def _add_norm_backward(
+    stream_grad: Tensor | None, normed_grad: Tensor, total: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, of y and of the weight."""
+    normed_grad, precise = normed_grad.contiguous(), weight.float()
+    stream_grad = None if stream_grad is None else stream_grad.contiguous()
+    grad, narrow, weight_grad = _add_norm_backward_shape(total, normed_grad, total, mean, inverse, precise)
+    described, threads = _norm(total, precise, 0.0, normed_grad.dtype), _threads()
+    _loaded().kernels.add_norm_backward(
+        addressof(described), total.data_ptr(), mean.data_ptr(), inverse.data_ptr(), normed_grad.data_ptr(),
+        None if stream_grad is None else stream_grad.data_ptr(), grad.data_ptr(), narrow.data_ptr(),
+        weight_grad.data_ptr(), addressof(threads),
+    )  # fmt: skip
+    return grad, narrow, weight_grad.to(weight.dtype)
+
+
+add_norm_backward = _Operator("add_norm_backward", _add_norm_backward, _add_norm_backward_shape)
+
+
+def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    total, _, mean, inverse = output
+    ctx.save_for_backward(total, mean, inverse, inputs[2])
+    ctx.mark_non_differentiable(mean, inverse)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_norm(ctx: Any, stream_grad: Tensor | None, normed_grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    total, mean, inverse, weight = ctx.saved_tensors
+    assert normed_grad is not None, "a norm whose result nobody uses"
+    return *add_norm_backward.operator(stream_grad, normed_grad, total, mean, inverse, weight), None, None
+
+
+add_norm = _Operator("add_norm", _add_norm, _add_norm_shape, _keep_norm, _differentiate_norm)
+
+
+def _geglu_shape(x: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+
+
+def _geglu(x: Tensor) -> Tensor:
+    """gelu(a) * b for rows (a, b): (..., 2 width) to (..., width)."""
+    x = x.contiguous()
+    result, threads = _geglu_shape(x), _threads()
+    width = result.shape[-1]
+    _loaded().kernels.geglu_forward(
+        _DTYPES[x.dtype], result.numel() // max(1, width), width, x.data_ptr(), result.data_ptr(), addressof(threads)
+    )
+    return result
+
+
+def _geglu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of x."""
+    x, grad = x.contiguous(), grad.contiguous()
+    result, threads, width = torch.empty_like(x), _threads(), grad.shape[-1]
+    _loaded().kernels.geglu_backward(
+        _DTYPES[x.dtype], grad.numel() // max(1, width), width, x.data_ptr(), grad.data_ptr(), result.data_ptr(),
+        addressof(threads),
+    )  # fmt: skip
+    return result
+
+
+geglu_backward = _Operator("geglu_backward", _geglu_backward, lambda grad, x: torch.empty_like(x))
+
+
+def _keep_geglu(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate_geglu(ctx: Any, grad: Tensor) -> Any:
+    [x] = ctx.saved_tensors
+    return geglu_backward.operator(grad, x)
+
+
+geglu = _Operator("geglu", _geglu, _geglu_shape, _keep_geglu, _differentiate_geglu)

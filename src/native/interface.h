@@ -1,0 +1,48 @@
+// What the library offers to Python, in plain C: no header of torch or Python is needed to build it, so one build serves
+// every version of both. Tensors come as pointers to contiguous memory.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+enum NativeType { native_fp32 = 0, native_bf16 = 1 };
+
+struct NativeThreads {
+    // torch_parallel_for of torch's stable C interface, or null
+    int32_t (*parallel_for)(int64_t begin, int64_t end, int64_t grain, void (*run)(int64_t, int64_t, void*), void* context);
+    int64_t count;
+};
+
+struct NativeAttention {
+    const void* qkv;  // tokens x 3 x heads x dim
+    const float *cos, *sin;  // tokens x dim / 2, rows rope_stride apart
+    int64_t rope_stride;
+    const int32_t* boundaries;  // sequences + 1
+    int64_t sequences, tokens, heads, dim;
+    int64_t window;  // keys on each side; negative: all
+    float scale;
+    int32_t dtype;
+};
+
+struct NativeNorm {
+    int64_t rows, width;
+    const float* weight;
+    float epsilon;
+    int32_t stream, dtype;  // of the residual stream, and of the rest
+};
+
+struct NativeKernels {
+    void (*attention_forward)(const NativeAttention*, void* out, float* logsumexp, const NativeThreads*);
+    void (*attention_backward)(const NativeAttention*, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
+                               const NativeThreads*);
+    void (*add_norm_forward)(const NativeNorm*, const void* x, const void* y, void* sum, void* normed, float* mean, float* inverse, const NativeThreads*);
+    void (*add_norm_backward)(const NativeNorm*, const void* sum, const float* mean, const float* inverse, const void* normed_gradient,
+                              const void* stream_gradient, void* gradient, void* narrow, float* weight_gradient, const NativeThreads*);
+    void (*geglu_forward)(int dtype, int64_t rows, int64_t width, const void* x, void* y, const NativeThreads*);
+    void (*geglu_backward)(int dtype, int64_t rows, int64_t width, const void* x, const void* y_gradient, void* x_gradient, const NativeThreads*);
+};
+
+// The kernels of a level (avx2, avx512, avx512_bf16), or null if this processor lacks it or there is no such level.
+const NativeKernels* native_kernels(const char* level);
+}

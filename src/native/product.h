@@ -1,0 +1,120 @@
+// Small matrix products whose operands stay in L1: C = A B or C += A B, with C in fp32.
+//
+// A lies by rows. B lies packed: the `step` rows that one instruction takes are interleaved, B[k / step][n][k % step].
+// A block of 6 rows by 4 vectors (2 for AVX2, which has half the registers) of C is kept in registers: 24 chains of
+// dependent additions hide the latency of the multiply-add, and each loaded vector of B serves 6 rows.
+#pragma once
+
+#include "simd.h"
+#include "transpose.h"
+
+namespace LEVEL {
+
+// Operands in fp32: any level, any dtype.
+struct InFloat {
+    using Element = float;
+    static constexpr int step = 1;
+    static Element element(float x) { return x; }
+    static Vec multiply_add(Vec sum, const float* a, const float* b) { return fma(Vec::all(*a), Vec::load(b), sum); }
+};
+
+#if defined(__AVX512BF16__)
+// Operands in bf16, two products for each fp32 sum at once.
+struct InBf16 {
+    using Element = bf16;
+    static constexpr int step = 2;
+    static Element element(float x) { return to_bf16(x); }
+    static Vec multiply_add(Vec sum, const bf16* a, const bf16* b) {
+        int32_t pair;
+        std::memcpy(&pair, a, sizeof pair);
+        return {_mm512_dpbf16_ps(sum.v, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)_mm512_loadu_si512(b))};
+    }
+};
+using ForBf16 = InBf16;
+#else
+using ForBf16 = InFloat;
+#endif
+
+template <class In>
+struct Product {
+    using E = typename In::Element;
+    static constexpr int rows_at_once = 6;
+    static constexpr int vectors_at_once = Vec::width == 16 ? 4 : 2;
+
+    // C is m x n, A is m x k, n a multiple of 2 vectors and k of step; `ldb` is the n of the whole packed B.
+    static void run(int m, int n, int k, const E* a, int lda, const E* b, int ldb, float* c, int ldc, bool add) {
+        int i = 0;
+        for (; i + rows_at_once <= m; i += rows_at_once) columns<rows_at_once>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add);
+        switch (m - i) {
+            case 5: columns<5>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add); break;
+            case 4: columns<4>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add); break;
+            case 3: columns<3>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add); break;
+            case 2: columns<2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add); break;
+            case 1: columns<1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add); break;
+        }
+    }
+
+   private:
+    template <int R>
+    static void columns(int n, int k, const E* a, int lda, const E* b, int ldb, float* c, int ldc, bool add) {
+        int j = 0;
+        for (; j + vectors_at_once * Vec::width <= n; j += vectors_at_once * Vec::width)
+            block<R, vectors_at_once>(k, a, lda, b + j * In::step, ldb, c + j, ldc, add);
+        for (; j < n; j += 2 * Vec::width) block<R, 2>(k, a, lda, b + j * In::step, ldb, c + j, ldc, add);
+    }
+
+    template <int R, int V>
+    static void block(int k, const E* a, int lda, const E* b, int ldb, float* c, int ldc, bool add) {
+        Vec sums[R][V];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) sums[r][v] = add ? Vec::load(c + r * ldc + v * Vec::width) : Vec::zero();
+        for (int p = 0; p < k; p += In::step, b += ldb * In::step)
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+                for (int v = 0; v < V; v++)
+                    sums[r][v] = In::multiply_add(sums[r][v], a + r * lda + p, b + v * Vec::width * In::step);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++) sums[r][v].store(c + r * ldc + v * Vec::width);
+    }
+};
+
+// Rows in fp32 as an A operand.
+template <class In>
+void as_rows(const float* rows, int count, int width, typename In::Element* to) {
+    for (int i = 0; i < count * width; i += Vec::width) Vec::load(rows + i).store(to + i);
+}
+
+// Rows in fp32 as a packed B operand, k = rows: `count` rows that are there, then zeros up to a multiple of step.
+template <class In>
+void as_packed(const float* rows, int count, int width, typename In::Element* to) {
+    for (int r = 0; r < count; r += In::step) {
+        const float* row = rows + r * width;
+        if constexpr (In::step == 1) {
+            std::memcpy(to, row, width * sizeof(float));
+        } else {
+#if defined(__AVX512BF16__)
+            for (int j = 0; j < width; j += 16) {
+                const __m512i even = _mm512_cvtepu16_epi32(Vec::load(row + j).rounded());
+                const bool last = r + 1 == count;
+                const __m512i odd = last ? _mm512_setzero_si512() : _mm512_cvtepu16_epi32(Vec::load(row + width + j).rounded());
+                _mm512_storeu_si512(to + 2 * j, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
+            }
+#endif
+        }
+        to += width * In::step;
+    }
+}
+
+// The transpose of rows of elements as a packed B operand, k = width and n = rows: a transpose of groups of `step`, which
+// are 32 bits in either kind. `rows` is a multiple of 16.
+template <class In>
+void as_packed_transpose(const typename In::Element* from, int rows, int width, typename In::Element* to) {
+    transpose(reinterpret_cast<const uint32_t*>(from), rows, width / In::step, reinterpret_cast<uint32_t*>(to));
+}
+
+}  // namespace LEVEL

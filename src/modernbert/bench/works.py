@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modernbert.kernels import native
 from modernbert.runtime import cpu_features, cpu_name
 
 
@@ -95,6 +96,7 @@ def machine() -> dict[str, str]:
     return {
         "processor": cpu_name(),
         "features": ", ".join(name for name, there in cpu_features().items() if there),
+        "native kernels": "none" if native.unavailable() else native.level(),
         "threads": str(torch.get_num_threads()),
         "system": platform.system(),
         "python": sys.version.partition(" ")[0],

@@ -13,7 +13,6 @@ import platform
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Structure, addressof, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
 LEVELS = ("avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
-_LIBRARY = "libmodernbert.so"
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
@@ -76,14 +74,14 @@ def _load(wanted: str) -> _Loaded | str:
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"is for x86-64, and this is {platform.machine()}"
     try:
-        library = ctypes.CDLL(str(files(__package__) / _LIBRARY))
+        library = ctypes.CDLL(str(Path(__file__).with_name("libmodernbert.so")))
     except OSError:
         return "was not built: install a wheel, or a C++ compiler before pip install"
     library.native_kernels.restype = POINTER(_Kernels)
     library.native_kernels.argtypes = [ctypes.c_char_p]
     for level in [wanted] if wanted else LEVELS:
-        if found := library.native_kernels(level.encode()):
-            return _Loaded(level, found.contents, _parallel_for())
+        if kernels := library.native_kernels(level.encode()):
+            return _Loaded(level, kernels.contents, _parallel_for())
     return f"needs {wanted or 'AVX2'}, which this processor has not"
 
 

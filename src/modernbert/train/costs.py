@@ -158,7 +158,8 @@ def estimate_memory(config: EncoderConfig, setting: Setting, tokens: int, mask_r
     # Backward from Wo of the feed-forward: gradients of the stream, of the gated, the activated and both halves.
     temporaries = (_FP32 * hidden + 5 * inner * setting.width) * tokens
     if setting.activation_checkpointing:
-        kept = layers * _FP32 * hidden * tokens
+        # what a layer is given: the stream, and what the layer before adds to it
+        kept = (layers * _FP32 + (layers - 1) * setting.width) * hidden * tokens
         gone = max(0, copies - setting.width * layer) if setting.shards == 1 else 0  # by then, of the copies
         temporaries = max(0, temporaries + inside - gone)
     else:

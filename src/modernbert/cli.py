@@ -5,7 +5,7 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -490,7 +490,8 @@ def bench_training(
 
     if dtype not in ("bf16", "fp32"):
         raise ConfigError(f"There is no dtype {dtype!r}; choose bf16 or fp32.")
-    _print_bench(asdict(measure(model, dtype, threads, rounds, tuple(work or ()))), as_json)  # type: ignore[arg-type]
+    precision: Literal["bf16", "fp32"] = "bf16" if dtype == "bf16" else "fp32"
+    _print_bench(asdict(measure(model, precision, threads, rounds, tuple(work or ()))), as_json)
 
 
 @bench_app.command(

@@ -45,7 +45,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def ray():
     """A Ray of two workers that is there already, as on a cluster."""
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="Ray, an extra, is not installed: it has no wheel for every Python")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()

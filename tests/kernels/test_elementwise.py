@@ -35,9 +35,11 @@ def test_add_norm_and_its_gradients(level, stream, dtype, rows):
     total = precise[0] + precise[1]
     wanted = total, F.layer_norm(total, (208,), precise[2], None, 1e-5)
     wanted_grads = torch.autograd.grad(wanted, precise, [g.double() for g in given])
-    ours = [x.requires_grad_(), y.requires_grad_(), weight.float().requires_grad_()]
+    norm = torch.nn.LayerNorm(208, eps=1e-5, bias=False)
+    norm.weight.data = weight.float()
+    ours = [x.requires_grad_(), y.requires_grad_(), norm.weight]
     with torch.autocast("cpu", torch.bfloat16, enabled=stream != dtype):
-        found = add_norm(*ours, None, 1e-5)
+        found = add_norm(x, y, norm)
     assert (found[0].dtype, found[1].dtype) == (stream, dtype)
     assert "add_norm" in str(found[1].grad_fn)  # of the operator, not of plain PyTorch
     grads = torch.autograd.grad(found, ours, given)
@@ -65,7 +67,7 @@ def test_geglu_and_its_gradient(level, dtype):
 
 def test_what_the_kernels_do_not_take_goes_through_pytorch():
     x = torch.randn(5, 20, requires_grad=True)  # rows of a width that is no multiple of 16
-    total, normed = add_norm(x, x, torch.ones(20), None, 1e-5)
+    total, normed = add_norm(x, x, torch.nn.LayerNorm(20))
     torch.testing.assert_close(normed, F.layer_norm(2 * x, (20,)))
     torch.testing.assert_close(geglu(x), F.gelu(x[:, :10]) * x[:, 10:])
     assert total.requires_grad

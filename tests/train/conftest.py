@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert.config import parse
@@ -23,3 +24,12 @@ def recipe_for(material):
         return parse(PretrainRecipe, tiny_recipe(*material, run) | changes, "tiny")
 
     return make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Runs are compared to the bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -35,14 +35,6 @@ def losses(run):
     return [line["loss"] for line in Metrics(run / "metrics.jsonl").read() if "loss" in line]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, material):
     """One uninterrupted run that several claims look at."""

@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernbert.kernels import native
@@ -11,21 +11,21 @@ from modernbert.kernels import native
 def add_norm(
     x: Float[Tensor, "tokens hidden"],
     y: Float[Tensor, "tokens hidden"],
-    weight: Float[Tensor, "hidden"],
-    bias: Float[Tensor, "hidden"] | None,
-    epsilon: float,
+    norm: nn.Module,
 ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]:
     """x + y, and its layer norm (Ba et al. 2016, arXiv 1607.06450): the residual stream and what the next part reads.
 
-    Native kernels write the norm in the dtype of autocast, where the next linear layer would convert it anyway.
+    `norm` is an `nn.LayerNorm`, of which the weights are taken. Native kernels write its result in the dtype of
+    autocast, where the next linear layer would convert it anyway.
     """
+    assert isinstance(norm, nn.LayerNorm)
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     native_dtypes = y.dtype == dtype and (x.dtype == dtype or x.dtype == torch.float32)
-    if native_dtypes and bias is None and all(native.takes(t.device, t.dtype, t.shape[-1], of=16) for t in (x, y)):
-        total, normed, _, _ = native.add_norm(x, y, weight, epsilon, dtype)
+    if native_dtypes and norm.bias is None and all(native.takes(t.device, t.dtype, t.shape[-1], of=16) for t in (x, y)):
+        total, normed, _, _ = native.add_norm(x, y, norm.weight, norm.eps, dtype)
         return total, normed
     total = x + y
-    return total, F.layer_norm(total, total.shape[-1:], weight, bias, epsilon)
+    return total, F.layer_norm(total, total.shape[-1:], norm.weight, norm.bias, norm.eps)
 
 
 def geglu(x: Float[Tensor, "tokens double"]) -> Float[Tensor, "tokens intermediate"]:

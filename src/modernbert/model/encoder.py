@@ -14,18 +14,6 @@ def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-class AddNorm(nn.LayerNorm):
-    """The residual stream after an addition, and its layer norm."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
-
-    def forward(  # type: ignore[override]
-        self, x: Float[Tensor, "tokens hidden"], added: Float[Tensor, "tokens hidden"]
-    ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]:
-        return add_norm(x, added, self.weight, self.bias, self.eps)
-
-
 class Embeddings(nn.Module):
     """Token embedding and its norm. Position enters through the rotary angles alone."""
 
@@ -80,9 +68,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
-        self.attn_norm = AddNorm(config) if layer > 0 else nn.Identity()
+        self.attn_norm = layer_norm(config) if layer > 0 else nn.Identity()
         self.attn = Attention(config, layer)
-        self.mlp_norm = AddNorm(config)
+        self.mlp_norm = layer_norm(config)
         self.mlp = FeedForward(config)
 
     def forward(
@@ -92,8 +80,8 @@ class Layer(nn.Module):
         sequences: Sequences,
         rope: Rope,
     ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]:
-        x, normed = (x, x) if added is None else self.attn_norm(x, added)
-        x, normed = self.mlp_norm(x, self.attn(normed, sequences, rope))
+        x, normed = (x, x) if added is None else add_norm(x, added, self.attn_norm)
+        x, normed = add_norm(x, self.attn(normed, sequences, rope), self.mlp_norm)
         return x, self.mlp(normed)
 
 

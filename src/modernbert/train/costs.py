@@ -163,9 +163,7 @@ def estimate_memory(config: EncoderConfig, setting: Setting, tokens: int, mask_r
         gone = max(0, copies - setting.width * layer) if setting.shards == 1 else 0  # by then, of the copies
         temporaries = max(0, temporaries + inside - gone)
     else:
-        kept = layers * inside
-        if not setting.compiled:
-            kept -= _norm(config) * tokens  # the first layer has one norm only
+        kept = layers * inside - _norm(config) * tokens  # the first layer has one norm only
     return Memory(
         weights=_FP32 * share,
         copies=copies,
@@ -199,9 +197,9 @@ def layer_activations(config: EncoderConfig, setting: Setting, tokens: int) -> i
     mask = 1 if setting.on_cuda or setting.compiled else width
     dropout = mask * (hidden * (config.attention_output_dropout > 0) + inner * (config.mlp_dropout > 0))
     eager = 2 * _norm(config) + attention + feed_forward + dropout
-    if setting.compiled:  # what torch's partitioner keeps (2.13, measured on a CPU): GELU and the sum that the second
-        # norm takes are computed again, the latter from Wo's output
-        return tokens * (eager - width * inner - _FP32 * hidden + width * hidden)
+    if setting.compiled:  # what torch's partitioner keeps (2.13, measured on a CPU): GELU and the sums that the norms
+        # take are computed again, from what was added: by the layer before, and by Wo
+        return tokens * (eager - width * inner - _FP32 * hidden + 2 * width * hidden)
     return tokens * eager
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
 
 from modernbert import config as toml
 from modernbert.data import Batch, Documents, Loader, Row, Shards, Vocabulary, load_tokenizer, validation_batches
@@ -19,12 +18,11 @@ from modernbert.data.mixture import cap_repeats
 from modernbert.data.tokenizer import sha256, tokenizer_file
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
-from modernbert.model import MaskedLM
 from modernbert.model.checkpoint import write_folder
 from modernbert.model.heads import IGNORED
-from modernbert.runtime import Precision, autocast
+from modernbert.runtime import autocast
 from modernbert.train import checkpoint
-from modernbert.train.distributed import Objective, Parallelism, Processes, processes
+from modernbert.train.distributed import Parallelism, Processes, processes
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.recipe import Phase, PretrainRecipe
 from modernbert.train.spikes import Spikes
@@ -32,6 +30,7 @@ from modernbert.train.start import first_model
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import check_trackers, followed
 from modernbert.train.tracking import Metrics
+from modernbert.train.validation import evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -437,47 +436,6 @@ class Pretraining:
                 logger.info("The model is in %s.", final)
         self.processes.wait()
         return final
-
-
-@torch.no_grad()
-def evaluate(
-    model: MaskedLM | Objective,
-    batches: Sequence[Batch],
-    vocabulary: Vocabulary,
-    precision: Precision,
-    processes: Processes | None = None,
-) -> dict[str, float]:
-    """Loss (nats per masked token), accuracy, and bits per byte of the masked tokens. The model keeps its mode.
-
-    Several processes share the batches, and each gets the results over all of them.
-    """
-    device = next(model.parameters()).device
-    these = processes or Processes(0, 1, device)
-    byte_lengths = torch.from_numpy(vocabulary.byte_lengths).to(device)
-    training = model.training
-    model.eval()
-    nats = correct = count = num_bytes = 0.0
-    own = these.share(batches)
-    for number in range(these.largest_share(len(batches))):
-        batch = own[number] if number < len(own) else batches[0]  # as many passes everywhere, as shards need
-        labels = batch.labels.to(device)
-        masked = labels != IGNORED
-        with autocast(device, precision):
-            logits = model.logits_at(batch.input_ids.to(device), batch.sequences.to(device), masked).float()
-        if number < len(own):
-            wanted = labels[masked]
-            nats += float(F.cross_entropy(logits, wanted, reduction="sum"))
-            correct += int((logits.argmax(-1) == wanted).sum())
-            num_bytes += int(byte_lengths[wanted].sum())
-            count += len(wanted)
-    model.train(training)
-    nats, correct, count, num_bytes = these.sum(nats, correct, count, num_bytes)
-    return {
-        "loss": nats / count,
-        "accuracy": correct / count,
-        "bits_per_byte": nats / math.log(2) / num_bytes,
-        "predictions": count,
-    }
 
 
 def _claim_directory(recipe: PretrainRecipe) -> None:

@@ -1,0 +1,95 @@
+"""The command `modernbert`: parses, calls one public function, prints. Heavy imports live inside the commands."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modernbert.cli import bench, corpus, evaluate, train, use
+from modernbert.cli.console import Json, print_json
+from modernbert.errors import ModernBertError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (corpus, train, use):
+    app.add_typer(group.app)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(bench.app, name="bench")
+
+
+@app.callback(invoke_without_command=True)
+def modernbert(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """ModernBERT from raw text to a model that loads everywhere.
+
+    Results go to stdout, progress to stderr. A mistake of yours is one sentence and exit status 2.
+    """
+    if version:
+        from modernbert import __version__
+
+        typer.echo(__version__)
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert doctor
+
+    modernbert doctor --json > report.json"""
+)
+def doctor(as_json: Json = False) -> None:
+    """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing."""
+    from modernbert.doctor import diagnose
+
+    report = diagnose()
+    if as_json:
+        print_json(report)
+        return
+    for section, values in report.items():
+        typer.echo(section)
+        for name, value in values.items():
+            typer.echo(f"  {name:<24} {value}")
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert demo
+
+    modernbert demo --corpus my-texts/*.txt --output output/mine"""
+)
+def demo(
+    corpus: Annotated[list[str] | None, typer.Option(help="Your own text instead; may be repeated.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="More files of your own text.", hidden=True)] = None,
+    output: Annotated[Path, typer.Option(help="The folder to work in; it is made anew.")] = Path("output/demo"),
+) -> None:
+    """Train a small ModernBERT from raw text to filled masks, in minutes, with no network."""
+    from modernbert.demo import run
+
+    if not run([*(corpus or []), *(files or [])], output):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run a command. A user's mistake becomes one sentence on stderr and exit status 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("modernbert").setLevel(logging.INFO)
+    try:
+        app()
+    except ModernBertError as error:
+        typer.echo(f"modernbert: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("modernbert: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe has left, which is its right
+        sys.stderr.close()
+        sys.exit(1)

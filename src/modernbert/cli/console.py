@@ -1,0 +1,47 @@
+"""What the commands share: their common options, and how results are printed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modernbert.errors import DataError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout instead of text.")]
+Recipe = Annotated[Path, typer.Argument(help="A TOML recipe.", metavar="RECIPE.toml")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Overrides of the recipe.", metavar="[SECTION.KEY=VALUE]...")
+]
+Corpus = Annotated[
+    list[str], typer.Argument(help="JSON lines (.gz, .zst), Parquet, text files, folders, globs, or python:MODULE.")
+]
+
+
+def texts_of(texts: list[str], file: Path | None) -> list[str]:
+    found: list[str] = []
+    for text in texts:
+        found += sys.stdin.read().splitlines() if text == "-" else [text]
+    if file is not None:
+        try:
+            found += file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file} cannot be read as text: {error}.") from None
+    found = [text for text in found if text.strip()]
+    if not found:
+        raise DataError("There is no text; give one with [MASK] in it, or --file, or - for stdin.")
+    return found
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_record(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(values)
+        return
+    for name, value in values.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else value
+        typer.echo(f"{name.replace('_', ' '):<24} {shown}")

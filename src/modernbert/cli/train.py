@@ -1,0 +1,181 @@
+"""Commands that make models, and that watch them being made."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modernbert.cli.console import Json, Overrides, Recipe, print_json
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert pretrain recipes/tiny/pretrain.toml
+
+    modernbert pretrain pretrain.toml run.directory=runs/second optimizer.weight_decay=1e-6
+
+    modernbert pretrain domain.toml --from answerdotai/ModernBERT-base
+
+    torchrun --nproc-per-node 8 --max-restarts 3 -m modernbert pretrain recipes/base/pretrain.toml"""
+)
+def pretrain(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="A model folder or hub id to start from, under its own or another tokenizer."),
+    ] = None,
+) -> None:
+    """Pretrain through all phases of a recipe. The same command goes on where a run stopped.
+
+    Ctrl-C saves a checkpoint and ends with status 130; a second Ctrl-C ends at once.
+    """
+    from modernbert.config import load
+    from modernbert.train.pretrain import pretrain as run
+    from modernbert.train.recipe import PretrainRecipe
+
+    changes = [*(overrides or ()), *([] if start is None else [f"model.start={json.dumps(start)}"])]
+    final = run(load(PretrainRecipe, recipe, changes))
+    if final is None:
+        raise typer.Exit(130)
+    typer.echo(str(final))
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert plan recipes/base/pretrain.toml --gpus 8 --device h100
+
+    modernbert plan recipes/base/pretrain.toml --hours pretrain=194.2 --plot plan.png
+
+    modernbert plan recipes/small/pretrain.toml --gpus 1 --device rtx4090 --json"""
+)
+def plan(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(help="Devices, one process each.")] = 8,
+    device: Annotated[str, typer.Option(help="a100-40, a100, h100, h200, b200, l40s or rtx4090.")] = "h100",
+    cost_per_hour: Annotated[float | None, typer.Option(help="Of one device, in any currency.")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Share of the peak that is reached. [default: the published base's]")
+    ] = None,
+    hours: Annotated[
+        list[str] | None, typer.Option(help="PHASE=HOURS that were measured: shows the share of the peak. Repeatable.")
+    ] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Where the tokenizer is not here. [default: 50368]")] = None,
+    shards: Annotated[Path | None, typer.Option(help="A shard folder whose document lengths to take.")] = None,
+    histogram: Annotated[Path | None, typer.Option(help="Document lengths from `modernbert inspect --json`.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the schedule: .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a recipe will take, without running it: steps, operations, memory, hours, cost, largest microbatch.
+
+    Neither the tokenizer nor the shards need to be here.
+    """
+    from modernbert.config import load
+    from modernbert.train.plan import Cluster, describe
+    from modernbert.train.plan import plan as reckon
+    from modernbert.train.recipe import PretrainRecipe
+
+    loaded = load(PretrainRecipe, recipe, overrides or ())
+    cluster = Cluster.of(device, gpus, utilisation, cost_per_hour)
+    found = reckon(loaded, cluster, hours=hours or (), vocab_size=vocab_size, shards=shards, histogram=histogram)
+    if plot is not None:
+        from modernbert.train.plot import plot_plan
+
+        plot_plan(found, loaded, plot)
+        typer.echo(f"drawn in {plot}", err=True)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        typer.echo(describe(found))
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert grow output/base/run/final output/large/start --preset large
+
+    modernbert grow small-model start --config config.json --depth-map published"""
+)
+def grow(
+    small: Annotated[str, typer.Argument(help="The model folder or hub id to start from.")],
+    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    preset: Annotated[str | None, typer.Option(help="base or large: the new shape.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json with the new shape.")] = None,
+    depth_map: Annotated[
+        str, typer.Option(help="same-kind or published: which layer each layer starts from.")
+    ] = "same-kind",
+    seed: Annotated[int, typer.Option(help="For what has no origin.")] = 0,
+) -> None:
+    """Make a larger model from a smaller one by tiling its weights, to pretrain it further."""
+    from modernbert.model.grow import grow_folder
+
+    grow_folder(small, output, preset=preset, config=config, depth_map=depth_map, seed=seed)
+    typer.echo(str(output))
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert plot output/tiny/run
+
+    modernbert plot runs/first runs/second --output comparison.svg"""
+)
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
+) -> None:
+    """Draw loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
+    from modernbert.train.plot import plot_runs
+
+    plot_runs(runs, output)
+    typer.echo(str(output))
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert average output/tiny/run --best 3 --output output/tiny/average
+
+    modernbert average first-model second-model --output mean"""
+)
+def average(
+    sources: Annotated[list[Path], typer.Argument(help="One run directory, or model folders.")],
+    output: Annotated[Path, typer.Option(help="The model folder to write.")],
+    best: Annotated[int, typer.Option(help="Of a run: so many checkpoints by validation loss, and the last one.")] = 3,
+) -> None:
+    """Average checkpoints: the best of a run and its last one, or the folders that are named."""
+    from modernbert.train.average import average_run
+
+    folders = average_run(sources, output, best)
+    for folder in folders:
+        typer.echo(f"averaged {folder}", err=True)
+    typer.echo(str(output))
+
+
+@app.command(
+    "import",
+    epilog="""Examples:
+
+    modernbert import ep0-ba52988-rank0.pt my-model --preset base --tokenizer answerdotai/ModernBERT-base
+
+    modernbert import checkpoint.pt my-model --config config.json --tokenizer my-tokenizer""",
+)
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of the research code.")],
+    output: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    preset: Annotated[str, typer.Option(help="base or large, where no config.json is given.")] = "base",
+    config: Annotated[Path | None, typer.Option(help="A config.json that describes the model.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="The tokenizer folder or hub id to put beside it.")] = None,
+) -> None:
+    """Turn a checkpoint of the ModernBERT research code into a model folder, without unpickling code."""
+    from modernbert.model.research import import_research_checkpoint
+
+    import_research_checkpoint(checkpoint, output, preset=preset, config=config, tokenizer=tokenizer)
+    typer.echo(str(output))

@@ -1,8 +1,11 @@
 """Fixtures for all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from modernbert.kernels import native
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +15,13 @@ def shared() -> Path:
     if not (folder / "modernbert-tokenizer").is_dir():
         pytest.skip("the folder of development data is not beside this checkout")
     return folder
+
+
+@pytest.fixture(params=native.LEVELS)
+def level(request) -> Iterator[str]:
+    """Each instruction level of the native kernels that this processor has."""
+    native.select(request.param)
+    if reason := native.unavailable():
+        pytest.skip(f"{request.param} {reason}")
+    yield request.param
+    native.select("")

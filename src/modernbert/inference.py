@@ -11,6 +11,7 @@ from tokenizers import Encoding, Tokenizer
 from modernbert.data import Vocabulary, load_tokenizer
 from modernbert.errors import DataError
 from modernbert.model import MaskedLM
+from modernbert.model.inference_encoder import make_ready
 from modernbert.packed import Sequences
 from modernbert.runtime import select_device
 
@@ -48,16 +49,19 @@ class FillMask:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         token: str | None = None,
+        int8: bool = False,
     ) -> Self:
-        """Load model and tokenizer of a folder or a hub id.
+        """Load model and tokenizer of a folder or a hub id, ready to run; with linear layers in int8 if asked to.
 
         Raises:
             CheckpointError: there is no such model.
             DataError: it has no tokenizer.
+            BackendError: int8 is wanted and the native kernels cannot run here.
         """
         model = MaskedLM.from_pretrained(
             source, device=select_device(device), dtype=dtype, revision=revision, token=token
         )
+        make_ready(model, int8=int8)
         assert model.tokenizer_source is not None
         return cls(model, load_tokenizer(model.tokenizer_source))
 

@@ -6,6 +6,12 @@
 
 namespace LEVEL {
 
+// e^(-x^2 / 2), which is both in the error function of x / sqrt(2) and in its derivative.
+inline Vec gauss(Vec x) { return exp(x * x * Vec::all(-0.5f)); }
+// The share of a normal distribution below x.
+inline Vec share_below(Vec x, Vec bell) { return fma(erf(x * Vec::all(0.70710678f), bell), Vec::all(0.5f), Vec::all(0.5f)); }
+inline Vec gelu(Vec x) { return x * share_below(x, gauss(x)); }
+
 template <class T>
 struct GeGlu {
     static constexpr int64_t rows_at_once = 16;
@@ -17,10 +23,7 @@ struct GeGlu {
             const int64_t end = std::min(rows, (task + 1) * rows_at_once);
             for (int64_t r = task * rows_at_once; r < end; r++) {
                 const T *a = x + r * 2 * width, *b = a + width;
-                for (int64_t i = 0; i < width; i += Vec::width) {
-                    const Vec value = Vec::load(a + i);
-                    (value * share(value, gauss(value)) * Vec::load(b + i)).store(y + r * width + i);
-                }
+                for (int64_t i = 0; i < width; i += Vec::width) (gelu(Vec::load(a + i)) * Vec::load(b + i)).store(y + r * width + i);
             }
         });
     }
@@ -33,7 +36,7 @@ struct GeGlu {
                 T *to_a = x_gradient + r * 2 * width, *to_b = to_a + width;
                 for (int64_t i = 0; i < width; i += Vec::width) {
                     const Vec value = Vec::load(a + i), given = Vec::load(y_gradient + r * width + i);
-                    const Vec bell = gauss(value), part = share(value, bell);
+                    const Vec bell = gauss(value), part = share_below(value, bell);
                     const Vec slope = fma(value * bell, Vec::all(0.3989422804f), part);
                     (given * Vec::load(b + i) * slope).store(to_a + i);
                     (given * value * part).store(to_b + i);
@@ -41,12 +44,6 @@ struct GeGlu {
             }
         });
     }
-
-   private:
-    // e^(-x^2 / 2), which is both in the error function of x / sqrt(2) and in its derivative.
-    static Vec gauss(Vec x) { return exp(x * x * Vec::all(-0.5f)); }
-    // The share of a normal distribution below x.
-    static Vec share(Vec x, Vec bell) { return fma(erf(x * Vec::all(0.70710678f), bell), Vec::all(0.5f), Vec::all(0.5f)); }
 };
 
 }  // namespace LEVEL

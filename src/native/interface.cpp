@@ -20,6 +20,6 @@ extern "C" __attribute__((visibility("default"))) const NativeKernels* native_ke
                        __builtin_cpu_supports("avx512vl");
     if (!std::strcmp(level, "avx2") && small) return &avx2::kernels;
     if (!std::strcmp(level, "avx512") && large) return &avx512::kernels;
-    if (!std::strcmp(level, "avx512_bf16") && large && __builtin_cpu_supports("avx512bf16")) return &avx512_bf16::kernels;
+    if (!std::strcmp(level, "avx512_bf16") && large && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) return &avx512_bf16::kernels;
     return nullptr;
 }

@@ -32,6 +32,37 @@ struct NativeNorm {
     int32_t stream, dtype;  // of the residual stream, and of the rest
 };
 
+// A linear layer with its weight packed into panels of 64 outputs (linear.h). int8 weights have a scale and 128 times their
+// sum for each output; others null.
+struct NativeLinear {
+    const void* weight;
+    const float *scales, *sums;
+    int64_t in, out;
+};
+
+struct NativeLayer {
+    const float *attn_norm, *mlp_norm;  // the first layer has no attn_norm
+    NativeLinear qkv, attended, up, down;  // `up` alternates 32 activated and 32 gating outputs
+    int64_t window, rope;  // rope is 0 or 1
+};
+
+struct NativeEncoder {
+    const NativeLayer* layers;
+    int64_t count, hidden, intermediate, heads;
+    const float *embedding_norm, *final_norm;
+    float epsilon, scale;
+    int32_t dtype, int8;
+};
+
+struct NativeBatch {
+    const void* embedded;  // tokens x hidden, of the encoder's dtype
+    const int32_t* boundaries;
+    int64_t sequences, tokens;
+    const float *cos[2], *sin[2];  // tokens x dim / 2, rows rope_stride apart
+    int64_t rope_stride;
+    void* workspace;  // of as many bytes as encoder_workspace tells, 64-byte aligned
+};
+
 struct NativeKernels {
     void (*attention_forward)(const NativeAttention*, void* out, float* logsumexp, const NativeThreads*);
     void (*attention_backward)(const NativeAttention*, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
@@ -41,6 +72,9 @@ struct NativeKernels {
                               const void* stream_gradient, void* gradient, void* narrow, float* weight_gradient, const NativeThreads*);
     void (*geglu_forward)(int dtype, int64_t rows, int64_t width, const void* x, void* y, const NativeThreads*);
     void (*geglu_backward)(int dtype, int64_t rows, int64_t width, const void* x, const void* y_gradient, void* x_gradient, const NativeThreads*);
+    int64_t (*encoder_workspace)(const NativeEncoder*, int64_t tokens);
+    void (*encoder_forward)(const NativeEncoder*, const NativeBatch*, void* out, const NativeThreads*);
+    int64_t bf16_step;  // rows of a bf16 weight that are interleaved, or 0 where bf16 products are computed in fp32
 };
 
 // The kernels of a level (avx2, avx512, avx512_bf16), or null if this processor lacks it or there is no such level.

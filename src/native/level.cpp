@@ -1,6 +1,7 @@
 // All kernels at one instruction level, behind C functions. Compiled once for each, with LEVEL set to its name.
 #include "attention_backward.h"
 #include "attention_forward.h"
+#include "encoder.h"
 #include "geglu.h"
 #include "interface.h"
 #include "layer_norm.h"
@@ -83,8 +84,26 @@ void geglu_backward(int dtype, int64_t rows, int64_t width, const void* x, const
         GeGlu<float>{rows, width}.backward(static_cast<const float*>(x), static_cast<const float*>(y_gradient), static_cast<float*>(x_gradient), of(threads));
 }
 
+// use(pass) with the pass through this encoder in its types. Levels without bf16 products are given encoders in fp32.
+template <class Use>
+auto passing(const NativeEncoder& encoder, Use use) {
+    if constexpr (multiplies_bf16)
+        if (encoder.dtype == native_bf16)
+            return encoder.int8 ? use(EncoderForward<bf16, InInt8, ForBf16>{encoder}) : use(EncoderForward<bf16, ForBf16, ForBf16>{encoder});
+    return encoder.int8 ? use(EncoderForward<float, InInt8, InFloat>{encoder}) : use(EncoderForward<float, InFloat, InFloat>{encoder});
+}
+
+int64_t encoder_workspace(const NativeEncoder* encoder, int64_t tokens) {
+    return passing(*encoder, [&](auto pass) { return pass.workspace(tokens); });
+}
+
+void encoder_forward(const NativeEncoder* encoder, const NativeBatch* batch, void* out, const NativeThreads* threads) {
+    passing(*encoder, [&](auto pass) { pass.run(*batch, out, of(threads)); });
+}
+
 }  // namespace
 
-extern const NativeKernels kernels = {attention_forward, attention_backward, add_norm_forward, add_norm_backward, geglu_forward, geglu_backward};
+extern const NativeKernels kernels = {attention_forward, attention_backward, add_norm_forward, add_norm_backward, geglu_forward, geglu_backward,
+                                      encoder_workspace, encoder_forward, multiplies_bf16 ? ForBf16::step : 0};
 
 }  // namespace LEVEL

@@ -10,11 +10,20 @@
 
 namespace LEVEL {
 
+// The left operand of a whole linear layer.
+template <class E>
+struct PlainRows {
+    const E* rows;
+    const E* at(int64_t row, int64_t width) const { return rows + row * width; }
+};
+
 // Operands in fp32: any level, any dtype.
 struct InFloat {
     using Element = float;
+    using Weight = float;
+    using Rows = PlainRows<float>;
     static constexpr int step = 1;
-    static Element element(float x) { return x; }
+    static void finish(float*, int, int, const Rows&, int64_t, const float*, const float*) {}
     static Vec multiply_add(Vec sum, const float* a, const float* b) { return fma(Vec::all(*a), Vec::load(b), sum); }
 };
 
@@ -22,8 +31,10 @@ struct InFloat {
 // Operands in bf16, two products for each fp32 sum at once.
 struct InBf16 {
     using Element = bf16;
+    using Weight = bf16;
+    using Rows = PlainRows<bf16>;
     static constexpr int step = 2;
-    static Element element(float x) { return to_bf16(x); }
+    static void finish(float*, int, int, const Rows&, int64_t, const float*, const float*) {}
     static Vec multiply_add(Vec sum, const bf16* a, const bf16* b) {
         int32_t pair;
         std::memcpy(&pair, a, sizeof pair);
@@ -34,15 +45,17 @@ using ForBf16 = InBf16;
 #else
 using ForBf16 = InFloat;
 #endif
+constexpr bool multiplies_bf16 = sizeof(ForBf16::Element) == sizeof(bf16);
 
 template <class In>
 struct Product {
     using E = typename In::Element;
+    using W = typename In::Weight;
     static constexpr int rows_at_once = 6;
     static constexpr int vectors_at_once = Vec::width == 16 ? 4 : 2;
 
     // C is m x n, A is m x k, n a multiple of 2 vectors and k of step; `ldb` is the n of the whole packed B.
-    static void run(int m, int n, int k, const E* a, int lda, const E* b, int ldb, float* c, int ldc, bool add) {
+    static void run(int m, int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add) {
         int i = 0;
         for (; i + rows_at_once <= m; i += rows_at_once) columns<rows_at_once>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add);
         switch (m - i) {
@@ -56,7 +69,7 @@ struct Product {
 
    private:
     template <int R>
-    static void columns(int n, int k, const E* a, int lda, const E* b, int ldb, float* c, int ldc, bool add) {
+    static void columns(int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add) {
         int j = 0;
         for (; j + vectors_at_once * Vec::width <= n; j += vectors_at_once * Vec::width)
             block<R, vectors_at_once>(k, a, lda, b + j * In::step, ldb, c + j, ldc, add);
@@ -64,7 +77,7 @@ struct Product {
     }
 
     template <int R, int V>
-    static void block(int k, const E* a, int lda, const E* b, int ldb, float* c, int ldc, bool add) {
+    static void block(int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add) {
         Vec sums[R][V];
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)

@@ -47,6 +47,11 @@ struct Vec {
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     void store(bf16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded()); }
 
+    // Whole numbers of 32 bits, which lie where floats are kept.
+    static Vec from_integers(const float* p) { return {_mm512_cvtepi32_ps(_mm512_castps_si512(_mm512_loadu_ps(p)))}; }
+    // To the nearest whole numbers of 0 to 255.
+    void store_bytes(uint8_t* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epu32(v))); }
+
     __m256i rounded() const {
 #if defined(__AVX512BF16__)
         return (__m256i)_mm512_cvtneps_pbh(v);
@@ -101,6 +106,13 @@ struct Vec {
         const __m256i kept = _mm256_blendv_epi8(up, _mm256_set1_epi32(0x7fc0), nan);
         const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(kept, kept), 0x08);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+    }
+
+    static Vec from_integers(const float* p) { return {_mm256_cvtepi32_ps(_mm256_castps_si256(_mm256_loadu_ps(p)))}; }
+    void store_bytes(uint8_t* p) const {
+        const __m256i whole = _mm256_cvtps_epi32(v);
+        const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
     }
 
     float sum() const {

@@ -4,18 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modernbert.kernels import add_norm, geglu, native
+from modernbert.kernels import add_norm, geglu
 
 DTYPES = [(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16)]
-
-
-@pytest.fixture(params=native.LEVELS)
-def level(request):
-    native.select(request.param)
-    if reason := native.unavailable():
-        pytest.skip(f"{request.param} {reason}")
-    yield request.param
-    native.select("")
 
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -25,7 +25,7 @@ from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
 LEVELS = ("avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
 class _Threads(Structure):
@@ -55,6 +55,9 @@ class _Kernels(Structure):
         ("add_norm_backward", CFUNCTYPE(None, *[c_void_p] * 10)),
         ("geglu_forward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 3)),
         ("geglu_backward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 4)),
+        ("encoder_workspace", CFUNCTYPE(c_int64, c_void_p, c_int64)),
+        ("encoder_forward", CFUNCTYPE(None, *[c_void_p] * 4)),
+        ("bf16_step", c_int64),
     )
 
 
@@ -115,7 +118,7 @@ def level() -> str:
 
 def takes(device: torch.device, dtype: torch.dtype, width: int, of: int = 32) -> bool:
     """Whether the kernels are there and take such tensors: fp32 or bf16 on the CPU, rows of a multiple of `of`."""
-    return unavailable() is None and device.type == "cpu" and dtype in _DTYPES and width % of == 0
+    return unavailable() is None and device.type == "cpu" and dtype in DTYPES and width % of == 0
 
 
 def varlen_attention(
@@ -174,7 +177,13 @@ def _loaded() -> _Loaded:
     return _selected
 
 
-def _threads() -> _Threads:
+def kernels() -> Any:
+    """The C functions of src/native/interface.h at the level in use."""
+    return _loaded().kernels
+
+
+def team() -> _Threads:
+    """Torch's threads, as the kernels take them."""
     return _Threads(_loaded().parallel_for, torch.get_num_threads())
 
 
@@ -182,7 +191,7 @@ def _described(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window
     tokens, _, heads, dim = qkv.shape
     return _Attention(
         qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.stride(0), boundaries.data_ptr(), len(boundaries) - 1,
-        tokens, heads, dim, window, dim**-0.5, _DTYPES[qkv.dtype],
+        tokens, heads, dim, window, dim**-0.5, DTYPES[qkv.dtype],
     )  # fmt: skip
 
 
@@ -199,8 +208,8 @@ def _attention(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window
     """
     qkv = qkv.contiguous()
     out, logsumexp = _attention_shape(qkv)
-    described, threads = _described(qkv, cos, sin, boundaries, window), _threads()
-    _loaded().kernels.attention_forward(addressof(described), out.data_ptr(), logsumexp.data_ptr(), addressof(threads))
+    described, threads = _described(qkv, cos, sin, boundaries, window), team()
+    kernels().attention_forward(addressof(described), out.data_ptr(), logsumexp.data_ptr(), addressof(threads))
     return out, logsumexp
 
 
@@ -210,8 +219,8 @@ def _attention_backward(
     """The gradient of `qkv`."""
     qkv, grad = qkv.contiguous(), grad.contiguous()
     result = torch.empty_like(qkv)
-    described, threads = _described(qkv, cos, sin, boundaries, window), _threads()
-    _loaded().kernels.attention_backward(
+    described, threads = _described(qkv, cos, sin, boundaries, window), team()
+    kernels().attention_backward(
         addressof(described), logsumexp.data_ptr(), out.data_ptr(), grad.data_ptr(), result.data_ptr(),
         addressof(threads),
     )  # fmt: skip
@@ -243,7 +252,7 @@ attention = _Operator("attention", _attention, _attention_shape, _keep_attention
 
 def _norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> _Norm:
     width = x.shape[-1]
-    return _Norm(x.numel() // max(1, width), width, weight.data_ptr(), epsilon, _DTYPES[x.dtype], _DTYPES[dtype])
+    return _Norm(x.numel() // max(1, width), width, weight.data_ptr(), epsilon, DTYPES[x.dtype], DTYPES[dtype])
 
 
 def _add_norm_shape(x: Tensor, y: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Any:
@@ -257,8 +266,8 @@ def _add_norm(
     """x + y, its layer norm in `dtype`, and mean and inverse deviation of each row. `y` has `dtype` too."""
     x, y, weight = x.contiguous(), y.contiguous(), weight.float()
     total, normed, mean, inverse = _add_norm_shape(x, y, weight, epsilon, dtype)
-    described, threads = _norm(x, weight, epsilon, dtype), _threads()
-    _loaded().kernels.add_norm_forward(
+    described, threads = _norm(x, weight, epsilon, dtype), team()
+    kernels().add_norm_forward(
         addressof(described), x.data_ptr(), y.data_ptr(), total.data_ptr(), normed.data_ptr(), mean.data_ptr(),
         inverse.data_ptr(), addressof(threads),
     )  # fmt: skip
@@ -278,8 +287,8 @@ def _add_norm_backward(
     normed_grad, precise = normed_grad.contiguous(), weight.float()
     stream_grad = None if stream_grad is None else stream_grad.contiguous()
     grad, narrow, weight_grad = _add_norm_backward_shape(total, normed_grad, total, mean, inverse, precise)
-    described, threads = _norm(total, precise, 0.0, normed_grad.dtype), _threads()
-    _loaded().kernels.add_norm_backward(
+    described, threads = _norm(total, precise, 0.0, normed_grad.dtype), team()
+    kernels().add_norm_backward(
         addressof(described), total.data_ptr(), mean.data_ptr(), inverse.data_ptr(), normed_grad.data_ptr(),
         None if stream_grad is None else stream_grad.data_ptr(), grad.data_ptr(), narrow.data_ptr(),
         weight_grad.data_ptr(), addressof(threads),
@@ -313,10 +322,10 @@ def _geglu_shape(x: Tensor) -> Tensor:
 def _geglu(x: Tensor) -> Tensor:
     """gelu(a) * b for rows (a, b): (..., 2 width) to (..., width)."""
     x = x.contiguous()
-    result, threads = _geglu_shape(x), _threads()
+    result, threads = _geglu_shape(x), team()
     width = result.shape[-1]
-    _loaded().kernels.geglu_forward(
-        _DTYPES[x.dtype], result.numel() // max(1, width), width, x.data_ptr(), result.data_ptr(), addressof(threads)
+    kernels().geglu_forward(
+        DTYPES[x.dtype], result.numel() // max(1, width), width, x.data_ptr(), result.data_ptr(), addressof(threads)
     )
     return result
 
@@ -324,9 +333,9 @@ def _geglu(x: Tensor) -> Tensor:
 def _geglu_backward(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of x."""
     x, grad = x.contiguous(), grad.contiguous()
-    result, threads, width = torch.empty_like(x), _threads(), grad.shape[-1]
-    _loaded().kernels.geglu_backward(
-        _DTYPES[x.dtype], grad.numel() // max(1, width), width, x.data_ptr(), grad.data_ptr(), result.data_ptr(),
+    result, threads, width = torch.empty_like(x), team(), grad.shape[-1]
+    kernels().geglu_backward(
+        DTYPES[x.dtype], grad.numel() // max(1, width), width, x.data_ptr(), grad.data_ptr(), result.data_ptr(),
         addressof(threads),
     )  # fmt: skip
     return result

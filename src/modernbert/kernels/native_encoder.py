@@ -1,0 +1,199 @@
+"""A whole encoder without gradients in one native call: weights packed once, nothing allocated between two layers.
+
+What it computes is what the encoder's modules compute (src/native/encoder.h). It differs in rounding alone: the
+residual stream stays in fp32, and a bf16 model works in fp32 on processors that do not multiply bf16.
+"""
+
+import mmap
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, addressof, c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from modernbert.kernels import native
+from modernbert.packed import Sequences
+
+_PANEL = 64  # outputs that lie together in a packed weight (src/native/linear.h)
+
+
+class _Linear(Structure):
+    _fields_ = (
+        ("weight", c_void_p),
+        ("scales", c_void_p),
+        ("sums", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+    )
+
+
+class _Layer(Structure):
+    _fields_ = (
+        ("attn_norm", c_void_p), ("mlp_norm", c_void_p), ("qkv", _Linear), ("attended", _Linear), ("up", _Linear),
+        ("down", _Linear), ("window", c_int64), ("rope", c_int64),
+    )  # fmt: skip
+
+
+class _Encoder(Structure):
+    _fields_ = (
+        ("layers", POINTER(_Layer)), ("count", c_int64), ("hidden", c_int64), ("intermediate", c_int64),
+        ("heads", c_int64), ("embedding_norm", c_void_p), ("final_norm", c_void_p), ("epsilon", c_float),
+        ("scale", c_float), ("dtype", c_int32), ("int8", c_int32),
+    )  # fmt: skip
+
+
+class _Batch(Structure):
+    _fields_ = (
+        ("embedded", c_void_p), ("boundaries", c_void_p), ("sequences", c_int64), ("tokens", c_int64),
+        ("cos", c_void_p * 2), ("sin", c_void_p * 2), ("rope_stride", c_int64), ("workspace", c_void_p),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer as the kernels need it. Linear weights are (outputs, inputs); norms have no bias."""
+
+    attn_norm: Float[Tensor, "hidden"] | None
+    mlp_norm: Float[Tensor, "hidden"]
+    qkv: Float[Tensor, "qkv hidden"]
+    attended: Float[Tensor, "hidden hidden"]
+    up: Float[Tensor, "double hidden"]
+    down: Float[Tensor, "hidden intermediate"]
+    window: int | None
+    rope: int  # which of the two rotations
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A weight in panels, with what int8 needs beside it."""
+
+    weight: Tensor
+    scales: Tensor | None
+    sums: Tensor | None
+    inputs: int
+    outputs: int
+
+    def described(self) -> _Linear:
+        scales, sums = (None if t is None else t.data_ptr() for t in (self.scales, self.sums))
+        return _Linear(self.weight.data_ptr(), scales, sums, self.inputs, self.outputs)
+
+
+def _panels(weight: Tensor, step: int) -> Tensor:
+    """(outputs, inputs) as [panel][input / step][64][step], the last panel filled up with zeros."""
+    outputs, inputs = weight.shape
+    full = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % _PANEL))
+    return full.view(-1, _PANEL, inputs // step, step).transpose(1, 2)
+
+
+def _pack(weight: Tensor, dtype: torch.dtype, step: int, int8: bool) -> _Packed:
+    outputs, inputs = weight.shape
+    if not int8:
+        return _Packed(_in_huge_pages(_panels(weight.to(dtype), step)), None, None, inputs, outputs)
+    precise = weight.float()
+    scales = precise.abs().amax(1).clamp(min=1e-30) / 127
+    whole = (precise / scales[:, None]).round().to(torch.int8)
+    padding = (0, -outputs % _PANEL)
+    sums = torch.nn.functional.pad(whole.sum(1).float() * 128, padding)
+    return _Packed(_in_huge_pages(_panels(whole, 4)), torch.nn.functional.pad(scales, padding), sums, inputs, outputs)
+
+
+def _in_huge_pages(x: Tensor) -> Tensor:
+    """A copy in memory of large pages, where the system has them: fewer misses of address translation."""
+    result = _memory(x.numel() * x.element_size()).view(x.dtype).view(x.shape)
+    return result.copy_(x)
+
+
+def _memory(count: int) -> Tensor:
+    """So many bytes, aligned to a page."""
+    area = mmap.mmap(-1, max(count, mmap.PAGESIZE))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        area.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(area, dtype=torch.uint8, count=count)
+
+
+def _interleaved(up: Tensor) -> Tensor:
+    """The rows of `Wi` so that 32 activated outputs stand before the 32 that gate them."""
+    activated, gate = up.unflatten(0, (2, -1, _PANEL // 2))
+    return torch.stack((activated, gate), dim=1).flatten(0, 2)
+
+
+class NativeEncoder:
+    """Embedded tokens in, hidden states behind the final norm out; in bf16 or fp32, or with int8 linear layers.
+
+    int8 is symmetric: a scale for each output of a weight, and one for each token, found on the way.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerWeights],
+        embedding_norm: Float[Tensor, "hidden"],
+        final_norm: Float[Tensor, "hidden"],
+        *,
+        heads: int,
+        epsilon: float,
+        dtype: torch.dtype,
+        int8: bool = False,
+    ) -> None:
+        self.hidden, intermediate = len(final_norm), layers[0].down.shape[1]
+        self._kernels = native.kernels()
+        step = self._kernels.bf16_step if dtype == torch.bfloat16 else 1
+        self.dtype = dtype if step else torch.float32
+        self._kept: list[Tensor | _Packed] = []  # what the structures below point to
+        packed = [
+            tuple(
+                self._keep_packed(_pack(weight, self.dtype, step or 1, int8))
+                for weight in (layer.qkv, layer.attended, _interleaved(layer.up), layer.down)
+            )
+            for layer in layers
+        ]
+        described = [
+            _Layer(
+                None if layer.attn_norm is None else self._keep(layer.attn_norm), self._keep(layer.mlp_norm), *linears,
+                -1 if layer.window is None else layer.window, layer.rope,
+            )
+            for layer, linears in zip(layers, packed, strict=True)
+        ]  # fmt: skip
+        self._layers = (_Layer * len(layers))(*described)
+        self._described = _Encoder(
+            self._layers, len(layers), self.hidden, intermediate, heads, self._keep(embedding_norm),
+            self._keep(final_norm), epsilon, (self.hidden // heads) ** -0.5, native.DTYPES[self.dtype], int8,
+        )  # fmt: skip
+        self._workspaces: list[Tensor] = []
+
+    def _keep(self, norm: Tensor) -> int:
+        precise = norm.detach().float().contiguous()
+        self._kept.append(precise)
+        return precise.data_ptr()
+
+    def _keep_packed(self, packed: _Packed) -> _Linear:
+        self._kept.append(packed)
+        return packed.described()
+
+    def __call__(
+        self, embedded: Float[Tensor, "tokens hidden"], sequences: Sequences, cos: list[Tensor], sin: list[Tensor]
+    ) -> Float[Tensor, "tokens hidden"]:
+        """`cos` and `sin` are those of the two rotations, (tokens, head_dim / 2) in fp32, rows of equal stride."""
+        embedded = embedded.to(self.dtype).contiguous()
+        out = torch.empty_like(embedded)
+        workspace = self._workspace(len(embedded))
+        boundaries = sequences.cu_seqlens
+        batch = _Batch(
+            embedded.data_ptr(), boundaries.data_ptr(), len(boundaries) - 1, len(embedded),
+            (c_void_p * 2)(*[x.data_ptr() for x in cos]), (c_void_p * 2)(*[x.data_ptr() for x in sin]),
+            cos[0].stride(0), workspace.data_ptr(),
+        )  # fmt: skip
+        threads = native.team()
+        self._kernels.encoder_forward(addressof(self._described), addressof(batch), out.data_ptr(), addressof(threads))
+        self._workspaces.append(workspace)
+        return out
+
+    def _workspace(self, tokens: int) -> Tensor:
+        """Memory that no other thread's call is using, large enough."""
+        needed = self._kernels.encoder_workspace(addressof(self._described), tokens)
+        try:
+            found = self._workspaces.pop()
+        except IndexError:
+            found = None
+        return found if found is not None and len(found) >= needed else _memory(needed)

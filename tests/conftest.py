@@ -17,6 +17,16 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(params=[*native.LEVELS, "off"])
+def level_or_off(request) -> Iterator[str]:
+    """Each instruction level that this processor has, and plain PyTorch."""
+    native.select(request.param)
+    if request.param != "off" and (reason := native.unavailable()):
+        pytest.skip(f"{request.param} {reason}")
+    yield request.param
+    native.select("")
+
+
 @pytest.fixture(params=native.LEVELS)
 def level(request) -> Iterator[str]:
     """Each instruction level of the native kernels that this processor has."""

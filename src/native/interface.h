@@ -72,6 +72,8 @@ struct NativeKernels {
                               const void* stream_gradient, void* gradient, void* narrow, float* weight_gradient, const NativeThreads*);
     void (*geglu_forward)(int dtype, int64_t rows, int64_t width, const void* x, void* y, const NativeThreads*);
     void (*geglu_backward)(int dtype, int64_t rows, int64_t width, const void* x, const void* y_gradient, void* x_gradient, const NativeThreads*);
+    double (*softmax_gradient)(int dtype, int64_t rows, int64_t vocab, void* logits, const float* bias, const int64_t* labels, float* bias_gradient,
+                               const NativeThreads*);
     int64_t (*encoder_workspace)(const NativeEncoder*, int64_t tokens);
     void (*encoder_forward)(const NativeEncoder*, const NativeBatch*, void* out, const NativeThreads*);
     int64_t bf16_step;  // rows of a bf16 weight that are interleaved, or 0 where bf16 products are computed in fp32

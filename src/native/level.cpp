@@ -1,6 +1,7 @@
 // All kernels at one instruction level, behind C functions. Compiled once for each, with LEVEL set to its name.
 #include "attention_backward.h"
 #include "attention_forward.h"
+#include "cross_entropy.h"
 #include "encoder.h"
 #include "geglu.h"
 #include "interface.h"
@@ -84,6 +85,12 @@ void geglu_backward(int dtype, int64_t rows, int64_t width, const void* x, const
         GeGlu<float>{rows, width}.backward(static_cast<const float*>(x), static_cast<const float*>(y_gradient), static_cast<float*>(x_gradient), of(threads));
 }
 
+double softmax_gradient(int dtype, int64_t rows, int64_t vocab, void* logits, const float* bias, const int64_t* labels, float* bias_gradient,
+                        const NativeThreads* threads) {
+    if (dtype == native_bf16) return SoftmaxGradient<bf16>{rows, vocab, bias, labels}.run(static_cast<bf16*>(logits), bias_gradient, of(threads));
+    return SoftmaxGradient<float>{rows, vocab, bias, labels}.run(static_cast<float*>(logits), bias_gradient, of(threads));
+}
+
 // use(pass) with the pass through this encoder in its types. Levels without bf16 products are given encoders in fp32.
 template <class Use>
 auto passing(const NativeEncoder& encoder, Use use) {
@@ -104,6 +111,6 @@ void encoder_forward(const NativeEncoder* encoder, const NativeBatch* batch, voi
 }  // namespace
 
 extern const NativeKernels kernels = {attention_forward, attention_backward, add_norm_forward, add_norm_backward, geglu_forward, geglu_backward,
-                                      encoder_workspace, encoder_forward, multiplies_bf16 ? ForBf16::step : 0};
+                                      softmax_gradient, encoder_workspace, encoder_forward, multiplies_bf16 ? ForBf16::step : 0};
 
 }  // namespace LEVEL

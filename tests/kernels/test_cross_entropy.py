@@ -24,8 +24,8 @@ def plain(x, weight, bias, labels):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
 )
-def test_loss_and_gradients_equal_the_plain_way(monkeypatch, rows_at_once, bias, dtype, tolerance):
-    monkeypatch.setattr(module, "CHUNK_ROWS", rows_at_once)
+def test_loss_and_gradients_equal_the_plain_way(level_or_off, monkeypatch, rows_at_once, bias, dtype, tolerance):
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", rows_at_once * 50)
     x, weight, offset, labels = material(dtype, bias=bias)
     inputs = [t for t in (x, weight, offset) if t is not None]
     precise = [t.detach().double().requires_grad_() for t in inputs]
@@ -58,7 +58,7 @@ def test_without_gradients_only_the_loss_is_computed():
 
 
 def test_no_tensor_is_larger_than_the_weights_and_a_chunk(monkeypatch):
-    monkeypatch.setattr(module, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 20 * 50)
     x, weight, bias, labels = material(torch.float32, rows=2000)
     sizes = []
 
@@ -72,3 +72,22 @@ def test_no_tensor_is_larger_than_the_weights_and_a_chunk(monkeypatch):
         linear_cross_entropy(x, weight, bias, labels).backward()
     assert max(sizes) <= max(x.numel(), 1000)
     assert max(sizes) < 2000 * 50 / 2
+
+
+def test_a_label_outside_the_vocabulary_is_refused(level_or_off):
+    x, weight, bias, labels = material(torch.float32)
+    with pytest.raises((IndexError, RuntimeError)):
+        linear_cross_entropy(x, weight, bias, labels.index_fill(0, torch.tensor([5]), 50))
+
+
+@pytest.mark.parametrize("vocab", [1, 7, 16, 100, 1000])
+def test_large_logits_and_any_vocabulary(level_or_off, vocab):
+    x, weight, bias, labels = material(torch.float32, rows=130, vocab=vocab)
+    x = (x.detach() * 100).requires_grad_()
+    loss = linear_cross_entropy(x, weight, bias, labels)
+    expected = plain(x, weight, bias, labels)
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, [x, weight, bias]), torch.autograd.grad(expected, [x, weight, bias]), strict=True
+    ):
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm() + 1e-9

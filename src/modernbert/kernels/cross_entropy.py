@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_ROWS = 1024  # fewer make the sum over chunks of the weight's gradient the larger part of the work
+from modernbert.kernels import native
+
+CHUNK_ELEMENTS = 1024 * 50_368  # logits at a time; fewer make the sum of the weight's gradient the larger part
 BLOCK_ELEMENTS = 1 << 19  # fp32 logits at a time, 2 MiB, so that the passes over them stay in a CPU's cache
 
 
@@ -37,6 +39,33 @@ def linear_cross_entropy(
     return loss
 
 
+def chunk_rows(rows: int, vocab: int) -> int:
+    """Rows whose logits are in memory at a time: equal parts of all rows, as few as the bound allows."""
+    chunks = max(1, -(-rows * vocab // CHUNK_ELEMENTS))
+    return max(1, -(-rows // chunks))
+
+
+def _softmax_gradient(
+    logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, "rows"], grad_bias: Float[Tensor, "vocab"] | None
+) -> Float[Tensor, ""]:
+    """The summed loss. Unless `grad_bias` is None, softmax - one-hot replaces the logits and is added up there."""
+    vocab = logits.shape[1]
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    total = logits.new_zeros((), dtype=precise)
+    at_once = len(logits) if logits.is_cuda else max(1, BLOCK_ELEMENTS // vocab)
+    for block, chosen in zip(logits.split(at_once), labels[:, None].split(at_once), strict=True):
+        scores = block.to(precise, copy=True)
+        scores.sub_(scores.amax(-1, keepdim=True))
+        total -= scores.gather(1, chosen).sum()
+        normaliser = scores.exp_().sum(-1, keepdim=True)
+        total += normaliser.log().sum()
+        if grad_bias is not None:
+            scores.div_(normaliser).scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=precise))
+            grad_bias += scores.sum(0)
+            block.copy_(scores)
+    return total
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
@@ -45,27 +74,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         precise = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=precise)
         grad_x = torch.empty_like(x) if wants_gradient else None
-        grad_weight = torch.zeros_like(weight, dtype=precise) if wants_gradient else None
-        product = torch.empty_like(weight) if wants_gradient else None
-        grad_bias = x.new_zeros(vocab, dtype=precise)
-        at_once = rows if x.is_cuda else max(1, BLOCK_ELEMENTS // vocab)
-        for first in range(0, rows, CHUNK_ROWS):
-            part, wanted = x[first : first + CHUNK_ROWS], labels[first : first + CHUNK_ROWS, None]
-            logits = F.linear(part, weight, bias)
-            for block, chosen in zip(logits.split(at_once), wanted.split(at_once), strict=True):
-                scores = block.to(precise, copy=True)
-                scores.sub_(scores.amax(-1, keepdim=True))
-                total -= scores.gather(1, chosen).sum()
-                normaliser = scores.exp_().sum(-1, keepdim=True)
-                total += normaliser.log().sum()
-                if wants_gradient:  # softmax - one-hot takes the place of the logits
-                    scores.div_(normaliser).scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=precise))
-                    grad_bias += scores.sum(0)
-                    block.copy_(scores)
-            if grad_x is not None and grad_weight is not None and product is not None:
-                torch.mm(logits, weight, out=grad_x[first : first + CHUNK_ROWS])
-                grad_weight += torch.mm(logits.t(), part, out=product)
-        ctx.save_for_backward(grad_x, grad_weight, grad_bias if bias is not None else None)
+        grad_weight = None
+        grad_bias = x.new_zeros(vocab, dtype=precise) if wants_gradient else None
+        chunk = chunk_rows(rows, vocab)
+        for first in range(0, rows, chunk):
+            part, wanted = x[first : first + chunk], labels[first : first + chunk]
+            if native.takes(x.device, x.dtype):
+                logits = F.linear(part, weight)
+                total += native.softmax_gradient(logits, bias, wanted, grad_bias)
+            else:
+                logits = F.linear(part, weight, bias)
+                total += _softmax_gradient(logits, wanted, grad_bias)
+            if grad_x is not None:
+                torch.mm(logits, weight, out=grad_x[first : first + chunk])
+                product = torch.mm(logits.t(), part)
+                if chunk >= rows:
+                    grad_weight = product
+                elif grad_weight is None:
+                    grad_weight = product.to(precise)
+                else:
+                    grad_weight += product
+        if wants_gradient and grad_weight is None:  # there is no row
+            grad_weight = torch.zeros_like(weight)
+        ctx.save_for_backward(grad_x, grad_weight, None if bias is None else grad_bias)
         ctx.rows, ctx.dtypes = max(1, rows), (weight.dtype, None if bias is None else bias.dtype)
         return total / max(1, rows)
 

@@ -11,7 +11,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, POINTER, Structure, addressof, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, addressof, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class _Kernels(Structure):
         ("add_norm_backward", CFUNCTYPE(None, *[c_void_p] * 10)),
         ("geglu_forward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 3)),
         ("geglu_backward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 4)),
+        ("softmax_gradient", CFUNCTYPE(c_double, c_int, c_int64, c_int64, *[c_void_p] * 5)),
         ("encoder_workspace", CFUNCTYPE(c_int64, c_void_p, c_int64)),
         ("encoder_forward", CFUNCTYPE(None, *[c_void_p] * 4)),
         ("bf16_step", c_int64),
@@ -116,7 +117,7 @@ def level() -> str:
     return _loaded().level
 
 
-def takes(device: torch.device, dtype: torch.dtype, width: int, of: int = 32) -> bool:
+def takes(device: torch.device, dtype: torch.dtype, width: int = 0, of: int = 32) -> bool:
     """Whether the kernels are there and take such tensors: fp32 or bf16 on the CPU, rows of a multiple of `of`."""
     return unavailable() is None and device.type == "cpu" and dtype in DTYPES and width % of == 0
 
@@ -354,3 +355,24 @@ def _differentiate_geglu(ctx: Any, grad: Tensor) -> Any:
 
 
 geglu = _Operator("geglu", _geglu, _geglu_shape, _keep_geglu, _differentiate_geglu)
+
+
+def softmax_gradient(
+    logits: Float[Tensor, "rows vocab"],
+    bias: Float[Tensor, "vocab"] | None,
+    labels: Tensor,
+    bias_gradient: Float[Tensor, "vocab"] | None,
+) -> float:
+    """The summed cross-entropy (nats) of labels under softmax(logits + bias).
+
+    Unless `bias_gradient` is None, softmax - one-hot takes the place of the logits, and its sum over the rows is added
+    there (fp32).
+    """
+    rows, vocab = logits.shape
+    if rows and not 0 <= int(labels.min()) <= int(labels.max()) < vocab:
+        raise IndexError(f"a label is outside the vocabulary of {vocab}")
+    precise, labels, threads = None if bias is None else bias.float(), labels.to(torch.int64).contiguous(), team()
+    return kernels().softmax_gradient(
+        DTYPES[logits.dtype], rows, vocab, logits.data_ptr(), None if precise is None else precise.data_ptr(),
+        labels.data_ptr(), None if bias_gradient is None else bias_gradient.data_ptr(), addressof(threads),
+    )  # fmt: skip

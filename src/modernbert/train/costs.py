@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from modernbert.data.lengths import Rows
 from modernbert.data.packing import SPECIALS
-from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, CHUNK_ROWS
+from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, chunk_rows
 from modernbert.model.config import EncoderConfig
 from modernbert.runtime import Precision
 
@@ -216,9 +216,11 @@ def outer_activations(config: EncoderConfig, setting: Setting, tokens: int, pred
 
 
 def logits_bytes(config: EncoderConfig, setting: Setting, predicted: int) -> int:
-    """The fp32 gradient of the decoder, the product that is added to it, and a chunk of logits with its fp32 copy."""
-    gradient = (_FP32 + setting.width) * config.vocab_size * config.hidden_size + _FP32 * config.vocab_size
-    chunk = min(CHUNK_ROWS, predicted) * config.vocab_size
+    """The decoder's gradient, a product that is added to it in fp32, and a chunk of logits with its fp32 copy."""
+    rows = chunk_rows(predicted, config.vocab_size)
+    width = setting.width + (_FP32 if rows < predicted else 0)
+    gradient = width * config.vocab_size * config.hidden_size + _FP32 * config.vocab_size
+    chunk = rows * config.vocab_size
     precise = chunk if setting.on_cuda else min(chunk, BLOCK_ELEMENTS)
     return gradient + chunk * setting.width + precise * _FP32
 

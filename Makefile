@@ -19,6 +19,13 @@ test: $(READY)  ## Run the tests (minutes)
 test-slow: $(READY)  ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow
 
+check-native: $(READY)  ## Run the tests of the native kernels under address and undefined-behaviour sanitizers
+	$(BIN)/cmake -S . -B build/sanitized -DSANITIZE=ON -DEMULATED_TILES=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake --build build/sanitized --parallel
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 MODERNBERT_NATIVE_LIBRARY=$(CURDIR)/build/sanitized/libmodernbert.so \
+	$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 tests/kernels tests/model/test_inference_encoder.py
+
 check: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -40,4 +47,4 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q $$index -c constraints.txt --build-constraint constraints.txt -e '.[demo,bench]' --group dev && \
 	echo "$$index" > $(READY)
 
-.PHONY: help demo test test-slow check setup clean
+.PHONY: help demo test test-slow check check-native setup clean

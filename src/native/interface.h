@@ -79,6 +79,6 @@ struct NativeKernels {
     int64_t bf16_step;  // rows of a bf16 weight that are interleaved, or 0 where bf16 products are computed in fp32
 };
 
-// The kernels of a level (avx2, avx512, avx512_bf16), or null if this processor lacks it or there is no such level.
+// The kernels of a level (avx2, avx512, avx512_bf16, amx), or null if this processor lacks it or there is no such level.
 const NativeKernels* native_kernels(const char* level);
 }

@@ -3,9 +3,13 @@
 // A lies by rows. B lies packed: the `step` rows that one instruction takes are interleaved, B[k / step][n][k % step].
 // A block of 6 rows by 4 vectors (2 for AVX2, which has half the registers) of C is kept in registers: 24 chains of
 // dependent additions hide the latency of the multiply-add, and each loaded vector of B serves 6 rows.
+//
+// Where there is a matrix unit, blocks of 32 x 32 of C are four tiles, so that each loaded tile serves two products and
+// four chains of products are under way. The packing of B is just what the unit wants. Rows that fill no tile go the other way.
 #pragma once
 
 #include "simd.h"
+#include "tiles.h"
 #include "transpose.h"
 
 namespace LEVEL {
@@ -35,6 +39,10 @@ struct InBf16 {
     using Rows = PlainRows<bf16>;
     static constexpr int step = 2;
     static void finish(float*, int, int, const Rows&, int64_t, const float*, const float*) {}
+#if HAS_TILES
+    template <int sum, int a, int b>
+    static void multiply_tiles() { tile_multiply_bf16<sum, a, b>(); }
+#endif
     static Vec multiply_add(Vec sum, const bf16* a, const bf16* b) {
         int32_t pair;
         std::memcpy(&pair, a, sizeof pair);
@@ -47,6 +55,64 @@ using ForBf16 = InFloat;
 #endif
 constexpr bool multiplies_bf16 = sizeof(ForBf16::Element) == sizeof(bf16);
 
+#if HAS_TILES
+// Rows of C in whole tiles; what is asked of k and n is in `fits`.
+template <class In>
+struct TileProduct {
+    using E = typename In::Element;
+    using W = typename In::Weight;
+    static constexpr int deep = 64 / sizeof(E);  // k of one tile
+
+    static bool fits(int n, int k) { return n % 32 == 0 && k % deep == 0; }
+
+    static void run(int m, int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add) {
+        for (int j = 0; j < n; j += 32) {
+            int i = 0;
+            for (; i + 32 <= m; i += 32) block<2>(k, a + i * lda, lda, b + j * In::step, ldb, c + i * ldc + j, ldc, add);
+            if (i < m) block<1>(k, a + i * lda, lda, b + j * In::step, ldb, c + i * ldc + j, ldc, add);
+        }
+    }
+
+   private:
+    // 16 or 32 rows: sums in tiles 0 to 3, A in 4 and 5, B in 6 and 7.
+    template <int R>
+    static void block(int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add) {
+        const int64_t a_stride = lda * sizeof(E), b_stride = ldb * 4, c_stride = ldc * 4;
+        if (add) {
+            tile_load<0>(c, c_stride);
+            tile_load<1>(c + 16, c_stride);
+            if constexpr (R == 2) {
+                tile_load<2>(c + 16 * ldc, c_stride);
+                tile_load<3>(c + 16 * ldc + 16, c_stride);
+            }
+        } else {
+            tile_zero<0>();
+            tile_zero<1>();
+            tile_zero<2>();
+            tile_zero<3>();
+        }
+        for (int p = 0; p < k; p += deep, a += deep, b += deep * ldb) {
+            tile_load<6>(b, b_stride);
+            tile_load<7>(b + 16 * In::step, b_stride);
+            tile_load<4>(a, a_stride);
+            In::template multiply_tiles<0, 4, 6>();
+            In::template multiply_tiles<1, 4, 7>();
+            if constexpr (R == 2) {
+                tile_load<5>(a + 16 * lda, a_stride);
+                In::template multiply_tiles<2, 5, 6>();
+                In::template multiply_tiles<3, 5, 7>();
+            }
+        }
+        tile_store<0>(c, c_stride);
+        tile_store<1>(c + 16, c_stride);
+        if constexpr (R == 2) {
+            tile_store<2>(c + 16 * ldc, c_stride);
+            tile_store<3>(c + 16 * ldc + 16, c_stride);
+        }
+    }
+};
+#endif
+
 template <class In>
 struct Product {
     using E = typename In::Element;
@@ -57,6 +123,13 @@ struct Product {
     // C is m x n, A is m x k, n a multiple of 2 vectors and k of step; `ldb` is the n of the whole packed B.
     static void run(int m, int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add) {
         int i = 0;
+#if HAS_TILES
+        if constexpr (In::step > 1)
+            if (TileProduct<In>::fits(n, k)) {
+                i = m / 16 * 16;
+                TileProduct<In>::run(i, n, k, a, lda, b, ldb, c, ldc, add);
+            }
+#endif
         for (; i + rows_at_once <= m; i += rows_at_once) columns<rows_at_once>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add);
         switch (m - i) {
             case 5: columns<5>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add); break;

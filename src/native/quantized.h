@@ -22,6 +22,10 @@ struct InInt8 {
         const uint8_t* at(int64_t row, int64_t width) const { return rows + row * width; }
     };
 
+#if HAS_TILES
+    template <int sum, int a, int b>
+    static void multiply_tiles() { tile_multiply_int8<sum, a, b>(); }
+#endif
     // Four products for each sum, which is a 32-bit whole number in the place of a float.
     static Vec multiply_add(Vec sum, const uint8_t* a, const int8_t* b) {
         int32_t four;

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <memory>
 
+#include "tiles.h"
+
 namespace LEVEL {
 
 // torch_parallel_for of torch's stable C interface; null runs everything in the calling thread.
@@ -19,6 +21,7 @@ struct Threads {
     template <class Run>
     void each(int64_t tasks, Run run) const {
         if (parallel_for == nullptr || count < 2 || tasks < 2) {
+            [[maybe_unused]] const TilesInUse tiles;
             for (int64_t task = 0; task < tasks; task++) run(task);
             return;
         }
@@ -28,6 +31,7 @@ struct Threads {
             std::atomic<int64_t> next{0};
         } shared{run, tasks};
         const auto work = [](int64_t, int64_t, void* context) {
+            [[maybe_unused]] const TilesInUse tiles;
             Shared& shared = *static_cast<Shared*>(context);
             for (int64_t task; (task = shared.next.fetch_add(1)) < shared.tasks;) shared.run(task);
         };

@@ -1,10 +1,11 @@
-"""Kernels in C++ for CPUs with AVX2, AVX-512 or AVX-512 BF16: attention, residual + layer norm, GeGLU.
+"""Kernels in C++ for CPUs with AVX2, AVX-512, AVX-512 BF16 or AMX: attention, residual + layer norm, GeGLU.
 
 The library knows neither torch nor Python (src/native/interface.h): tensors reach it as pointers, and it runs in
 torch's own threads, through the function that torch exports for that. Here each kernel becomes an operator of torch
 with its shape and its gradient, so that autograd, `torch.compile` and export see it.
 
-`MODERNBERT_NATIVE` in the environment names the level, `avx512_bf16`, `avx512` or `avx2`, or switches them `off`.
+`MODERNBERT_NATIVE` in the environment names the level, `amx`, `avx512_bf16`, `avx512` or `avx2`, or switches them `off`;
+`MODERNBERT_NATIVE_LIBRARY` names another build of the library (`make check-native`).
 """
 
 import ctypes
@@ -24,7 +25,7 @@ from modernbert.errors import BackendError
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
-LEVELS = ("avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
+LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
@@ -78,7 +79,8 @@ def _load(wanted: str) -> _Loaded | str:
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"is for x86-64, and this is {platform.machine()}"
     try:
-        library = ctypes.CDLL(str(Path(__file__).with_name("libmodernbert.so")))
+        built = os.environ.get("MODERNBERT_NATIVE_LIBRARY") or Path(__file__).with_name("libmodernbert.so")
+        library = ctypes.CDLL(str(built))
     except OSError:
         return "was not built: install a wheel, or a C++ compiler before pip install"
     library.native_kernels.restype = POINTER(_Kernels)

@@ -104,15 +104,15 @@ def _measure(
     logger.info("%s: %s tokens", work.name, f"{work.tokens:,}")
     batches = work.batches(encoder.config.vocab_size)
     expected = judge.prepare(batches[0])()[batches[0].real]
-    entries = [_compare(contestant, batches[0], expected) for contestant in contestants]
+    entries = [compare_outputs(contestant, batches[0], expected) for contestant in contestants]
     for contestant in others:
         try:
-            entries.append(_compare(contestant, batches[0], expected))
+            entries.append(compare_outputs(contestant, batches[0], expected))
         except Exception as error:  # foreign code, as above
             entries.append(Entry(contestant.name, contestant.computes, error=None, failure=first_line(error)))
-    agreed = agreeing({entry.contestant: entry.error for entry in entries if entry.error is not None})
+    agreed = agreeing({entry.contestant: entry.error for entry in entries})
     timed = [contestant for contestant in (*contestants, *others) if contestant.name in agreed]
-    runs = {contestant.name: _pass(contestant, batches) for contestant in timed}
+    runs = {contestant.name: round_of(contestant, batches, work.passes) for contestant in timed}
     keeping = {contestant.name for contestant in timed if contestant.keeps_memory}
     peaks = {name: _warm_up(run, name in keeping) for name, run in runs.items()}
     entries = [replace(entry, peak_bytes=peaks.get(entry.contestant)) for entry in entries]
@@ -122,7 +122,7 @@ def _measure(
     return make_result(work, encoder_flops(encoder.config, work.lengths), tuple(entries), seconds)
 
 
-def _compare(contestant: Contestant, batch: Batch, expected: Tensor) -> Entry:
+def compare_outputs(contestant: Contestant, batch: Batch, expected: Tensor) -> Entry:
     """How far the worst document is from what was expected: an error in one of many is not averaged away."""
     output = contestant.prepare(batch)()
     documents = expected.split(batch.lengths)
@@ -136,9 +136,9 @@ def _compare(contestant: Contestant, batch: Batch, expected: Tensor) -> Entry:
     return Entry(contestant.name, contestant.computes, error=max(errors))
 
 
-def _pass(contestant: Contestant, batches: Sequence[Batch]) -> Callable[[], None]:
-    """All batches of a work, one after the other."""
-    ready = [contestant.prepare(batch) for batch in batches]
+def round_of(contestant: Contestant, batches: Sequence[Batch], times: int) -> Callable[[], None]:
+    """What is timed: all batches of a work, one after the other, so many times."""
+    ready = [contestant.prepare(batch) for batch in batches] * times
 
     def run() -> None:
         for encode in ready:

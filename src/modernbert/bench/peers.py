@@ -149,11 +149,12 @@ def _sentence_transformers(setting: Setting) -> Contestant:
 def _write_number_tokenizer(vocab_size: int, folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordLevel({str(number): number for number in range(vocab_size)}, unk_token="0"))
+    numbers = {"[PAD]": 0} | {str(number): number for number in range(1, vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[PAD]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
-    values = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "0"}
+    values = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
     (folder / "tokenizer_config.json").write_text(json.dumps(values), encoding="utf-8")
 
 

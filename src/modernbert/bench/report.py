@@ -65,17 +65,17 @@ class Report:
     results: tuple[Result, ...]
 
 
-def agreeing(errors: Mapping[str, float]) -> frozenset[str]:
-    """The contestants that may be ranked: those no further from fp32 than rounding explains."""
-    rounding = errors.get(BASELINE, float("inf"))
-    limit = min(_FURTHEST, max(_EXACT, _TIMES_ROUNDING * rounding))
-    return frozenset(name for name, error in errors.items() if error <= limit)
+def agreeing(errors: Mapping[str, float | None]) -> frozenset[str]:
+    """The contestants that may be ranked: those no further from fp32 than rounding explains. None is a failure."""
+    rounding = errors.get(BASELINE)
+    limit = _FURTHEST if rounding is None else min(_FURTHEST, max(_EXACT, _TIMES_ROUNDING * rounding))
+    return frozenset(name for name, error in errors.items() if error is not None and error <= limit)
 
 
 def make_result(work: Work, flops: float, entries: tuple[Entry, ...], seconds: Mapping[str, list[float]]) -> Result:
     """The result of a work from the seconds of those that were timed, `MATRICES` among them."""
     rate = speed(MATRIX_FLOPS, seconds[MATRICES])
-    speeds = {name: speed(work.tokens, found) for name, found in seconds.items() if name != MATRICES}
+    speeds = {name: speed(work.tokens * work.passes, found) for name, found in seconds.items() if name != MATRICES}
     base = speeds.get(BASELINE)
     measured = []
     for entry in entries:
@@ -89,9 +89,7 @@ def make_result(work: Work, flops: float, entries: tuple[Entry, ...], seconds: M
             "share_of_floor": flops / rate.median / (work.tokens / found.median),
         }
         measured.append(Entry(**values))
-    return Result(
-        work.name, len(work.lengths), work.of_documents, work.tokens, flops, rate, tuple(measured)
-    )
+    return Result(work.name, len(work.lengths), work.of_documents, work.tokens, flops, rate, tuple(measured))
 
 
 def write_report(report: Any, path: Path) -> None:

@@ -30,9 +30,7 @@ WORKS = (
 )
 
 
-def bench_training(
-    model: str, dtype: str, threads: int | None, rounds: int, works: Sequence[str] = ()
-) -> Report:
+def bench_training(model: str, dtype: str, threads: int | None, rounds: int, works: Sequence[str] = ()) -> Report:
     """Measure steps of a preset with random weights, or of a model folder. Gradients are compared first.
 
     transformers trains on the padded batch under the same autocast, with torch's fused AdamW, the faster choice there.
@@ -127,7 +125,8 @@ def _measure(ours: MaskedLM, theirs: Any, work: Work, precision: Precision, roun
     }
     expected = _gradients(contestants[BASELINE], "fp32")
     errors = {name: _worst(_gradients(one, precision), expected) for name, one in contestants.items()}
-    runs = {name: _stepping(contestants[name], precision) for name in contestants if name in agreeing(errors)}
+    agreed = agreeing(errors)
+    runs = {name: _round_of(one, precision, work.passes) for name, one in contestants.items() if name in agreed}
     peaks = {name: peak_memory(run) for name, run in runs.items()}  # of a round that does not count
     entries = tuple(Entry(name, precision, errors[name], peak_bytes=peaks.get(name)) for name in contestants)
     products = matrix_products(torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -155,5 +154,9 @@ def _worst(gradients: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> f
     return max(relative_error(gradients[name], wanted) for name, wanted in expected.items())
 
 
-def _stepping(contestant: _Contestant, precision: Precision) -> Callable[[], None]:
-    return lambda: contestant.step(precision)
+def _round_of(contestant: _Contestant, precision: Precision, times: int) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(times):
+            contestant.step(precision)
+
+    return run

@@ -11,6 +11,7 @@ from modernbert.errors import ConfigError
 
 BATCH_TOKENS = 16_384  # of a padded batch, where a work has more than one
 PUBLISHED_DOCUMENTS = 8192
+_ROUND_TOKENS = 1024  # of a round, at least: a single call on 16 tokens is over before the machine is awake
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,11 @@ class Work:
     @property
     def tokens(self) -> int:
         return sum(self.lengths)
+
+    @property
+    def passes(self) -> int:
+        """How often a round goes over the documents."""
+        return max(1, _ROUND_TOKENS // self.tokens)
 
     def batches(self, vocab_size: int, seed: int = 42) -> tuple[Batch, ...]:
         """Random ids (as published: uniform in 100..16000), in batches of at most `BATCH_TOKENS` with their padding."""

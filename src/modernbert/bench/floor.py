@@ -12,7 +12,7 @@ from modernbert.train.costs import Flops, count_flops
 
 MATRICES = "matrix products"  # the name under which they take their turn
 _ROWS, _INNER, _COLUMNS = 2048, 768, 2304  # those of base's Wqkv over 2,048 tokens
-_REPEATS = 8
+_REPEATS = 2
 MATRIX_FLOPS = _REPEATS * 2 * _ROWS * _INNER * _COLUMNS
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from modernbert.bench.floor import MATRICES, MATRIX_FLOPS
 from modernbert.bench.timing import Speed, speed
 from modernbert.bench.works import Work
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
 
 OURS = "modernbert"  # the first word of the names of all contestants of this project
@@ -140,8 +140,11 @@ def compare_reports(old: Report, new: Report, tolerance: float) -> Comparison:
     """Ratios to the baseline, work by work: seconds differ from day to day, ratios only if the code does.
 
     Raises:
+        ConfigError: the tolerance is no part of one.
         DataError: the reports are of other benchmarks, models, dtypes, threads or kinds of machine, or share no work.
     """
+    if not 0 <= tolerance < 1:
+        raise ConfigError(f"A ratio cannot fall by a part of {tolerance:g}; give a tolerance between 0 and 1.")
     for name, of in _CONDITIONS.items():
         before, after = of(old), of(new)
         if before != after:

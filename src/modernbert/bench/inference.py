@@ -1,112 +1,155 @@
-"""Encoder inference beside transformers: same weights, same documents, one process, alternating."""
+"""Encoder inference beside others: same weights, same documents, one process, alternating."""
 
-from dataclasses import dataclass
-from typing import Any
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from modernbert.bench.works import Timing, Work, alternate, machine, peak_memory, ragged, relative_error
-from modernbert.errors import ConfigError
-from modernbert.model import Encoder, EncoderConfig
-from modernbert.packed import pack, unpack
+from modernbert.bench.floor import MATRICES, encoder_flops, matrix_products
+from modernbert.bench.models import check_dtype, describe, make_model
+from modernbert.bench.peers import Contestant, Peer, Setting, baseline, choose_peers, our_contestants
+from modernbert.bench.report import Entry, Report, Result, agreeing, make_result
+from modernbert.bench.timing import alternate, check_rounds, machine, peak_memory, relative_error, use_threads
+from modernbert.bench.works import Batch, Work, choose, published, ragged
+from modernbert.model import Encoder
+
+logger = logging.getLogger(__name__)
 
 WORKS = (
     Work("8 x 512", (512,) * 8),
-    Work("16 documents, mean 256, longest 512", ragged(16, 256, 512)),
+    Work("16 documents, mean 267, longest 512", ragged(16, 267, 512)),
     Work("1 x 8192", (8192,)),
     Work("1 x 128", (128,)),
     Work("1 x 16", (16,)),
 )
-OURS, THEIRS = "modernbert", "transformers SDPA"
 
 
-@dataclass(frozen=True)
-class Result:
-    """One work: both speeds, their ratio, each one's error against fp32, and peak memory where it was measured."""
+def bench_inference(
+    model: str,
+    dtype: str,
+    threads: int | None,
+    rounds: int,
+    works: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    published_documents: int | None = None,
+) -> Report:
+    """Measure a preset with random weights, or a model folder, beside transformers and the peers named.
 
-    work: str
-    tokens: int
-    timings: tuple[Timing, ...]
-    ratio: float
-    errors: dict[str, float]
-    peak_bytes: dict[str, int] | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """All works on one machine."""
-
-    model: str
-    dtype: str
-    machine: dict[str, str]
-    results: tuple[Result, ...]
-
-
-def bench_inference(preset: str, dtype: str, threads: int, rounds: int, works: tuple[str, ...] = ()) -> Report:
-    """Measure random weights of a preset in bf16 or fp32. Outputs are compared before anything is timed.
+    With `published_documents` the four sets of the paper are works too, so many documents of each. On each work the
+    outputs of the first batch are compared with transformers in fp32 before anything is timed, and who disagrees is
+    not timed.
 
     Raises:
-        ConfigError: an option has no such value, transformers is missing, or the outputs disagree.
+        ConfigError: an option has no such value, or transformers is missing.
     """
-    if preset not in ("base", "large") or dtype not in ("bf16", "fp32"):
-        raise ConfigError(f"Choose base or large and bf16 or fp32, not {preset!r} and {dtype!r}.")
-    chosen = [work for work in WORKS if not works or work.name in works]
-    if len(chosen) < len(works) or not chosen:
-        raise ConfigError(f"The works are: {', '.join(repr(work.name) for work in WORKS)}.")
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    config = EncoderConfig.large() if preset == "large" else EncoderConfig.base()
-    ours, theirs = Encoder(config).eval(), None
-    theirs = _transformers(config, ours)
-    expected = {work.name: _real(_run_ours(ours, work), work) for work in chosen if work.tokens < 8192}
-    if dtype == "bf16":
-        ours, theirs = ours.bfloat16(), theirs.bfloat16()
-    results = tuple(_measure(ours, theirs, work, expected.get(work.name), rounds) for work in chosen)
-    return Report(f"ModernBERT-{preset}, random weights", dtype, machine(), results)
+    precision = check_dtype(dtype)
+    check_rounds(rounds)
+    chosen_peers = choose_peers(peers)
+    known = WORKS + (published(published_documents) if published_documents is not None else ())
+    chosen = choose(known, works)
+    threads = use_threads(threads)
+    encoder = make_model(Encoder, model)
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        setting = Setting(encoder, precision, threads, Path(scratch))
+        judge = baseline(setting, "fp32")
+        contestants = [*our_contestants(setting), baseline(setting, precision)]
+        others, missing = _make_peers(chosen_peers, setting)
+        packages = ("transformers", *(peer.package for peer in chosen_peers if peer.name not in missing))
+        with torch.inference_mode():
+            results = tuple(_measure(encoder, judge, contestants, others, work, rounds) for work in chosen)
+    return Report(
+        benchmark="inference",
+        model=describe(model, encoder.config),
+        dtype=precision,
+        threads=threads,
+        rounds=rounds,
+        machine=machine(packages),
+        missing=missing,
+        results=results,
+    )
 
 
-@torch.inference_mode()
-def _run_ours(model: Encoder, work: Work) -> Tensor:
-    ids, mask = work.padded(model.config.vocab_size)
-    tokens, sequences = pack(ids, mask)
-    return unpack(model(tokens, sequences), sequences)
+def _make_peers(peers: Sequence[Peer], setting: Setting) -> tuple[list[Contestant], dict[str, str]]:
+    made, missing = [], {}
+    for peer in peers:
+        if peer.lacks:
+            missing[peer.name] = peer.lacks
+            continue
+        logger.info("making %s ready", peer.name)
+        try:
+            made.append(peer.make(setting))
+        except Exception as error:  # foreign code, which fails in its own ways: the others are measured all the same
+            missing[peer.name] = f"failed: {first_line(error)}"
+    return made, missing
 
 
-@torch.inference_mode()
-def _run_theirs(model: Any, work: Work) -> Tensor:
-    ids, mask = work.padded(model.config.vocab_size)
-    all_real = len(set(work.lengths)) == 1
-    hidden: Tensor = model(ids, attention_mask=None if all_real else mask).last_hidden_state
-    return hidden
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
-def _real(output: Tensor, work: Work) -> Tensor:
-    """Only the rows of real tokens: what a padded model computes on padding is no result."""
-    mask = torch.arange(max(work.lengths))[None, :] < torch.tensor(work.lengths)[:, None]
-    return output[mask]
+def _measure(
+    encoder: Encoder,
+    judge: Contestant,
+    contestants: Sequence[Contestant],
+    others: Sequence[Contestant],
+    work: Work,
+    rounds: int,
+) -> Result:
+    """One work. A failure of our own or of transformers ends the benchmark; one of the others is its result."""
+    logger.info("%s: %s tokens", work.name, f"{work.tokens:,}")
+    batches = work.batches(encoder.config.vocab_size)
+    expected = judge.prepare(batches[0])()[batches[0].real]
+    entries = [compare_outputs(contestant, batches[0], expected) for contestant in contestants]
+    for contestant in others:
+        try:
+            entries.append(compare_outputs(contestant, batches[0], expected))
+        except Exception as error:  # foreign code, as above
+            entries.append(Entry(contestant.name, contestant.computes, error=None, failure=first_line(error)))
+    agreed = agreeing({entry.contestant: entry.error for entry in entries})
+    timed = [contestant for contestant in (*contestants, *others) if contestant.name in agreed]
+    runs = {contestant.name: round_of(contestant, batches, work.passes) for contestant in timed}
+    keeping = {contestant.name for contestant in timed if contestant.keeps_memory}
+    peaks = {name: _warm_up(run, name in keeping) for name, run in runs.items()}
+    entries = [replace(entry, peak_bytes=peaks.get(entry.contestant)) for entry in entries]
+    products = matrix_products(torch.bfloat16 if contestants[0].computes == "bf16" else torch.float32)
+    products()
+    seconds = alternate(runs | {MATRICES: products}, rounds, work.name)
+    return make_result(work, encoder_flops(encoder.config, work.lengths), tuple(entries), seconds)
 
 
-def _measure(ours: Encoder, theirs: Any, work: Work, expected: Tensor | None, rounds: int) -> Result:
-    outputs = {OURS: _real(_run_ours(ours, work), work), THEIRS: _real(_run_theirs(theirs, work), work)}
-    errors = {}
-    if expected is not None:
-        errors = {name: relative_error(output, expected) for name, output in outputs.items()}
-    if relative_error(outputs[OURS], outputs[THEIRS]) > 0.05:
-        raise ConfigError(f"The outputs disagree on {work.name}; nothing is timed.")
-    runs = {OURS: lambda: _run_ours(ours, work), THEIRS: lambda: _run_theirs(theirs, work)}
-    peaks = {name: peak_memory(run) for name, run in runs.items()} if work.tokens >= 8192 else None
-    timings = alternate(runs, work.tokens, rounds)
-    ratio = timings[0].tokens_per_second / timings[1].tokens_per_second
-    return Result(work.name, work.tokens, tuple(timings), ratio, errors, peaks)
+def compare_outputs(contestant: Contestant, batch: Batch, expected: Tensor) -> Entry:
+    """How far the worst document is from what was expected: an error in one of many is not averaged away."""
+    output = contestant.prepare(batch)()
+    documents = expected.split(batch.lengths)
+    if contestant.means:
+        pairs = [(mean, rows.mean(0)) for mean, rows in zip(output, documents, strict=True)]
+    else:
+        pairs = list(zip(output[batch.real].split(batch.lengths), documents, strict=True))
+    errors = [relative_error(actual, wanted) for actual, wanted in pairs]
+    if not all(map(math.isfinite, errors)):
+        return Entry(contestant.name, contestant.computes, error=None, failure="its output is not finite")
+    return Entry(contestant.name, contestant.computes, error=max(errors))
 
 
-def _transformers(config: EncoderConfig, encoder: Encoder) -> Any:
-    try:
-        from transformers import ModernBertConfig, ModernBertModel
-    except ImportError:
-        raise ConfigError("The benchmark needs transformers: pip install 'modernbert[bench]'.") from None
-    values = {key: value for key, value in config.to_hf().items() if key not in ("architectures", "model_type")}
-    model = ModernBertModel(ModernBertConfig(**values, attn_implementation="sdpa")).eval()
-    model.load_state_dict(encoder.state_dict(), strict=False)
-    return model
+def round_of(contestant: Contestant, batches: Sequence[Batch], times: int) -> Callable[[], None]:
+    """What is timed: all batches of a work, one after the other, so many times."""
+    ready = [contestant.prepare(batch) for batch in batches] * times
+
+    def run() -> None:
+        for encode in ready:
+            encode()
+
+    return run
+
+
+def _warm_up(run: Callable[[], None], keeps_memory: bool) -> int | None:
+    """A round that does not count, but whose memory does."""
+    if keeps_memory:
+        run()
+        return None
+    return peak_memory(run)

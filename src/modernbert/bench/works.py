@@ -1,41 +1,70 @@
-"""What is measured, and how: alternating rounds in one process, medians, real tokens only."""
+"""What is measured: batches of documents of certain lengths."""
 
-import platform
-import resource
-import statistics
-import sys
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modernbert.kernels import native
-from modernbert.runtime import cpu_features, cpu_name
+from modernbert.errors import ConfigError
+
+BATCH_TOKENS = 16_384  # of a padded batch, where a work has more than one
+PUBLISHED_DOCUMENTS = 8192
+_ROUND_TOKENS = 1024  # of a round, at least: a single call on 16 tokens is over before the machine is awake
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Documents as the padded contestants take them, right padded; zeros on padding."""
+
+    lengths: tuple[int, ...]
+    ids: Tensor  # (documents, longest), int64
+    alone: bool  # nothing of another shape follows in this work
+
+    @property
+    def real(self) -> Tensor:
+        """(documents, longest): true on real tokens."""
+        return torch.arange(self.ids.shape[1])[None, :] < torch.tensor(self.lengths)[:, None]
+
+    @property
+    def mask(self) -> Tensor:
+        return self.real.long()
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing is padding."""
+        return len(set(self.lengths)) == 1
 
 
 @dataclass(frozen=True)
 class Work:
-    """A batch: documents of some lengths, padded to the longest for those that need it."""
+    """Documents of some lengths, and how many the same set has where it was published, if it was."""
 
     name: str
     lengths: tuple[int, ...]
+    of_documents: int | None = None
 
     @property
     def tokens(self) -> int:
         return sum(self.lengths)
 
-    def padded(self, vocab_size: int, seed: int = 42) -> tuple[Tensor, Tensor]:
-        """Random ids (as published: uniform in 100..16000) and their mask, right padded."""
+    @property
+    def passes(self) -> int:
+        """How often a round goes over the documents."""
+        return max(1, _ROUND_TOKENS // self.tokens)
+
+    def batches(self, vocab_size: int, seed: int = 42) -> tuple[Batch, ...]:
+        """Random ids (as published: uniform in 100..16000), in batches of at most `BATCH_TOKENS` with their padding."""
         generator = np.random.default_rng(seed)
-        longest = max(self.lengths)
-        ids = torch.from_numpy(generator.integers(100, min(16_000, vocab_size), (len(self.lengths), longest)))
-        mask = torch.arange(longest)[None, :] < torch.tensor(self.lengths)[:, None]
-        return ids * mask, mask.long()
+        size = max(1, BATCH_TOKENS // max(self.lengths))
+        groups = [self.lengths[begin : begin + size] for begin in range(0, len(self.lengths), size)]
+        found = []
+        for lengths in groups:
+            drawn = generator.integers(100, min(16_000, vocab_size), (len(lengths), max(lengths)))
+            batch = Batch(lengths, torch.from_numpy(drawn), len(groups) == 1)
+            found.append(Batch(lengths, batch.ids * batch.real, batch.alone))
+        return tuple(found)
 
 
 def ragged(count: int, mean: int, longest: int, seed: int = 42) -> tuple[int, ...]:
@@ -45,66 +74,32 @@ def ragged(count: int, mean: int, longest: int, seed: int = 42) -> tuple[int, ..
     return (longest, *rest.clip(16, longest).tolist())
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Real tokens a second of one contestant on one work: median, and the range over the rounds."""
+def published(documents: int) -> tuple[Work, ...]:
+    """The four sets of the paper (arXiv 2412.13663, section 4.2), the first `documents` of their 8,192 documents each.
 
-    contestant: str
-    tokens_per_second: float
-    slowest: float
-    fastest: float
+    Fixed: all as long as can be. Variable: normal around half of that, sigma an eighth of it.
 
-
-def alternate(runs: Mapping[str, Callable[[], object]], tokens: int, rounds: int) -> list[Timing]:
-    """Time each contestant once a round, in turn, after one round that does not count."""
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            if number:
-                speeds[name].append(tokens / (time.perf_counter() - began))
-    return [Timing(name, statistics.median(found), min(found), max(found)) for name, found in speeds.items()]
+    Raises:
+        ConfigError: there are not so many.
+    """
+    if not 1 <= documents <= PUBLISHED_DOCUMENTS:
+        raise ConfigError(f"The published sets have {PUBLISHED_DOCUMENTS:,} documents; take between 1 and all of them.")
+    works = []
+    for longest, mean in ((512, 256), (8192, 4102)):
+        drawn = np.random.default_rng(42).normal(mean, longest / 8, PUBLISHED_DOCUMENTS).clip(1, longest).astype(int)
+        works.append(Work(f"{longest:,} fixed", (longest,) * documents, PUBLISHED_DOCUMENTS))
+        works.append(Work(f"{longest:,} variable", tuple(drawn[:documents].tolist()), PUBLISHED_DOCUMENTS))
+    return tuple(works)
 
 
-def peak_memory(run: Callable[[], object]) -> int:
-    """Bytes that a call adds at most to the resident memory of the process, sampled every millisecond (Linux)."""
-    page = resource.getpagesize()
-    statm = Path("/proc/self/statm")
-    before = highest = int(statm.read_text().split()[1])
-    done = threading.Event()
+def choose(works: Sequence[Work], names: Sequence[str]) -> tuple[Work, ...]:
+    """Those of these names, or all without a name.
 
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.001):
-            highest = max(highest, int(statm.read_text().split()[1]))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        run()
-    finally:
-        done.set()
-        watcher.join()
-    return (highest - before) * page
-
-
-def machine() -> dict[str, str]:
-    """The machine and versions behind a measurement."""
-    import transformers
-
-    return {
-        "processor": cpu_name(),
-        "features": ", ".join(name for name, there in cpu_features().items() if there),
-        "native kernels": "none" if native.unavailable() else native.level(),
-        "threads": str(torch.get_num_threads()),
-        "system": platform.system(),
-        "python": sys.version.partition(" ")[0],
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over the norm of what was expected."""
-    return float((actual.float() - expected.float()).norm() / expected.float().norm())
+    Raises:
+        ConfigError: there is no work of such a name.
+    """
+    known = {work.name: work for work in works}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"There is no work {name!r}; the works are: {'; '.join(known)}.")
+    return tuple(known[name] for name in dict.fromkeys(names)) or tuple(works)

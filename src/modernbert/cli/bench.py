@@ -2,14 +2,24 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modernbert.cli.console import Json, print_json
-from modernbert.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modernbert.bench.report import Report
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed beside transformers on this machine.")
+
+
+Model = Annotated[str, typer.Option(help="mini (6 layers, 256 wide), base or large with random weights, or a folder.")]
+Dtype = Annotated[str, typer.Option(help="bf16 or fp32.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of every contestant; all that torch takes unless given.")]
+Works = Annotated[list[str] | None, typer.Option("--work", help="Only this work; may be repeated.")]
+Output = Annotated[Path | None, typer.Option(help="Write the report as JSON, for `compare`.", metavar="FILE.json")]
+Figure = Annotated[Path | None, typer.Option(help="Draw it, as PNG and as SVG.", metavar="FILE.png")]
 
 
 @app.command(
@@ -18,20 +28,44 @@ app = typer.Typer(no_args_is_help=True, help="Measure speed beside transformers 
 
     modernbert bench inference
 
-    modernbert bench inference --dtype fp32 --threads 1 --work "8 x 512" --json""",
+    modernbert bench inference --dtype fp32 --threads 1 --work "8 x 512" --json
+
+    modernbert bench inference --model output/demo/run/final --peer all --output new.json --figure new.png
+
+    modernbert bench inference --published --documents 64 --work "512 fixed" --work "512 variable\"""",
 )
 def bench_inference(
-    preset: Annotated[str, typer.Option(help="base or large.")] = "base",
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
-    threads: Annotated[int, typer.Option(help="Threads of both.")] = 2,
+    model: Model = "base",
+    dtype: Dtype = "bf16",
+    threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Counted rounds of each work.")] = 5,
-    work: Annotated[list[str] | None, typer.Option(help="Only this work; may be repeated.")] = None,
+    work: Works = None,
+    published: Annotated[bool, typer.Option("--published", help="Also the four sets of the paper.")] = False,
+    documents: Annotated[int, typer.Option(help="Documents of each of these sets; the paper has 8,192.")] = 16,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Beside transformers: transformers-compiled, sentence-transformers, onnxruntime, openvino, or all; "
+            "may be repeated."
+        ),
+    ] = None,
+    output: Output = None,
+    figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Encode batches with random weights, alternating with transformers."""
+    """Encode batches, alternating with transformers and other peers. Outputs are compared before anything is timed."""
+    from modernbert.bench.figure import draw_report, figure_paths
     from modernbert.bench.inference import bench_inference as measure
+    from modernbert.bench.report import write_report
 
-    print_bench(asdict(measure(preset, dtype, threads, rounds, tuple(work or ()))), as_json)
+    if figure is not None:
+        figure_paths(figure)
+    report = measure(model, dtype, threads, rounds, work or (), peer or (), documents if published else None)
+    if output is not None:
+        write_report(report, output)
+    if figure is not None:
+        draw_report(report, figure)
+    print_report(report, as_json)
 
 
 @app.command(
@@ -42,23 +76,114 @@ def bench_inference(
 
     modernbert bench training --model base --threads 1 --work "4 x 1024" --rounds 3
 
-    modernbert bench training --dtype fp32 --json""",
+    modernbert bench training --dtype fp32 --json --figure training.png""",
 )
 def bench_training(
-    model: Annotated[str, typer.Option(help="mini (6 layers, 256 wide) or base.")] = "mini",
+    model: Model = "mini",
     dtype: Annotated[str, typer.Option(help="bf16 (autocast) or fp32.")] = "bf16",
-    threads: Annotated[int, typer.Option(help="Threads of both.")] = 2,
+    threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Counted rounds of each work.")] = 7,
-    work: Annotated[list[str] | None, typer.Option(help="Only this work; may be repeated.")] = None,
+    work: Works = None,
+    output: Output = None,
+    figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Masked-LM training steps, alternating with transformers."""
+    """Masked-LM training steps, alternating with transformers. Gradients are compared before anything is timed."""
+    from modernbert.bench.figure import draw_report, figure_paths
+    from modernbert.bench.report import write_report
     from modernbert.bench.training import bench_training as measure
 
-    if dtype not in ("bf16", "fp32"):
-        raise ConfigError(f"There is no dtype {dtype!r}; choose bf16 or fp32.")
-    precision: Literal["bf16", "fp32"] = "bf16" if dtype == "bf16" else "fp32"
-    print_bench(asdict(measure(model, precision, threads, rounds, tuple(work or ()))), as_json)
+    if figure is not None:
+        figure_paths(figure)
+    report = measure(model, dtype, threads, rounds, work or ())
+    if output is not None:
+        write_report(report, output)
+    if figure is not None:
+        draw_report(report, figure)
+    print_report(report, as_json)
+
+
+@app.command(
+    "scaling",
+    epilog="""Examples:
+
+    modernbert bench scaling
+
+    modernbert bench scaling --threads 1 --threads 4 --length 128 --length 8192 --output scaling.json
+
+    modernbert bench scaling --dtype fp32 --rounds 5 --figure scaling.png""",
+)
+def bench_scaling(
+    model: Model = "base",
+    dtype: Dtype = "bf16",
+    threads: Annotated[
+        list[int] | None, typer.Option(help="Only so many; may be repeated. Otherwise 1, 2, 4 ... and all.")
+    ] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(help="Only so many tokens; may be repeated. Otherwise 16, 32 ... 8,192.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Counted rounds of each length.")] = 3,
+    output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
+    figure: Figure = None,
+    as_json: Json = False,
+) -> None:
+    """Cost of a token as sequences grow and threads are added, alternating with transformers."""
+    from modernbert.bench.figure import draw_scaling, figure_paths
+    from modernbert.bench.report import write_report
+    from modernbert.bench.scaling import bench_scaling as measure
+
+    if figure is not None:
+        figure_paths(figure)
+    report = measure(model, dtype, rounds, threads or (), length or ())
+    if output is not None:
+        write_report(report, output)
+    if figure is not None:
+        draw_scaling(report, figure)
+    if as_json:
+        print_json(asdict(report))
+        return
+    print_machine(report.model, report.dtype, report.machine)
+    typer.echo(
+        "| tokens | threads | contestant | microseconds a token: median (range) | error |\n|---|---|---|---|---|"
+    )
+    for point in report.points:
+        cost = point.cost
+        shown = f"{cost.median:,.1f} ({cost.lowest:,.1f} to {cost.highest:,.1f})" if cost else "not ranked"
+        error = "not finite" if point.error is None else f"{point.error:.1e}"
+        typer.echo(f"| {point.tokens:,} | {point.threads} | {point.contestant} | {shown} | {error} |")
+
+
+@app.command(
+    "compare",
+    epilog="""Examples:
+
+    modernbert bench compare old.json new.json
+
+    modernbert bench compare old.json new.json --tolerance 0.05 --json""",
+)
+def bench_compare(
+    old: Annotated[Path, typer.Argument(help="A report that --output wrote.", metavar="OLD.json")],
+    new: Annotated[Path, typer.Argument(help="A later one.", metavar="NEW.json")],
+    tolerance: Annotated[float, typer.Option(help="The part that a ratio may fall by.")] = 0.1,
+    as_json: Json = False,
+) -> None:
+    """Whether anything got slower beside transformers: exit status 1 if a ratio fell. Compares ratios, not seconds."""
+    from modernbert.bench.report import compare_reports, read_report
+
+    found = compare_reports(read_report(old), read_report(new), tolerance)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        typer.echo("| work | contestant | before | after | |\n|---|---|---|---|---|")
+        for change in found.changes:
+            after = "not ranked" if change.after is None else f"{change.after:.2f} x"
+            verdict = "slower" if change.slower else ""
+            typer.echo(f"| {change.work} | {change.contestant} | {change.before:.2f} x | {after} | {verdict} |")
+    if found.not_compared:
+        typer.echo(f"In one report only, not compared: {'; '.join(found.not_compared)}.", err=True)
+    if found.slower:
+        typer.echo(f"Slower than before by more than {tolerance:.0%}: {'; '.join(found.slower)}.", err=True)
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -123,22 +248,41 @@ def bench_loader(
         typer.echo(f"| {' | '.join(cells)} |")
 
 
-def print_bench(report: dict[str, Any], as_json: bool) -> None:
+def print_machine(model: str, dtype: str, machine: dict[str, str]) -> None:
+    typer.echo(f"{model}, {dtype}. {', '.join(f'{name} {value}' for name, value in machine.items())}\n")
+
+
+def print_report(report: "Report", as_json: bool) -> None:
     if as_json:
-        print_json(report)
+        print_json(asdict(report))
         return
-    machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    typer.echo(f"{report['model']}, {report['dtype']}. {machine}\n")
-    typer.echo("| work | contestant | real tokens/s: median | slowest | fastest | ratio |\n|---|---|---|---|---|---|")
-    for result in report["results"]:
-        for timing in result["timings"]:
-            ratio = f"{result['ratio']:.2f} x" if timing is result["timings"][0] else ""
-            speeds = (timing[key] for key in ("tokens_per_second", "slowest", "fastest"))
-            shown = " | ".join(f"{speed:,.0f}" for speed in speeds)
-            typer.echo(f"| {result['work']} | {timing['contestant']} | {shown} | {ratio} |")
+    print_machine(report.model, f"{report.dtype}, threads: {report.threads}", report.machine)
+    columns = (
+        "work", "real tokens", "contestant", "real tokens/s: median (range)", "ratio", "of the floor", "error",
+        "peak memory",
+    )  # fmt: skip
+    typer.echo(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for result in report.results:
+        scaled = f" ({result.documents:,} of {result.of_documents:,} documents)" if result.of_documents else ""
+        for entry in result.entries:
+            speed = entry.tokens_per_second
+            cells = [
+                result.work + scaled,
+                f"{result.tokens:,}",
+                entry.contestant + (f", {entry.computes}" if entry.computes != report.dtype else ""),
+                f"{speed.median:,.0f} ({speed.slowest:,.0f} to {speed.fastest:,.0f})" if speed else "not ranked",
+                "" if entry.ratio is None else f"{entry.ratio:.2f} x",
+                "" if entry.share_of_floor is None else f"{entry.share_of_floor:.0%}",
+                entry.failure or "" if entry.error is None else f"{entry.error:.1e}",
+                "" if entry.peak_bytes is None else f"{entry.peak_bytes / 2**20:,.0f} MiB",
+            ]
+            typer.echo(f"| {' | '.join(cells)} |")
     typer.echo("")
-    for result in report["results"]:
-        for name, error in (result.get("errors") or {}).items():
-            typer.echo(f"{result['work']}: error of {name} against fp32: {error:.2e}")
-        for name, peak in (result.get("peak_bytes") or {}).items():
-            typer.echo(f"{result['work']}: peak memory of {name} above the weights: {peak / 2**20:,.0f} MiB")
+    for result in report.results:
+        rate = result.matrix_flops_per_second
+        typer.echo(
+            f"{result.work}: {result.flops / 1e9:,.2f} GFLOP; matrix products alone ran at {rate.median / 1e9:,.0f} "
+            f"GFLOP/s ({rate.slowest / 1e9:,.0f} to {rate.fastest / 1e9:,.0f})"
+        )
+    for name, reason in report.missing.items():
+        typer.echo(f"Not measured: {name}, {reason}")

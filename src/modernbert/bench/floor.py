@@ -1,0 +1,49 @@
+"""The floor under the time of a work: its floating-point operations, at the rate of plain matrix products."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from modernbert.data.lengths import Rows, visible_keys
+from modernbert.model import EncoderConfig
+from modernbert.train.costs import Flops, count_flops
+
+MATRICES = "matrix products"  # the name under which they take their turn
+_ROWS, _INNER, _COLUMNS = 2048, 768, 2304  # those of base's Wqkv over 2,048 tokens
+_REPEATS = 2
+MATRIX_FLOPS = _REPEATS * 2 * _ROWS * _INNER * _COLUMNS
+
+
+def matrix_products(dtype: torch.dtype) -> Callable[[], None]:
+    """Some large products, `MATRIX_FLOPS` operations in all."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(_ROWS, _INNER, generator=generator).to(dtype)
+    b = torch.randn(_COLUMNS, _INNER, generator=generator).to(dtype)
+    out = torch.empty(_ROWS, _COLUMNS, dtype=dtype)
+
+    def run() -> None:
+        for _ in range(_REPEATS):
+            torch.mm(a, b.T, out=out)
+
+    return run
+
+
+def encoder_flops(config: EncoderConfig, lengths: Sequence[int]) -> float:
+    """Operations of one forward pass: matrices, and attention over the keys that each token sees, no padding."""
+    flops = _flops(config, lengths, 0.0)
+    return sum(lengths) * (flops.layers + flops.attention) / 3  # a forward pass is a third of what they count
+
+
+def training_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int) -> float:
+    """Operations of a forward and a backward pass in which `predicted` tokens are decoded."""
+    return sum(lengths) * _flops(config, lengths, predicted / sum(lengths)).total
+
+
+def _flops(config: EncoderConfig, lengths: Sequence[int], mask_ratio: float) -> Flops:
+    sizes, tokens = np.array(lengths, dtype=np.int64), sum(lengths)
+    windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
+    keys = {window: float(visible_keys(sizes, window).sum() / tokens) for window in windows}
+    rows = Rows(max(lengths), Fraction(tokens), pieces_per_token=0.0, keys=keys)  # no specials among random ids
+    return count_flops(config, rows, mask_ratio)

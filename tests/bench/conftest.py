@@ -1,0 +1,30 @@
+"""Models and works so small that real contestants run on them in a moment."""
+
+import pytest
+import torch
+
+from modernbert.bench import inference, models, training
+from modernbert.bench.works import Work
+from modernbert.model import EncoderConfig
+
+TINY = EncoderConfig(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    local_attention=32,
+)
+WORKS = (Work("ragged", (90, 7, 64, 33)), Work("one", (70,)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny():
+    """The preset `tiny`, and works of its size."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.PRESETS, "tiny", TINY)
+        patch.setattr(inference, "WORKS", WORKS)
+        patch.setattr(training, "WORKS", WORKS)
+        yield
+    torch.set_num_threads(threads)

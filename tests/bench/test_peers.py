@@ -1,0 +1,60 @@
+"""Peers that are installed compute the same as the encoder."""
+
+import pytest
+import torch
+
+from modernbert.bench import peers
+from modernbert.bench.inference import compare_outputs
+from modernbert.bench.models import make_model
+from modernbert.bench.peers import PEERS, Setting, baseline, choose_peers
+from modernbert.bench.works import Work
+from modernbert.errors import ConfigError
+from modernbert.model import Encoder, MaskedLM
+
+COMPILED = "transformers-compiled"
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Shared, so that the model is exported once."""
+    return Setting(make_model(Encoder, "tiny"), "fp32", 1, tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [pytest.param(peer, marks=pytest.mark.slow if peer.name == COMPILED else ()) for peer in PEERS],
+    ids=lambda peer: peer.name,
+)
+@pytest.mark.filterwarnings("default")  # engines of others warn about themselves
+def test_a_peer_computes_the_same_whatever_the_shape(peer, setting):
+    if peer.lacks:
+        pytest.skip(peer.lacks)
+    contestant, judge = peer.make(setting), baseline(setting, "fp32")
+    for lengths in ((90, 7, 64, 33), (70,), (1, 200)):
+        [batch] = Work("", lengths).batches(setting.config.vocab_size)
+        with torch.inference_mode():
+            expected = judge.prepare(batch)()[batch.real]
+            assert compare_outputs(contestant, batch, expected).error < 1e-5
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None if name in ("onnxscript", "openvino") else object())
+    assert {peer.name: peer.lacks for peer in PEERS} == {
+        "transformers-compiled": None,
+        "sentence-transformers": None,
+        "onnxruntime": "onnxscript missing: pip install 'modernbert[peers]'",
+        "openvino": "onnxscript and openvino missing: pip install 'modernbert[peers]'",
+    }
+
+
+@pytest.mark.parametrize("kind", [Encoder, MaskedLM])
+def test_without_transformers_there_is_no_benchmark(kind, monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'modernbert\[bench\]'"):
+        peers.transformers_model(make_model(kind, "tiny"))
+
+
+def test_peers_are_chosen_by_name():
+    assert choose_peers(()) == choose_peers(("transformers",)) == ()
+    assert [peer.name for peer in choose_peers(("openvino", "openvino"))] == ["openvino"]
+    assert choose_peers(("all",)) == PEERS

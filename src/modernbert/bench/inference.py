@@ -113,8 +113,7 @@ def _measure(
     agreed = agreeing({entry.contestant: entry.error for entry in entries})
     timed = [contestant for contestant in (*contestants, *others) if contestant.name in agreed]
     runs = {contestant.name: round_of(contestant, batches, work.passes) for contestant in timed}
-    keeping = {contestant.name for contestant in timed if contestant.keeps_memory}
-    peaks = {name: _warm_up(run, name in keeping) for name, run in runs.items()}
+    peaks = {contestant.name: _warm_up(runs[contestant.name], contestant) for contestant in timed}
     entries = [replace(entry, peak_bytes=peaks.get(entry.contestant)) for entry in entries]
     products = matrix_products(torch.bfloat16 if contestants[0].computes == "bf16" else torch.float32)
     products()
@@ -147,9 +146,10 @@ def round_of(contestant: Contestant, batches: Sequence[Batch], times: int) -> Ca
     return run
 
 
-def _warm_up(run: Callable[[], None], keeps_memory: bool) -> int | None:
+def _warm_up(run: Callable[[], None], contestant: Contestant) -> int | None:
     """A round that does not count, but whose memory does."""
-    if keeps_memory:
+    if contestant.keeps_memory:
         run()
         return None
+    contestant.release_memory()
     return peak_memory(run)

@@ -15,6 +15,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
 
 OURS = "modernbert"  # the first word of the names of all contestants of this project
+OURS_INT8 = "modernbert int8"
 BASELINE = "transformers SDPA"
 # A contestant may be so many times as far from fp32 as the baseline's own rounding takes it, and never further than ...
 _TIMES_ROUNDING, _EXACT, _FURTHEST = 2.5, 1e-4, 0.1
@@ -31,7 +32,7 @@ class Entry:
     peak_bytes: int | None = None  # above the weights; None if it was not measured
     tokens_per_second: Speed | None = None
     ratio: float | None = None  # of its median to the baseline's
-    share_of_floor: float | None = None  # how near it comes to the time that plain products alone would take
+    share_of_floor: float | None = None  # how near it comes to the time that plain products alone would take; not int8
 
     @property
     def ranked(self) -> bool:
@@ -86,7 +87,7 @@ def make_result(work: Work, flops: float, entries: tuple[Entry, ...], seconds: M
         values = asdict(entry) | {
             "tokens_per_second": found,
             "ratio": found.median / base.median if base else None,
-            "share_of_floor": flops / rate.median / (work.tokens / found.median),
+            "share_of_floor": None if entry.computes == "int8" else flops / rate.median / (work.tokens / found.median),
         }
         measured.append(Entry(**values))
     return Result(work.name, len(work.lengths), work.of_documents, work.tokens, flops, rate, tuple(measured))

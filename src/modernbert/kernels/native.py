@@ -4,7 +4,7 @@ The library knows neither torch nor Python (src/native/interface.h): tensors rea
 torch's own threads, through the function that torch exports for that. Here each kernel becomes an operator of torch
 with its shape and its gradient, so that autograd, `torch.compile` and export see it.
 
-`MODERNBERT_NATIVE` in the environment names the level, `amx`, `avx512_bf16`, `avx512` or `avx2`, or switches them `off`;
+`MODERNBERT_NATIVE` in the environment names the level (`amx`, `avx512_bf16`, `avx512`, `avx2`) or switches them `off`;
 `MODERNBERT_NATIVE_LIBRARY` names another build of the library (`make check-native`).
 """
 

@@ -189,6 +189,10 @@ class NativeEncoder:
         self._workspaces.append(workspace)
         return out
 
+    def release_memory(self) -> None:
+        """Give back what is kept from one call to the next, which is as much as the largest batch needed."""
+        self._workspaces.clear()
+
     def _workspace(self, tokens: int) -> Tensor:
         """Memory that no other thread's call is using, large enough."""
         needed = self._kernels.encoder_workspace(addressof(self._described), tokens)

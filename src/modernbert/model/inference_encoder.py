@@ -71,6 +71,10 @@ class InferenceEncoder(nn.Module):
         embedded = self.tok_embeddings(tokens)
         return self._native(embedded, sequences, *self._rotated(sequences)).to(embedded.dtype)
 
+    def release_memory(self) -> None:
+        """Give back what is kept from one call to the next, which is as much as the largest batch needed."""
+        self._native.release_memory()
+
     def _rotated(self, sequences: Sequences) -> tuple[list[Tensor], list[Tensor]]:
         """Cosines and sines of every token for the two rotations, from a table that grows with the longest text."""
         if not self._rotations[0] or len(self._rotations[0][0]) < sequences.max_length:

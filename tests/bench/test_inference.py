@@ -8,8 +8,9 @@ import torch
 from modernbert.bench import inference, models, works
 from modernbert.bench.inference import bench_inference
 from modernbert.bench.peers import Contestant, Peer, our_contestants, packed
-from modernbert.bench.report import BASELINE, OURS
+from modernbert.bench.report import BASELINE, OURS, OURS_INT8
 from modernbert.errors import ConfigError
+from modernbert.kernels import native
 from modernbert.model import Encoder
 
 
@@ -20,6 +21,16 @@ def entries(result):
 @pytest.fixture(scope="module")
 def report():
     return bench_inference("tiny", "fp32", threads=1, rounds=2)
+
+
+@pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
+def test_beside_bf16_there_is_int8_which_has_no_floor():
+    [result] = bench_inference("tiny", "bf16", threads=1, rounds=1, works=("one",)).results
+    found = entries(result)
+    assert list(found) == [OURS, OURS_INT8, BASELINE]
+    assert found[OURS].error < found[BASELINE].error
+    assert found[OURS].share_of_floor > 0
+    assert found[OURS_INT8].share_of_floor is None
 
 
 def test_every_work_has_both_contestants_with_the_same_output(report):

@@ -60,15 +60,16 @@ class Setting:
 
 
 def our_contestants(setting: Setting) -> list[Contestant]:
-    """The encoder made ready for inference, and so in int8; as it is where the native kernels do not take it."""
+    """The encoder made ready for inference, beside bf16 in int8 too; or as it is, if the kernels do not take it."""
     encoder = in_dtype(setting.encoder, setting.dtype)
     if refusal(encoder):
         return [packed(OURS, encoder, setting.dtype)]
-    ready, int8 = InferenceEncoder(encoder), InferenceEncoder(encoder, int8=True)
-    return [
-        packed(OURS, ready, setting.dtype, ready.release_memory),
-        packed(OURS_INT8, int8, "int8", int8.release_memory),
-    ]
+    ready = InferenceEncoder(encoder)
+    contestants = [packed(OURS, ready, setting.dtype, ready.release_memory)]
+    if setting.dtype == "bf16":
+        int8 = InferenceEncoder(encoder, int8=True)
+        contestants.append(packed(OURS_INT8, int8, "int8", int8.release_memory))
+    return contestants
 
 
 def packed(

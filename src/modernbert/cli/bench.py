@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modernbert.cli.console import Json, print_json
+from modernbert.cli.console import Corpus, Json, print_json
 
 if TYPE_CHECKING:
     from modernbert.bench.report import Report
@@ -184,6 +184,36 @@ def bench_compare(
     if found.slower:
         typer.echo(f"Slower than before by more than {tolerance:.0%}: {'; '.join(found.slower)}.", err=True)
         raise typer.Exit(1)
+
+
+@app.command(
+    "precision",
+    epilog="""Examples:
+
+    modernbert bench precision output/mini/run/final news.jsonl.gz
+
+    modernbert bench precision answerdotai/ModernBERT-base texts/ --limit 1000 --json""",
+)
+def bench_precision(
+    model: Annotated[str, typer.Argument(help="A masked-LM folder or hub id.")],
+    corpus: Corpus,
+    limit: Annotated[int, typer.Option(help="Texts at most.")] = 256,
+    length: Annotated[int, typer.Option(help="Tokens that are read of each text.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """What bf16 and int8 cost a trained model on real text: masked-LM loss, and how far embeddings turn."""
+    from modernbert.bench.precision import bench_precision as measure
+    from modernbert.data.reading import read_texts
+
+    found = measure(model, read_texts(corpus, "text"), limit=limit, length=length)
+    if as_json:
+        print_json(asdict(found))
+        return
+    typer.echo(f"{found.model}: {found.texts:,} texts, {found.tokens:,} tokens, {found.masked:,} masked\n")
+    typer.echo("| linear layers in | loss, nats | accuracy | cosine to fp32: mean | lowest |\n|---|---|---|---|---|")
+    for form in found.forms:
+        cosines = f"{form.mean_cosine:.5f} | {form.lowest_cosine:.5f}"
+        typer.echo(f"| {form.name} | {form.loss:.4f} | {form.accuracy:.2%} | {cosines} |")
 
 
 @app.command(

@@ -1,0 +1,97 @@
+"""What lower precision costs a trained model on real text: masked-LM loss, and how far embeddings turn."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modernbert.data import Batch, Vocabulary, load_tokenizer
+from modernbert.data.masking import mask_tokens
+from modernbert.errors import DataError
+from modernbert.model import MaskedLM
+from modernbert.model.inference_encoder import make_ready
+from modernbert.packed import Sequences
+from modernbert.train.validation import evaluate
+
+_MASK_RATIO = 0.15
+_TEXTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model in one precision. Cosines are those of mean-pooled embeddings with fp32's, over the texts."""
+
+    name: str
+    loss: float  # nats per masked token
+    accuracy: float
+    mean_cosine: float
+    lowest_cosine: float
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """All forms of one model on the same texts and masks."""
+
+    model: str
+    texts: int
+    tokens: int
+    masked: int
+    forms: tuple[Form, ...]
+
+
+def bench_precision(folder: str | Path, texts: Iterable[str], *, limit: int = 256, length: int = 512) -> Precisions:
+    """Measure a model as it is in fp32, and made ready in fp32, bf16 and int8, on the first `limit` texts.
+
+    Raises:
+        DataError: there is no text.
+        BackendError: the native kernels cannot run here, or do not take this model.
+    """
+    model = MaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assert model.tokenizer_source is not None
+    tokenizer = load_tokenizer(model.tokenizer_source)
+    tokenizer.enable_truncation(min(length, model.config.max_position_embeddings))
+    vocabulary = Vocabulary.of(tokenizer)
+    encoded = [encoding.ids for encoding in tokenizer.encode_batch(list(islice(texts, limit))) if len(encoding.ids) > 2]
+    if not encoded:
+        raise DataError("There is no text to measure with; give files that hold some.")
+    batches = [_masked(encoded[i : i + _TEXTS_AT_ONCE], vocabulary, i) for i in range(0, len(encoded), _TEXTS_AT_ONCE)]
+    expected = _embeddings(model, encoded)
+    forms, masked = [], 0
+    for name, dtype, int8 in (
+        ("fp32, plain modules", torch.float32, None),
+        ("fp32", torch.float32, False),
+        ("bf16", torch.bfloat16, False),
+        ("int8 beside fp32", torch.float32, True),
+        ("int8 beside bf16", torch.bfloat16, True),
+    ):
+        form = copy.deepcopy(model).to(dtype)
+        if int8 is not None:
+            make_ready(form, int8=int8)
+        found = evaluate(form, batches, vocabulary, "fp32")
+        masked = int(found["predictions"])
+        cosines = F.cosine_similarity(_embeddings(form, encoded), expected)
+        forms.append(Form(name, found["loss"], found["accuracy"], float(cosines.mean()), float(cosines.min())))
+    return Precisions(str(folder), len(encoded), sum(map(len, encoded)), masked, tuple(forms))
+
+
+def _masked(encoded: list[list[int]], vocabulary: Vocabulary, seed: int) -> Batch:
+    ids = np.concatenate([np.array(one, dtype=np.int64) for one in encoded])
+    inputs, labels = mask_tokens(ids, vocabulary, ratio=_MASK_RATIO, seed=seed, step=0)
+    sequences = Sequences.from_lengths(map(len, encoded))
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), sequences, len(encoded))
+
+
+@torch.inference_mode()
+def _embeddings(model: MaskedLM, encoded: list[list[int]]) -> Tensor:
+    found = []
+    for begin in range(0, len(encoded), _TEXTS_AT_ONCE):
+        part = encoded[begin : begin + _TEXTS_AT_ONCE]
+        hidden = model.model(torch.tensor([i for ids in part for i in ids]), Sequences.from_lengths(map(len, part)))
+        found += [rows.float().mean(0) for rows in hidden.split([len(ids) for ids in part])]
+    return torch.stack(found)

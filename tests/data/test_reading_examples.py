@@ -150,6 +150,8 @@ def test_a_line_of_another_number_of_columns_is_told(tmp_path):
     examples = read_texts_with_labels(tmp_path / "x.tsv", skip_bad=True)
     assert [one.text for one in examples] == ["d"]
     assert examples.skipped == {"other number of columns": 1}
+    wider = Source(path=str(tmp_path / "x.tsv"), further_columns=True)
+    assert [one.label for one in read_texts_with_labels(wider)] == ["b", "e"]
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):

@@ -43,6 +43,7 @@ class Source(Config):
     format: Format = "auto"
     columns: tuple[str, ...] | None = None  # names of the columns of a CSV or TSV file without a header
     literal_quotes: bool = False  # in CSV and TSV, quotation marks are text like any other, as in GLUE's files
+    further_columns: bool = False  # lines of a CSV or TSV file may have more columns than the header; they are left out
     delimiter: str | None = None  # between columns; a comma in CSV and a tab in TSV unless given
     split: str = "train"  # of a hub data set
     subset: str | None = None  # which configuration of a hub data set, where it has several
@@ -136,7 +137,7 @@ def _table(path: Path, source: Source, delimiter: str) -> Iterator[Record | Bad]
             header = tuple(row)
             if len(set(header)) != len(header):
                 raise DataError(f"{path}:{number}: two columns have the same name; rename one of them in the header.")
-        elif len(row) != len(header):
+        elif len(row) < len(header) or (len(row) > len(header) and not source.further_columns):
             yield Bad(
                 "other number of columns",
                 f"there are {len(row)} columns where {len(header)} are expected ({', '.join(header)}); mend the line"
@@ -144,7 +145,7 @@ def _table(path: Path, source: Source, delimiter: str) -> Iterator[Record | Bad]
                 Origin(str(path), number),
             )
         else:
-            yield Record(dict(zip(header, row, strict=True)), Origin(str(path), number))
+            yield Record(dict(zip(header, row, strict=False)), Origin(str(path), number))
 
 
 def _literal_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

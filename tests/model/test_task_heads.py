@@ -74,7 +74,7 @@ def test_a_bare_encoder_gets_a_whole_head(tmp_path, caplog):
 def test_another_number_of_labels_is_an_error_unless_asked_for(tmp_path):
     first = make(SequenceClassifier, **THREE)
     first.save_pretrained(tmp_path / "model")
-    with pytest.raises(CheckpointError, match="unexpected decoder|classifier.weight is"):
+    with pytest.raises(CheckpointError, match=r"classifier\.weight is \(3, 32\)"):
         QuestionAnswering.from_pretrained(tmp_path / "model")
     changed = SequenceClassifier.from_pretrained(
         tmp_path / "model", changes={"id2label": {0: "similarity"}, "problem_type": "regression"}
@@ -85,7 +85,7 @@ def test_another_number_of_labels_is_an_error_unless_asked_for(tmp_path):
 
 
 def batch(head):
-    """Eight sequences with labels, and how to take the first or the last four."""
+    """Eight sequences with labels, and how many labels the first four have."""
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 1, 9, 4, 7, 1, 3, 6]
     tokens = torch.randint(0, 96, (sum(lengths),), generator=generator)
@@ -222,7 +222,7 @@ def test_200_examples_are_learned_by_heart(head, problem):
 
 
 def test_shuffled_labels_give_chance_on_examples_not_seen():
-    model, batches = fit(SequenceClassifier, shuffled=True, epochs=15)
+    model, _ = fit(SequenceClassifier, shuffled=True, epochs=15)
     generator = torch.Generator().manual_seed(9)
     tokens = torch.randint(9, 96, (6000,), generator=generator)
     classes = torch.randint(0, 3, (1000,), generator=generator)

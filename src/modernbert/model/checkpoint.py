@@ -74,7 +74,7 @@ class Pretrained:
         folder = find_folder(source, revision, token, cache_dir, local_files_only)
         config = read_config(folder)
         if changes:
-            config = parse(type(config), config.model_dump() | changes, where=str(folder))
+            config = parse(type(config), {**config.model_dump(), **changes}, where=str(folder))
         with torch.device("meta"):
             model = cls(config)  # type: ignore[call-arg]
         assert isinstance(model, nn.Module)

@@ -134,7 +134,7 @@ class EncoderConfig(Config):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of a head's outputs in their order; two without a name, as in `transformers`, where none are set."""
+        """The names of a head's outputs in their order; where none are set two, as in `transformers`."""
         named = self.id2label or {0: "LABEL_0", 1: "LABEL_1"}
         return tuple(named[index] for index in range(len(named)))
 

@@ -1,7 +1,7 @@
 """Heads on the encoder. Each takes packed tokens and offers its own loss.
 
-The losses of the heads of tasks are sums divided by `total`: the number of labels in the whole batch of an update, where
-this is a part of it. Left out, it is that of the labels given, and the loss is their mean, as in `transformers`.
+The losses of the heads of tasks are sums divided by `total`: the number of labels in the whole batch of an update,
+where this is a part of it. Left out, it is that of the labels given, and the loss is their mean, as in `transformers`.
 """
 
 from collections.abc import Callable, Iterable
@@ -133,8 +133,8 @@ class SequenceClassifier(TaskModel):
         total: float | None = None,
         class_weights: Float[Tensor, "labels"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Of classes (`labels` their numbers, or -100) the cross-entropy; of several labels (0 or 1 for each) the binary
-        one and of numbers the squared error, both averaged over the labels of a sequence.
+        """Of classes (`labels` their numbers, or -100) the cross-entropy; of several labels (0 or 1 for each) the
+        binary one and of numbers the squared error, both averaged over the labels of a sequence.
 
         With `class_weights`, each sequence counts as its class weighs, and `total` is the sum of these weights. Of
         several labels, each weighs where it applies, and `total` stays the number of sequences.

@@ -1,5 +1,6 @@
 """The heads of tasks: what they load from, what their losses add up to, and that they learn."""
 
+import json
 import logging
 
 import pytest
@@ -71,17 +72,29 @@ def test_a_bare_encoder_gets_a_whole_head(tmp_path, caplog):
     assert model.classifier.out_features == 3
 
 
-def test_another_number_of_labels_is_an_error_unless_asked_for(tmp_path):
+def test_the_classifier_of_another_task_or_of_other_labels_is_drawn_anew(tmp_path, caplog):
     first = make(SequenceClassifier, **THREE)
     first.save_pretrained(tmp_path / "model")
-    with pytest.raises(CheckpointError, match=r"classifier\.weight is \(3, 32\)"):
-        QuestionAnswering.from_pretrained(tmp_path / "model")
-    changed = SequenceClassifier.from_pretrained(
-        tmp_path / "model", changes={"id2label": {0: "similarity"}, "problem_type": "regression"}
-    )
+    number = {"id2label": {0: "similarity"}, "problem_type": "regression"}
+    with caplog.at_level(logging.INFO, "modernbert"):
+        changed = SequenceClassifier.from_pretrained(tmp_path / "model", changes=number)
+        renamed = SequenceClassifier.from_pretrained(tmp_path / "model", changes={"id2label": {0: "x", 1: "y", 2: "z"}})
+        answers = QuestionAnswering.from_pretrained(tmp_path / "model")
+    assert len(caplog.records) == 3
     assert changed.classifier.out_features == 1
-    assert same(changed, first, "head.")
     assert changed.config.labels == ("similarity",)
+    for other in (changed, renamed, answers):
+        assert same(other, first, "head.")
+        assert not same(other, first, "classifier.")
+
+
+def test_a_classifier_of_another_shape_than_its_labels_is_an_error(tmp_path):
+    make(SequenceClassifier, **THREE).save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["id2label"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"classifier\.weight is \(3, 32\) and should be \(2, 32\)"):
+        SequenceClassifier.from_pretrained(tmp_path / "model")
 
 
 def batch(head):

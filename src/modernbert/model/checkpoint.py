@@ -32,7 +32,10 @@ class Pretrained:
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """Modules that a folder of another model need not have: then they are drawn afresh, and that is said."""
+        """Modules that a folder of another model need not have: then they are drawn afresh, and that is said.
+
+        The last one is of no use to another task, or under other labels, and is drawn then too.
+        """
         return ()
 
     def draw(self, names: Iterable[str]) -> None:
@@ -63,8 +66,9 @@ class Pretrained:
 
         Weights keep the dtype of the file unless `dtype` is given. `changes` are fields of the configuration that are
         to be other than in the folder, such as the labels of a new task. A head that the file has and this class has
-        not is left out for the bare encoder, a decoder of masked words for the head of a task, which is drawn afresh
-        where the file has none or one of another shape under `changes`; every other difference is an error.
+        not is left out for the bare encoder, a decoder of masked words for the head of a task. The head of a task is
+        drawn afresh where the file has none, its classifier where the file's is of another task or of other labels.
+        Every other difference is an error.
 
         Raises:
             CheckpointError: there is no such folder or repository, it has no safetensors, or tensors are missing,
@@ -72,13 +76,14 @@ class Pretrained:
             ConfigError: its config.json asks for something that is not implemented.
         """
         folder = find_folder(source, revision, token, cache_dir, local_files_only)
-        config = read_config(folder)
+        found = config = read_config(folder)
         if changes:
             config = parse(type(config), {**config.model_dump(), **changes}, where=str(folder))
+        same_task = read_architecture(folder) in (None, cls.architecture) and config.labels == found.labels
         with torch.device("meta"):
             model = cls(config)  # type: ignore[call-arg]
         assert isinstance(model, nn.Module)
-        tensors, fresh = _fit(model, _read_tensors(folder), folder, reshaped=bool(changes))
+        tensors, fresh = _fit(model, _read_tensors(folder), folder, same_task)
         model.load_state_dict({name: x.to(device, dtype) for name, x in tensors.items()}, strict=False, assign=True)
         model.tie_weights()
         for name in fresh:
@@ -204,11 +209,11 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _fit(
-    model: nn.Module, tensors: dict[str, Tensor], folder: Path, reshaped: bool
+    model: nn.Module, tensors: dict[str, Tensor], folder: Path, same_task: bool
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors under the names of this model: with or without `model.`, the tied decoder left out.
 
-    And which of the modules in `drawn` are to be drawn, because they are missing or, if `reshaped`, of another shape.
+    And which of the modules in `drawn` are to be drawn.
     """
     wanted = model.state_dict()
     bare = "embeddings.tok_embeddings.weight" in tensors
@@ -223,7 +228,7 @@ def _fit(
     fresh = []
     for module in model.drawn:
         theirs, ours = ({n: x.shape for n, x in of.items() if n.startswith(f"{module}.")} for of in (tensors, wanted))
-        if theirs != ours and (reshaped or not theirs):
+        if not theirs or (module == model.drawn[-1] and not same_task):
             fresh.append(module)
             tensors = {name: x for name, x in tensors.items() if name not in theirs}
             wanted = {name: x for name, x in wanted.items() if name not in ours}

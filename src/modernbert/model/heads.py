@@ -5,6 +5,7 @@ where this is a part of it. Left out, it is that of the labels given, and the lo
 """
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -82,6 +83,8 @@ class TaskModel(Pretrained, nn.Module):
     model too) and draws the rest; the linear layer with sigma hidden^-0.5.
     """
 
+    per_token: ClassVar[bool] = False  # whether there is a row of outputs for each token, or one for each sequence
+
     def __init__(self, config: EncoderConfig, outputs: int) -> None:
         super().__init__()
         self.config = config
@@ -146,6 +149,7 @@ class TokenClassifier(TaskModel):
     """One row of logits for each token."""
 
     architecture = "ModernBertForTokenClassification"
+    per_token = True
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config, len(config.labels))
@@ -175,6 +179,7 @@ class QuestionAnswering(TaskModel):
     """Two scores for each token: how well an answer begins and ends there. No answer is one at the first token."""
 
     architecture = "ModernBertForQuestionAnswering"
+    per_token = True
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config, 2)

@@ -88,14 +88,14 @@ class Classifier:
                 "%d of %d texts are longer than %s tokens and were cut.",
                 encoded.truncated, len(texts), f"{self.max_length:,}",
             )  # fmt: skip
-        found = [scores(self.model, logits).tolist() for logits in outputs(self.model, encoded.ids)]
+        found = [scores(self.model.problem_type, logits).tolist() for logits in outputs(self.model, encoded.ids)]
         labels = self.model.config.labels
         ranked = [sorted(zip(values, labels, strict=True), key=lambda one: -one[0]) for values in found]
         return [[LabelScore(label, value) for value, label in row] for row in ranked]
 
 
-def scores(model: SequenceClassifier, logits: Tensor) -> Tensor:
+def scores(problem_type: str, logits: Tensor) -> Tensor:
     """Probabilities of the labels, or the numbers."""
-    if model.problem_type == "single_label_classification":
+    if problem_type == "single_label_classification":
         return logits.softmax(-1)
-    return logits.sigmoid() if model.problem_type == "multi_label_classification" else logits
+    return logits.sigmoid() if problem_type == "multi_label_classification" else logits

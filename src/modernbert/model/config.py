@@ -44,7 +44,8 @@ class EncoderConfig(Config):
     `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the
     first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
     `local_attention // 2` tokens on each side, both ends included. The encoder reads nothing of `id2label` and
-    `problem_type`: they are what a head was trained for, and lie here because config.json holds them.
+    `problem_type`: they are what a head was trained for, and lie here because config.json holds them. So do
+    `label_words` (of words only the first token was labelled) and `always_answers` (every question had an answer).
     """
 
     vocab_size: int = Field(50368, gt=0)
@@ -78,6 +79,8 @@ class EncoderConfig(Config):
     mask_token_id: int | None = 50284
     id2label: dict[int, str] | None = None
     problem_type: ProblemType | None = None
+    label_words: bool = False
+    always_answers: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -82,7 +82,7 @@ class FinetuneRecipe(Config):
     data: TaskData
     output: Path
     max_length: PositiveInt | None = None  # tokens; what the model reads unless set
-    overlap_tokens: NonNegativeInt = 128  # between the windows of a text that is longer, for tokens and answer
+    overlap_tokens: NonNegativeInt | None = None  # between windows of a longer text; 128 or a quarter of max_length
     max_answer_tokens: PositiveInt = 64
     pooling: Literal["mean", "cls"] | None = None  # the model's unless set
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)

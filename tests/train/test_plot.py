@@ -40,7 +40,7 @@ def figure_of(monkeypatch, tmp_path):
 
     def draw(*runs):
         figures = []
-        monkeypatch.setattr(plot, "_save", lambda figure, _: figures.append(figure))
+        monkeypatch.setattr(plot, "save", lambda figure, _: figures.append(figure))
         plot_runs(runs, tmp_path / "page.png")
         from matplotlib import pyplot
 

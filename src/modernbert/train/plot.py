@@ -29,7 +29,7 @@ _HELD_OUT = {
     "bits_per_byte": "held-out bits per byte",
 }
 # Ten colours that people who see fewer colours tell apart too (Petroff 2021, arXiv 2107.02270).
-_COLOURS = (
+COLOURS = (
     "#3f90da",
     "#ffa90e",
     "#bd1f01",
@@ -61,7 +61,7 @@ def plot_loss(metrics: Lines, path: Path) -> None:
     axes.set(xlabel="million tokens", ylabel="loss (nats per masked token)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_runs(directories: Sequence[Path], path: Path) -> None:
@@ -92,7 +92,7 @@ def plot_runs(directories: Sequence[Path], path: Path) -> None:
         panel.tick_params(labelsize="small")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25, lw=0.6)
-    colours = dict(zip(runs, cycle(_COLOURS), strict=False))
+    colours = dict(zip(runs, cycle(COLOURS), strict=False))
     training = dict(zip(_TRAINING, panels, strict=False))
     for name, lines in runs.items():
         _draw_training(training, lines, unit, colours[name])
@@ -106,7 +106,7 @@ def plot_runs(directories: Sequence[Path], path: Path) -> None:
         legend.append(_entry("spike", **_SPIKE))
     if legend:
         figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 7), frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_training(panels: dict[str, Any], lines: Lines, unit: float, colour: str) -> None:
@@ -122,7 +122,7 @@ def _draw_sources(panels: Sequence[Any], runs: Runs, unit: float, _: dict[str, s
     [lines] = runs.values()
     entries = []
     for (source, results), colour, marker in zip(
-        _by_source(lines).items(), cycle(_COLOURS), cycle(_MARKERS), strict=False
+        _by_source(lines).items(), cycle(COLOURS), cycle(_MARKERS), strict=False
     ):
         for panel, name in zip(panels, _HELD_OUT, strict=True):
             _draw(panel, results, name, unit, color=colour, marker=marker)
@@ -207,7 +207,7 @@ def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
         panel.grid(alpha=0.3)
     masked.set(xlabel="billion tokens")
     rate.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def pyplot() -> Any:
@@ -271,7 +271,8 @@ def _entry(label: str, **style: Any) -> Any:
     return Line2D([], [], label=label, **({"ms": 5, "lw": 1.3} | style))
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a picture aside and rename it; its ending is its format."""
     from matplotlib import pyplot
 
     with replaced_file(path) as partial:

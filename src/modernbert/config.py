@@ -44,11 +44,11 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
     Raises:
         ConfigError: naming the first unknown key and the one that was probably meant, or else the first wrong value.
     """
-    values = deepcopy(dict(values))
+    changed = deepcopy(dict(values))
     for override in overrides:
-        _apply(values, override)
+        _apply(changed, override)
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(changed)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_sentence(kind, error)}") from None
 

@@ -31,7 +31,7 @@ def texts_of(texts: list[str], file: Path | None) -> list[str]:
             raise DataError(f"{file} cannot be read as text: {error}.") from None
     found = [text for text in found if text.strip()]
     if not found:
-        raise DataError("There is no text; give one with [MASK] in it, or --file, or - for stdin.")
+        raise DataError("There is no text; give one, or --file, or - for stdin.")
     return found
 
 

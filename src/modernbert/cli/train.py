@@ -61,6 +61,7 @@ def finetune(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out examples that are wrong, and count them.")
     ] = False,
+    search: Annotated[bool, typer.Option("--search", help="Try the grid of the recipe, then run the best.")] = False,
 ) -> None:
     """Train a model for a task from labelled examples. The same command goes on where a run stopped.
 
@@ -72,7 +73,13 @@ def finetune(
     from modernbert.train.finetune_recipe import FinetuneRecipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
-    folder = run(load(FinetuneRecipe, recipe, changes))
+    loaded = load(FinetuneRecipe, recipe, changes)
+    if search:
+        from modernbert.train.search import search as try_grid
+
+        folder = try_grid(loaded)
+    else:
+        folder = run(loaded)
     if folder is None:
         raise typer.Exit(130)
     typer.echo(str(folder))

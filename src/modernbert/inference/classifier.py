@@ -61,8 +61,10 @@ class Classifier:
     @overload
     def __call__(self, texts: Text) -> list[LabelScore]: ...
     @overload
-    def __call__(self, texts: list[str] | list[tuple[str, str]]) -> list[list[LabelScore]]: ...
-    def __call__(self, texts: Text | list[str] | list[tuple[str, str]]) -> list[LabelScore] | list[list[LabelScore]]:
+    def __call__(self, texts: list[str] | list[tuple[str, str]] | list[Text]) -> list[list[LabelScore]]: ...
+    def __call__(
+        self, texts: Text | list[str] | list[tuple[str, str]] | list[Text]
+    ) -> list[LabelScore] | list[list[LabelScore]]:
         """Every label with its probability, best first; a list of such for a list of texts. A tuple is a pair.
 
         Classes share a probability of 1; where a text may have several labels, each has its own. How many texts are

@@ -63,5 +63,10 @@ def outputs(
     return found
 
 
+def overlap(max_length: int) -> int:
+    """The tokens that windows over a long text share, unless one says otherwise."""
+    return min(128, max_length // 4)
+
+
 def shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,14 @@ def finetune(recipe: FinetuneRecipe) -> Path | None:
         return run(recipe, stop)
 
 
-def run(recipe: FinetuneRecipe, stop: StopRequest) -> Path | None:
-    """`finetune`, unless and until `stop` is raised."""
+def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: tuple[Task[Any, Any], Sets] | None = None) -> Path | None:
+    """`finetune`, unless and until `stop` is raised, on data that may be prepared already."""
+    check_packages()
     claim_folder(recipe)
     if (recipe.output / "report.json").exists():
         logger.info("The run in %s is complete.", recipe.output)
         return recipe.output
-    task, sets = prepare(recipe)
+    task, sets = prepared or prepare(recipe)
     results: list[SeedResult] = []
     best_model: TaskModel | None = None
     for seed in recipe.seeds:
@@ -128,6 +130,17 @@ def prepare(recipe: FinetuneRecipe) -> tuple[Task[Any, Any], Sets]:
             notes = "".join(f", {count:,} {what}" for what, count in encoded.notes.items() if count)
             logger.info("%s set: %s examples%s", name, f"{len(encoded.examples):,}", notes)
     return task, sets
+
+
+def check_packages() -> None:
+    """See that what the metrics and the report need is there, before hours of training.
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+    for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
+        if find_spec(module) is None:
+            raise ConfigError(f"Fine-tuning needs {package}: pip install 'modernbert[finetune]'.")
 
 
 def _read(task: Task[Any, Any], name: str, skipped: dict[str, dict[str, int]]) -> list[Any]:

@@ -15,6 +15,7 @@ from modernbert.data.encoding import Ids
 from modernbert.data.examples import ChoiceExample, QuestionExample, SpanExample, TextExample
 from modernbert.data.reading_examples import Examples, Source
 from modernbert.errors import ConfigError
+from modernbert.inference.packing import overlap
 from modernbert.model.heads import TaskModel
 from modernbert.packed import Sequences
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -91,7 +92,7 @@ class Task(ABC, Generic[E, P]):
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.stride = min(128, max_length // 4) if recipe.overlap_tokens is None else recipe.overlap_tokens
+        self.stride = overlap(max_length) if recipe.overlap_tokens is None else recipe.overlap_tokens
 
     @abstractmethod
     def examples(self, source: Source) -> Examples[E]:

@@ -198,28 +198,31 @@ def test_several_labels_at_once(model, tmp_path):
     assert sorted(name for name, score in scores.items() if score >= 0.5) == line["predicted"]
 
 
-def test_spans_are_found_at_their_characters_also_beside_emoji_and_in_long_texts(model, tmp_path):
+def test_spans_are_found_at_their_characters_also_beside_emoji_and_across_windows(model, tmp_path):
+    names = [("東京", "PLACE"), ("fire", "PLACE"), ("🦊🦊", "ANIMAL")]
     records = []
-    for number, (text, _) in enumerate(sentences(150, 1)):
-        name = ["東京", "fire", "🦊🦊"][number % 3]
-        text = f"{text.replace('fire', 'sea')} 😀 {name} {WORDS_AFTER[number % 2]}"
-        begin = text.index(name)
-        records.append(
-            {"text": text, "entities": [[begin, begin + len(name), "ANIMAL" if number % 3 == 2 else "PLACE"]]}
-        )
+    for record in range(60):
+        text, spans = "", []
+        for number, (words, _) in enumerate(sentences(4, record)):
+            name, label = names[(record + number) % 3]
+            text += f"{words.replace('fire', 'sea')} 😀 "
+            spans.append([len(text), len(text) + len(name), label])
+            text += f"{name} line "
+        records.append({"text": text, "entities": spans})
     data = {"train": str(write_lines(tmp_path / "x.jsonl", records))}
-    folder = finetune(recipe(model, tmp_path / "run", "tokens", data=data))
-    assert report(folder)["metrics"]["validation"]["f1"]["value"] > 0.95
-    find = TokenClassifier.from_pretrained(folder, device="cpu", max_length=40)
-    [found] = find("group 😀 東京 line")
-    assert (found.label, found.text) == ("PLACE", "東京")
-    long = " ".join(record["text"] for record in records[:30])
-    found = [one.text for one in find(long)]
-    assert sum(text in ("東京", "fire", "🦊🦊") for text in found) >= 24
-    assert len(found) <= 36
-
-
-WORDS_AFTER = ["group", "line"]
+    folder = finetune(recipe(model, tmp_path / "run", "tokens", data=data, max_length=48))
+    found = report(folder)
+    assert found["sets"]["validation"]["windows"] > found["sets"]["validation"]["examples"]
+    assert found["metrics"]["validation"]["f1"]["value"] > 0.95
+    find = TokenClassifier.from_pretrained(folder, device="cpu", max_length=48)
+    lines = predicted(folder)
+    for line, spans in zip(lines, find([line["text"] for line in lines]), strict=True):
+        assert [(one.begin, one.end, one.label) for one in spans] == [
+            (one["begin"], one["end"], one["label"]) for one in line["predicted"]
+        ]
+        assert all(one.text == line["text"][one.begin : one.end] for one in spans)
+    [one] = find("group 😀 東京 line")
+    assert (one.begin, one.end, one.label, one.text) == (8, 10, "PLACE", "東京")
 
 
 def test_words_with_tags_are_learned_as_words(model, tmp_path):

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
 import torch
 
 from modernbert import __version__
-from modernbert import config as toml
 from modernbert.runtime import cpu_name
 from modernbert.train.finetune_pictures import draw_confusion, draw_curve, draw_numbers
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -158,7 +158,7 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
     rows = [[name.replace("_", " "), f"{value:,.1f}"] for name, value in values["speed"].items()]
     parts.append(_table(["", ""], rows))
     parts.append(f"On {values['machine']}, torch {values['versions']['torch']}.\n")
-    parts.append(f"## Settings\n\n```toml\n{toml.dump(recipe).strip()}\n```\n")
+    parts.append(f"## Settings\n\n```toml\n{tomli_w.dumps(values['settings']).strip()}\n```\n")
     return "\n".join(parts)
 
 

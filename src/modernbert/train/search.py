@@ -55,7 +55,8 @@ def search(recipe: FinetuneRecipe) -> Path | None:
             (output / "model.safetensors").unlink(missing_ok=True)  # 48 models are of no use
             report = json.loads((output / "report.json").read_text(encoding="utf-8"))
             metrics = {metric: found["value"] for metric, found in report["metrics"]["validation"].items()}
-            trials.append(Trial(**values, metrics=metrics, seconds=report["speed"]["training_seconds"]))
+            seconds = report["speed"]["training_seconds"]
+            trials.append(Trial(learning_rate, weight_decay, epochs, metrics, seconds))
         task, _ = prepared
         ranked = ranking(trials, recipe.training.metric or task.metric_names[0])
         _write_tables(ranked, folder)

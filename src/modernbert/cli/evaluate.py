@@ -198,11 +198,13 @@ def evaluate_glue(
         typer.echo(f"\nNot measured, as files are missing: {_listed(report.missing)}.")
     typer.echo()
     rows = [(f"{name}, published", f"{average:.1f}") for name, average in PUBLISHED.items()]
-    if report.average is None:
-        typer.echo("There is no average to compare with the published ones, which are over eight tasks.")
-        rows.append((f"{model}, mean of what was measured", f"{report.mean_of_measured:.1f}"))
-    else:
+    if report.average is not None:
         rows.append((model, f"{report.average:.1f}"))
+    else:
+        typer.echo(
+            f"The mean of what was measured is {report.mean_of_measured:.1f}. There is no average to compare with the "
+            "published ones, which are over eight tasks:\n"
+        )
     print_table(("average of eight tasks", "GLUE"), rows)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 __version__ = version("modernbert")
 
-_HOMES = {"FillMask": "modernbert.inference"}
+_HOMES = dict.fromkeys(("Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference")
 
-__all__ = ["FillMask", "__version__"]
+__all__ = ["Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

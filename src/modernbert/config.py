@@ -3,6 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,19 +35,20 @@ def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
         raise ConfigError(f"There is no recipe {path}: give the path of a TOML file.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}.") from None
-    for override in overrides:
-        _apply(values, override)
-    return parse(kind, values, where=str(path))
+    return parse(kind, values, str(path), overrides)
 
 
-def parse(kind: type[C], values: Mapping[str, Any], where: str) -> C:
-    """Validate plain values; `where` names their origin in the message.
+def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Iterable[str] = ()) -> C:
+    """Validate plain values under `section.key=value` overrides; `where` names their origin in the message.
 
     Raises:
         ConfigError: naming the first unknown key and the one that was probably meant, or else the first wrong value.
     """
+    changed = deepcopy(dict(values))
+    for override in overrides:
+        _apply(changed, override)
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(changed)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_sentence(kind, error)}") from None
 

@@ -7,6 +7,9 @@ import pytest
 
 from modernbert.config import dump, load, parse
 from modernbert.data.corpus import CorpusRecipe
+from modernbert.evaluate.declared import recipe_for
+from modernbert.evaluate.glue import TASKS
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
@@ -17,9 +20,17 @@ KINDS = {"corpus.toml": CorpusRecipe, "pretrain.toml": PretrainRecipe, "grown.to
 def test_every_recipe_loads_and_dumps_to_an_equal_one(path):
     import tomllib
 
-    kind = KINDS[path.name]
+    kind = FinetuneRecipe if path.parent.name == "tasks" else KINDS[path.name]
     recipe = load(kind, path)
     assert parse(kind, tomllib.loads(dump(recipe)), str(path)) == recipe
+
+
+@pytest.mark.parametrize("name", ["SST-2", "CoLA", "MRPC", "RTE", "STS-B"])
+def test_recipes_of_glue_say_what_evaluate_glue_runs(name):
+    recipe = load(FinetuneRecipe, Path(__file__).parents[2] / "recipes" / "tasks" / f"{name.lower()}.toml")
+    [task] = [task for task in TASKS if task.name == name]
+    declared = recipe_for(task.declaration("base", hub=False), recipe.model, Path("glue"), recipe.output, 0)
+    assert recipe == declared
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,12 +31,23 @@ def texts_of(texts: list[str], file: Path | None) -> list[str]:
             raise DataError(f"{file} cannot be read as text: {error}.") from None
     found = [text for text in found if text.strip()]
     if not found:
-        raise DataError("There is no text; give one with [MASK] in it, or --file, or - for stdin.")
+        raise DataError("There is no text; give one, or --file, or - for stdin.")
     return found
 
 
 def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A Markdown table whose columns stand under each other in a terminal, names to the left, numbers to the right."""
+    table = [tuple(header), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for number, row in enumerate(table):
+        first, *rest = zip(row, widths, strict=True)
+        typer.echo(f"| {first[0]:<{first[1]}} |" + "".join(f" {cell:>{width}} |" for cell, width in rest))
+        if number == 0:
+            typer.echo(f"|{'-' * (first[1] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for _, width in rest))
 
 
 def print_record(values: dict[str, Any], as_json: bool) -> None:

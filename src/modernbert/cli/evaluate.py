@@ -1,12 +1,18 @@
 """`modernbert evaluate`: how good a model is."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from modernbert.cli.console import Json, print_json
+from modernbert.cli.console import Corpus, Json, Overrides, print_json, print_table
+from modernbert.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modernbert.evaluate.declared import Score
 
 app = typer.Typer(no_args_is_help=True, help="Measure trained models.")
 
@@ -48,3 +54,228 @@ def evaluate_positions(
         typer.echo(f"| {f'{start:,} to {stop - 1:,}':<17} |{losses}")
     if output is not None:
         typer.echo(f"\n{output}")
+
+
+@app.command(
+    "mlm",
+    epilog="""Examples:
+
+    modernbert evaluate mlm output/mini/run/final books.jsonl.gz news.jsonl.gz
+
+    modernbert evaluate mlm answerdotai/ModernBERT-base documents/ --max-length 1024 --json""",
+)
+def evaluate_mlm(
+    model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
+    sources: Corpus,
+    text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a row. [default: what the model reads]")] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of each source.")] = 200_000,
+    mask_ratio: Annotated[float, typer.Option(help="Part of the tokens that is predicted.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Of the masks.")] = 0,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Bits per byte and accuracy of masked tokens, by source and by length. Each path is a source."""
+    from modernbert.evaluate.mlm import masked_quality
+
+    found = masked_quality(
+        model, sources, text_key=text_key, max_length=max_length, tokens=tokens, mask_ratio=mask_ratio, seed=seed,
+        precision=_precision(precision), device=device,
+    )  # fmt: skip
+    if as_json:
+        print_json(asdict(found))
+        return
+    for title, rows in (("source", (*found.by_source, found.everything)), ("tokens of a row", found.by_length)):
+        print_table(
+            (title, "rows", "tokens", "predicted", "bits per byte", "accuracy", "loss (nats)"),
+            [
+                (
+                    one.name, f"{one.rows:,}", f"{one.tokens:,}", f"{one.predictions:,}", f"{one.bits_per_byte:.3f}",
+                    f"{one.accuracy:.1%}", f"{one.loss:.3f}",
+                )
+                for one in rows
+            ],
+        )  # fmt: skip
+        typer.echo()
+
+
+@app.command(
+    "length",
+    epilog="""Examples:
+
+    modernbert evaluate length output/mini/run/final books.jsonl.gz
+
+    modernbert evaluate length output/mini/run/final books.jsonl.gz --length 512 --length 2048 --json""",
+)
+def evaluate_length(
+    model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
+    sources: Corpus,
+    text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
+    length: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a row; may be repeated. [default: 128, 256, ... 8192]")
+    ] = None,
+    stretches: Annotated[int, typer.Option(help="Stretches of documents, each as long as the longest row.")] = 16,
+    mask_ratio: Annotated[float, typer.Option(help="Part of the tokens that is predicted.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Of the masks.")] = 0,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Quality and speed from 128 to 8,192 tokens: the same masked tokens, read with more and more context."""
+    from modernbert.evaluate.length import quality_by_length
+
+    found = quality_by_length(
+        model, sources, text_key=text_key, lengths=length or (), stretches=stretches, mask_ratio=mask_ratio, seed=seed,
+        precision=_precision(precision), device=device,
+    )  # fmt: skip
+    if as_json:
+        print_json(asdict(found))
+        return
+    typer.echo(
+        f"{found.stretches} stretches, {found.tokens:,} tokens, {found.precision}, {found.threads} threads; masked "
+        "once, so that every length predicts the same tokens\n"
+    )
+    print_table(
+        ("tokens of a row", "rows", "bits per byte", "accuracy", "tokens/s: median (range)"),
+        [
+            (
+                f"{one.length:,}", f"{one.rows:,}", f"{one.bits_per_byte:.3f}", f"{one.accuracy:.1%}",
+                f"{one.tokens_per_second:,.0f} ({one.slowest:,.0f} to {one.fastest:,.0f})",
+            )
+            for one in found.results
+        ],
+    )  # fmt: skip
+
+
+@app.command(
+    "glue",
+    epilog="""Examples:
+
+    modernbert evaluate glue output/mini/run/final --data glue
+
+    modernbert evaluate glue answerdotai/ModernBERT-base --data hub --seed 0 --seed 1 --seed 2
+
+    modernbert evaluate glue my-model --data glue --task RTE --mnli my-mnli-model training.learning_rate=1e-4""",
+)
+def evaluate_glue(
+    model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
+    overrides: Overrides = None,
+    data: Annotated[str, typer.Option(help="A folder with CoLA, SST-2, ... as GLUE's files, or hub.")] = "glue",
+    output: Annotated[Path, typer.Option(help="Where the runs go; complete ones are not run again.")] = Path(
+        "output/glue"
+    ),
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated. [default: 0]")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="base or large: whose published settings. [default: by the model's width]")
+    ] = None,
+    mnli: Annotated[
+        str | None, typer.Option(help="A model fine-tuned on MNLI, from which RTE, MRPC and STS-B start.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune on GLUE's tasks with the published settings; tasks whose data is missing are named.
+
+    The overrides are those of a fine-tuning recipe and hold for every task. Ctrl-C saves; the same command goes on.
+    """
+    from modernbert.evaluate.glue import PUBLISHED
+    from modernbert.evaluate.glue import evaluate_glue as measure
+
+    if size not in (None, "base", "large"):
+        raise ConfigError(f"There are no published settings for {size!r}; choose base or large.")
+    wanted: Literal["base", "large"] | None = None if size is None else "large" if size == "large" else "base"
+    report = measure(
+        model, data, output, tasks=task or (), seeds=seed or (0,), size=wanted, mnli=mnli, overrides=overrides or ()
+    )
+    if report is None:
+        raise typer.Exit(130)
+    if as_json:
+        print_json(report.as_record())
+        return
+    _print_scores(report.scores)
+    if report.missing:
+        typer.echo(f"\nNot measured, as files are missing: {_listed(report.missing)}.")
+    typer.echo()
+    rows = [(f"{name}, published", f"{average:.1f}") for name, average in PUBLISHED.items()]
+    if report.average is not None:
+        rows.append((model, f"{report.average:.1f}"))
+    else:
+        typer.echo(
+            f"The mean of what was measured is {report.mean_of_measured:.1f}. There is no average to compare with the "
+            "published ones, which are over eight tasks:\n"
+        )
+    print_table(("average of eight tasks", "GLUE"), rows)
+
+
+@app.command(
+    "tasks",
+    epilog="""Examples:
+
+    modernbert evaluate tasks output/mini/run/final --data tasks
+
+    modernbert evaluate tasks my-model --data tasks --task CoNLL-2003 --seed 0 --seed 1 training.epochs=3 --json""",
+)
+def evaluate_tasks(
+    model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
+    overrides: Overrides = None,
+    data: Annotated[
+        Path, typer.Option(help="A folder with conll2003, ja_ner_wikipedia, glue, jglue and jaquad, or some of them.")
+    ] = Path("tasks"),
+    output: Annotated[Path, typer.Option(help="Where the runs go; complete ones are not run again.")] = Path(
+        "output/tasks"
+    ),
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated. [default: 0]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune on entities, similarity, choices and questions in English and Japanese, and score on the test sets.
+
+    CoNLL-2003, Japanese NER, STS-B, JSTS, JNLI, JCommonsenseQA, JSQuAD, JaQuAD; those without their files are named.
+    The overrides are those of a fine-tuning recipe and hold for every task. Ctrl-C saves; the same command goes on.
+    """
+    from modernbert.evaluate.tasks import as_record
+    from modernbert.evaluate.tasks import evaluate_tasks as measure
+
+    found = measure(model, data, output, tasks=task or (), seeds=seed or (0,), overrides=overrides or ())
+    if found is None:
+        raise typer.Exit(130)
+    scores, missing = found
+    if as_json:
+        print_json(as_record(model, scores, missing))
+        return
+    _print_scores(scores)
+    if missing:
+        typer.echo(f"\nNot measured, as files are missing: {_listed(missing)}.")
+
+
+def _print_scores(scores: Sequence["Score"]) -> None:
+    print_table(
+        ("task", "score", "guessed", "metrics", "examples", "rate", "decay", "epochs", "notes"),
+        [
+            (
+                score.task,
+                f"{100 * score.value:.1f}" + ("" if score.deviation is None else f" ± {100 * score.deviation:.1f}"),
+                "" if score.guess is None else f"{100 * score.guess:.1f}",
+                ", ".join(
+                    f"{name.replace('_', ' ')} {100 * fmean(values):.1f}" for name, values in score.metrics.items()
+                ),
+                f"{score.examples:,} ({score.set})",
+                f"{score.settings['learning_rate']:g}",
+                f"{score.settings['weight_decay']:g}",
+                f"{score.settings['epochs']}",
+                score.note,
+            )
+            for score in scores
+        ],
+    )
+
+
+def _listed(missing: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{name} ({', '.join(files)})" for name, files in missing.items())
+
+
+def _precision(name: str) -> Literal["bf16", "fp32"]:
+    if name not in ("bf16", "fp32"):
+        raise ConfigError(f"There is no precision {name!r}; choose bf16 or fp32.")
+    return "bf16" if name == "bf16" else "fp32"

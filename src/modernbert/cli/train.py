@@ -49,6 +49,45 @@ def pretrain(
 @app.command(
     epilog="""Examples:
 
+    modernbert finetune reviews.toml
+
+    modernbert finetune reviews.toml output=output/second training.epochs=5 seeds=[1,2,3]
+
+    modernbert finetune reviews.toml --search"""
+)
+def finetune(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out examples that are wrong, and count them.")
+    ] = False,
+    search: Annotated[bool, typer.Option("--search", help="Try the grid of the recipe, then run the best.")] = False,
+) -> None:
+    """Train a model for a task from labelled examples. The same command goes on where a run stopped.
+
+    The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
+    with status 130; a second Ctrl-C ends at once.
+    """
+    from modernbert.config import load
+    from modernbert.train.finetune import finetune as run
+    from modernbert.train.finetune_recipe import FinetuneRecipe
+
+    changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
+    loaded = load(FinetuneRecipe, recipe, changes)
+    if search:
+        from modernbert.train.search import search as try_grid
+
+        folder = try_grid(loaded)
+    else:
+        folder = run(loaded)
+    if folder is None:
+        raise typer.Exit(130)
+    typer.echo(str(folder))
+
+
+@app.command(
+    epilog="""Examples:
+
     modernbert plan recipes/base/pretrain.toml --gpus 8 --device h100
 
     modernbert plan recipes/base/pretrain.toml --hours pretrain=194.2 --plot plan.png

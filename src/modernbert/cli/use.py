@@ -49,3 +49,35 @@ def fill_mask(
                 typer.echo(f"  [MASK] {number}")
             for candidate in mask:
                 typer.echo(f"  {candidate.probability:6.1%}  {candidate.token.strip() or repr(candidate.token)}")
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert predict "A film to remember." --model output/reviews
+
+    modernbert predict --file texts.txt --model output/entities --json
+
+    modernbert predict "Where was she born?" --context letters.txt --model output/answers"""
+)
+def predict(
+    model: Annotated[str, typer.Option(help="A folder that `modernbert finetune` wrote, or a hub id.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts, or questions; - reads lines from stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with one text a line; a tab stands before a pair.")] = None,
+    context: Annotated[Path | None, typer.Option(help="The file in which questions find their answers.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens read at once. [default: what the model reads]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Predict labels of texts, spans in them, or answers to questions, as the model was trained to."""
+    wanted = texts_of(texts or [], file)
+    from modernbert.cli.predictions import predictions
+
+    found = predictions(model, wanted, context, max_length, device)
+    if as_json:
+        print_json([one.record for one in found])
+        return
+    for one in found:
+        typer.echo(one.text)
+        for line in one.lines:
+            typer.echo(f"  {line}")

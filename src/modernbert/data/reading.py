@@ -103,7 +103,12 @@ def _standard_library(name: str) -> list[Path]:
     return sorted(path for path in (root / name).glob("**/*.py") if path.is_file()) if name else []
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes]:
+    """A file to be read, unpacked where its name ends with .gz or .zst.
+
+    Raises:
+        DataError: zstandard is missing.
+    """
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
@@ -118,7 +123,7 @@ def _open(path: Path) -> IO[bytes]:
 def _json_lines(path: Path, text_key: str) -> Iterator[Document | Skipped]:
     number = 0
     try:
-        with _open(path) as lines:
+        with open_bytes(path) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _from_json(line, text_key, f"{path}:{number}")
@@ -163,7 +168,7 @@ def _parquet(path: Path, text_key: str) -> Iterator[Document | Skipped]:
 
 def _text(path: Path) -> Iterator[Document | Skipped]:
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             content = file.read()
     except (OSError, EOFError, zlib.error):
         yield Skipped("damaged file", str(path))

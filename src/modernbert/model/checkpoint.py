@@ -1,8 +1,9 @@
 """Model folders, exactly as `transformers` reads and writes them: config.json, safetensors, tokenizer files."""
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,9 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from modernbert.config import parse
 from modernbert.errors import CheckpointError
 from modernbert.files import written_aside
 from modernbert.model.config import EncoderConfig
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _PATTERNS = ["config.json", "*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
@@ -25,6 +29,17 @@ class Pretrained:
     architecture: ClassVar[str]
     config: EncoderConfig
     tokenizer_source: Path | None = None  # the folder that it was loaded from
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Modules that a folder of another model need not have: then they are drawn afresh, and that is said.
+
+        The last one is of no use to another task, or under other labels, and is drawn then too.
+        """
+        return ()
+
+    def draw(self, names: Iterable[str]) -> None:
+        """Give these modules fresh weights."""
 
     @property
     def tied(self) -> frozenset[str]:
@@ -45,11 +60,15 @@ class Pretrained:
         token: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        changes: Mapping[str, Any] | None = None,
     ) -> Self:
         """Load a local folder, or a repository of the hub through its cache. The model comes in eval mode.
 
-        Weights keep the dtype of the file unless `dtype` is given. A head that the file has and this class has not is
-        left out only for the bare encoder; every other difference is an error.
+        Weights keep the dtype of the file unless `dtype` is given. `changes` are fields of the configuration that are
+        to be other than in the folder, such as the labels of a new task. A head that the file has and this class has
+        not is left out for the bare encoder, a decoder of masked words for the head of a task. The head of a task is
+        drawn afresh where the file has none, its classifier where the file's is of another task or of other labels.
+        Every other difference is an error.
 
         Raises:
             CheckpointError: there is no such folder or repository, it has no safetensors, or tensors are missing,
@@ -57,13 +76,21 @@ class Pretrained:
             ConfigError: its config.json asks for something that is not implemented.
         """
         folder = find_folder(source, revision, token, cache_dir, local_files_only)
-        config = read_config(folder)
+        found = config = read_config(folder)
+        if changes:
+            config = parse(type(config), {**config.model_dump(), **changes}, where=str(folder))
+        same_task = read_architecture(folder) in (None, cls.architecture) and config.labels == found.labels
         with torch.device("meta"):
             model = cls(config)  # type: ignore[call-arg]
         assert isinstance(model, nn.Module)
-        tensors = _fit(model, _read_tensors(folder), folder)
+        tensors, fresh = _fit(model, _read_tensors(folder), folder, same_task)
         model.load_state_dict({name: x.to(device, dtype) for name, x in tensors.items()}, strict=False, assign=True)
         model.tie_weights()
+        for name in fresh:
+            model.get_submodule(name).to_empty(device=device).to(dtype or next(iter(tensors.values())).dtype)
+        if fresh:
+            model.draw(fresh)
+            logger.info("%s has no %s for this task: drawn afresh, to be trained.", folder, " and ".join(fresh))
         model.tokenizer_source = folder
         return model.eval()
 
@@ -140,11 +167,21 @@ def find_folder(
 
 def read_config(folder: Path) -> EncoderConfig:
     """The configuration of a model folder."""
+    return EncoderConfig.from_hf(_config_values(folder), where=str(folder / "config.json"))
+
+
+def read_architecture(folder: Path) -> str | None:
+    """The name that `transformers` gives to what a folder holds, or None where its config.json does not tell."""
+    names = _config_values(folder).get("architectures") or [None]
+    return str(names[0]) if names[0] else None
+
+
+def _config_values(folder: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}.") from None
-    return EncoderConfig.from_hf(values, where=str(folder / "config.json"))
+    return values
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -171,8 +208,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _fit(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The tensors under the names of this model: with or without `model.`, the tied decoder left out."""
+def _fit(
+    model: nn.Module, tensors: dict[str, Tensor], folder: Path, same_task: bool
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under the names of this model: with or without `model.`, the tied decoder left out.
+
+    And which of the modules in `drawn` are to be drawn.
+    """
     wanted = model.state_dict()
     bare = "embeddings.tok_embeddings.weight" in tensors
     if "embeddings.tok_embeddings.weight" in wanted and not bare:  # the bare encoder from a model with a head
@@ -183,6 +225,15 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> dict[str
     assert isinstance(model, Pretrained)
     tensors = {name: x for name, x in tensors.items() if name not in model.tied}
     wanted = {name: x for name, x in wanted.items() if name not in model.tied}
+    fresh = []
+    for module in model.drawn:
+        theirs, ours = ({n: x.shape for n, x in of.items() if n.startswith(f"{module}.")} for of in (tensors, wanted))
+        if not theirs or (module == model.drawn[-1] and not same_task):
+            fresh.append(module)
+            tensors = {name: x for name, x in tensors.items() if name not in theirs}
+            wanted = {name: x for name, x in wanted.items() if name not in ours}
+    if model.drawn:
+        tensors = {name: x for name, x in tensors.items() if not name.startswith("decoder.")}
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in wanted]
     problems += [
@@ -193,4 +244,4 @@ def _fit(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> dict[str
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise CheckpointError(f"{folder} does not hold a {type(model).__name__}: {shown}.")
-    return tensors
+    return tensors, fresh

@@ -12,13 +12,14 @@ from modernbert.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 LayerType = Literal["full_attention", "sliding_attention"]
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 # What transformers writes into every config.json and what says nothing about the function the encoder computes.
 _BOOKKEEPING = {
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "bos_token_id",
     "eos_token_id", "gradient_checkpointing", "deterministic_flash_attn", "reference_compile", "sparse_prediction",
     "sparse_pred_ignore_index", "repad_logits_with_grad", "position_embedding_type", "layer_norm_eps", "auto_map",
-    "return_dict", "output_hidden_states", "output_attentions", "problem_type", "use_cache", "is_encoder_decoder",
+    "return_dict", "output_hidden_states", "output_attentions", "use_cache", "is_encoder_decoder", "num_labels",
     "chunk_size_feed_forward", "custom_pipelines", "task_specific_params",
 }  # fmt: skip
 
@@ -42,7 +43,9 @@ class EncoderConfig(Config):
 
     `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the
     first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
-    `local_attention // 2` tokens on each side, both ends included.
+    `local_attention // 2` tokens on each side, both ends included. The encoder reads nothing of `id2label` and
+    `problem_type`: they are what a head was trained for, and lie here because config.json holds them. So do
+    `label_words` (of words only the first token was labelled) and `always_answers` (every question had an answer).
     """
 
     vocab_size: int = Field(50368, gt=0)
@@ -75,6 +78,9 @@ class EncoderConfig(Config):
     sep_token_id: int | None = 50282
     mask_token_id: int | None = 50284
     id2label: dict[int, str] | None = None
+    problem_type: ProblemType | None = None
+    label_words: bool = False
+    always_answers: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +112,8 @@ class EncoderConfig(Config):
             token = getattr(self, name)
             if token is not None and not 0 <= token < self.vocab_size:
                 raise ValueError(f"{name} {token} is outside the vocabulary of {self.vocab_size}")
+        if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label must number its {len(self.id2label)} labels from 0 without a gap")
         if len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
                 f"layer_types names {len(self.layer_types)} layers but num_hidden_layers is {self.num_hidden_layers}"
@@ -126,6 +134,12 @@ class EncoderConfig(Config):
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of a head's outputs in their order; where none are set two, as in `transformers`."""
+        named = self.id2label or {0: "LABEL_0", 1: "LABEL_1"}
+        return tuple(named[index] for index in range(len(named)))
 
     def window(self, layer: int) -> int | None:
         """Tokens that layer sees on each side (inclusive), or None where it is global."""
@@ -150,6 +164,8 @@ class EncoderConfig(Config):
         own = {key: value for key, value in values.items() if key in cls.model_fields and value is not None}
         own.setdefault("classifier_pooling", "cls")  # what transformers assumes where the file is silent
         own |= _thetas(values, where)
+        if not own.get("id2label") and values.get("num_labels"):
+            own["id2label"] = {index: f"LABEL_{index}" for index in range(values["num_labels"])}
         if own.get("id2label"):
             own["id2label"] = {int(index): label for index, label in own["id2label"].items()}
         known = cls.model_fields.keys() | _BOOKKEEPING | _UNIMPLEMENTED.keys() | {"rope_parameters", "label2id"}

@@ -1,6 +1,14 @@
-"""Heads on the encoder. Each takes packed tokens and offers its own loss."""
+"""Heads on the encoder. Each takes packed tokens and offers its own loss.
 
-from jaxtyping import Bool, Float, Int
+The losses of the heads of tasks are sums divided by `total`: the number of labels in the whole batch of an update,
+where this is a part of it. Left out, it is that of the labels given, and the loss is their mean, as in `transformers`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,3 +74,217 @@ class MaskedLM(Pretrained, nn.Module):
         predicted = labels != IGNORED
         rows = self.head(self.model(tokens, sequences)[predicted])
         return linear_cross_entropy(rows, self.decoder.weight, self.decoder.bias, labels[predicted])
+
+
+class TaskModel(Pretrained, nn.Module):
+    """Encoder, prediction head and a linear classifier: what the heads of all tasks are made of.
+
+    Loaded from a folder without such a head, it keeps what the folder has (the prediction head of a masked language
+    model too) and draws the rest; the linear layer with sigma hidden^-0.5.
+    """
+
+    per_token: ClassVar[bool] = False  # whether there is a row of outputs for each token, or one for each sequence
+
+    def __init__(self, config: EncoderConfig, outputs: int) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Encoder(config)
+        self.head = PredictionHead(config)
+        self.drop = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, outputs)
+        self.draw(self.drawn)
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        return ("head", "classifier")
+
+    def draw(self, names: Iterable[str]) -> None:
+        for name in names:
+            sigma = self.config.hidden_size**-0.5 if name == "classifier" else None
+            initialize(self.get_submodule(name), self.config, sigma)
+
+    def classify(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
+        """What the classifier says of rows that come out of the encoder."""
+        return self.classifier(self.drop(self.head(x)))
+
+
+class SequenceClassifier(TaskModel):
+    """One row of logits for each sequence: classes, several labels at once, or numbers, as `problem_type` says.
+
+    `classifier_pooling` chooses what of a sequence is looked at: the mean of its tokens, or its first one ([CLS]).
+    """
+
+    architecture = "ModernBertForSequenceClassification"
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config, len(config.labels))
+        self.pool = _POOLINGS[config.classifier_pooling]
+        self.problem_type = config.problem_type or (
+            "regression" if len(config.labels) == 1 else "single_label_classification"
+        )
+        self.losses = _LOSSES[self.problem_type]
+
+    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences labels"]:
+        """Logits, or the predicted numbers. The sequences must not be empty."""
+        return self.classify(self.pool(self.model(tokens, sequences), sequences))
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "tokens"],
+        sequences: Sequences,
+        labels: Shaped[Tensor, "sequences *labels"],
+        total: float | None = None,
+        class_weights: Float[Tensor, "labels"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Of classes (`labels` their numbers, or -100) the cross-entropy; of several labels (0 or 1 for each) the
+        binary one and of numbers the squared error, both averaged over the labels of a sequence.
+
+        With `class_weights`, each sequence counts as its class weighs, and `total` is the sum of these weights. Of
+        several labels, each weighs where it applies, and `total` stays the number of sequences.
+        """
+        return self.losses(self(tokens, sequences), labels, total, class_weights)
+
+
+class TokenClassifier(TaskModel):
+    """One row of logits for each token."""
+
+    architecture = "ModernBertForTokenClassification"
+    per_token = True
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config, len(config.labels))
+
+    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens labels"]:
+        """Logits of every token."""
+        return self.classify(self.model(tokens, sequences))
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "tokens"],
+        sequences: Sequences,
+        labels: Int[Tensor, "tokens"],
+        total: float | None = None,
+        class_weights: Float[Tensor, "labels"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy over the tokens whose label is not -100. Only those rows reach the classifier.
+
+        With `class_weights`, each token counts as its class weighs, and `total` is the sum of these weights.
+        """
+        labelled = labels != IGNORED
+        logits = self.classify(self.model(tokens, sequences)[labelled])
+        return _cross_entropy(logits, labels[labelled], total, class_weights)
+
+
+class QuestionAnswering(TaskModel):
+    """Two scores for each token: how well an answer begins and ends there. No answer is one at the first token."""
+
+    architecture = "ModernBertForQuestionAnswering"
+    per_token = True
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config, 2)
+
+    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens 2"]:
+        """Logits of begin and end of every token."""
+        return self.classify(self.model(tokens, sequences))
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "tokens"],
+        sequences: Sequences,
+        labels: Int[Tensor, "sequences 2"],
+        total: float | None = None,
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy over the tokens of each sequence, the mean of begin and end.
+
+        `labels` are the first and the last token of the answer, counted from the beginning of the sequence; -100 is
+        left out.
+        """
+        begins, ends = (_rows(scores, sequences.lengths) for scores in self(tokens, sequences).unbind(-1))
+        first, last = labels.unbind(-1)
+        return (_cross_entropy(begins, first, total) + _cross_entropy(ends, last, total)) / 2
+
+
+class MultipleChoice(TaskModel):
+    """One score for each sequence, which is a question with one of its possible answers."""
+
+    architecture = "ModernBertForMultipleChoice"
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config, 1)
+        self.pool = _POOLINGS[config.classifier_pooling]
+
+    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences"]:
+        """How well each sequence's answer fits its question; to be compared among those of one question."""
+        return self.classify(self.pool(self.model(tokens, sequences), sequences)).squeeze(-1)
+
+    def loss(
+        self,
+        tokens: Int[Tensor, "tokens"],
+        sequences: Sequences,
+        labels: Int[Tensor, "questions"],
+        choices: tuple[int, ...],
+        total: float | None = None,
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy over the choices of each question. Question i has the next `choices[i]` sequences."""
+        return _cross_entropy(_rows(self(tokens, sequences), choices), labels, total)
+
+
+def _mean(x: Float[Tensor, "tokens hidden"], sequences: Sequences) -> Float[Tensor, "sequences hidden"]:
+    """The mean over the tokens of each sequence, added up in fp32."""
+    lengths = sequences.cu_seqlens.diff()
+    owner = torch.repeat_interleave(lengths, output_size=len(x))
+    sums = x.new_zeros(len(lengths), x.shape[1], dtype=torch.float32).index_add_(0, owner, x.float())
+    return (sums / lengths.unsqueeze(1)).to(x.dtype)
+
+
+def _first(x: Float[Tensor, "tokens hidden"], sequences: Sequences) -> Float[Tensor, "sequences hidden"]:
+    return x[sequences.cu_seqlens[:-1]]
+
+
+def _rows(scores: Float[Tensor, "scores"], lengths: tuple[int, ...]) -> Float[Tensor, "rows longest"]:
+    """Scores that lie one after the other, a row for each of `lengths`; what a row lacks can never be chosen."""
+    return nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
+
+
+def _cross_entropy(
+    logits: Float[Tensor, "rows classes"],
+    labels: Int[Tensor, "rows"],
+    total: float | None,
+    weights: Float[Tensor, "classes"] | None = None,
+) -> Float[Tensor, ""]:
+    labelled = labels[labels != IGNORED]
+    own = weights[labelled].sum() if weights is not None else len(labelled)
+    nats = F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORED, reduction="sum")
+    return nats / (own if total is None else total)
+
+
+def _binary_cross_entropy(
+    logits: Float[Tensor, "rows labels"],
+    labels: Float[Tensor, "rows labels"],
+    total: float | None,
+    weights: Float[Tensor, "labels"] | None = None,
+) -> Float[Tensor, ""]:
+    nats = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weights, reduction="sum")
+    return nats / logits.shape[1] / (len(labels) if total is None else total)
+
+
+def _squared_error(
+    numbers: Float[Tensor, "rows labels"],
+    labels: Float[Tensor, "rows labels"],
+    total: float | None,
+    weights: Float[Tensor, "labels"] | None = None,
+) -> Float[Tensor, ""]:
+    assert weights is None, "a number has no class"
+    error = F.mse_loss(numbers.float(), labels, reduction="sum")
+    return error / labels.shape[1] / (len(labels) if total is None else total)
+
+
+_Pooling = Callable[[Tensor, Sequences], Tensor]
+_POOLINGS: dict[str, _Pooling] = {"mean": _mean, "cls": _first}
+_Loss = Callable[[Tensor, Tensor, float | None, Tensor | None], Tensor]
+_LOSSES: dict[str, _Loss] = {
+    "single_label_classification": _cross_entropy,
+    "multi_label_classification": _binary_cross_entropy,
+    "regression": _squared_error,
+}

@@ -9,19 +9,20 @@ from modernbert.model.config import EncoderConfig
 
 
 @torch.no_grad()
-def initialize(module: nn.Module, config: EncoderConfig) -> None:
+def initialize(module: nn.Module, config: EncoderConfig, sigma: float | None = None) -> None:
     """Draw every weight of `module` from torch's default generator.
 
-    Matrices and the embedding: normal with `initializer_range`, cut at `initializer_cutoff_factor` times that. The
-    projections back into the residual stream (`Wo`) divide it by sqrt(2 * layers). Norm weights 1, every bias 0.
+    Matrices and the embedding: normal with `sigma` (`initializer_range` unless given), cut at
+    `initializer_cutoff_factor` times that. The projections back into the residual stream (`Wo`) divide it by
+    sqrt(2 * layers). Norm weights 1, every bias 0.
     """
+    given = config.initializer_range if sigma is None else sigma
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif parameter.dim() == 1:
             nn.init.ones_(parameter)
         else:
-            residual = name.endswith("Wo.weight")
-            sigma = config.initializer_range / (math.sqrt(2 * config.num_hidden_layers) if residual else 1.0)
-            cut = config.initializer_cutoff_factor * sigma
-            nn.init.trunc_normal_(parameter, std=sigma, a=-cut, b=cut)
+            std = given / (math.sqrt(2 * config.num_hidden_layers) if name.endswith("Wo.weight") else 1.0)
+            cut = config.initializer_cutoff_factor * std
+            nn.init.trunc_normal_(parameter, std=std, a=-cut, b=cut)

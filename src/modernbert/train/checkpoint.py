@@ -23,6 +23,7 @@ from torch import Tensor
 from modernbert.errors import CheckpointError
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.model.checkpoint import write_folder
+from modernbert.model.heads import TaskModel
 from modernbert.train.distributed import like, whole
 from modernbert.train.optimizer import StableAdamW
 
@@ -57,12 +58,13 @@ class Snapshot:
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, model: MaskedLM, optimizer: StableAdamW, state: dict[str, Any], copied: bool) -> "Snapshot":
+    def of(cls, model: MaskedLM | TaskModel, optimizer: StableAdamW, state: dict[str, Any], copied: bool) -> "Snapshot":
         """The state of this moment. All processes of a sharded model must ask; those not to write it need no copy."""
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
-            found = {moment: whole(optimizer.state[parameter][moment]) for moment in _MOMENTS}
+            trained = optimizer.state.get(parameter)  # a frozen parameter has no moments
+            found = {moment: whole(trained[moment]) for moment in _MOMENTS} if trained else {}
             value = whole(parameter)
             if copied:
                 weights[name] = value
@@ -208,7 +210,7 @@ def _damage(folder: Path) -> str | None:
 
 
 @torch.no_grad()
-def restore_weights(folder: Path, model: MaskedLM) -> dict[str, Any]:
+def restore_weights(folder: Path, model: MaskedLM | TaskModel) -> dict[str, Any]:
     """Give a model, before it is sharded, the weights of a checkpoint. Returns the checkpoint's state.
 
     Raises:
@@ -226,7 +228,7 @@ def restore_weights(folder: Path, model: MaskedLM) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def restore_moments(folder: Path, model: MaskedLM, optimizer: StableAdamW) -> None:
+def restore_moments(folder: Path, model: MaskedLM | TaskModel, optimizer: StableAdamW) -> None:
     """Give the optimizer of a model, sharded or not, the moments of a checkpoint.
 
     Raises:
@@ -236,6 +238,8 @@ def restore_moments(folder: Path, model: MaskedLM, optimizer: StableAdamW) -> No
         step = _state(folder)["step"]
         moments = load_file(folder / "training" / "optimizer.safetensors")
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             found = {moment: like(parameter, moments[f"{name}.{moment}"]) for moment in _MOMENTS}
             optimizer.state[parameter] = {"step": step} | found
     except (OSError, ValueError, KeyError, SafetensorError) as error:

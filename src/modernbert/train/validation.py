@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,28 @@ from modernbert.runtime import Precision, autocast
 from modernbert.train.distributed import Objective, Processes
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Totals:
+    """What is counted over masked tokens."""
+
+    nats: float = 0.0
+    correct: float = 0.0
+    predictions: float = 0.0
+    num_bytes: float = 0.0  # of the tokens that were masked
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+    def results(self) -> dict[str, float]:
+        """Loss (nats per masked token), accuracy, and bits per byte of the masked tokens."""
+        return {
+            "loss": self.nats / self.predictions,
+            "accuracy": self.correct / self.predictions,
+            "bits_per_byte": self.nats / math.log(2) / self.num_bytes,
+            "predictions": self.predictions,
+        }
+
+
 def evaluate(
     model: MaskedLM | Objective,
     batches: Sequence[Batch],
@@ -25,12 +47,24 @@ def evaluate(
 
     Several processes share the batches, and each gets the results over all of them.
     """
+    return count(model, batches, vocabulary, precision, processes).results()
+
+
+@torch.no_grad()
+def count(
+    model: MaskedLM | Objective,
+    batches: Sequence[Batch],
+    vocabulary: Vocabulary,
+    precision: Precision,
+    processes: Processes | None = None,
+) -> Totals:
+    """The sums of which `evaluate` makes its results."""
     device = next(model.parameters()).device
     these = processes or Processes(0, 1, device)
     byte_lengths = torch.from_numpy(vocabulary.byte_lengths).to(device)
     training = model.training
     model.eval()
-    nats = correct = count = num_bytes = 0.0
+    nats = correct = predictions = num_bytes = 0.0
     own = these.share(batches)
     for number in range(these.largest_share(len(batches))):
         batch = own[number] if number < len(own) else batches[0]  # as many passes everywhere, as shards need
@@ -43,12 +77,6 @@ def evaluate(
             nats += float(F.cross_entropy(logits, wanted, reduction="sum"))
             correct += int((logits.argmax(-1) == wanted).sum())
             num_bytes += int(byte_lengths[wanted].sum())
-            count += len(wanted)
+            predictions += len(wanted)
     model.train(training)
-    nats, correct, count, num_bytes = these.sum(nats, correct, count, num_bytes)
-    return {
-        "loss": nats / count,
-        "accuracy": correct / count,
-        "bits_per_byte": nats / math.log(2) / num_bytes,
-        "predictions": count,
-    }
+    return Totals(*these.sum(nats, correct, predictions, num_bytes))

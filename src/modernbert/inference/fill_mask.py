@@ -1,4 +1,4 @@
-"""Text in, results out. Batches and packs by itself."""
+"""The words that fit a [MASK]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import torch
 from tokenizers import Encoding, Tokenizer
 
 from modernbert.data import Vocabulary, load_tokenizer
+from modernbert.data.batching import batches_within
 from modernbert.errors import DataError
+from modernbert.inference.packing import TOKENS_AT_ONCE, shortened
 from modernbert.model import MaskedLM
 from modernbert.model.inference_encoder import make_ready
 from modernbert.packed import Sequences
 from modernbert.runtime import select_device
-
-_TOKENS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,19 @@ class FillMask:
         if top_k < 1:
             raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
         results: list[Fillings] = []
-        for chunk in _chunks([(text, self._encode(text)) for text in texts], _TOKENS_AT_ONCE):
-            results += self._fill(chunk, top_k)
+        encoded = [(text, self._encode(text)) for text in texts]
+        lengths = [len(encoding.ids) for _, encoding in encoded]
+        for batch in batches_within(range(len(encoded)), lengths, TOKENS_AT_ONCE):
+            results += self._fill([encoded[index] for index in batch], top_k)
         return results
 
     def _encode(self, text: str) -> Encoding:
         encoding = self.tokenizer.encode(text)
         if self.vocabulary.mask_id not in encoding.ids:
-            raise DataError(f"There is no [MASK] in {_shortened(text)!r}; write [MASK] where a word is to be found.")
+            raise DataError(f"There is no [MASK] in {shortened(text)!r}; write [MASK] where a word is to be found.")
         tokens, longest = len(encoding.ids), self.model.config.max_position_embeddings
         if tokens > longest:
-            raise DataError(f"{_shortened(text)!r} has {tokens} tokens, and the model reads {longest}; shorten it.")
+            raise DataError(f"{shortened(text)!r} has {tokens} tokens, and the model reads {longest}; shorten it.")
         return encoding
 
     def _fill(self, chunk: list[tuple[str, Encoding]], top_k: int) -> list[Fillings]:
@@ -122,20 +124,3 @@ class FillMask:
             Candidate(token, index, probability, text[:begin] + token + text[end:])
             for token, index, probability in zip(tokens, found, probabilities, strict=True)
         ]
-
-
-def _chunks(encoded: list[tuple[str, Encoding]], tokens: int) -> list[list[tuple[str, Encoding]]]:
-    """Neighbouring texts together, up to a number of tokens; a longer text stands alone."""
-    chunks: list[list[tuple[str, Encoding]]] = []
-    room = 0
-    for text, encoding in encoded:
-        if not chunks or len(encoding.ids) > room:
-            chunks.append([])
-            room = tokens
-        chunks[-1].append((text, encoding))
-        room -= len(encoding.ids)
-    return chunks
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."

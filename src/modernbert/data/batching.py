@@ -1,0 +1,33 @@
+"""Texts in batches, by number or by tokens, and the order of an epoch."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Batches = list[list[int]]
+
+
+def shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch: a function of seed and epoch alone."""
+    generator = np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence((seed, epoch))))
+    return generator.permutation(count)
+
+
+def batches_of(order: Iterable[int], examples: int) -> Batches:
+    """Batches of so many examples, the last one smaller."""
+    whole = [int(index) for index in order]
+    return [whole[first : first + examples] for first in range(0, len(whole), examples)]
+
+
+def batches_within(order: Iterable[int], lengths: Sequence[int], tokens: int) -> Batches:
+    """Neighbours together, as many as have `tokens` tokens in all; a longer one is alone."""
+    batches: Batches = []
+    room = 0
+    for index in (int(index) for index in order):
+        if not batches or lengths[index] > room:
+            batches.append([])
+            room = tokens
+        batches[-1].append(index)
+        room -= lengths[index]
+    return batches

@@ -1,0 +1,193 @@
+"""Spans of a text as labels of tokens, and predictions for tokens as spans of the text."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from modernbert.data.encoding import Ids, encodings, special_ids
+from modernbert.data.examples import Span, SpanExample
+from modernbert.data.masking import IGNORED
+from modernbert.data.reading_spans import spans_of_tags
+from modernbert.data.tokenized import TokenizedText, best_windows, windows
+
+Places = tuple[tuple[int, int], ...]
+
+_WORD = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
+
+
+def bio_tags(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a token: O, and for each label, in order, B- where a span begins and I- where it goes on."""
+    return ("O", *(f"{begin}-{label}" for label in sorted(set(labels)) for begin in "BI"))
+
+
+def split_words(text: str) -> Places:
+    """Words and punctuation marks of a text, for a model that was trained on words."""
+    return tuple(match.span() for match in _WORD.finditer(text))
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What of a text gets one tag each: the words that the data has, or else the smallest pieces that tokens end with.
+
+    `anchors` are the tokens that speak for them: the first of each. Tokens that share a character are one unit, so no
+    span can end inside a character.
+    """
+
+    places: Places
+    anchors: npt.NDArray[np.int64]
+    of_tokens: npt.NDArray[np.int64]  # (tokens,) the unit of each token whose label is learned, -1 for the others
+
+    @classmethod
+    def of(cls, text: TokenizedText, words: Places | None) -> "Units":
+        if words is not None and len(text.ids):
+            return cls._of_words(text, words)
+        places: list[tuple[int, int]] = []
+        anchors: list[int] = []
+        of_tokens = np.full(len(text.ids), -1, dtype=np.int64)
+        for token, (begin, end) in enumerate(text.offsets.tolist()):
+            if begin == end:
+                continue  # white space belongs to no span, and ends none
+            if places and begin < places[-1][1]:
+                places[-1] = (places[-1][0], max(end, places[-1][1]))
+            else:
+                places.append((begin, end))
+                anchors.append(token)
+            of_tokens[token] = len(places) - 1
+        return cls(tuple(places), np.array(anchors, dtype=np.int64), of_tokens)
+
+    @classmethod
+    def _of_words(cls, text: TokenizedText, words: Places) -> "Units":
+        begins = np.array([begin for begin, _ in words], dtype=np.int64)
+        anchors = np.searchsorted(text.offsets[:, 1], begins, side="right").clip(max=len(text.ids) - 1)
+        of_tokens = np.full(len(text.ids), -1, dtype=np.int64)
+        first, owners = np.unique(anchors, return_index=True)
+        of_tokens[first] = owners
+        return cls(words, anchors, of_tokens)
+
+    def tags(self, spans: Sequence[Span]) -> list[str]:
+        """The tag of each unit. A unit in two spans belongs to the first of them."""
+        tags = ["O"] * len(self.places)
+        unit = 0
+        for span in spans:
+            while unit < len(tags) and self.places[unit][1] <= span.begin:
+                unit += 1
+            begin = "B"
+            while unit < len(tags) and self.places[unit][0] < span.end:
+                tags[unit] = f"{begin}-{span.label}"
+                begin, unit = "I", unit + 1
+        return tags
+
+
+@dataclass(frozen=True, eq=False)
+class SpanWindow:
+    """A stretch of a text with [CLS] and [SEP], and the class of each token, -100 where none is learned."""
+
+    example: int
+    begin: int  # its first token, counted in the text
+    end: int
+    ids: Ids
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSpans:
+    """Texts with marked spans as a token classifier reads them.
+
+    `lost` counts the spans that no prediction could give back, as they end inside a token.
+    """
+
+    tags: tuple[str, ...]
+    texts: list[TokenizedText]
+    units: list[Units]
+    windows: list[SpanWindow]
+    lost: int
+
+
+def encode_spans(
+    tokenizer: Tokenizer, examples: Sequence[SpanExample], tags: Sequence[str], *, max_length: int, stride: int
+) -> EncodedSpans:
+    """Windows of at most `max_length` tokens; neighbours of the same text share `stride` tokens, at most half of them.
+
+    Where the data has words, the first token of each has the label; otherwise all tokens have one. `tags` are those of
+    `bio_tags`.
+
+    Raises:
+        ConfigError: `max_length` leaves no room for a token.
+    """
+    cls_id, sep_id = special_ids(tokenizer)
+    numbers: Mapping[str, int] = {tag: number for number, tag in enumerate(tags)}
+    texts, all_units, cut, lost = [], [], [], 0
+    found = encodings(tokenizer, [example.text for example in examples])
+    for number, (example, encoding) in enumerate(zip(examples, found, strict=True)):
+        text = TokenizedText.of(example.text, encoding)
+        units = Units.of(text, example.words)
+        own = units.tags(example.spans)
+        lost += len(set(example.spans) - set(spans_of_tags(units.places, own)))
+        labels = _token_labels(units, own, numbers)
+        for begin, end in windows(len(text.ids), max_length - 2, stride):
+            ids = np.array([cls_id, *text.ids[begin:end], sep_id], dtype=np.int32)
+            window_labels = np.array([IGNORED, *labels[begin:end], IGNORED], dtype=np.int64)
+            cut.append(SpanWindow(number, begin, end, ids, window_labels))
+        texts.append(text)
+        all_units.append(units)
+    return EncodedSpans(tuple(tags), texts, all_units, cut, lost)
+
+
+def decode_spans(
+    encoded: EncodedSpans, logits: Sequence[npt.NDArray[np.floating]]
+) -> list[tuple[tuple[Span, float], ...]]:
+    """The spans of each text, each with the mean probability of its tags.
+
+    `logits` has for each window (tokens, tags), [CLS] and [SEP] included. Where windows share a token, the one decides
+    in which it has the most context.
+    """
+    of_texts: list[list[int]] = [[] for _ in encoded.texts]
+    for number, window in enumerate(encoded.windows):
+        of_texts[window.example].append(number)
+    assert len(logits) == len(encoded.windows), "one array of logits for each window"
+    decoded: list[tuple[tuple[Span, float], ...]] = []
+    for units, numbers in zip(encoded.units, of_texts, strict=True):
+        own = [encoded.windows[number] for number in numbers]
+        if not units.places:
+            decoded.append(())
+            continue
+        chosen = best_windows([(window.begin, window.end) for window in own])[units.anchors]
+        begins = np.array([window.begin for window in own])
+        rows = np.stack(
+            [
+                logits[numbers[window]][1 + anchor - begins[window]]
+                for window, anchor in zip(chosen.tolist(), units.anchors.tolist(), strict=True)
+            ]
+        ).astype(np.float64)
+        probabilities = np.exp(rows - rows.max(1, keepdims=True))
+        best = probabilities.max(1) / probabilities.sum(1)
+        tags = [encoded.tags[index] for index in rows.argmax(1)]
+        decoded.append(_scored(units.places, tags, best))
+    return decoded
+
+
+def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """The class of each token. Behind the first token of a unit the span goes on."""
+    first = np.array([numbers[tag] for tag in tags], dtype=np.int64)
+    going_on = np.array([numbers[f"I-{tag[2:]}" if tag != "O" else tag] for tag in tags], dtype=np.int64)
+    labels = np.full(len(units.of_tokens), IGNORED, dtype=np.int64)
+    learned = units.of_tokens >= 0
+    labels[learned] = going_on[units.of_tokens[learned]]
+    anchors = np.unique(units.anchors)
+    labels[anchors] = first[units.of_tokens[anchors]]
+    return labels
+
+
+def _scored(
+    places: Places, tags: Sequence[str], probabilities: npt.NDArray[np.float64]
+) -> tuple[tuple[Span, float], ...]:
+    begins = {begin: number for number, (begin, _) in enumerate(places)}
+    ends = {end: number for number, (_, end) in enumerate(places)}
+    return tuple(
+        (span, float(probabilities[begins[span.begin] : ends[span.end] + 1].mean()))
+        for span in spans_of_tags(places, tags)
+    )

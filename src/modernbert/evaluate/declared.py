@@ -1,0 +1,195 @@
+"""Tasks as declarations, and the one function that fine-tunes a model on them and scores it."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from modernbert.config import parse
+from modernbert.data.records import Source
+from modernbert.errors import DataError
+from modernbert.train.finetune import finetune
+from modernbert.train.finetune_recipe import FinetuneRecipe, TaskName
+from modernbert.train.metrics import binary_f1
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A task: where its files lie under the data folder, what their columns are called, how it is trained and scored.
+
+    The score is the mean of `metrics`, which are those of the fine-tuning report on the test set, or the validation set
+    where there is no other; `validation/accuracy` names the set. `positive_f1` is F1 of the class `positive`.
+    """
+
+    name: str
+    task: TaskName
+    train: Source
+    validation: Source | None
+    test: Source | None
+    metrics: tuple[str, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)  # and whatever else a recipe's section data holds
+    training: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    positive: str | None = None
+    note: str = ""  # what a reader of the table should know
+    prepare: Callable[[Path, Path], Path] | None = None  # (data, work) -> folder of the files, where they must be made
+    prepared_from: tuple[str, ...] = ()  # the files that it makes them of
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What must lie in the data folder. Of the hub nothing does."""
+        sources = (source for source in (self.train, self.validation, self.test) if source is not None)
+        return self.prepared_from or tuple(source.path for source in sources if source.format != "hub")
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a model is at a task: its value for each seed, and what guessing gives."""
+
+    task: str
+    set: str
+    examples: int
+    metrics: Mapping[str, tuple[float, ...]]
+    guess: float | None
+    start: str
+    settings: Mapping[str, Any]
+    note: str
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The mean of the metrics, for each seed."""
+        return tuple(fmean(of_seed) for of_seed in zip(*self.metrics.values(), strict=True))
+
+    @property
+    def value(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the seeds, where there are several."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+    def as_record(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return {
+            "task": self.task,
+            "set": self.set,
+            "examples": self.examples,
+            "score": self.value,
+            "deviation": self.deviation,
+            "guess": self.guess,
+            "metrics": {name: list(values) for name, values in self.metrics.items()},
+            "start": self.start,
+            "settings": dict(self.settings),
+            "note": self.note,
+        }
+
+
+def missing_files(declaration: Declaration, data: Path) -> list[str]:
+    """The files of a task that are not in the data folder."""
+    return [path for path in declaration.files if not (data / path).exists()]
+
+
+def recipe_for(
+    declaration: Declaration, model: str, data: Path, output: Path, seed: int, overrides: Iterable[str] = ()
+) -> FinetuneRecipe:
+    """The fine-tuning run of one seed.
+
+    Raises:
+        ConfigError: an override does not fit.
+    """
+    sources = {"train": declaration.train, "validation": declaration.validation, "test": declaration.test}
+    values = {
+        "task": declaration.task,
+        "model": model,
+        "output": str(output),
+        "seeds": [seed],
+        "data": {name: _under(data, source) for name, source in sources.items() if source is not None}
+        | dict(declaration.columns),
+        "training": dict(declaration.training),
+        **declaration.recipe,
+    }
+    return parse(FinetuneRecipe, values, declaration.name, overrides)
+
+
+def score_task(
+    declaration: Declaration,
+    models: Mapping[int, str],
+    data: Path,
+    output: Path,
+    overrides: Sequence[str] = (),
+) -> Score | None:
+    """Fine-tune on a task once for each seed of `models`, from the model that it names, and score.
+
+    Every run has a folder `seed-N` in `output`; one that is complete is not run again. None if the user asked to stop.
+
+    Raises:
+        DataError: files are wrong.
+        ConfigError: an override does not fit.
+        CheckpointError: there is no such model.
+    """
+    if declaration.prepare is not None:
+        data = declaration.prepare(data, output / "data")
+    recipes = {
+        seed: recipe_for(declaration, model, data, output / f"seed-{seed}", seed, overrides)
+        for seed, model in models.items()
+    }
+    reports = []
+    for recipe in recipes.values():
+        folder = finetune(recipe)
+        if folder is None:
+            return None
+        reports.append((folder, json.loads((folder / "report.json").read_text(encoding="utf-8"))))
+    first = next(iter(recipes.values()))
+    last = "test" if "test" in reports[0][1]["metrics"] else "validation"
+    guesses = [_metric(declaration, name, last, *reports[0], guess=True) for name in declaration.metrics]
+    known = [guess for guess in guesses if guess is not None]
+    return Score(
+        declaration.name,
+        last,
+        reports[0][1]["sets"][last]["examples"],
+        {
+            name: tuple(_value(declaration, name, last, folder, report) for folder, report in reports)
+            for name in declaration.metrics
+        },
+        fmean(known) if len(known) == len(guesses) else None,
+        first.model,
+        {
+            "learning_rate": first.training.learning_rate,
+            "weight_decay": first.training.weight_decay,
+            "epochs": first.training.epochs,
+            "batch_examples": first.training.batch_examples,
+        },
+        declaration.note,
+    )
+
+
+def _under(data: Path, source: Source) -> dict[str, Any]:
+    values = source.model_dump(exclude_none=True)
+    return values if source.format == "hub" else values | {"path": str(data / source.path)}
+
+
+def _value(declaration: Declaration, name: str, last: str, folder: Path, report: Mapping[str, Any]) -> float:
+    value = _metric(declaration, name, last, folder, report)
+    assert value is not None, "only a guess may be unknown"
+    return value
+
+
+def _metric(
+    declaration: Declaration, name: str, last: str, folder: Path, report: Mapping[str, Any], *, guess: bool = False
+) -> float | None:
+    """A metric out of a report, or what guessing gives."""
+    if name == "positive_f1":
+        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        expected = [record["expected"] for record in records]
+        labels = report["sets"]["train"]["labels"]
+        if declaration.positive not in labels:
+            raise DataError(f"{declaration.name} has no label {declaration.positive!r}; it has {', '.join(labels)}.")
+        predicted = [max(labels, key=labels.get)] * len(records) if guess else [one["predicted"] for one in records]
+        return binary_f1(predicted, expected, positive=declaration.positive)
+    group, _, metric = name.rpartition("/")
+    found = report["metrics"][group or last][metric]
+    return found["guess"] if guess else found["value"]

@@ -1,0 +1,220 @@
+"""GLUE (Wang et al. 2018, arXiv 1804.07461): nine tasks with the published settings, scored on their dev sets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from modernbert.data.records import Source
+from modernbert.errors import ConfigError, DataError
+from modernbert.evaluate.declared import Declaration, Score, missing_files, score_task
+from modernbert.model.checkpoint import find_folder, read_config
+
+Size = Literal["base", "large"]
+
+HUB = "nyu-mll/glue"
+
+# Averages of eight tasks without WNLI, arXiv 2412.13663, table 1.
+PUBLISHED = {
+    "BERT base": 84.7,
+    "RoBERTa base": 86.4,
+    "DeBERTaV3 base": 88.1,
+    "ModernBERT base": 88.4,
+    "ModernBERT large": 90.4,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Learning rate, weight decay and epochs that were published as the best for a task."""
+
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task: its columns in the original TSV files and in the hub data set, its metrics, its published settings."""
+
+    name: str
+    subset: str  # on the hub
+    text: str
+    base: Setting
+    large: Setting
+    metrics: tuple[str, ...] = ("accuracy",)
+    pair: str | None = None
+    label: str = "label"
+    hub_text: str | None = None  # where the hub calls a column otherwise
+    hub_pair: str | None = None
+    positive: tuple[str, str] | None = None  # in the files and on the hub: the class whose F1 counts
+    header: tuple[str, ...] | None = None  # of files that have none
+    dev: tuple[str, ...] = ("dev",)  # without .tsv
+    hub_dev: tuple[str, ...] = ("validation",)
+    from_mnli: bool = False  # starts from a model that was fine-tuned on MNLI, if there is one
+    number: bool = False
+    skip_bad: bool = False
+    counted: bool = True  # in the average
+
+    def declaration(self, size: Size, hub: bool) -> Declaration:
+        """The task for files in a folder, or for the hub."""
+        setting = self.large if size == "large" else self.base
+
+        def source(split: str) -> Source:
+            if hub:
+                return Source(path=HUB, format="hub", subset=self.subset, split=split)
+            return Source(path=f"{self.name}/{split}.tsv", literal_quotes=True, columns=self.header)
+
+        dev = [source(split) for split in (self.hub_dev if hub else self.dev)]
+        columns = {
+            "text": (hub and self.hub_text) or self.text,
+            "label": "label" if hub else self.label,
+        }
+        if self.pair is not None:
+            columns["pair"] = (hub and self.hub_pair) or self.pair
+        training: dict[str, Any] = {
+            "learning_rate": setting.learning_rate,
+            "weight_decay": setting.weight_decay,
+            "epochs": setting.epochs,
+            "batch_examples": 64,
+            "warmup": 0.06,
+        }
+        if "matthews" in self.metrics:
+            training["metric"] = "matthews"
+        return Declaration(
+            name=self.name,
+            task="regress" if self.number else "classify",
+            train=source("train"),
+            validation=dev[0],
+            test=dev[1] if len(dev) > 1 else None,
+            metrics=self.metrics,
+            columns=columns,
+            training=training,
+            recipe={"skip_bad": self.skip_bad},
+            positive=None if self.positive is None else self.positive[hub],
+        )
+
+
+# Settings: arXiv 2412.13663, appendix on GLUE. WNLI was not published; it takes those of RTE.
+_RTE = Setting(5e-5, 1e-5, 3), Setting(5e-5, 8e-6, 3)
+TASKS = (
+    GlueTask(
+        "MNLI", "mnli", "sentence1", Setting(5e-5, 5e-6, 1), Setting(3e-5, 1e-5, 1),
+        ("validation/accuracy", "test/accuracy"),  # matched and mismatched
+        pair="sentence2", label="gold_label", hub_text="premise", hub_pair="hypothesis",
+        dev=("dev_matched", "dev_mismatched"), hub_dev=("validation_matched", "validation_mismatched"),
+    ),
+    GlueTask(
+        "CoLA", "cola", "sentence", Setting(8e-5, 1e-6, 5), Setting(3e-5, 8e-6, 5), ("matthews",),
+        header=("source", "label", "mark", "sentence"),
+    ),
+    GlueTask("SST-2", "sst2", "sentence", Setting(8e-5, 1e-5, 2), Setting(1e-5, 1e-6, 3)),
+    GlueTask(
+        "MRPC", "mrpc", "#1 String", Setting(5e-5, 5e-6, 10), Setting(8e-5, 5e-6, 2), ("accuracy", "positive_f1"),
+        pair="#2 String", label="Quality", hub_text="sentence1", hub_pair="sentence2", positive=("1", "equivalent"),
+        from_mnli=True,
+    ),
+    GlueTask(
+        "STS-B", "stsb", "sentence1", Setting(8e-5, 5e-6, 10), Setting(8e-5, 1e-5, 10), ("pearson", "spearman"),
+        pair="sentence2", label="score", number=True, from_mnli=True,
+    ),
+    GlueTask(
+        "QQP", "qqp", "question1", Setting(5e-5, 5e-6, 10), Setting(5e-5, 8e-6, 2), ("accuracy", "positive_f1"),
+        pair="question2", label="is_duplicate", positive=("1", "duplicate"),
+        skip_bad=True,  # some lines of the original files are broken
+    ),
+    GlueTask("QNLI", "qnli", "question", Setting(8e-5, 5e-6, 2), Setting(3e-5, 5e-6, 2), pair="sentence"),
+    GlueTask("RTE", "rte", "sentence1", *_RTE, pair="sentence2", from_mnli=True),
+    GlueTask("WNLI", "wnli", "sentence1", *_RTE, pair="sentence2", counted=False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GlueReport:
+    """Scores in the order of TASKS, and which tasks could not be run, with the files that they lack."""
+
+    model: str
+    size: Size
+    scores: tuple[Score, ...]
+    missing: dict[str, list[str]]
+
+    @property
+    def average(self) -> float | None:
+        """Over the eight tasks of the published average, in percent; None unless all of them were run."""
+        wanted = {task.name for task in TASKS if task.counted}
+        counted = [100 * score.value for score in self.scores if score.task in wanted]
+        return fmean(counted) if len(counted) == len(wanted) else None
+
+    @property
+    def mean_of_measured(self) -> float:
+        """Of the counted tasks that were run, in percent: to compare models here, not with the published average."""
+        wanted = {task.name for task in TASKS if task.counted}
+        counted = [100 * score.value for score in self.scores if score.task in wanted]
+        return fmean(counted or [100 * score.value for score in self.scores])
+
+    def as_record(self) -> dict[str, Any]:
+        """Everything, as plain values."""
+        return {
+            "model": self.model,
+            "size": self.size,
+            "average": self.average,
+            "mean_of_measured": self.mean_of_measured,
+            "published_averages": PUBLISHED,
+            "tasks": [score.as_record() for score in self.scores],
+            "missing": self.missing,
+        }
+
+
+def evaluate_glue(
+    model: str,
+    data: str,
+    output: Path,
+    *,
+    tasks: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    size: Size | None = None,
+    mnli: str | None = None,
+    overrides: Sequence[str] = (),
+) -> GlueReport | None:
+    """Fine-tune on every task whose data is there, and score. None if the user asked to stop; run again to go on.
+
+    `data` is a folder with a folder for each task as the original files have them, or `hub`. RTE, MRPC and STS-B start
+    from the model fine-tuned on MNLI: the folder `mnli`, or that of this run if MNLI is among its tasks. `size` says
+    whose published settings are taken: unless given those of large from a hidden size of 1,024 on. The best evaluation
+    on the dev set counts, as published.
+
+    Raises:
+        ConfigError: there is no such task, or an override does not fit.
+        DataError: no task has its data, or a file is wrong.
+        CheckpointError: there is no such model.
+    """
+    by_name = {task.name.lower(): task for task in TASKS}
+    for name in tasks:
+        if name.lower() not in by_name:
+            raise ConfigError(f"GLUE has no task {name!r}; it has {', '.join(task.name for task in TASKS)}.")
+    chosen = [task for task in TASKS if not tasks or task.name.lower() in {name.lower() for name in tasks}]
+    if size is None:
+        size = "large" if read_config(find_folder(model)).hidden_size >= 1024 else "base"
+    hub, folder = data == "hub", Path(data)
+    declarations = {task.name: task.declaration(size, hub) for task in chosen}
+    lacking = {name: missing_files(one, folder) for name, one in declarations.items()}
+    missing = {name: files for name, files in lacking.items() if files}
+    if len(missing) == len(chosen):
+        [first, *_] = next(iter(missing.values()))
+        raise DataError(f"{data} holds none of these tasks: {first} and others are not there; give the GLUE folder.")
+    starts = dict.fromkeys(seeds, model)
+    after_mnli = dict.fromkeys(seeds, mnli) if mnli is not None else {}
+    scores = []
+    for task in chosen:
+        if task.name in missing:
+            continue
+        start = {seed: str(after_mnli.get(seed, model)) for seed in seeds} if task.from_mnli else starts
+        runs = output / task.name.lower()
+        score = score_task(declarations[task.name], start, folder, runs, overrides)
+        if score is None:
+            return None
+        scores.append(score)
+        if task.name == "MNLI" and mnli is None:
+            after_mnli = {seed: str(runs / f"seed-{seed}") for seed in seeds}
+    return GlueReport(model, size, tuple(scores), missing)

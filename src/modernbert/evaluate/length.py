@@ -1,0 +1,142 @@
+"""What longer rows give and cost: bits per byte and speed from 128 to 8,192 tokens, on the same masked tokens."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from modernbert.data import Batch, Vocabulary
+from modernbert.data.masking import mask_tokens
+from modernbert.data.reading import read_texts
+from modernbert.errors import ConfigError, DataError
+from modernbert.evaluate.mlm import TOKENS_AT_ONCE, Row, batch_of, load_masked_model
+from modernbert.runtime import Precision
+from modernbert.train.validation import Totals, count
+
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+@dataclass(frozen=True)
+class AtLength:
+    """Rows of one length: quality over all masked tokens, and the median speed of batches of some 8,192 tokens."""
+
+    length: int
+    rows: int
+    predictions: int
+    loss: float
+    accuracy: float
+    bits_per_byte: float
+    tokens_per_second: float
+    fastest: float
+    slowest: float
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """The same stretches of documents, masked once, read in rows of each length."""
+
+    model: str
+    stretches: int
+    tokens: int
+    threads: int
+    precision: str
+    results: tuple[AtLength, ...]
+
+
+def quality_by_length(
+    model: str | Path,
+    sources: Sequence[str],
+    *,
+    text_key: str = "text",
+    lengths: Sequence[int] = (),
+    stretches: int = 16,
+    mask_ratio: float = 0.15,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    device: str = "auto",
+) -> LengthReport:
+    """Take stretches of long documents, mask them once, and read them in rows of each of `lengths`.
+
+    So every length predicts the same tokens and only their context differs. Without `lengths` those from 128 to 8,192
+    are taken that the model reads. A stretch is as long as the longest row.
+
+    Raises:
+        DataError: a path leads to no text, or no document is long enough.
+        CheckpointError: there is no such masked language model.
+        ConfigError: the model does not read such a length.
+    """
+    loaded, tokenizer, vocabulary = load_masked_model(model, device)
+    reads = loaded.config.max_position_embeddings
+    chosen = sorted(set(lengths)) or [length for length in LENGTHS if length <= reads] or [reads]
+    if chosen[0] < 8 or chosen[-1] > reads:
+        raise ConfigError(f"The lengths must be from 8 to {reads} tokens, which is what {model} reads.")
+    masked = [
+        mask_tokens(ids, vocabulary, ratio=mask_ratio, seed=seed, step=number)
+        for number, ids in enumerate(_stretches(tokenizer, sources, text_key, chosen[-1] - 2, stretches))
+    ]
+    results = []
+    with tqdm(total=len(chosen) * len(masked), unit=" stretches", desc="lengths") as progress:
+        for length in chosen:
+            batches = list(_batches(masked, length, vocabulary))
+            count(loaded, batches[:1], vocabulary, precision)  # what the first pass sets up is not timed
+            totals, speeds = Totals(), []
+            for batch in batches:
+                began = time.perf_counter()
+                totals += count(loaded, [batch], vocabulary, precision)
+                speeds.append(len(batch.input_ids) / (time.perf_counter() - began))
+                progress.update(len(masked) / len(batches))
+            if not totals.predictions:
+                raise DataError("No token was masked; give more or longer documents.")
+            found = totals.results()
+            results.append(
+                AtLength(
+                    length,
+                    sum(batch.num_rows for batch in batches),
+                    int(totals.predictions),
+                    found["loss"],
+                    found["accuracy"],
+                    found["bits_per_byte"],
+                    median(speeds),
+                    max(speeds),
+                    min(speeds),
+                )
+            )
+    tokens = sum(len(inputs) for inputs, _ in masked)
+    return LengthReport(str(model), len(masked), tokens, torch.get_num_threads(), precision, tuple(results))
+
+
+def _stretches(tokenizer: Tokenizer, sources: Sequence[str], text_key: str, size: int, wanted: int) -> list[Row]:
+    """The first `wanted` stretches of `size` tokens, each of one document, without special tokens."""
+    found: list[Row] = []
+    for text in read_texts(sources, text_key):
+        if 4 * len(text) < size:  # a character has four bytes at most, and each byte a token at most
+            continue
+        ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        found += [ids[begin : begin + size] for begin in range(0, len(ids) - size + 1, size)]
+        if len(found) >= wanted:
+            break
+    if not found:
+        raise DataError(f"No document has {size:,} tokens; give longer ones, or smaller --length.")
+    return found[:wanted]
+
+
+def _batches(masked: Sequence[tuple[Row, Row]], length: int, vocabulary: Vocabulary) -> Iterator[Batch]:
+    """The stretches cut into rows of `length` tokens with [CLS] and [SEP], as many together as fit."""
+    room = length - 2
+    rows = [
+        (
+            np.concatenate([[vocabulary.cls_id], inputs[begin : begin + room], [vocabulary.sep_id]]),
+            np.concatenate([[-100], labels[begin : begin + room], [-100]]),
+        )
+        for inputs, labels in masked
+        for begin in range(0, len(inputs), room)
+    ]
+    at_once = max(1, TOKENS_AT_ONCE // length)
+    for first in range(0, len(rows), at_once):
+        yield batch_of(rows[first : first + at_once])

@@ -1,0 +1,72 @@
+"""What all that takes text has in common: loading a trained head, and running it on packed batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modernbert.data.batching import batches_within
+from modernbert.data.encoding import Ids
+from modernbert.errors import CheckpointError
+from modernbert.model.checkpoint import find_folder, read_architecture
+from modernbert.model.heads import TaskModel
+from modernbert.packed import Sequences
+from modernbert.runtime import Precision, autocast, select_device
+
+TOKENS_AT_ONCE = 8192
+
+M = TypeVar("M", bound=TaskModel)
+
+
+def load_trained(
+    kind: type[M],
+    source: str | Path,
+    device: str,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    token: str | None,
+) -> M:
+    """A model whose head is trained.
+
+    Raises:
+        CheckpointError: there is no such model, or it is one of another kind.
+    """
+    folder = find_folder(source, revision, token)
+    found = read_architecture(folder)
+    if found != kind.architecture:
+        raise CheckpointError(
+            f"{source} holds a {found or 'model without a head'} and not a {kind.architecture}; "
+            "train one with `modernbert finetune`."
+        )
+    return kind.from_pretrained(folder, device=select_device(device), dtype=dtype)
+
+
+@torch.inference_mode()
+def outputs(
+    model: TaskModel,
+    texts: Sequence[Ids],
+    tokens_at_once: int = TOKENS_AT_ONCE,
+    precision: Precision = "fp32",
+) -> list[Tensor]:
+    """What a head says of each sequence of ids, in fp32 on the CPU: its row, or a row for each of its tokens."""
+    device = next(model.parameters()).device
+    found: list[Tensor] = []
+    for batch in batches_within(range(len(texts)), [len(ids) for ids in texts], tokens_at_once):
+        sequences = Sequences.from_lengths(len(texts[index]) for index in batch)
+        tokens = torch.from_numpy(np.concatenate([texts[index] for index in batch]))
+        with autocast(device, precision):
+            said = model(tokens.to(device), sequences.to(device)).float().cpu()
+        found += said.split(sequences.lengths) if model.per_token else said.unbind()
+    return found
+
+
+def overlap(max_length: int) -> int:
+    """The tokens that windows over a long text share, unless one says otherwise."""
+    return min(128, max_length // 4)
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,78 @@
+"""The stretch of a text that answers a question, or that there is none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, overload
+
+import torch
+from tokenizers import Tokenizer
+
+from modernbert.data import load_tokenizer
+from modernbert.data.encoding_questions import Reply, decode_answers, encode_questions
+from modernbert.data.examples import Origin, QuestionExample
+from modernbert.errors import DataError
+from modernbert.inference.packing import load_trained, outputs, overlap
+from modernbert.model import QuestionAnswering
+
+
+class QuestionAnswerer:
+    """Answers questions over contexts of any length: longer ones are read in windows that overlap."""
+
+    def __init__(self, model: QuestionAnswering, tokenizer: Tokenizer, max_length: int | None = None) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.max_length = max_length or model.config.max_position_embeddings
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        max_length: int | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """Load model and tokenizer of a folder or a hub id. A window has `max_length` tokens, or what the model reads.
+
+        Raises:
+            CheckpointError: there is no such model, or it is none that answers questions.
+            DataError: it has no tokenizer.
+        """
+        model = load_trained(QuestionAnswering, source, device, dtype, revision, token)
+        assert model.tokenizer_source is not None
+        return cls(model, load_tokenizer(model.tokenizer_source), max_length)
+
+    @overload
+    def __call__(self, questions: str, contexts: str, top_k: int = 3) -> list[Reply]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, questions: Sequence[str], contexts: Sequence[str], top_k: int = 3) -> list[list[Reply]]: ...
+    def __call__(
+        self, questions: str | Sequence[str], contexts: str | Sequence[str], top_k: int = 3
+    ) -> list[Reply] | list[list[Reply]]:
+        """The `top_k` likeliest answers, best first, each with its place in the context in characters.
+
+        A reply with an empty text says that the context does not tell; a model that was trained on questions which all
+        have an answer never gives it. Lists of questions and of contexts, one for each, give a list of such lists.
+
+        Raises:
+            DataError: a text is empty, or there are not as many contexts as questions.
+        """
+        if isinstance(questions, str):
+            return self([questions], [contexts] if isinstance(contexts, str) else contexts, top_k)[0]
+        if isinstance(contexts, str) or len(questions) != len(contexts):
+            raise DataError(f"Give one context for each of the {len(questions)} questions.")
+        for number, (question, context) in enumerate(zip(questions, contexts, strict=True), 1):
+            if not question.strip() or not context.strip():
+                raise DataError(f"Question {number} or its context is empty; leave it out.")
+        examples = [
+            QuestionExample(str(number), question, context, (), Origin("question", number))
+            for number, (question, context) in enumerate(zip(questions, contexts, strict=True), 1)
+        ]
+        encoded = encode_questions(
+            self.tokenizer, examples, max_length=self.max_length, stride=overlap(self.max_length)
+        )
+        logits = [said.numpy() for said in outputs(self.model, [window.ids for window in encoded.windows])]
+        threshold = None if self.model.config.always_answers else 0.0
+        return [replies[:top_k] for replies in decode_answers(encoded, logits, no_answer_threshold=threshold)]

@@ -1,0 +1,111 @@
+"""What a fine-tuning run is: a frozen value read from TOML."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from modernbert.config import Config
+from modernbert.data.reading_examples import Source
+
+TaskName = Literal["classify", "multi-label", "regress", "tokens", "answer", "choose"]
+
+
+class TaskData(Config):
+    """Labelled files and the names of their columns. A path alone is a source of the format that its name tells."""
+
+    train: Source
+    validation: Source | None = None  # chooses the best epoch
+    test: Source | None = None  # read when training is over
+    held_out: float = Field(0.1, ge=0, lt=1)  # part of `train` that is the validation set where none is named
+    text: str = "text"
+    pair: str | None = None  # a second text, read after the first
+    label: str | tuple[str, ...] = "label"  # several columns, each 0 or 1, for multi-label
+    separator: str = ","  # between the labels of multi-label, where they stand in one column
+    spans: str = "entities"  # tokens: spans with offsets in characters
+    words: str | None = None  # tokens: words and tags instead; CoNLL files have both by themselves
+    tags: str | None = None
+    joined_by: str = " "  # what stands between words
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    identifier: str | None = "id"
+    choices: str | tuple[str, ...] = "choices"
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": str(value)} if isinstance(value, str | Path) else value
+
+
+class Training(Config):
+    """How it is trained. Examples of an update are packed, so that their lengths cost nothing but themselves."""
+
+    epochs: PositiveInt = 3
+    batch_examples: PositiveInt = 64
+    batch_tokens: PositiveInt | None = None  # of an update, in place of a number of examples
+    learning_rate: PositiveFloat = 5e-5
+    schedule: Literal["linear", "one_minus_sqrt", "constant"] = "linear"
+    warmup: float = Field(0.1, ge=0, lt=1)  # part of the run
+    weight_decay: float = Field(1e-5, ge=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)  # the learning rate of a layer is so many times that of the one above
+    freeze_embeddings: bool = False
+    freeze_layers: NonNegativeInt = 0  # the first ones; the embeddings with them
+    dropout: float = Field(0.0, ge=0, lt=1)  # before the classifier
+    class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
+    evaluations_per_epoch: PositiveInt = 1
+    patience: PositiveInt | None = None  # evaluations without a better one, after which training ends
+    metric: str | None = None  # that says which evaluation is the best; the task's own unless set
+
+
+class Machine(Config):
+    """How it runs here. Nothing of this changes what is learned, save the precision."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 on CUDA, otherwise fp32
+    microbatch_tokens: PositiveInt = 8192  # at once
+
+
+class Search(Config):
+    """What `--search` tries, every combination; as published for GLUE, where not set."""
+
+    learning_rate: tuple[PositiveFloat, ...] = (1e-5, 3e-5, 5e-5, 8e-5)
+    weight_decay: tuple[float, ...] = (1e-6, 5e-6, 8e-6, 1e-5)
+    epochs: tuple[PositiveInt, ...] = (1, 2, 3)
+
+
+class FinetuneRecipe(Config):
+    """A whole fine-tuning run."""
+
+    task: TaskName
+    model: str  # a folder or hub id: an encoder, a masked language model, or a model of another task
+    data: TaskData
+    output: Path
+    max_length: PositiveInt | None = None  # tokens; what the model reads unless set
+    overlap_tokens: NonNegativeInt | None = None  # between windows of a longer text; 128 or a quarter of max_length
+    max_answer_tokens: PositiveInt = 64
+    pooling: Literal["mean", "cls"] | None = None  # the model's unless set
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    skip_bad: bool = False  # leave out examples that are wrong, and count them
+    training: Training = Training()
+    machine: Machine = Machine()
+    search: Search = Search()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "seed" in values:
+            if "seeds" in values:
+                raise ValueError("set seed or seeds, not both")
+            values = {key: value for key, value in values.items() if key != "seed"} | {"seeds": [values["seed"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.training.class_weights != "none" and self.task not in ("classify", "multi-label", "tokens"):
+            raise ValueError(f"class_weights is set, but the task {self.task!r} has no classes")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds names one of them twice")
+        if not isinstance(self.data.label, str) and self.task != "multi-label":
+            raise ValueError(f"data.label names several columns, which is for multi-label, not for {self.task!r}")
+        return self

@@ -1,0 +1,190 @@
+"""The report of a fine-tuning run: report.md to read, report.json to compute with, pictures, and predictions."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+import torch
+
+from modernbert import __version__
+from modernbert.runtime import cpu_name
+from modernbert.train.finetune_pictures import draw_confusion, draw_curve, draw_numbers
+from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.results import Measured, SeedResult
+from modernbert.train.tasks import Judgement, Task
+
+if TYPE_CHECKING:
+    from modernbert.train.finetune import Sets
+
+_WORST = 20
+
+
+def write_report(
+    recipe: FinetuneRecipe, task: Task[Any, Any], sets: "Sets", results: Sequence[SeedResult], folder: Path
+) -> None:
+    """Write everything there is to tell of a run into `folder`. The best seed is the one whose model is kept."""
+    best = max(results, key=lambda result: result.worth)
+    final = "test" if "test" in best.measured else "validation" if "validation" in best.measured else None
+    metric = recipe.training.metric or task.metric_names[0]
+    draw_curve(results, metric, folder / "learning-curve.png")
+    if final is not None:
+        _draw(best.measured[final], final, folder)
+        with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
+            for judgement in best.measured[final].judgements:
+                file.write(json.dumps(judgement.record, ensure_ascii=False) + "\n")
+    values = _values(recipe, task, sets, results, best)
+    (folder / "report.md").write_text(_markdown(recipe, values, best, final), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _draw(measured: Measured, name: str, folder: Path) -> None:
+    if measured.confusion is not None:
+        draw_confusion(*measured.confusion, f"{name} set", folder / "confusion.png")
+    elif measured.judgements and isinstance(measured.judgements[0].record["expected"], float):
+        expected = [one.record["expected"] for one in measured.judgements]
+        predicted = [one.record["predicted"] for one in measured.judgements]
+        draw_numbers(expected, predicted, f"{name} set", folder / "numbers.png")
+
+
+def _values(
+    recipe: FinetuneRecipe, task: Task[Any, Any], sets: "Sets", results: Sequence[SeedResult], best: SeedResult
+) -> dict[str, Any]:
+    """Everything but texts, as report.json holds it."""
+    encoded = {"train": sets.train, "validation": sets.validation, "test": sets.test}
+    guesses: dict[str, dict[str, float]] = {}
+    for name in best.measured:
+        found = encoded[name]
+        assert found is not None
+        guess = task.guess(sets.train.examples, found.examples)
+        guesses[name] = {} if guess is None else task.metrics(found.examples, guess)
+    return {
+        "task": recipe.task,
+        "model": recipe.model,
+        "metrics": {
+            name: {
+                metric: {
+                    "value": interval.value,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "guess": guesses[name].get(metric),
+                    "seeds": [result.measured[name].metrics[metric].value for result in results],
+                }
+                for metric, interval in measured.metrics.items()
+            }
+            for name, measured in best.measured.items()
+        },
+        "seeds": list(recipe.seeds),
+        "best_seed": best.seed,
+        "best_step": best.best_step,
+        "steps": best.steps,
+        "sets": {
+            name: {
+                "examples": len(one.examples),
+                "tokens": sum(len(ids) for ids in one.sequences),
+                "labels": task.count_labels(one.examples),
+                "left_out": dict(sets.skipped.get(name, {})),
+                **{what.replace(" ", "_"): count for what, count in one.notes.items()},
+            }
+            for name, one in encoded.items()
+            if one is not None
+        },
+        "speed": _speed(sets, best),
+        "settings": recipe.model_dump(mode="json", exclude_none=True, exclude={"search"}),
+        "versions": {"modernbert": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": cpu_name() if not torch.cuda.is_available() else torch.cuda.get_device_name(),
+    }
+
+
+def _speed(sets: "Sets", best: SeedResult) -> dict[str, float]:
+    per_token = len(sets.train.examples) / sum(len(ids) for ids in sets.train.sequences)
+    speed = {
+        "training_seconds": best.seconds,
+        "training_tokens_per_second": best.tokens / best.seconds,
+        "training_examples_per_second": best.tokens / best.seconds * per_token,
+    }
+    for name, measured in best.measured.items():
+        speed[f"{name}_seconds"] = measured.seconds
+        speed[f"{name}_examples_per_second"] = len(measured.judgements) / measured.seconds
+    return speed
+
+
+def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResult, final: str | None) -> str:
+    parts = [f"# {recipe.task}: {recipe.model}\n"]
+    for name, metrics in values["metrics"].items():
+        several = len(recipe.seeds) > 1
+        parts.append(f"## {name.capitalize()} set, {values['sets'][name]['examples']:,} examples\n")
+        heads = ["", "value", "95 % interval", "guessed"] + (["seeds, mean ± deviation"] if several else [])
+        rows = []
+        for metric, found in metrics.items():
+            row = [
+                metric.replace("_", " "),
+                f"**{found['value']:.4f}**",
+                f"{found['low']:.4f} to {found['high']:.4f}",
+                "" if found["guess"] is None else f"{found['guess']:.4f}",
+            ]
+            rows.append(row + ([f"{fmean(found['seeds']):.4f} ± {stdev(found['seeds']):.4f}"] if several else []))
+        parts.append(_table(heads, rows))
+    parts.append(
+        "Intervals are drawn from the examples (bootstrap); guessed is what one reaches without reading the texts."
+        + (f" Values and the model are those of seed {best.seed}." if len(recipe.seeds) > 1 else "")
+        + "\n"
+    )
+    if final is not None:
+        measured = best.measured[final]
+        if measured.confusion is not None:
+            parts.append("![Which class was taken for which](confusion.png)\n")
+        elif isinstance(measured.judgements[0].record["expected"], float):
+            parts.append("![Predicted over right numbers](numbers.png)\n")
+    parts.append("![How the run went](learning-curve.png)\n")
+    if final is not None:
+        worst = worst_errors(best.measured[final].judgements)
+        parts.append(f"## Worst errors on the {final} set\n")
+        if worst:
+            rows = [[_cell(one.text, 160), _cell(one.expected, 60), _cell(one.predicted, 60)] for one in worst]
+            parts.append(_table(["text", "right", "predicted"], rows))
+        else:
+            parts.append("There are none.\n")
+    parts.append("## Data\n")
+    rows = [
+        [name, f"{one['examples']:,}", f"{one['tokens']:,}", _labels(one["labels"]), _notes(one)]
+        for name, one in values["sets"].items()
+    ]
+    parts.append(_table(["set", "examples", "tokens", "labels", "notes"], rows))
+    parts.append("## Speed\n")
+    rows = [[name.replace("_", " "), f"{value:,.1f}"] for name, value in values["speed"].items()]
+    parts.append(_table(["", ""], rows))
+    parts.append(f"On {values['machine']}, torch {values['versions']['torch']}.\n")
+    parts.append(f"## Settings\n\n```toml\n{tomli_w.dumps(values['settings']).strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def worst_errors(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """What was most wrong, worst first."""
+    wrong = [one for one in judgements if one.wrong > 0]
+    return sorted(wrong, key=lambda one: -one.wrong)[:_WORST]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def _labels(counts: Mapping[str, int]) -> str:
+    most = sorted(counts.items(), key=lambda one: -one[1])
+    shown = ", ".join(f"{_cell(name, 30)} {count:,}" for name, count in most[:12])
+    return shown + (f", and {len(most) - 12} more" if len(most) > 12 else "")
+
+
+def _notes(one: Mapping[str, Any]) -> str:
+    counts = {name: count for name, count in one.items() if name not in ("examples", "tokens", "labels", "left_out")}
+    counts |= {f"left out: {reason}": count for reason, count in one["left_out"].items()}
+    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
+
+
+def _cell(text: str, longest: int) -> str:
+    flat = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    return flat if len(flat) <= longest else f"{flat[: longest - 1]}…"

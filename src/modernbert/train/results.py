@@ -1,0 +1,48 @@
+"""What a fine-tuning run has to tell: metrics with their confidence, judgements of examples, and its learning curve."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modernbert.train.metrics import Interval
+from modernbert.train.tasks import Encoded, Judgement, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How good a model is on one set."""
+
+    metrics: Mapping[str, Interval]
+    judgements: Sequence[Judgement]
+    confusion: tuple[Sequence[str], npt.NDArray[np.int64]] | None
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class SeedResult:
+    """One run with one seed. `worth` is the metric of its best evaluation, if there was one."""
+
+    seed: int
+    worth: float
+    best_step: int
+    steps: int
+    tokens: int
+    seconds: float
+    measured: Mapping[str, Measured]
+    curve: Sequence[Mapping[str, Any]]
+
+
+def measured(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[Any], seconds: float) -> Measured:
+    """Everything that predictions for a set tell."""
+    examples = encoded.examples
+    return Measured(
+        {name: measure.interval() for name, measure in task.measures(examples, predictions).items()},
+        [task.judge(example, prediction) for example, prediction in zip(examples, predictions, strict=True)],
+        task.confusion(examples, predictions),
+        sum(len(ids) for ids in encoded.sequences),
+        seconds,
+    )

@@ -1,0 +1,173 @@
+"""Texts with labelled spans: entities, or any other pieces."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from modernbert.data.encoding_spans import EncodedSpans, bio_tags, decode_spans, encode_spans
+from modernbert.data.examples import Span, SpanExample
+from modernbert.data.reading_examples import Examples, Source, read_spans
+from modernbert.errors import DataError
+from modernbert.model.heads import IGNORED, TaskModel, TokenClassifier
+from modernbert.packed import Sequences
+from modernbert.train.metrics import Metric, f1_of_counts, span_counts
+from modernbert.train.tasks.task import Encoded, Item, Judgement, Measure, Outputs, Task, balanced, named_weights
+
+Scored = tuple[tuple[Span, float], ...]
+
+
+class Tokens(Task[SpanExample, Scored]):
+    """Spans, learned as a class for each token: O, and B- and I- of each label."""
+
+    head = TokenClassifier
+    metric_names = ("f1", "precision", "recall")
+    names: tuple[str, ...] = ()
+    words = False
+
+    def examples(self, source: Source) -> Examples[SpanExample]:
+        data = self.recipe.data
+        return read_spans(
+            source,
+            text=data.text,
+            spans=data.spans,
+            words=data.words,
+            tags=data.tags,
+            joined_by=data.joined_by,
+            labels=self.names or None,
+            skip_bad=self.recipe.skip_bad,
+        )
+
+    def learn_labels(self, examples: Sequence[SpanExample]) -> None:
+        self.names = tuple(sorted({span.label for example in examples for span in example.spans}))
+        if not self.names:
+            raise DataError("No training example has a span; name their column in data.spans, or data.words and tags.")
+        self.words = any(example.words is not None for example in examples)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return bio_tags(self.names)
+
+    def group(self, example: SpanExample) -> str:
+        return example.text
+
+    def changes(self) -> dict[str, object]:
+        return {"id2label": dict(enumerate(self.tags)), "problem_type": None, "label_words": self.words}
+
+    def weights(self, examples: Sequence[SpanExample]) -> Tensor | None:
+        chosen = self.recipe.training.class_weights
+        if chosen == "none":
+            return None
+        if chosen != "balanced":
+            given = named_weights(chosen, ("O", *self.names))
+            return torch.from_numpy(np.concatenate([given[:1], given[1:].repeat(2)]))
+        labels = np.concatenate([item.label for item in self.encode(list(examples)).items])
+        return torch.from_numpy(balanced(np.bincount(labels[labels != IGNORED], minlength=len(self.tags))))
+
+    def encode(self, examples: list[SpanExample]) -> Encoded[SpanExample]:
+        found = encode_spans(
+            self.tokenizer,
+            examples,
+            self.tags,
+            max_length=self.max_length,
+            stride=self.stride,
+        )
+        items = [Item((window.ids,), window.labels) for window in found.windows]
+        notes = {"windows": len(items), "lost spans": found.lost}
+        return Encoded(examples, items, found, notes)
+
+    def labels(self, items: Sequence[Item]) -> Tensor:
+        return torch.from_numpy(np.concatenate([item.label for item in items]))
+
+    def total(self, items: Sequence[Item], weights: Tensor | None) -> float:
+        labels = self.labels(items)
+        known = labels[labels != IGNORED]
+        return max(1.0, float(len(known))) if weights is None else max(1e-6, float(weights[known].sum()))
+
+    def head_loss(
+        self,
+        model: TaskModel,
+        tokens: Tensor,
+        sequences: Sequences,
+        labels: Tensor,
+        items: Sequence[Item],
+        total: float,
+        weights: Tensor | None,
+    ) -> Tensor:
+        assert isinstance(model, TokenClassifier)
+        return model.loss(tokens, sequences, labels, total, weights)
+
+    def predictions(self, encoded: Encoded[SpanExample], outputs: Outputs) -> list[Scored]:
+        assert isinstance(encoded.state, EncodedSpans)
+        return decode_spans(encoded.state, outputs)
+
+    def measures(self, examples: Sequence[SpanExample], predictions: Sequence[Scored]) -> dict[str, Measure]:
+        counts = (span_counts([_spans(found) for found in predictions], [example.spans for example in examples]),)
+        return {name: Measure(_METRICS[name], counts) for name in self.metric_names}
+
+    def count_labels(self, examples: Sequence[SpanExample]) -> dict[str, int]:
+        counts = Counter(span.label for example in examples for span in example.spans)
+        return {name: counts[name] for name in self.names}
+
+    def judge(self, example: SpanExample, prediction: Scored) -> Judgement:
+        expected, found = set(example.spans), set(_spans(prediction))
+        record = {
+            "file": example.origin.file,
+            "line": example.origin.line,
+            "text": example.text,
+            "expected": [_as_record(example.text, span) for span in example.spans],
+            "predicted": [_as_record(example.text, span) | {"score": score} for span, score in prediction],
+        }
+        return Judgement(
+            example.text,
+            _shown(example.text, sorted(expected - found, key=_place)),
+            _shown(example.text, sorted(found - expected, key=_place)),
+            float(len(expected ^ found)),
+            record,
+        )
+
+    def confusion(
+        self, examples: Sequence[SpanExample], predictions: Sequence[Scored]
+    ) -> tuple[Sequence[str], npt.NDArray[np.int64]]:
+        """Spans of the same extent by their labels; `none` are those that the other side does not have."""
+        names = (*self.names, "none")
+        pairs: Counter[tuple[str, str]] = Counter()
+        for example, prediction in zip(examples, predictions, strict=True):
+            expected = {_place(span): span.label for span in example.spans}
+            found = {_place(span): span.label for span in _spans(prediction)}
+            for place in expected.keys() | found.keys():
+                pairs[expected.get(place, "none"), found.get(place, "none")] += 1
+        matrix = np.array([[pairs[row, column] for column in names] for row in names], dtype=np.int64)
+        return names, matrix
+
+
+def _precision(counts: npt.NDArray[np.int64]) -> float:
+    right, predicted, _ = counts.sum(0).tolist()
+    return right / predicted if predicted else 0.0
+
+
+def _recall(counts: npt.NDArray[np.int64]) -> float:
+    right, _, wanted = counts.sum(0).tolist()
+    return right / wanted if wanted else 0.0
+
+
+_METRICS: dict[str, Metric] = {"f1": f1_of_counts, "precision": _precision, "recall": _recall}
+
+
+def _spans(scored: Scored) -> tuple[Span, ...]:
+    return tuple(span for span, _ in scored)
+
+
+def _place(span: Span) -> tuple[int, int]:
+    return span.begin, span.end
+
+
+def _as_record(text: str, span: Span) -> dict[str, object]:
+    return {"begin": span.begin, "end": span.end, "label": span.label, "text": text[span.begin : span.end]}
+
+
+def _shown(text: str, spans: Sequence[Span]) -> str:
+    return ", ".join(f"{text[span.begin : span.end]} ({span.label})" for span in spans) or "-"

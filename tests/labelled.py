@@ -1,0 +1,75 @@
+"""A tiny masked language model and small labelled files, whose labels can be read off the texts."""
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from corpora import make_tokenizer
+from modernbert.config import parse
+from modernbert.data import Vocabulary, load_tokenizer
+from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.train.finetune_recipe import FinetuneRecipe
+
+WORDS = ["parser", "indent", "month", "action", "string", "number", "default", "group", "line", "values"]
+COLOURS = {"red": ["fire", "blood"], "green": ["grass", "leaf"], "blue": ["sea", "sky"]}
+
+
+def make_model(folder: Path) -> Path:
+    """A masked language model of random weights with a tokenizer."""
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        pad_token_id=vocabulary.pad_id,
+        cls_token_id=vocabulary.cls_id,
+        sep_token_id=vocabulary.sep_id,
+        mask_token_id=vocabulary.mask_id,
+    )
+    MaskedLM(config).save_pretrained(folder / "model", tokenizer=tokenizer)
+    return folder / "model"
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """Texts in which one word tells the colour."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(count):
+        label = draw.choice(list(COLOURS))
+        words = [draw.choice(WORDS) for _ in range(draw.randint(0, 6))]
+        words.insert(draw.randint(0, len(words)), draw.choice(COLOURS[label]))
+        found.append((" ".join(words), label))
+    return found
+
+
+def write_csv(path: Path, rows: list[Any], columns: tuple[str, ...] = ("text", "label")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), encoding="utf-8")
+    return path
+
+
+def recipe(model: Path, output: Path, task: str = "classify", **changes: Any) -> FinetuneRecipe:
+    """A recipe that a tiny model learns with in seconds."""
+    training = {"epochs": 8, "batch_examples": 16, "learning_rate": 3e-3} | changes.pop("training", {})
+    values = {
+        "task": task,
+        "model": str(model),
+        "output": str(output),
+        "training": training,
+        "machine": {"device": "cpu"},
+    }
+    return parse(FinetuneRecipe, values | changes, "a test")

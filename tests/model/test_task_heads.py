@@ -1,0 +1,246 @@
+"""The heads of tasks: what they load from, what their losses add up to, and that they learn."""
+
+import json
+import logging
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from modernbert.errors import CheckpointError
+from modernbert.model import (
+    Encoder,
+    EncoderConfig,
+    MaskedLM,
+    MultipleChoice,
+    QuestionAnswering,
+    SequenceClassifier,
+    TokenClassifier,
+)
+from modernbert.packed import Sequences
+from modernbert.train.optimizer import StableAdamW, parameter_groups
+
+HEADS = [SequenceClassifier, TokenClassifier, QuestionAnswering, MultipleChoice]
+SIZES = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+THREE = {"id2label": {0: "a", 1: "b", 2: "c"}}
+
+
+def make(head, **changes):
+    torch.manual_seed(0)
+    return head(EncoderConfig(**(SIZES | changes)))
+
+
+def same(ours, theirs, prefix=""):
+    theirs = theirs.state_dict()
+    return all(torch.equal(x, theirs[name]) for name, x in ours.state_dict().items() if name.startswith(prefix))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_saved_head_loads_equal(head, tmp_path):
+    model = make(head, **THREE)
+    model.save_pretrained(tmp_path / "model")
+    loaded = head.from_pretrained(tmp_path / "model")
+    assert same(loaded, model)
+    assert loaded.config == model.config
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("head", HEADS)
+def test_a_masked_lm_gives_all_but_its_decoder_and_the_fresh_classifier_is_said_once(head, dtype, tmp_path, caplog):
+    language_model = make(MaskedLM)
+    language_model.save_pretrained(tmp_path / "model")
+    with caplog.at_level(logging.INFO, "modernbert"):
+        model = head.from_pretrained(tmp_path / "model", dtype=dtype)
+    assert [record.message.partition(" has ")[2] for record in caplog.records] == [
+        "no classifier for this task: drawn afresh, to be trained."
+    ]
+    for part in ("model.", "head."):
+        assert same(model, language_model.to(dtype), part)
+    assert model.classifier.weight.std().item() == pytest.approx(0.88 * 32**-0.5, rel=0.4)  # 0.88: cut at two sigma
+    assert not model.classifier.bias.any()
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype or torch.float32}
+
+
+def test_a_bare_encoder_gets_a_whole_head(tmp_path, caplog):
+    encoder = make(Encoder)
+    encoder.save_pretrained(tmp_path / "model")
+    with caplog.at_level(logging.INFO, "modernbert"):
+        model = TokenClassifier.from_pretrained(tmp_path / "model", changes=THREE)
+    assert "has no head and classifier for this task" in caplog.text
+    assert same(model.model, encoder)
+    assert model.head.dense.weight.std().item() == pytest.approx(0.88 * 0.02, rel=0.2)
+    assert model.classifier.out_features == 3
+
+
+def test_the_classifier_of_another_task_or_of_other_labels_is_drawn_anew(tmp_path, caplog):
+    first = make(SequenceClassifier, **THREE)
+    first.save_pretrained(tmp_path / "model")
+    number = {"id2label": {0: "similarity"}, "problem_type": "regression"}
+    with caplog.at_level(logging.INFO, "modernbert"):
+        changed = SequenceClassifier.from_pretrained(tmp_path / "model", changes=number)
+        renamed = SequenceClassifier.from_pretrained(tmp_path / "model", changes={"id2label": {0: "x", 1: "y", 2: "z"}})
+        answers = QuestionAnswering.from_pretrained(tmp_path / "model")
+    assert len(caplog.records) == 3
+    assert changed.classifier.out_features == 1
+    assert changed.config.labels == ("similarity",)
+    for other in (changed, renamed, answers):
+        assert same(other, first, "head.")
+        assert not same(other, first, "classifier.")
+
+
+def test_a_classifier_of_another_shape_than_its_labels_is_an_error(tmp_path):
+    make(SequenceClassifier, **THREE).save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["id2label"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"classifier\.weight is \(3, 32\) and should be \(2, 32\)"):
+        SequenceClassifier.from_pretrained(tmp_path / "model")
+
+
+def batch(head):
+    """Eight sequences with labels, and how many labels the first four have."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = [5, 1, 9, 4, 7, 1, 3, 6]
+    tokens = torch.randint(0, 96, (sum(lengths),), generator=generator)
+    per_token = torch.randint(-1, 3, (len(tokens),), generator=generator)
+    labels = {
+        SequenceClassifier: torch.tensor([0, 1, 2, 2, 0, 0, -100, 1]),
+        TokenClassifier: per_token.masked_fill(per_token < 0, -100),
+        QuestionAnswering: torch.tensor([[0, 0], [0, 0], [2, 8], [1, 1], [-100, -100], [0, 0], [1, 2], [0, 5]]),
+        MultipleChoice: torch.tensor([2, 0, 1]),
+    }[head]
+    parts = {
+        SequenceClassifier: (4, 19),
+        TokenClassifier: (19, 19),
+        QuestionAnswering: (4, 19),
+        MultipleChoice: (1, 19),
+    }
+    return lengths, tokens, labels, parts[head][0]
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 5.0, 0.5])], ids=["plain", "class weights"])
+@pytest.mark.parametrize("head", HEADS)
+def test_the_parts_of_a_batch_add_up_to_the_loss_of_the_whole(head, weights):
+    model = make(head, **THREE)
+    lengths, tokens, labels, cut = batch(head)
+    extra = [(4,), (2, 2), (4, 2, 2)] if head is MultipleChoice else [(), (), ()]
+    options = {} if weights is None or head in (QuestionAnswering, MultipleChoice) else {"class_weights": weights}
+    known = labels[labels != -100]
+    total = float(weights[known].sum() if options else len(known) / (2 if head is QuestionAnswering else 1))
+
+    def loss(tokens, lengths, labels, choices, total=None):
+        arguments = [labels, *([choices] if choices else [])]
+        return model.loss(tokens, Sequences.from_lengths(lengths), *arguments, total=total, **options)
+
+    whole = loss(tokens, lengths, labels, extra[2])
+    parts = loss(tokens[:19], lengths[:4], labels[:cut], extra[0], total) + loss(
+        tokens[19:], lengths[4:], labels[cut:], extra[1], total
+    )
+    torch.testing.assert_close(parts, whole)
+
+
+def test_a_batch_without_a_label_costs_nothing_beside_others():
+    model = make(TokenClassifier, **THREE)
+    loss = model.loss(torch.arange(4), Sequences.from_lengths([3, 1]), torch.full((4,), -100), total=7.0)
+    loss.backward()
+    assert loss == 0
+
+
+def test_class_weights_of_several_labels_weigh_where_they_apply():
+    model = make(SequenceClassifier, **THREE, problem_type="multi_label_classification")
+    tokens, sequences = torch.arange(12), Sequences.from_lengths([5, 1, 6])
+    labels, weights = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 1]]), torch.tensor([1.0, 3.0, 2.0])
+    expected = F.binary_cross_entropy_with_logits(model(tokens, sequences), labels, pos_weight=weights)
+    torch.testing.assert_close(model.loss(tokens, sequences, labels, class_weights=weights), expected)
+
+
+def test_questions_may_have_any_number_of_choices():
+    model = make(MultipleChoice)
+    tokens, sequences = torch.arange(30), Sequences.from_lengths([3, 7, 1, 9, 10])
+    scores = model(tokens, sequences)
+    expected = (F.cross_entropy(scores[:2], torch.tensor(1)) + F.cross_entropy(scores[2:], torch.tensor(0))) / 2
+    torch.testing.assert_close(model.loss(tokens, sequences, torch.tensor([1, 0]), (2, 3)), expected)
+
+
+def examples(head, problem=None, shuffled=False):
+    """200 examples of random tokens, in packed batches of 50, whose labels can be read off the tokens (or cannot)."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(4):
+        lengths = torch.randint(4, 9, (50,), generator=generator).tolist()
+        pieces = [torch.randint(9, 96, (length,), generator=generator) for length in lengths]
+        places = [int(torch.randint(1, length, (), generator=generator)) for length in lengths]
+        classes = torch.randint(0, 3, (50,), generator=generator)
+        for piece, place, label in zip(pieces, places, classes.tolist(), strict=True):
+            piece[place] = 3 + label  # the token that decides
+        tokens, sequences = torch.cat(pieces), Sequences.from_lengths(lengths)
+        if shuffled:
+            classes = classes[torch.randperm(50, generator=generator)]
+        extra = ()
+        if problem == "regression":
+            labels = classes[:, None].float()
+        elif problem == "multi_label_classification":
+            labels = torch.stack([classes != 0, classes > 1, classes == 0], 1).float()
+        elif head is SequenceClassifier:
+            labels = classes
+        elif head is TokenClassifier:
+            labels = torch.where(tokens < 9, tokens - 2, 0).clamp(max=2)
+        elif head is QuestionAnswering:
+            labels = torch.tensor(places)[:, None].expand(50, 2)
+        else:
+            scores = torch.tensor([int(piece[place] == 3) for piece, place in zip(pieces, places, strict=True)])
+            labels, extra = scores.view(10, 5).argmax(1), ((5,) * 10,)
+        yield number, tokens, sequences, labels, extra
+
+
+def fit(head, problem=None, shuffled=False, epochs=60):
+    names = {"id2label": {0: "number"}} if problem == "regression" else THREE
+    model = make(head, **names, problem_type=problem).train()
+    optimizer = StableAdamW(parameter_groups(model, 0.0), lr=3e-3, peak_lr=3e-3)
+    batches = list(examples(head, problem, shuffled))
+    for _ in range(epochs):
+        for _, tokens, sequences, labels, extra in batches:
+            model.loss(tokens, sequences, labels, *extra).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return model.eval(), batches
+
+
+@torch.no_grad()
+def accuracy(model, batches):
+    right = total = 0
+    for _, tokens, sequences, labels, extra in batches:
+        output = model(tokens, sequences)
+        if isinstance(model, QuestionAnswering):
+            found = torch.stack([part.argmax(0) for part in output.split(sequences.lengths)])
+        elif isinstance(model, MultipleChoice):
+            found = torch.stack([part.argmax() for part in output.split(extra[0])])
+        elif labels.is_floating_point():
+            found = output.round() if output.shape[1] == 1 else (output > 0).float()
+        else:
+            found = output.argmax(-1)
+        right, total = right + int((found == labels).sum()), total + labels.numel()
+    return right / total
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [
+        *((head, None) for head in HEADS),
+        (SequenceClassifier, "multi_label_classification"),
+        (SequenceClassifier, "regression"),
+    ],
+)
+def test_200_examples_are_learned_by_heart(head, problem):
+    assert accuracy(*fit(head, problem)) == 1.0
+
+
+def test_shuffled_labels_give_chance_on_examples_not_seen():
+    model, _ = fit(SequenceClassifier, shuffled=True, epochs=15)
+    generator = torch.Generator().manual_seed(9)
+    tokens = torch.randint(9, 96, (6000,), generator=generator)
+    classes = torch.randint(0, 3, (1000,), generator=generator)
+    tokens[::6] = 3 + classes
+    fresh = [(0, tokens, Sequences.from_lengths([6] * 1000), classes, ())]
+    assert abs(accuracy(model, fresh) - 1 / 3) < 0.1
+    learned, _ = fit(SequenceClassifier, epochs=15)
+    assert accuracy(learned, fresh) > 0.9  # the same test finds what there is to find

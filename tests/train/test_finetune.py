@@ -1,0 +1,396 @@
+"""Fine-tuning from files to a folder with a report, for every task."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from labelled import make_model, recipe, sentences, write_csv, write_lines
+from modernbert import Classifier, QuestionAnswerer, TokenClassifier
+from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.train.finetune import (
+    Finetuning,
+    finetune,
+    freeze,
+    layer_groups,
+    prepare,
+    run,
+    schedule_factor,
+    split,
+)
+from modernbert.train.finetune_recipe import Training
+from modernbert.train.search import search
+from modernbert.train.stopping import StopRequest
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def csvs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return {
+        "train": str(write_csv(folder / "train.csv", sentences(200, 1))),
+        "test": str(write_csv(folder / "test.csv", sentences(60, 2))),
+    }
+
+
+def report(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def predicted(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(one, other):
+    one, other = weights(one), weights(other)
+    return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
+
+
+@pytest.fixture(scope="module")
+def classified(model, csvs, tmp_path_factory):
+    return finetune(recipe(model, tmp_path_factory.mktemp("out") / "run", data=csvs, seeds=[3]))
+
+
+def test_a_two_column_csv_gives_a_classifier_and_a_report(classified):
+    found = report(classified)
+    assert found["metrics"]["test"]["accuracy"]["value"] == 1.0
+    assert found["metrics"]["test"]["accuracy"]["guess"] < 0.6
+    assert found["sets"]["train"]["examples"] + found["sets"]["validation"]["examples"] == 200
+    for name in ("confusion.png", "learning-curve.png"):
+        assert (classified / name).read_bytes().startswith(b"\x89PNG")
+    text = (classified / "report.md").read_text()
+    assert "accuracy" in text
+    assert "learning_rate" in text
+    assert not (classified / "training").exists()
+
+
+def test_the_report_is_that_of_the_predictions(classified):
+    lines = predicted(classified)
+    right = sum(line["expected"] == line["predicted"] for line in lines) / len(lines)
+    assert report(classified)["metrics"]["test"]["accuracy"]["value"] == right
+    assert all(line["predicted"] == max(line["scores"], key=line["scores"].get) for line in lines)
+    assert all(sum(line["scores"].values()) == pytest.approx(1, abs=1e-5) for line in lines)
+
+
+def test_the_folder_predicts_what_the_report_says_here_and_in_transformers(classified):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    lines = predicted(classified)
+    scores = Classifier.from_pretrained(classified, device="cpu")([line["text"] for line in lines])
+    theirs, tokenizer = (
+        kind.from_pretrained(classified) for kind in (AutoModelForSequenceClassification, AutoTokenizer)
+    )
+    for line, found in zip(lines, scores, strict=True):
+        assert {one.label: one.score for one in found} == pytest.approx(line["scores"], abs=1e-5)
+        with torch.no_grad():
+            logits = theirs(**tokenizer(line["text"], return_tensors="pt")).logits[0]
+        assert theirs.config.id2label[int(logits.argmax())] == line["predicted"]
+        assert float(logits.softmax(-1).max()) == pytest.approx(found[0].score, abs=1e-5)
+
+
+def test_a_complete_run_is_left_alone_and_another_recipe_refused(classified, model, csvs):
+    before = (classified / "model.safetensors").stat().st_mtime_ns
+    assert finetune(recipe(model, classified, data=csvs, seeds=[3])) == classified
+    assert (classified / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="whose training differs"):
+        finetune(recipe(model, classified, data=csvs, seeds=[3], training={"epochs": 9}))
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it has been looked at so many times."""
+
+    def __init__(self, looks):
+        self.left = looks
+        super().__init__()
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0
+
+    @requested.setter
+    def requested(self, value):
+        pass
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(model, csvs, tmp_path):
+    options = {"data": csvs, "training": {"epochs": 3, "dropout": 0.3, "evaluations_per_epoch": 2}}
+    whole = finetune(recipe(model, tmp_path / "whole", **options))
+    stops = 0
+    while (found := run(recipe(model, tmp_path / "parts", **options), StopAfter(13))) is None:
+        stops += 1
+        assert stops < 20
+    assert stops >= 2
+    assert same(whole, found)
+    assert predicted(whole) == predicted(found)
+
+
+def test_a_seed_decides_everything(model, csvs, tmp_path):
+    one, two, three = (
+        finetune(recipe(model, tmp_path / name, data=csvs, seed=seed, training={"epochs": 1}))
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert same(one, two)
+    assert not same(one, three)
+
+
+def test_microbatches_do_not_change_what_is_learned(model, csvs, tmp_path):
+    options = {"data": csvs, "training": {"epochs": 1, "learning_rate": 1e-4, "class_weights": "balanced"}}
+    whole = finetune(recipe(model, tmp_path / "whole", **options))
+    parts = finetune(recipe(model, tmp_path / "parts", **options, machine={"device": "cpu", "microbatch_tokens": 40}))
+    for name, x in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], x, atol=2e-4, rtol=0)
+
+
+def test_several_seeds_are_all_reported_and_the_best_is_kept(model, csvs, tmp_path):
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, seeds=[1, 2], training={"epochs": 2}))
+    found = report(folder)
+    assert len(found["metrics"]["test"]["accuracy"]["seeds"]) == 2
+    values = found["metrics"]["validation"]["accuracy"]["seeds"]
+    assert values[found["seeds"].index(found["best_seed"])] == max(values)
+    assert " ± " in (folder / "report.md").read_text()
+
+
+def test_training_ends_early_without_improvement_and_the_best_is_kept(model, csvs, tmp_path):
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 40, "patience": 2}))
+    found = report(folder)
+    assert found["steps"] < 40 * 12
+    assert found["best_step"] < found["steps"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["validation"]["accuracy"] for line in lines if "validation" in line}
+    assert scores[found["best_step"]] == max(scores.values())
+
+
+def test_numbers_of_any_size_are_learned_and_come_back_as_such(model, tmp_path):
+    worth = {"red": 1000.0, "green": 3000.0, "blue": 8000.0}
+    rows = [(text, worth[label]) for text, label in sentences(200, 1)]
+    data = {"train": str(write_csv(tmp_path / "x.csv", rows, ("text", "price"))), "label": "price"}
+    folder = finetune(recipe(model, tmp_path / "run", "regress", data=data, training={"metric": "error"}))
+    found = report(folder)["metrics"]["validation"]
+    assert found["pearson"]["value"] > 0.95
+    assert found["error"]["value"] < 0.2 * found["error"]["guess"]
+    classifier = Classifier.from_pretrained(folder, device="cpu")
+    for line in predicted(folder)[:5]:
+        [number] = classifier(line["text"])
+        assert number.label == "price"
+        assert number.score == pytest.approx(line["predicted"], rel=1e-3)
+
+
+def test_several_labels_at_once(model, tmp_path):
+    pairs = zip(sentences(250, 1), sentences(250, 2), strict=True)
+    rows = [(f"{one} {other}", ";".join({first, second})) for (one, first), (other, second) in pairs]
+    data = {"train": str(write_csv(tmp_path / "x.csv", rows)), "separator": ";"}
+    folder = finetune(recipe(model, tmp_path / "run", "multi-label", data=data, training={"epochs": 12}))
+    assert report(folder)["metrics"]["validation"]["f1_micro"]["value"] > 0.95
+    [line, *_] = predicted(folder)
+    scores = {one.label: one.score for one in Classifier.from_pretrained(folder, device="cpu")(line["text"])}
+    assert scores == pytest.approx(line["scores"], abs=1e-5)
+    assert sorted(name for name, score in scores.items() if score >= 0.5) == line["predicted"]
+
+
+def test_spans_are_found_at_their_characters_also_beside_emoji_and_across_windows(model, tmp_path):
+    names = [("東京", "PLACE"), ("fire", "PLACE"), ("🦊🦊", "ANIMAL")]
+    records = []
+    for record in range(60):
+        text, spans = "", []
+        for number, (words, _) in enumerate(sentences(4, record)):
+            name, label = names[(record + number) % 3]
+            text += f"{words.replace('fire', 'sea')} 😀 "
+            spans.append([len(text), len(text) + len(name), label])
+            text += f"{name} line "
+        records.append({"text": text, "entities": spans})
+    data = {"train": str(write_lines(tmp_path / "x.jsonl", records))}
+    folder = finetune(recipe(model, tmp_path / "run", "tokens", data=data, max_length=48))
+    found = report(folder)
+    assert found["sets"]["validation"]["windows"] > found["sets"]["validation"]["examples"]
+    assert found["metrics"]["validation"]["f1"]["value"] > 0.95
+    find = TokenClassifier.from_pretrained(folder, device="cpu", max_length=48)
+    lines = predicted(folder)
+    for line, spans in zip(lines, find([line["text"] for line in lines]), strict=True):
+        assert [(one.begin, one.end, one.label) for one in spans] == [
+            (one["begin"], one["end"], one["label"]) for one in line["predicted"]
+        ]
+        assert all(one.text == line["text"][one.begin : one.end] for one in spans)
+    [one] = find("group 😀 東京 line")
+    assert (one.begin, one.end, one.label, one.text) == (8, 10, "PLACE", "東京")
+
+
+def test_words_with_tags_are_learned_as_words(model, tmp_path):
+    lines = []
+    for text, label in sentences(150, 1):
+        own = {"red": "B-RED", "green": "B-GREEN", "blue": "B-BLUE"}[label]
+        known = ("fire", "blood", "grass", "leaf", "sea", "sky")
+        lines += [f"{word}\t{own if word in known else 'O'}" for word in text.split()] + [""]
+    (tmp_path / "x.conll").write_text("\n".join(lines))
+    folder = finetune(recipe(model, tmp_path / "run", "tokens", data={"train": str(tmp_path / "x.conll")}))
+    assert report(folder)["metrics"]["validation"]["f1"]["value"] > 0.95
+    [found] = TokenClassifier.from_pretrained(folder, device="cpu")("group leaf, line")
+    assert (found.begin, found.end, found.label) == (6, 10, "GREEN")
+
+
+def test_answers_are_found_in_long_contexts_or_not_at_all(model, tmp_path):
+    questions = []
+    for number, (text, _) in enumerate(sentences(200, 1)):
+        number_text = f"{1000 + 37 * number % 9000}"
+        answered = number % 4 != 0
+        context = f"{text} default {number_text} values" if answered else f"{text} line"
+        answers = [{"text": number_text, "answer_start": context.index(number_text)}] if answered else []
+        questions.append({"id": str(number), "question": "number", "context": context, "answers": answers})
+    data = {"train": str(write_lines(tmp_path / "x.jsonl", questions))}
+    options = {"data": data, "max_answer_tokens": 8, "training": {"epochs": 20}}
+    folder = finetune(recipe(model, tmp_path / "run", "answer", **options))
+    assert report(folder)["metrics"]["validation"]["exact"]["value"] > 0.7
+    ask = QuestionAnswerer.from_pretrained(folder, device="cpu", max_length=40)
+    told = next(line for line in predicted(folder) if line["predicted"] and line["predicted"] in line["expected"])
+    context = next(one["context"] for one in questions if one["id"] == told["id"])
+    assert ask("number", context)[0].text == told["predicted"]
+    long = f"{'line group ' * 60}{context}"
+    best = next(reply for reply in ask("number", long) if reply.text)
+    assert long[best.begin : best.end] == best.text
+    assert any(reply.text == "" for reply in ask("number", "group line"))
+
+
+def test_the_right_choice_is_learned(model, tmp_path):
+    draw = np.random.default_rng(0)
+    records = []
+    for text, label in sentences(200, 1):
+        order = [str(one) for one in draw.permutation(["red", "green", "blue"])]
+        records.append({"question": text, "choices": order, "label": order.index(label)})
+    data = {"train": str(write_lines(tmp_path / "x.jsonl", records)), "held_out": 0.0}
+    data["test"] = data["train"]
+    training = {"epochs": 30, "learning_rate": 2e-3}
+    folder = finetune(recipe(model, tmp_path / "run", "choose", data=data, training=training))
+    assert report(folder)["metrics"]["test"]["accuracy"]["value"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_length": 4096}, "reads 128 tokens"),
+        ({"training": {"metric": "rouge"}}, "take one of accuracy"),
+        ({"training": {"class_weights": {"pink": 2.0}}}, "'pink', which is none of blue, green, red"),
+        ({"training": {"freeze_layers": 3}}, "has 2 layers"),
+        ({"training": {"epochs": 1, "learning_rate": 1e38, "warmup": 0.0}}, "not finite"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_one_sentence(changes, message, model, csvs, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        finetune(recipe(model, tmp_path / "run", data=csvs, **changes))
+
+
+def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):
+    other = write_csv(tmp_path / "other.csv", [("grass", "green"), ("sea", "violet")])
+    with pytest.raises(DataError, match=r"other\.csv:3: the label 'violet'"):
+        finetune(recipe(model, tmp_path / "run", data=csvs | {"validation": str(other)}))
+
+
+def test_wrong_examples_are_left_out_and_counted_if_asked_for(model, tmp_path):
+    path = write_csv(tmp_path / "x.csv", [*sentences(60, 1), ("", "red"), ("sea", "")])
+    with pytest.raises(DataError, match=r"x\.csv:62: text is empty"):
+        finetune(recipe(model, tmp_path / "run", data={"train": str(path)}, training={"epochs": 1}))
+    options = {"data": {"train": str(path)}, "skip_bad": True, "training": {"epochs": 1}}
+    folder = finetune(recipe(model, tmp_path / "other", **options))
+    assert sum(report(folder)["sets"]["train"]["left_out"].values()) == 2
+
+
+def test_truncated_texts_are_counted(model, tmp_path):
+    path = write_csv(tmp_path / "x.csv", [*sentences(40, 1), *[(f"fire {'line ' * 300}", "red")] * 3])
+    options = {"data": {"train": str(path), "held_out": 0.0}, "training": {"epochs": 1}}
+    folder = finetune(recipe(model, tmp_path / "run", **options))
+    assert report(folder)["sets"]["train"]["truncated"] == 3
+
+
+def test_a_split_holds_out_of_every_class_and_never_parts_equal_texts(model, tmp_path):
+    rows = [*sentences(300, 1), *[("fire", "red")] * 20]
+    data = {"train": str(write_csv(tmp_path / "x.csv", rows)), "held_out": 0.2}
+    task, sets = prepare(recipe(model, tmp_path / "run", data=data))
+    train, held = sets.train.examples, sets.validation.examples
+    assert not {one.text for one in train} & {one.text for one in held}
+    for name in task.names:
+        share = sum(one.label == name for one in held) / sum(one.label == name for one in [*train, *held])
+        assert 0.1 < share < 0.3
+    with pytest.raises(DataError, match="too few to hold some out"):
+        split(task, train[:1], 0.2)
+
+
+def test_frozen_parts_stay_and_the_rest_moves(model, csvs, tmp_path):
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1, "freeze_layers": 1}))
+    before, after = weights(model), weights(folder)
+    for name, x in before.items():
+        if name.startswith("decoder."):
+            continue
+        stays = name.startswith(("model.embeddings.", "model.layers.0."))
+        assert torch.equal(after[name], x) == stays, name
+
+
+def test_the_learning_rate_falls_from_the_head_down(model, csvs, tmp_path):
+    task, sets = prepare(recipe(model, tmp_path / "run", data=csvs))
+    training = Training(learning_rate=1.0, layer_decay=0.5, weight_decay=0.1)
+    finetuning = Finetuning(recipe(model, tmp_path / "run", data=csvs), task, sets, 0)
+    freeze(finetuning.model, training)
+    names = {id(parameter): name for name, parameter in finetuning.model.named_parameters()}
+    rates = {
+        names[id(x)]: group["peak_lr"] for group in layer_groups(finetuning.model, training) for x in group["params"]
+    }
+    assert rates.keys() == set(names.values())
+    assert rates["classifier.weight"] == rates["model.final_norm.weight"] == 1.0
+    assert rates["model.layers.1.mlp.Wi.weight"] == 0.5
+    assert rates["model.layers.0.mlp.Wi.weight"] == 0.25
+    assert rates["model.embeddings.tok_embeddings.weight"] == 0.125
+
+
+@pytest.mark.parametrize("kind", ["linear", "one_minus_sqrt", "constant"])
+def test_schedules_rise_to_one_and_fall_as_they_say(kind):
+    training = Training(schedule=kind, warmup=0.2)
+    factors = [schedule_factor(training, step / 100) for step in range(101)]
+    assert factors[10] == pytest.approx(0.5)
+    assert factors[20] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx({"linear": 0.5, "one_minus_sqrt": 1 - 0.5**0.5, "constant": 1.0}[kind])
+    assert factors[100] == pytest.approx(1.0 if kind == "constant" else 0.0)
+
+
+def test_a_search_tries_every_combination_and_runs_the_best(model, csvs, tmp_path):
+    grid = {"learning_rate": [1e-6, 3e-3], "weight_decay": [1e-5], "epochs": [1, 3]}
+    folder = search(recipe(model, tmp_path / "run", data=csvs, search=grid))
+    trials = json.loads((tmp_path / "run-search" / "search.json").read_text())
+    assert len(trials) == 4
+    assert trials[0]["metrics"]["accuracy"] == max(trial["metrics"]["accuracy"] for trial in trials)
+    assert trials[0]["learning_rate"] == 3e-3
+    settings = report(folder)["settings"]["training"]
+    assert (settings["learning_rate"], settings["epochs"]) == (trials[0]["learning_rate"], trials[0]["epochs"])
+    assert len((tmp_path / "run-search" / "search.md").read_text().splitlines()) == 6
+
+
+def test_a_model_without_a_trained_head_predicts_nothing(model, classified):
+    with pytest.raises(CheckpointError, match="holds a ModernBertForMaskedLM and not a"):
+        Classifier.from_pretrained(model)
+    with pytest.raises(CheckpointError, match="not a ModernBertForTokenClassification"):
+        TokenClassifier.from_pretrained(classified)
+
+
+def test_the_command_line_predicts_and_names_mistakes(classified, model, tmp_path):
+    from typer.testing import CliRunner
+
+    from modernbert.cli import app
+
+    result = CliRunner().invoke(app, ["predict", "the sea", "grass\tline", "--model", str(classified), "--json"])
+    assert result.exit_code == 0
+    assert [one["label"] for one in json.loads(result.stdout)] == ["blue", "green"]
+    assert "blue" in CliRunner().invoke(app, ["predict", "the sea", "--model", str(classified)]).stdout
+    wrong = CliRunner().invoke(app, ["predict", "the sea", "--model", str(model)])
+    assert isinstance(wrong.exception, CheckpointError)
+    (tmp_path / "x.txt").write_text("text")
+    wrong = CliRunner().invoke(
+        app, ["predict", "who?", "--model", str(classified), "--context", str(tmp_path / "x.txt")]
+    )
+    assert isinstance(wrong.exception, ConfigError)

@@ -54,7 +54,7 @@ def test_every_command_runs_as_written(tmp_path):
     assert "a long day at the sea" in said[0]
     for name in ("report.md", "report.json", "predictions.jsonl", "confusion.png", "learning-curve.png", "config.json"):
         assert (tmp_path / "output" / "texts" / name).exists()
-    assert len(json.loads((tmp_path / "output" / "searched-search" / "search.json").read_text())) == 6
+    assert len(json.loads((tmp_path / "output" / "searched-search" / "search.json").read_text())) == 2 * 1 * 2
     assert json.loads((tmp_path / "output" / "longer" / "report.json").read_text())["seeds"] == [1, 2, 3]
     for code in blocks(PAGE, "python"):
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)

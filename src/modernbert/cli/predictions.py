@@ -22,9 +22,9 @@ class Shown:
 
 
 def predictions(
-    model: str, texts: Sequence[str], context: Path | None, max_length: int | None, device: str
+    model: str, texts: Sequence[str], context: Path | None, max_length: int | None, device: str, int8: bool
 ) -> list[Shown]:
-    """Predictions of a folder's own kind.
+    """Predictions of a folder's own kind, its linear layers in int8 if asked to.
 
     Raises:
         CheckpointError: the model is of no kind that predicts.
@@ -38,11 +38,13 @@ def predictions(
             else f"--context is for a model that answers questions, and {model} holds a {found}."
         )
     if context is not None:
-        return _answers(QuestionAnswerer.from_pretrained(model, max_length=max_length, device=device), texts, context)
+        return _answers(
+            QuestionAnswerer.from_pretrained(model, max_length=max_length, device=device, int8=int8), texts, context
+        )
     if found == SequenceClassifier.architecture:
-        return _labels(Classifier.from_pretrained(model, max_length=max_length, device=device), texts)
+        return _labels(Classifier.from_pretrained(model, max_length=max_length, device=device, int8=int8), texts)
     if found == TokenHead.architecture:
-        return _spans(TokenClassifier.from_pretrained(model, max_length=max_length, device=device), texts)
+        return _spans(TokenClassifier.from_pretrained(model, max_length=max_length, device=device, int8=int8), texts)
     raise CheckpointError(f"{model} holds a {found or 'bare model'}, which predicts no labels; train one: `finetune`.")
 
 

@@ -47,6 +47,7 @@ class Classifier:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         token: str | None = None,
+        int8: bool = False,
     ) -> Self:
         """Load model and tokenizer of a folder or a hub id. Texts are cut to `max_length` tokens, or to what it reads.
 
@@ -54,7 +55,7 @@ class Classifier:
             CheckpointError: there is no such model, or it is no classifier.
             DataError: it has no tokenizer.
         """
-        model = load_trained(SequenceClassifier, source, device, dtype, revision, token)
+        model = load_trained(SequenceClassifier, source, device, dtype, revision, token, int8)
         assert model.tokenizer_source is not None
         return cls(model, load_tokenizer(model.tokenizer_source), max_length)
 

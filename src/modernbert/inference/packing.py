@@ -13,6 +13,7 @@ from modernbert.data.encoding import Ids
 from modernbert.errors import CheckpointError
 from modernbert.model.checkpoint import find_folder, read_architecture
 from modernbert.model.heads import TaskModel
+from modernbert.model.inference_encoder import make_ready
 from modernbert.packed import Sequences
 from modernbert.runtime import Precision, autocast, select_device
 
@@ -28,11 +29,13 @@ def load_trained(
     dtype: torch.dtype | None,
     revision: str | None,
     token: str | None,
+    int8: bool,
 ) -> M:
-    """A model whose head is trained.
+    """A model whose head is trained, ready to run; with the encoder's linear layers in int8 if asked to.
 
     Raises:
         CheckpointError: there is no such model, or it is one of another kind.
+        BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
     """
     folder = find_folder(source, revision, token)
     found = read_architecture(folder)
@@ -41,7 +44,9 @@ def load_trained(
             f"{source} holds a {found or 'model without a head'} and not a {kind.architecture}; "
             "train one with `modernbert finetune`."
         )
-    return kind.from_pretrained(folder, device=select_device(device), dtype=dtype)
+    model = kind.from_pretrained(folder, device=select_device(device), dtype=dtype)
+    make_ready(model, int8=int8)
+    return model
 
 
 @torch.inference_mode()

@@ -33,6 +33,7 @@ class QuestionAnswerer:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         token: str | None = None,
+        int8: bool = False,
     ) -> Self:
         """Load model and tokenizer of a folder or a hub id. A window has `max_length` tokens, or what the model reads.
 
@@ -40,7 +41,7 @@ class QuestionAnswerer:
             CheckpointError: there is no such model, or it is none that answers questions.
             DataError: it has no tokenizer.
         """
-        model = load_trained(QuestionAnswering, source, device, dtype, revision, token)
+        model = load_trained(QuestionAnswering, source, device, dtype, revision, token, int8)
         assert model.tokenizer_source is not None
         return cls(model, load_tokenizer(model.tokenizer_source), max_length)
 

@@ -50,6 +50,7 @@ class TokenClassifier:
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         token: str | None = None,
+        int8: bool = False,
     ) -> Self:
         """Load model and tokenizer of a folder or a hub id. A window has `max_length` tokens, or what the model reads.
 
@@ -57,7 +58,7 @@ class TokenClassifier:
             CheckpointError: there is no such model, or it is none that marks spans.
             DataError: it has no tokenizer.
         """
-        model = load_trained(Head, source, device, dtype, revision, token)
+        model = load_trained(Head, source, device, dtype, revision, token, int8)
         assert model.tokenizer_source is not None
         return cls(model, load_tokenizer(model.tokenizer_source), max_length)
 

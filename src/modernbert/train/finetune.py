@@ -33,6 +33,8 @@ from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
 
+PACKAGES = ("scipy", "matplotlib")  # of the extra `finetune`
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -138,8 +140,8 @@ def check_packages() -> None:
     Raises:
         ConfigError: a package is missing.
     """
-    for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
-        if find_spec(module) is None:
+    for package in PACKAGES:
+        if find_spec(package) is None:
             raise ConfigError(f"Fine-tuning needs {package}: pip install 'modernbert[finetune]'.")
 
 

@@ -412,3 +412,18 @@ def test_a_missing_package_is_told_before_anything_is_read(model, monkeypatch, t
     monkeypatch.setattr("modernbert.train.finetune.PACKAGES", ("no_such_package",))
     with pytest.raises(ConfigError, match=r"needs no_such_package: pip install 'modernbert\[finetune\]'"):
         finetune(recipe(model, tmp_path / "run", data={"train": "nowhere.csv"}))
+
+
+def test_a_mended_recipe_runs_in_the_same_folder(model, csvs, tmp_path):
+    with pytest.raises(DataError, match="sentiment"):
+        finetune(recipe(model, tmp_path / "run", data=csvs | {"label": "sentiment"}))
+    with pytest.raises(ConfigError, match="has 2 layers"):
+        finetune(recipe(model, tmp_path / "run", data=csvs, training={"freeze_layers": 3}))
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1}))
+    assert report(folder)["settings"]["training"]["epochs"] == 1
+
+
+def test_a_folder_of_something_else_is_refused(model, csvs, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        finetune(recipe(model, tmp_path, data=csvs))

@@ -1,6 +1,8 @@
 """Fine-tuning from files to a folder with a report, for every task."""
 
 import json
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from labelled import make_model, recipe, sentences, write_csv, write_lines
 from modernbert import Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.train.finetune import (
+    PACKAGES,
     Finetuning,
     finetune,
     freeze,
@@ -394,3 +397,33 @@ def test_the_command_line_predicts_and_names_mistakes(classified, model, tmp_pat
         app, ["predict", "who?", "--model", str(classified), "--context", str(tmp_path / "x.txt")]
     )
     assert isinstance(wrong.exception, ConfigError)
+
+
+def test_the_extra_brings_what_is_asked_for():
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert "modernbert[plot]" in extras["finetune"]
+    brought = " ".join([*extras["finetune"], *extras["plot"]])
+    assert all(f"{package}>=" in brought for package in PACKAGES)
+
+
+def test_a_missing_package_is_told_before_anything_is_read(model, monkeypatch, tmp_path):
+    monkeypatch.setattr("modernbert.train.finetune.PACKAGES", ("no_such_package",))
+    with pytest.raises(ConfigError, match=r"needs no_such_package: pip install 'modernbert\[finetune\]'"):
+        finetune(recipe(model, tmp_path / "run", data={"train": "nowhere.csv"}))
+
+
+def test_a_mended_recipe_runs_in_the_same_folder(model, csvs, tmp_path):
+    with pytest.raises(DataError, match="sentiment"):
+        finetune(recipe(model, tmp_path / "run", data=csvs | {"label": "sentiment"}))
+    with pytest.raises(ConfigError, match="has 2 layers"):
+        finetune(recipe(model, tmp_path / "run", data=csvs, training={"freeze_layers": 3}))
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1}))
+    assert report(folder)["settings"]["training"]["epochs"] == 1
+
+
+def test_a_folder_of_something_else_is_refused(model, csvs, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        finetune(recipe(model, tmp_path, data=csvs))

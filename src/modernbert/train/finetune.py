@@ -33,6 +33,8 @@ from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
 
+PACKAGES = ("scipy", "matplotlib")  # of the extra `finetune`
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -138,8 +140,8 @@ def check_packages() -> None:
     Raises:
         ConfigError: a package is missing.
     """
-    for module, package in (("sklearn", "scikit-learn"), ("scipy", "scipy"), ("matplotlib", "matplotlib")):
-        if find_spec(module) is None:
+    for package in PACKAGES:
+        if find_spec(package) is None:
             raise ConfigError(f"Fine-tuning needs {package}: pip install 'modernbert[finetune]'.")
 
 
@@ -435,9 +437,10 @@ def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
 
 
 def claim_folder(recipe: FinetuneRecipe) -> None:
-    """Write the resolved recipe into a new folder; refuse one that belongs to another recipe."""
+    """Write the resolved recipe into a new folder; refuse one with results of another recipe, complete or not."""
     folder, path = recipe.output, recipe.output / "recipe.toml"
-    if path.exists():
+    begun = (folder / "report.json").exists() or any(folder.glob("training/seed-*/checkpoints/*"))
+    if path.exists() and begun:
         old = toml.load(FinetuneRecipe, path)
         for name in FinetuneRecipe.model_fields:
             if name not in ("output", "machine", "search") and getattr(old, name) != getattr(recipe, name):
@@ -446,7 +449,7 @@ def claim_folder(recipe: FinetuneRecipe) -> None:
                     "or go on with the recipe.toml in it."
                 )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not path.exists() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
     with replaced_file(path) as partial:
         partial.write_text(toml.dump(recipe), encoding="utf-8")

@@ -34,7 +34,9 @@ struct Linear {
             alignas(64) float c[rows_at_once * panel];
             for (int64_t i = begin; i < end; i += rows_at_once) {
                 const int64_t there = std::min(rows_at_once, end - i);
-                Product<In>::run(int(there), panel, int(in), rows.at(i, in), int(in), weight + p * panel * in, panel, c, panel, false);
+                const bool last = i + there == end && task + threads.at_work() < panels * parts;
+                const auto* next = last ? weight + (task + threads.at_work()) / parts * panel * in : nullptr;
+                Product<In>::run(int(there), panel, int(in), rows.at(i, in), int(in), weight + p * panel * in, panel, c, panel, false, next);
                 In::finish(c, int(there), panel, rows, i, scales + p * panel, sums + p * panel);
                 finish(i, there, p * panel, std::min<int64_t>(panel, out - p * panel), c);
             }

@@ -17,6 +17,8 @@ struct Threads {
     ParallelFor parallel_for;
     int64_t count;
 
+    int64_t at_work() const { return parallel_for == nullptr || count < 1 ? 1 : count; }
+
     // run(task) for every task once. Threads take the next one when they are free, as sequences differ in length.
     template <class Run>
     void each(int64_t tasks, Run run) const {

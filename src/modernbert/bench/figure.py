@@ -68,7 +68,7 @@ def draw_report(report: Report, path: Path) -> tuple[Path, Path]:
     figure.suptitle(_title(report.model, report.dtype, report.machine, f"threads: {report.threads}"), fontsize="medium")
     if len(names) > 1:
         handles = [drawing.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
-        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), frameon=False)
+        figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 3), frameon=False)
     return _write(figure, paths)
 
 

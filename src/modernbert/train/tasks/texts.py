@@ -1,5 +1,6 @@
 """Texts and pairs of texts with a class, several classes, or a number."""
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -61,9 +62,9 @@ class TextTask(Task[TextExample, Scores]):
         items = [Item((ids,), self.target(example)) for ids, example in zip(found.ids, examples, strict=True)]
         return Encoded(examples, items, notes={"truncated": found.truncated})
 
+    @abstractmethod
     def target(self, example: TextExample) -> npt.NDArray[np.generic]:
         """The label as the head learns it."""
-        raise NotImplementedError
 
     def head_loss(
         self,

@@ -114,16 +114,12 @@ class StopAfter(StopRequest):
 
     def __init__(self, looks):
         self.left = looks
-        super().__init__()
+        self._previous = {}
 
     @property
     def requested(self):
         self.left -= 1
         return self.left < 0
-
-    @requested.setter
-    def requested(self, value):
-        pass
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(model, csvs, tmp_path):

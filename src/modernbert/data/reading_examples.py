@@ -7,8 +7,9 @@ for, the same ones every time.
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, SupportsFloat, TypeVar
 
 from modernbert.data.examples import ChoiceExample, QuestionExample, SpanExample, TextExample
 from modernbert.data.reading_questions import question_example
@@ -276,10 +277,10 @@ def _class(value: object) -> str | None:
 
 
 def _number(value: object, column: str, record: Record) -> float | Bad:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
+    number = math.nan
+    if isinstance(value, str | SupportsFloat) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            number = float(value)
     if math.isfinite(number):
         return number
     return Bad("not a number", f"{column} is {value!r} and should be a finite number.", record.origin)

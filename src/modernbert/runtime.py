@@ -42,6 +42,11 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def select_precision(device: torch.device) -> Precision:
+    """bf16 on CUDA and on processors that multiply it faster than fp32, fp32 elsewhere."""
+    return "bf16" if device.type == "cuda" or (device.type == "cpu" and fast_bf16()) else "fp32"
+
+
 def cpu_features() -> dict[str, bool]:
     """What the processor can do that kernels look for. Empty where the system does not tell."""
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modernbert.cli.console import Corpus, Json, print_json
+from modernbert.cli.console import Corpus, Json, Overrides, Recipe, print_json, print_table
 
 if TYPE_CHECKING:
     from modernbert.bench.report import Report
@@ -101,6 +101,48 @@ def bench_training(
     if figure is not None:
         draw_report(report, figure)
     print_report(report, as_json)
+
+
+@app.command(
+    "finetune",
+    epilog="""Examples:
+
+    modernbert bench finetune recipes/tasks/sst-2.toml model=output/mini/run/final seeds=[0,1,2] output=output/beside-trainer
+
+    modernbert bench finetune texts.toml training.epochs=1 machine.precision=fp32 --threads 2 --json""",
+)
+def bench_finetune(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune beside the Trainer of transformers: quality over the seeds of a recipe, and the time of an epoch."""
+    from modernbert.bench.finetuning import bench_finetuning as measure
+    from modernbert.config import load
+    from modernbert.train.finetune_recipe import FinetuneRecipe
+
+    report = measure(load(FinetuneRecipe, recipe, overrides or ()), threads)
+    if report is None:
+        raise typer.Exit(130)
+    if as_json:
+        print_json(asdict(report))
+        return
+    print_machine(report.model, f"{report.dtype}, threads: {report.threads}", report.machine)
+    names = list(report.summaries[0].metrics)
+    print_table(
+        ("contestant", *(name.replace("_", " ") for name in names), "seconds an epoch", "speed"),
+        (
+            (
+                summary.contestant,
+                *(_with_deviation(*summary.metrics[name]) for name in names),
+                f"{summary.seconds_per_epoch:.1f}",
+                f"{summary.speed:.2f} x",
+            )
+            for summary in report.summaries
+        ),
+    )
+    typer.echo(f"\n{report.examples:,} examples of {report.tokens:,} tokens in an epoch; seeds: {len(report.runs) // 2}")
 
 
 @app.command(
@@ -276,6 +318,10 @@ def bench_loader(
             f"{result['first_batch_seconds']:.2f}", *(f"{value / 1e6:,.0f}" for value in memory),
         ]  # fmt: skip
         typer.echo(f"| {' | '.join(cells)} |")
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
 def print_machine(model: str, dtype: str, machine: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ from modernbert.files import replaced_file, written_aside
 from modernbert.inference.packing import outputs
 from modernbert.model.checkpoint import find_folder, read_config
 from modernbert.model.heads import TaskModel
-from modernbert.runtime import Precision, autocast, select_device
+from modernbert.runtime import Precision, autocast, select_device, select_precision
 from modernbert.train import checkpoint
 from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.finetune_report import write_report
@@ -195,7 +195,7 @@ class Finetuning:
         self.directory = recipe.output / "training" / f"seed-{seed}"
         self.device = select_device(recipe.machine.device)
         chosen = recipe.machine.precision
-        self.precision: Precision = ("bf16" if self.device.type == "cuda" else "fp32") if chosen == "auto" else chosen
+        self.precision: Precision = select_precision(self.device) if chosen == "auto" else chosen
         training = recipe.training
         torch.manual_seed(seed)
         model = task.head.from_pretrained(
@@ -294,15 +294,28 @@ class Finetuning:
             curve=self.metrics.read(),
         )
 
+    def scores(self) -> dict[str, float]:
+        """The metrics of the model as it is, on the validation set, which there must be."""
+        encoded = self.sets.validation
+        assert encoded is not None
+        self.model.eval()
+        predictions = self._predict(self.model, encoded, self.precision)
+        self.model.train()
+        return self.task.metrics(encoded.examples, predictions)
+
+    def worth(self, scores: Mapping[str, float]) -> float:
+        """What makes one evaluation better than another: more of it."""
+        return -scores[self.metric] if self.metric == "error" else scores[self.metric]
+
     def measured(self, model: TaskModel, encoded: Encoded[Any]) -> Measured:
-        """Predictions for a set, their metrics, and how long they took."""
+        """Predictions for a set, their metrics, and how long they took: in fp32, as the folder predicts."""
         began = time.perf_counter()
-        predictions = self._predict(model, encoded)
+        predictions = self._predict(model, encoded, "fp32")
         seconds = time.perf_counter() - began
         return measured(self.task, encoded, predictions, seconds)
 
-    def _predict(self, model: TaskModel, encoded: Encoded[Any]) -> list[Any]:
-        found = outputs(model, encoded.sequences, self.recipe.machine.microbatch_tokens, self.precision)
+    def _predict(self, model: TaskModel, encoded: Encoded[Any], precision: Precision) -> list[Any]:
+        found = outputs(model, encoded.sequences, self.recipe.machine.microbatch_tokens, precision)
         return self.task.predictions(encoded, [said.numpy() for said in found])
 
     def _batches(self, epoch: int) -> Batches:
@@ -359,15 +372,11 @@ class Finetuning:
 
     def _evaluate(self, epoch: float, bar: Any) -> None:
         """Measure the validation set, keep the model if it is the best, and end if it was not for too long."""
-        encoded = self.sets.validation
-        if encoded is None:
+        if self.sets.validation is None:
             return
-        self.model.eval()
-        predictions = self._predict(self.model, encoded)
-        self.model.train()
-        found = self.task.metrics(encoded.examples, predictions)
+        found = self.scores()
         self.metrics.write({"step": self.progress.step, "epoch": epoch, "validation": found})
-        score = -found[self.metric] if self.metric == "error" else found[self.metric]
+        score = self.worth(found)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         bar.write(f"seed {self.seed}, epoch {epoch:.2f}: {shown}", file=bar.fp)
         best = self.progress.best

@@ -62,7 +62,7 @@ class Machine(Config):
     """How it runs here. Nothing of this changes what is learned, save the precision."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 on CUDA, otherwise fp32
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 where it is fast, otherwise fp32
     microbatch_tokens: PositiveInt = 8192  # at once
 
 

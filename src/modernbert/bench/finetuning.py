@@ -1,0 +1,259 @@
+"""Whole fine-tuning runs beside the Trainer of transformers: quality over seeds, and the time of an epoch.
+
+Both read the same encoded examples, start from the same weights (the drawn ones of the new head too) and follow the
+same schedule with as many examples an update. The Trainer pads a batch to its longest sequence and takes torch's fused
+AdamW with its own clipping of gradients. Of both, the best epoch counts, measured by the same code.
+"""
+
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from modernbert.bench.report import write_report
+from modernbert.bench.timing import machine, use_threads
+from modernbert.errors import ConfigError
+from modernbert.model.heads import IGNORED
+from modernbert.train.finetune import Finetuning, Sets, check_packages, prepare
+from modernbert.train.finetune_recipe import FinetuneRecipe, TaskName, Training
+from modernbert.train.stopping import StopRequest
+from modernbert.train.tasks import Item, Task
+
+logger = logging.getLogger(__name__)
+
+Contestant = Literal["modernbert", "Trainer"]
+_CLASSES: Mapping[TaskName, str] = {
+    "classify": "AutoModelForSequenceClassification",
+    "multi-label": "AutoModelForSequenceClassification",
+    "regress": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+}
+_OWN_SETTINGS = ("batch_tokens", "layer_decay", "freeze_embeddings", "freeze_layers", "class_weights", "patience")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contestant with one seed. Evaluations are no part of an epoch's seconds."""
+
+    contestant: Contestant
+    seed: int
+    metrics: Mapping[str, float]  # of the best epoch, on the validation set
+    seconds_per_epoch: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One contestant over its seeds: mean and deviation of each metric, and the median epoch."""
+
+    contestant: Contestant
+    metrics: Mapping[str, tuple[float, float | None]]
+    seconds_per_epoch: float
+    speed: float  # how many times faster than the Trainer
+
+
+@dataclass(frozen=True)
+class FinetuningReport:
+    """Both contestants on one task."""
+
+    task: TaskName
+    model: str
+    examples: int
+    tokens: int
+    dtype: str
+    threads: int
+    machine: Mapping[str, str]
+    settings: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    summaries: tuple[Summary, ...]
+
+
+def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningReport | None:
+    """Fine-tune with every seed, ours and the Trainer's in turn. None if the user asked to stop.
+
+    Every run leaves its result in the output folder; given again, what is there is not run again.
+
+    Raises:
+        ConfigError: transformers or accelerate is missing, or the Trainer has no such settings.
+        DataError: a file or an example is wrong.
+    """
+    _check(recipe)
+    threads = use_threads(threads)
+    task, sets = prepare(recipe)
+    if sets.validation is None:
+        raise ConfigError("Both are compared on a validation set: name one in data.validation, or set data.held_out.")
+    runs = []
+    with StopRequest() as stop:
+        for number, seed in enumerate(recipe.seeds):
+            turns: tuple[Contestant, ...] = ("modernbert", "Trainer")
+            for contestant in turns if number % 2 == 0 else turns[::-1]:
+                run = _run_once(contestant, recipe, task, sets, seed, stop)
+                if run is None:
+                    return None
+                runs.append(run)
+    report = FinetuningReport(
+        task=recipe.task,
+        model=recipe.model,
+        examples=len(sets.train.examples),
+        tokens=sum(item.num_tokens for item in sets.train.items),
+        dtype=Finetuning(_of_seed(recipe, "modernbert", recipe.seeds[0]), task, sets, recipe.seeds[0]).precision,
+        threads=threads,
+        machine=machine(("transformers", "accelerate")),
+        settings=recipe.training.model_dump(),
+        runs=tuple(runs),
+        summaries=summarize(runs),
+    )
+    write_report(report, recipe.output / "report.json")
+    return report
+
+
+def summarize(runs: Sequence[Run]) -> tuple[Summary, ...]:
+    """What the seeds of each contestant come to."""
+    of: dict[Contestant, list[Run]] = {}
+    for run in runs:
+        of.setdefault(run.contestant, []).append(run)
+    epochs = {name: statistics.median(run.seconds_per_epoch for run in found) for name, found in of.items()}
+    return tuple(
+        Summary(
+            contestant,
+            {name: _mean_and_deviation([run.metrics[name] for run in found]) for name in found[0].metrics},
+            epochs[contestant],
+            epochs["Trainer"] / epochs[contestant],
+        )
+        for contestant, found in of.items()
+    )
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _check(recipe: FinetuneRecipe) -> None:
+    for package in ("transformers", "accelerate"):
+        if find_spec(package) is None:
+            raise ConfigError(f"The Trainer needs {package}: pip install 'modernbert[bench]'.")
+    check_packages()
+    if recipe.task not in _CLASSES:
+        raise ConfigError(f"Only {', '.join(_CLASSES)} are compared with the Trainer, not {recipe.task!r}.")
+    plain = Training()
+    for name in _OWN_SETTINGS:
+        if getattr(recipe.training, name) != getattr(plain, name):
+            raise ConfigError(f"The Trainer has no training.{name}; leave it out to compare.")
+    if recipe.training.schedule == "one_minus_sqrt":
+        raise ConfigError("The Trainer has no schedule one_minus_sqrt; take linear or constant to compare.")
+
+
+def _of_seed(recipe: FinetuneRecipe, contestant: Contestant, seed: int) -> FinetuneRecipe:
+    return recipe.model_copy(update={"seeds": (seed,), "output": recipe.output / contestant.lower()})
+
+
+def _run_once(
+    contestant: Contestant, recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, seed: int, stop: StopRequest
+) -> Run | None:
+    """The result of a seed: the one that lies in the output folder, or that of a new run."""
+    of_seed = _of_seed(recipe, contestant, seed)
+    path = of_seed.output / f"seed-{seed}.json"
+    if path.exists():
+        return TypeAdapter(Run).validate_json(path.read_bytes())
+    finetuning = Finetuning(of_seed, task, sets, seed)
+    run = _train_ours(finetuning, stop) if contestant == "modernbert" else _train_with_trainer(finetuning, stop)
+    if run is not None:
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
+        logger.info("%s, seed %d: %s; %.1f s an epoch", contestant, seed, shown, run.seconds_per_epoch)
+        write_report(run, path)
+    return run
+
+
+def _train_ours(finetuning: Finetuning, stop: StopRequest) -> Run | None:
+    if not finetuning.train(stop):
+        return None
+    progress = finetuning.progress
+    [best] = [
+        line["validation"]
+        for line in finetuning.metrics.read()
+        if line["step"] == progress.best_step and "validation" in line
+    ]
+    return Run("modernbert", finetuning.seed, best, progress.seconds / progress.epoch)
+
+
+def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None:
+    """The run that `finetuning` has before it, by the Trainer. An epoch is from its first batch to its last update."""
+    import transformers
+
+    training, recipe = finetuning.recipe.training, finetuning.recipe
+    epochs: list[float] = []
+    found: list[dict[str, float]] = []
+
+    class Watch(transformers.TrainerCallback):
+        began = 0.0
+
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop |= stop.requested
+
+        def on_epoch_end(self, *_: Any, model: Any, **__: Any) -> None:
+            epochs.append(time.perf_counter() - self.began)
+            if not stop.requested:
+                finetuning.model.load_state_dict(model.state_dict())
+                found.append(finetuning.scores())
+
+    with tempfile.TemporaryDirectory() as scratch:
+        finetuning.model.save_pretrained(Path(scratch) / "start")
+        model = getattr(transformers, _CLASSES[recipe.task]).from_pretrained(
+            Path(scratch) / "start", attn_implementation="sdpa", dtype=torch.float32
+        )
+        settings = transformers.TrainingArguments(
+            output_dir=str(Path(scratch) / "run"),
+            seed=finetuning.seed,
+            num_train_epochs=training.epochs,
+            per_device_train_batch_size=training.batch_examples,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay / training.learning_rate,  # times the rate, as AdamW has it
+            adam_beta2=0.98,
+            adam_epsilon=1e-6,
+            lr_scheduler_type="constant_with_warmup" if training.schedule == "constant" else "linear",
+            warmup_steps=training.warmup,
+            use_cpu=finetuning.device.type == "cpu",
+            bf16=finetuning.precision == "bf16",
+            dataloader_pin_memory=finetuning.device.type == "cuda",
+            remove_unused_columns=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+        )
+        trainer = transformers.Trainer(
+            model=model,
+            args=settings,
+            train_dataset=list(finetuning.sets.train.items),
+            data_collator=partial(pad_items, per_token=finetuning.task.head.per_token),
+            callbacks=[Watch()],
+        )
+        trainer.train()
+    if stop.requested:
+        return None
+    best = max(found, key=finetuning.worth)
+    return Run("Trainer", finetuning.seed, best, statistics.fmean(epochs))
+
+
+def pad_items(items: Iterable[Item], *, per_token: bool) -> dict[str, Tensor]:
+    """Single sequences as a padded batch, with the names that transformers has for its tensors."""
+    chosen = list(items)
+    ids = [torch.from_numpy(item.sequences[0]).long() for item in chosen]
+    labels = [torch.from_numpy(item.label) for item in chosen]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(of) for of in ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED) if per_token else torch.stack(labels),
+    }

@@ -155,7 +155,7 @@ def test_every_task_has_columns_for_the_hub_too(task, tmp_path):
 
 
 def test_the_average_is_over_eight_tasks_in_percent():
-    scores = tuple(Score(task.name, "validation", 1, {"x": (0.5, 0.7)}, None, "m", {}, "") for task in TASKS)
+    scores = tuple(Score(task.name, "validation", 1, {"x": (0.5, 0.7)}, None, None, "m", {}, "") for task in TASKS)
     whole = GlueReport("m", "base", scores, {})
     assert whole.average == pytest.approx(60)
     assert whole.as_record()["published_averages"] == PUBLISHED

@@ -194,7 +194,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
     epochs: list[float] = []
     found: list[dict[str, float]] = []
 
-    class Watch(transformers.TrainerCallback):
+    class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # transformers has no types for mypy
         began = 0.0
 
         def on_epoch_begin(self, *_: Any, **__: Any) -> None:

@@ -1,5 +1,6 @@
 """`modernbert bench`: how fast everything is, beside others, on this machine."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,7 +108,7 @@ def bench_training(
     "finetune",
     epilog="""Examples:
 
-    modernbert bench finetune recipes/tasks/sst-2.toml model=output/mini/run/final seeds=[0,1,2] output=output/beside-trainer
+    modernbert bench finetune recipes/tasks/sst-2.toml model=output/mini/run/final seeds=[0,1,2] output=output/beside
 
     modernbert bench finetune texts.toml training.epochs=1 machine.precision=fp32 --threads 2 --json""",
 )
@@ -142,7 +143,8 @@ def bench_finetune(
             for summary in report.summaries
         ),
     )
-    typer.echo(f"\n{report.examples:,} examples of {report.tokens:,} tokens in an epoch; seeds: {len(report.runs) // 2}")
+    seeds = len(report.runs) // len(report.summaries)
+    typer.echo(f"\n{report.examples:,} examples of {report.tokens:,} tokens in an epoch; seeds: {seeds}")
 
 
 @app.command(
@@ -324,7 +326,7 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
     return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
-def print_machine(model: str, dtype: str, machine: dict[str, str]) -> None:
+def print_machine(model: str, dtype: str, machine: Mapping[str, str]) -> None:
     typer.echo(f"{model}, {dtype}. {', '.join(f'{name} {value}' for name, value in machine.items())}\n")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -167,6 +167,7 @@ def evaluate_glue(
     ),
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be repeated. [default: 0]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="The same from random weights, too, to compare.")] = False,
     size: Annotated[
         str | None, typer.Option(help="base or large: whose published settings. [default: by the model's width]")
     ] = None,
@@ -186,8 +187,9 @@ def evaluate_glue(
         raise ConfigError(f"There are no published settings for {size!r}; choose base or large.")
     wanted: Literal["base", "large"] | None = None if size is None else "large" if size == "large" else "base"
     report = measure(
-        model, data, output, tasks=task or (), seeds=seed or (0,), size=wanted, mnli=mnli, overrides=overrides or ()
-    )
+        model, data, output, tasks=task or (), seeds=seed or (0,), size=wanted, mnli=mnli, overrides=overrides or (),
+        beside_random=random,
+    )  # fmt: skip
     if report is None:
         raise typer.Exit(130)
     if as_json:
@@ -227,6 +229,7 @@ def evaluate_tasks(
     ),
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="May be repeated. [default: 0]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="The same from random weights, too, to compare.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune on entities, similarity, choices and questions in English and Japanese, and score on the test sets.
@@ -237,7 +240,9 @@ def evaluate_tasks(
     from modernbert.evaluate.tasks import as_record
     from modernbert.evaluate.tasks import evaluate_tasks as measure
 
-    found = measure(model, data, output, tasks=task or (), seeds=seed or (0,), overrides=overrides or ())
+    found = measure(
+        model, data, output, tasks=task or (), seeds=seed or (0,), overrides=overrides or (), beside_random=random
+    )
     if found is None:
         raise typer.Exit(130)
     scores, missing = found
@@ -250,12 +255,25 @@ def evaluate_tasks(
 
 
 def _print_scores(scores: Sequence["Score"]) -> None:
+    random = any(score.random for score in scores)
     print_table(
-        ("task", "score", "guessed", "metrics", "examples", "rate", "decay", "epochs", "notes"),
+        (
+            "task",
+            "score",
+            *(["random weights"] if random else []),
+            "guessed",
+            "metrics",
+            "examples",
+            "rate",
+            "decay",
+            "epochs",
+            "notes",
+        ),
         [
             (
                 score.task,
-                f"{100 * score.value:.1f}" + ("" if score.deviation is None else f" ± {100 * score.deviation:.1f}"),
+                _percent(score.values),
+                *([_percent(score.random or ())] if random else []),
                 "" if score.guess is None else f"{100 * score.guess:.1f}",
                 ", ".join(
                     f"{name.replace('_', ' ')} {100 * fmean(values):.1f}" for name, values in score.metrics.items()
@@ -269,6 +287,12 @@ def _print_scores(scores: Sequence["Score"]) -> None:
             for score in scores
         ],
     )
+
+
+def _percent(values: Sequence[float]) -> str:
+    """The mean of the seeds, and their deviation where there are several."""
+    shown = f"{100 * fmean(values):.1f}" if values else ""
+    return shown if len(values) < 2 else f"{shown} ± {100 * stdev(values):.1f}"
 
 
 def _listed(missing: Mapping[str, Sequence[str]]) -> str:

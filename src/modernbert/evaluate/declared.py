@@ -46,13 +46,14 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Score:
-    """How good a model is at a task: its value for each seed, and what guessing gives."""
+    """How good a model is at a task: its value for each seed, what guessing gives, and the same from random weights."""
 
     task: str
     set: str
     examples: int
     metrics: Mapping[str, tuple[float, ...]]
     guess: float | None
+    random: tuple[float, ...] | None  # the value for each seed
     start: str
     settings: Mapping[str, Any]
     note: str
@@ -80,6 +81,7 @@ class Score:
             "score": self.value,
             "deviation": self.deviation,
             "guess": self.guess,
+            "random": None if self.random is None else list(self.random),
             "metrics": {name: list(values) for name, values in self.metrics.items()},
             "start": self.start,
             "settings": dict(self.settings),
@@ -120,10 +122,13 @@ def score_task(
     data: Path,
     output: Path,
     overrides: Sequence[str] = (),
+    *,
+    beside_random: bool = False,
 ) -> Score | None:
     """Fine-tune on a task once for each seed of `models`, from the model that it names, and score.
 
-    Every run has a folder `seed-N` in `output`; one that is complete is not run again. None if the user asked to stop.
+    With `beside_random`, the same from random weights, too. Every run has a folder `seed-N` in `output` (in its folder
+    `random`); one that is complete is not run again. None if the user asked to stop.
 
     Raises:
         DataError: files are wrong.
@@ -132,64 +137,83 @@ def score_task(
     """
     if declaration.prepare is not None:
         data = declaration.prepare(data, output / "data")
-    recipes = {
-        seed: recipe_for(declaration, model, data, output / f"seed-{seed}", seed, overrides)
-        for seed, model in models.items()
-    }
-    reports = []
-    for recipe in recipes.values():
-        folder = finetune(recipe)
-        if folder is None:
-            return None
-        reports.append((folder, json.loads((folder / "report.json").read_text(encoding="utf-8"))))
-    first = next(iter(recipes.values()))
-    last = "test" if "test" in reports[0][1]["metrics"] else "validation"
-    guesses = [_metric(declaration, name, last, *reports[0], guess=True) for name in declaration.metrics]
+
+    def reports_of(output: Path, overrides: Sequence[str]) -> list[_Reported] | None:
+        found = []
+        for seed, model in models.items():
+            recipe = recipe_for(declaration, model, data, output / f"seed-{seed}", seed, overrides)
+            folder = finetune(recipe)
+            if folder is None:
+                return None
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            found.append(_Reported(declaration, recipe, folder, report))
+        return found
+
+    reports = reports_of(output, overrides)
+    randoms = reports_of(output / "random", [*overrides, "random_weights=true"]) if beside_random else ()
+    if reports is None or randoms is None:
+        return None
+    first = reports[0]
+    guesses = [first.guess(name) for name in declaration.metrics]
     known = [guess for guess in guesses if guess is not None]
     return Score(
         declaration.name,
-        last,
-        reports[0][1]["sets"][last]["examples"],
-        {
-            name: tuple(_value(declaration, name, last, folder, report) for folder, report in reports)
-            for name in declaration.metrics
-        },
+        first.last,
+        first.report["sets"][first.last]["examples"],
+        {name: tuple(report.value(name) for report in reports) for name in declaration.metrics},
         fmean(known) if len(known) == len(guesses) else None,
-        first.model,
-        {
-            "learning_rate": first.training.learning_rate,
-            "weight_decay": first.training.weight_decay,
-            "epochs": first.training.epochs,
-            "batch_examples": first.training.batch_examples,
-        },
+        tuple(fmean(report.value(name) for name in declaration.metrics) for report in randoms) or None,
+        first.recipe.model,
+        first.recipe.training.model_dump(include={"learning_rate", "weight_decay", "epochs", "batch_examples"}),
         declaration.note,
     )
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """A complete run of a task."""
+
+    declaration: Declaration
+    recipe: FinetuneRecipe
+    folder: Path
+    report: Mapping[str, Any]
+
+    @property
+    def last(self) -> str:
+        """The set that counts."""
+        return "test" if "test" in self.report["metrics"] else "validation"
+
+    def value(self, name: str) -> float:
+        """A metric of the declaration."""
+        if name == "positive_f1":
+            return self._positive_f1([record["predicted"] for record in self._predictions()])
+        return self._metric(name)["value"]
+
+    def guess(self, name: str) -> float | None:
+        """The same metric of what guessing gives, or None if that is unknown."""
+        if name == "positive_f1":
+            labels = self._labels()
+            return self._positive_f1([max(labels, key=labels.__getitem__)] * len(self._predictions()))
+        return self._metric(name)["guess"]
+
+    def _metric(self, name: str) -> Mapping[str, Any]:
+        group, _, metric = name.rpartition("/")
+        return self.report["metrics"][group or self.last][metric]
+
+    def _positive_f1(self, predicted: Sequence[str]) -> float:
+        labels, positive = self._labels(), self.declaration.positive
+        if positive not in labels:
+            raise DataError(f"{self.declaration.name} has no label {positive!r}; it has {', '.join(labels)}.")
+        return binary_f1(predicted, [record["expected"] for record in self._predictions()], positive=positive)
+
+    def _labels(self) -> dict[str, int]:
+        return self.report["sets"]["train"]["labels"]
+
+    def _predictions(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
 
 def _under(data: Path, source: Source) -> dict[str, Any]:
     values = source.model_dump(exclude_none=True)
     return values if source.format == "hub" else values | {"path": str(data / source.path)}
-
-
-def _value(declaration: Declaration, name: str, last: str, folder: Path, report: Mapping[str, Any]) -> float:
-    value = _metric(declaration, name, last, folder, report)
-    assert value is not None, "only a guess may be unknown"
-    return value
-
-
-def _metric(
-    declaration: Declaration, name: str, last: str, folder: Path, report: Mapping[str, Any], *, guess: bool = False
-) -> float | None:
-    """A metric out of a report, or what guessing gives."""
-    if name == "positive_f1":
-        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        expected = [record["expected"] for record in records]
-        labels = report["sets"]["train"]["labels"]
-        if declaration.positive not in labels:
-            raise DataError(f"{declaration.name} has no label {declaration.positive!r}; it has {', '.join(labels)}.")
-        predicted = [max(labels, key=labels.get)] * len(records) if guess else [one["predicted"] for one in records]
-        return binary_f1(predicted, expected, positive=declaration.positive)
-    group, _, metric = name.rpartition("/")
-    found = report["metrics"][group or last][metric]
-    return found["guess"] if guess else found["value"]

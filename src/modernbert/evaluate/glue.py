@@ -176,13 +176,14 @@ def evaluate_glue(
     size: Size | None = None,
     mnli: str | None = None,
     overrides: Sequence[str] = (),
+    beside_random: bool = False,
 ) -> GlueReport | None:
     """Fine-tune on every task whose data is there, and score. None if the user asked to stop; run again to go on.
 
     `data` is a folder with a folder for each task as the original files have them, or `hub`. RTE, MRPC and STS-B start
     from the model fine-tuned on MNLI: the folder `mnli`, or that of this run if MNLI is among its tasks. `size` says
     whose published settings are taken: unless given those of large from a hidden size of 1,024 on. The best evaluation
-    on the dev set counts, as published.
+    on the dev set counts, as published. With `beside_random` every task is also run from random weights.
 
     Raises:
         ConfigError: there is no such task, or an override does not fit.
@@ -211,7 +212,7 @@ def evaluate_glue(
             continue
         start = {seed: str(after_mnli.get(seed, model)) for seed in seeds} if task.from_mnli else starts
         runs = output / task.name.lower()
-        score = score_task(declarations[task.name], start, folder, runs, overrides)
+        score = score_task(declarations[task.name], start, folder, runs, overrides, beside_random=beside_random)
         if score is None:
             return None
         scores.append(score)

@@ -102,9 +102,11 @@ def evaluate_tasks(
     tasks: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     overrides: Sequence[str] = (),
+    beside_random: bool = False,
 ) -> tuple[tuple[Score, ...], dict[str, list[str]]] | None:
     """Fine-tune on every task whose files are in the folder `data`, and score on its test set.
 
+    With `beside_random` every task is also run from random weights of the same architecture.
     Returns the scores, and of each task that could not be run the files that it lacks; None if the user asked to stop
     (run again to go on).
 
@@ -128,7 +130,7 @@ def evaluate_tasks(
         if task.name in missing:
             continue
         runs = output / task.name.lower().replace(" ", "-")
-        score = score_task(task, dict.fromkeys(seeds, model), data, runs, overrides)
+        score = score_task(task, dict.fromkeys(seeds, model), data, runs, overrides, beside_random=beside_random)
         if score is None:
             return None
         scores.append(score)

@@ -198,10 +198,12 @@ class Finetuning:
         self.precision: Precision = select_precision(self.device) if chosen == "auto" else chosen
         training = recipe.training
         torch.manual_seed(seed)
-        model = task.head.from_pretrained(
+        model: TaskModel = task.head.from_pretrained(
             recipe.model, dtype=torch.float32, changes=task.changes() | _head_changes(recipe)
         )
-        self.model: TaskModel = model.to(self.device).train()
+        if recipe.random_weights:
+            model = redrawn(model)
+        self.model = model.to(self.device).train()
         freeze(self.model, training)
         self.metrics = Metrics(self.directory / "metrics.jsonl")
         assert self.model.tokenizer_source is not None
@@ -401,6 +403,13 @@ def schedule_factor(training: Training, progress: float) -> float:
     if training.schedule == "constant":
         return 1.0
     return left if training.schedule == "linear" else 1 - math.sqrt(1 - left)
+
+
+def redrawn(model: TaskModel) -> TaskModel:
+    """The same architecture and tokenizer with fresh weights."""
+    fresh = type(model)(model.config)  # type: ignore[call-arg]  # every task's own class takes its configuration alone
+    fresh.tokenizer_source = model.tokenizer_source
+    return fresh
 
 
 def freeze(model: TaskModel, training: Training) -> None:

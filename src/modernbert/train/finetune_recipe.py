@@ -79,6 +79,7 @@ class FinetuneRecipe(Config):
 
     task: TaskName
     model: str  # a folder or hub id: an encoder, a masked language model, or a model of another task
+    random_weights: bool = False  # draw all of them afresh: what the model's own are worth is the difference
     data: TaskData
     output: Path
     max_length: PositiveInt | None = None  # tokens; what the model reads unless set

@@ -133,6 +133,24 @@ def test_a_given_mnli_model_is_the_start(model, glue, tmp_path, monkeypatch):
     assert seen == ["elsewhere"]
 
 
+def test_the_same_is_run_from_random_weights_beside(model, glue, tmp_path):
+    arguments = ["evaluate", "glue", model, "--data", str(glue), "--output", str(tmp_path), "--task", "CoLA", *FAST]
+    result = CliRunner().invoke(app, [*arguments, "--seed", "0", "--seed", "1", "--random"])
+    assert result.exit_code == 0, result.exception
+    assert "random weights" in result.stdout
+    found = evaluate_glue(model, str(glue), tmp_path, tasks=("cola",), seeds=(0, 1), overrides=FAST, beside_random=True)
+    [score] = found.scores
+    for seed in (0, 1):
+        report = json.loads((tmp_path / "cola" / "random" / f"seed-{seed}" / "report.json").read_text(encoding="utf-8"))
+        assert report["metrics"]["validation"]["matthews"]["value"] == score.random[seed]
+    starts = {
+        place: (tmp_path / "cola" / place / "seed-0" / "recipe.toml").read_text(encoding="utf-8")
+        for place in ("", "random")
+    }
+    assert "random_weights = false" in starts[""]
+    assert "random_weights = true" in starts["random"]
+
+
 def test_the_published_settings_are_those_of_the_recipes(glue, tmp_path):
     by_name = {task.name: task for task in TASKS}
     for size, rate, epochs in (("base", 5e-5, 10), ("large", 8e-5, 2)):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from labelled import make_model, recipe, sentences, write_csv, write_lines
 from modernbert import Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.model import SequenceClassifier
 from modernbert.train.finetune import (
     PACKAGES,
     Finetuning,
@@ -330,6 +331,23 @@ def test_frozen_parts_stay_and_the_rest_moves(model, csvs, tmp_path):
             continue
         stays = name.startswith(("model.embeddings.", "model.layers.0."))
         assert torch.equal(after[name], x) == stays, name
+
+
+def test_random_weights_are_of_the_seed_and_not_of_the_model(model, csvs, tmp_path):
+    def start(seed, name):
+        chosen = recipe(model, tmp_path / name, data=csvs, random_weights=True)
+        return Finetuning(chosen, *prepare(chosen), seed).model
+
+    first, again, other = start(0, "first"), start(0, "again"), start(1, "other")
+    loaded = SequenceClassifier.from_pretrained(model, changes={"id2label": first.config.id2label})
+    name = "model.embeddings.tok_embeddings.weight"
+    weight = first.state_dict()[name]
+    assert torch.equal(weight, again.state_dict()[name])
+    for strange in (other, loaded):
+        assert (weight - strange.state_dict()[name]).norm() > weight.norm()
+    assert first.config == loaded.config.model_copy(update={"problem_type": first.config.problem_type})
+    assert first.tokenizer_source == model
+    assert first.training
 
 
 def test_the_learning_rate_falls_from_the_head_down(model, csvs, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from corpora import make_tokenizer
+from corpora import make_model
 from modernbert.cli import app
 from modernbert.data.reading_examples import read_choices, read_questions, read_spans, read_texts_with_labels
 from modernbert.errors import ConfigError, DataError
@@ -16,7 +16,6 @@ from modernbert.evaluate import tasks as others
 from modernbert.evaluate.declared import Score, missing_files, recipe_for
 from modernbert.evaluate.glue import PUBLISHED, TASKS, GlueReport, evaluate_glue
 from modernbert.evaluate.tasks import cut_entities, evaluate_tasks
-from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.train.metrics import binary_f1
 
 FAST = ("training.epochs=1", "training.learning_rate=1e-3", "max_length=32")
@@ -32,15 +31,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    base = tmp_path_factory.mktemp("glue")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = EncoderConfig(
-        vocab_size=1024, max_position_embeddings=64, cls_token_id=1020, sep_token_id=1021, pad_token_id=1022,
-        mask_token_id=1023, **sizes,
-    )  # fmt: skip
-    MaskedLM(config).save_pretrained(base / "model", tokenizer=make_tokenizer(base / "tokenizer"))
-    return str(base / "model")
+    return str(make_model(tmp_path_factory.mktemp("glue"), num_hidden_layers=1, max_position_embeddings=64))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from labelled import make_model, recipe, sentences, write_csv, write_lines
+from corpora import make_model
+from labelled import recipe, sentences, write_csv, write_lines
 from modernbert import Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.train.finetune import (

@@ -1,6 +1,5 @@
 """Which label a text has, which labels, or which number."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,8 @@ from torch import Tensor
 from modernbert.data import load_tokenizer
 from modernbert.data.encoding import encode_texts
 from modernbert.errors import DataError
-from modernbert.inference.packing import load_trained, outputs
+from modernbert.inference.packing import load_trained, outputs, warn_of_cut
 from modernbert.model import SequenceClassifier
-
-logger = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
 
@@ -86,11 +83,7 @@ class Classifier:
         encoded = encode_texts(
             self.tokenizer, [text for text, _ in pairs], [pair for _, pair in pairs], max_length=self.max_length
         )
-        if encoded.truncated:
-            logger.warning(
-                "%d of %d texts are longer than %s tokens and were cut.",
-                encoded.truncated, len(texts), f"{self.max_length:,}",
-            )  # fmt: skip
+        warn_of_cut(encoded, self.max_length)
         found = [scores(self.model.problem_type, logits).tolist() for logits in outputs(self.model, encoded.ids)]
         labels = self.model.config.labels
         ranked = [sorted(zip(values, labels, strict=True), key=lambda one: -one[0]) for values in found]

@@ -1,5 +1,6 @@
 """What all that takes text has in common: loading a trained head, and running it on packed batches."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor
 
 from modernbert.data.batching import batches_within
-from modernbert.data.encoding import Ids
+from modernbert.data.encoding import EncodedTexts, Ids
 from modernbert.errors import CheckpointError
 from modernbert.model.checkpoint import find_folder, read_architecture
 from modernbert.model.heads import TaskModel
 from modernbert.model.inference_encoder import make_ready
 from modernbert.packed import Sequences
 from modernbert.runtime import Precision, autocast, select_device
+
+logger = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 8192
 
@@ -71,6 +74,15 @@ def outputs(
 def overlap(max_length: int) -> int:
     """The tokens that windows over a long text share, unless one says otherwise."""
     return min(128, max_length // 4)
+
+
+def warn_of_cut(encoded: EncodedTexts, max_length: int) -> None:
+    """Say how many texts were cut to fit, if any were."""
+    if encoded.truncated:
+        logger.warning(
+            "%d of %d texts are longer than %s tokens and were cut.",
+            encoded.truncated, len(encoded.ids), f"{max_length:,}",
+        )  # fmt: skip
 
 
 def shortened(text: str) -> str:

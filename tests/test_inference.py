@@ -63,6 +63,11 @@ def test_wrong_input_is_one_sentence(fill, text, top_k, message):
         fill(text, top_k)
 
 
+def test_a_text_above_a_max_length_of_ones_own_is_refused(folder):
+    with pytest.raises(DataError, match="and the model reads 4; shorten it"):
+        FillMask.from_pretrained(folder, device="cpu", max_length=4)("import [MASK] as one")
+
+
 def test_a_folder_without_tokenizer_is_refused(folder, tmp_path):
     MaskedLM.from_pretrained(folder).save_pretrained(tmp_path / "bare")
     (tmp_path / "bare" / "tokenizer.json").unlink()

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from modernbert.cli.console import texts_of
 from modernbert.data.reading_examples import read_choices
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.inference import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
+from modernbert.inference.predictor import Predictor
 from modernbert.model import MultipleChoice, QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
 from modernbert.model.checkpoint import find_folder, read_architecture
+
+P = TypeVar("P", bound=Predictor[Any])
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ def predictions(
         ConfigError: a context or choices are missing, or are of no use to this model.
         DataError: there is no text, or the file cannot be read.
     """
+
+    def loaded(kind: type[P]) -> P:
+        return kind.from_pretrained(model, max_length=max_length, device=device, int8=int8)
+
     found = read_architecture(find_folder(model))
     for option, given, what, kind in (
         ("--context", context is not None, "answers questions", QuestionAnswering),
@@ -49,18 +56,16 @@ def predictions(
             raise ConfigError(f"{option} is for a model that {what}, and {model} holds a {found or 'bare model'}.")
     if found == MultipleChoice.architecture:
         offered = _offered(texts, file, choices)
-        chooser = ChoiceAnswerer.from_pretrained(model, max_length=max_length, device=device, int8=int8)
-        return _choices(chooser, *offered)
+        return _choices(loaded(ChoiceAnswerer), *offered)
     wanted = texts_of(texts, file)
     if found == QuestionAnswering.architecture:
         if context is None:
             raise ConfigError("Name the file in which the answers stand with --context.")
-        answerer = QuestionAnswerer.from_pretrained(model, max_length=max_length, device=device, int8=int8)
-        return _answers(answerer, wanted, context)
+        return _answers(loaded(QuestionAnswerer), wanted, context)
     if found == SequenceClassifier.architecture:
-        return _labels(Classifier.from_pretrained(model, max_length=max_length, device=device, int8=int8), wanted)
+        return _labels(loaded(Classifier), wanted)
     if found == TokenHead.architecture:
-        return _spans(TokenClassifier.from_pretrained(model, max_length=max_length, device=device, int8=int8), wanted)
+        return _spans(loaded(TokenClassifier), wanted)
     raise CheckpointError(f"{model} holds a {found or 'bare model'}, which predicts no labels; train one: `finetune`.")
 
 

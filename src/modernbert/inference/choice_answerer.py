@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self, overload
+from typing import overload
 
 import torch
-from tokenizers import Tokenizer
 
-from modernbert.data import load_tokenizer
 from modernbert.data.encoding import encode_choices
 from modernbert.data.examples import ChoiceExample, Origin
 from modernbert.errors import DataError
-from modernbert.inference.packing import load_trained, outputs, warn_of_cut
+from modernbert.inference.packing import outputs, warn_of_cut
+from modernbert.inference.predictor import Predictor
 from modernbert.model import MultipleChoice
 
 
@@ -29,35 +27,10 @@ class Choice:
     probability: float
 
 
-class ChoiceAnswerer:
+class ChoiceAnswerer(Predictor[MultipleChoice]):
     """Ranks the possible answers to a question. Question and choice are read together and cut to `max_length`."""
 
-    def __init__(self, model: MultipleChoice, tokenizer: Tokenizer, max_length: int | None = None) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.max_length = max_length or model.config.max_position_embeddings
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        max_length: int | None = None,
-        device: str = "auto",
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        int8: bool = False,
-    ) -> Self:
-        """Load model and tokenizer of a folder or a hub id. A question with a choice has `max_length` tokens at most.
-
-        Raises:
-            CheckpointError: there is no such model, or it is none that chooses answers.
-            DataError: it has no tokenizer.
-        """
-        model = load_trained(MultipleChoice, source, device, dtype, revision, token, int8)
-        assert model.tokenizer_source is not None
-        return cls(model, load_tokenizer(model.tokenizer_source), max_length)
+    kind = MultipleChoice
 
     @overload
     def __call__(self, questions: str, choices: Sequence[str]) -> list[Choice]: ...  # type: ignore[overload-overlap]

@@ -1,4 +1,4 @@
-"""Small labelled files, whose labels can be read off the texts, and a recipe that learns them."""
+"""Small labelled files, whose labels can be read off the texts, a recipe that learns them, and a stop in its midst."""
 
 import csv
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 from modernbert.config import parse
 from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.stopping import StopRequest
 
 WORDS = ["parser", "indent", "month", "action", "string", "number", "default", "group", "line", "values"]
 COLOURS = {"red": ["fire", "blood"], "green": ["grass", "leaf"], "blue": ["sea", "sky"]}
@@ -47,3 +48,16 @@ def recipe(model: Path, output: Path, task: str = "classify", **changes: Any) ->
         "machine": {"device": "cpu"},
     }
     return parse(FinetuneRecipe, values | changes, "a test")
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it has been looked at so many times."""
+
+    def __init__(self, looks):
+        self.left = looks
+        self._previous = {}
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0

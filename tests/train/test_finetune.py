@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from corpora import make_model
-from labelled import recipe, sentences, write_csv, write_lines
+from labelled import StopAfter, recipe, sentences, write_csv, write_lines
 from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
 from modernbert.errors import CheckpointError, ConfigError, DataError
@@ -27,8 +27,6 @@ from modernbert.train.finetune import (
     split,
 )
 from modernbert.train.finetune_recipe import Training
-from modernbert.train.search import search
-from modernbert.train.stopping import StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +108,6 @@ def test_a_complete_run_is_left_alone_and_another_recipe_refused(classified, mod
     assert (classified / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="whose training differs"):
         finetune(recipe(model, classified, data=csvs, seeds=[3], training={"epochs": 9}))
-
-
-class StopAfter(StopRequest):
-    """Asks to stop when it has been looked at so many times."""
-
-    def __init__(self, looks):
-        self.left = looks
-        self._previous = {}
-
-    @property
-    def requested(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(model, csvs, tmp_path):
@@ -400,18 +385,6 @@ def test_schedules_rise_to_one_and_fall_as_they_say(kind):
     assert factors[20] == pytest.approx(1.0)
     assert factors[60] == pytest.approx({"linear": 0.5, "one_minus_sqrt": 1 - 0.5**0.5, "constant": 1.0}[kind])
     assert factors[100] == pytest.approx(1.0 if kind == "constant" else 0.0)
-
-
-def test_a_search_tries_every_combination_and_runs_the_best(model, csvs, tmp_path):
-    grid = {"learning_rate": [1e-6, 3e-3], "weight_decay": [1e-5], "epochs": [1, 3]}
-    folder = search(recipe(model, tmp_path / "run", data=csvs, search=grid))
-    trials = json.loads((tmp_path / "run-search" / "search.json").read_text())
-    assert len(trials) == 4
-    assert trials[0]["metrics"]["accuracy"] == max(trial["metrics"]["accuracy"] for trial in trials)
-    assert trials[0]["learning_rate"] == 3e-3
-    settings = report(folder)["settings"]["training"]
-    assert (settings["learning_rate"], settings["epochs"]) == (trials[0]["learning_rate"], trials[0]["epochs"])
-    assert len((tmp_path / "run-search" / "search.md").read_text().splitlines()) == 6
 
 
 def test_a_model_without_a_trained_head_predicts_nothing(model, classified):

@@ -10,7 +10,7 @@ import pytest
 
 from corpora import make_model
 from labelled import StopAfter, recipe, sentences, write_csv
-from modernbert.errors import ConfigError
+from modernbert.errors import CheckpointError, ConfigError
 from modernbert.train import search as module
 from modernbert.train import trials
 from modernbert.train.finetune_recipe import Search
@@ -205,6 +205,30 @@ def test_draws_come_nearer_to_what_was_good(metric, tmp_path):
 
     found = told(tmp_path, lambda one: distance(one) if metric == "error" else -distance(one), metric=metric)
     assert sum(map(distance, found[-10:])) < 0.7 * sum(map(distance, found[:10]))
+
+
+def test_a_study_goes_on_under_other_rates_but_not_under_other_epochs(tmp_path):
+    told(tmp_path, lambda setting: setting.learning_rate, count=2)
+    wider = Draws(Search(learning_rate=(1e-1, 1.0), trials=3), 0, "accuracy", tmp_path)
+    assert wider.setting(1).learning_rate <= 1e-2
+    assert wider.setting(2).learning_rate >= 1e-1
+    wider.tell(2, Trial(wider.setting(2), {"accuracy": 1.0}, 1.0))
+    with pytest.raises(ConfigError, match=r"was drawn from other search\.epochs"):
+        Draws(Search(epochs=(4,), trials=3), 0, "accuracy", tmp_path)
+
+
+def test_a_damaged_study_is_told_and_its_trials_are_in_their_folders(recipe_for, untrained):
+    wanted = recipe_for(**RANGES, trials=2)
+    folder = search(wanted)
+    records, _ = table(wanted)
+    path = folder.with_name("run-search") / "study.journal"
+    path.write_text(path.read_text()[100:])
+    with pytest.raises(CheckpointError, match=r"study\.journal is damaged"):
+        search(wanted)
+    path.unlink()
+    untrained()
+    assert search(wanted) == folder
+    assert table(wanted)[0] == records
 
 
 def test_one_value_is_no_range_and_is_taken_as_it_is(tmp_path):

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from modernbert.errors import ConfigError
+from modernbert.errors import CheckpointError, ConfigError
 from modernbert.train.finetune_recipe import Search
 
 
@@ -66,10 +66,13 @@ class Grid:
 class Draws:
     """`search.trials` draws of Optuna's TPE sampler; what is drawn depends on the seed and on earlier trials alone.
 
-    Learning rate and weight decay are drawn between the smallest and the largest value, evenly on a logarithmic scale,
-    epochs among those given. The study is kept in `folder`, in the file study.journal, which Optuna's tools read. It
-    holds trials that ended; one that is interrupted is drawn again, the same.
+    Learning rate and weight decay are drawn between the smallest and the largest value, on a logarithmic scale, epochs
+    among those given. The study is kept in `folder`, in the file study.journal, which Optuna's tools read. It holds
+    trials that ended; one that is interrupted is drawn again, the same.
 
+    Raises:
+        ConfigError: the study that is there was drawn from other epochs.
+        CheckpointError: its file is damaged.
     """
 
     def __init__(self, search: Search, seed: int, metric: str, folder: Path) -> None:
@@ -89,12 +92,20 @@ class Draws:
         self._ranges = {**self._rates, "epochs": CategoricalDistribution(search.epochs)}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(folder / "study.journal"))),
-            study_name="search",
-            direction=self._direction,
-            load_if_exists=True,
-        )
+        path = folder / "study.journal"
+        try:
+            self._study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(path))),
+                study_name="search",
+                direction=self._direction,
+                load_if_exists=True,
+            )
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); remove it, and the trials are taken from their folders."
+            ) from None
+        if any(trial.distributions["epochs"] != self._ranges["epochs"] for trial in self._study.trials):
+            raise ConfigError(f"{path} was drawn from other search.epochs; keep those, or choose another output.")
 
     def setting(self, number: int) -> Setting:
         import optuna

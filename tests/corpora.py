@@ -1,12 +1,14 @@
-"""Small real material for tests: a tokenizer, shards and recipes from Python's own sources."""
+"""Small real material for tests: a tokenizer, a model, shards and recipes from Python's own sources."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from modernbert.data.reading import read_texts
-from modernbert.data.tokenizer import load_tokenizer, train_tokenizer
+from modernbert.data.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
+from modernbert.model import EncoderConfig, MaskedLM
 
 PATHS = ["python:json", "python:textwrap", "python:calendar", "python:argparse"]
 
@@ -15,6 +17,30 @@ def make_tokenizer(folder: Path, vocab_size: int = 1024) -> Path:
     """A byte-level tokenizer trained on PATHS."""
     train_tokenizer(read_texts(PATHS), folder, vocab_size=vocab_size)
     return folder
+
+
+def make_model(folder: Path, **changes: Any) -> Path:
+    """The folder of a tiny masked language model of random weights, beside that of its tokenizer."""
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 128,
+    }
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        vocab_size=vocabulary.size,
+        pad_token_id=vocabulary.pad_id,
+        cls_token_id=vocabulary.cls_id,
+        sep_token_id=vocabulary.sep_id,
+        mask_token_id=vocabulary.mask_id,
+        **(sizes | changes),
+    )
+    MaskedLM(config).save_pretrained(folder / "model", tokenizer=tokenizer)
+    return folder / "model"
 
 
 def make_shards(folder: Path, tokenizer: Path, characters: int = 600) -> Path:

@@ -1,4 +1,4 @@
-"""A tiny masked language model and small labelled files, whose labels can be read off the texts."""
+"""Small labelled files, whose labels can be read off the texts, a recipe that learns them, and a stop in its midst."""
 
 import csv
 import json
@@ -6,37 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from corpora import make_tokenizer
 from modernbert.config import parse
-from modernbert.data import Vocabulary, load_tokenizer
-from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.stopping import StopRequest
 
 WORDS = ["parser", "indent", "month", "action", "string", "number", "default", "group", "line", "values"]
 COLOURS = {"red": ["fire", "blood"], "green": ["grass", "leaf"], "blue": ["sea", "sky"]}
-
-
-def make_model(folder: Path) -> Path:
-    """A masked language model of random weights with a tokenizer."""
-    tokenizer = make_tokenizer(folder / "tokenizer")
-    vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
-    torch.manual_seed(0)
-    config = EncoderConfig(
-        vocab_size=vocabulary.size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=128,
-        pad_token_id=vocabulary.pad_id,
-        cls_token_id=vocabulary.cls_id,
-        sep_token_id=vocabulary.sep_id,
-        mask_token_id=vocabulary.mask_id,
-    )
-    MaskedLM(config).save_pretrained(folder / "model", tokenizer=tokenizer)
-    return folder / "model"
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:
@@ -73,3 +48,16 @@ def recipe(model: Path, output: Path, task: str = "classify", **changes: Any) ->
         "machine": {"device": "cpu"},
     }
     return parse(FinetuneRecipe, values | changes, "a test")
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it has been looked at so many times."""
+
+    def __init__(self, looks):
+        self.left = looks
+        self._previous = {}
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left < 0

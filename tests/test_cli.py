@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora import make_tokenizer
-from test_inference import make_model
+from corpora import make_model
 
 
 def commands(group=None, path=()):
@@ -39,8 +38,7 @@ def modernbert(*arguments, cwd=None, stdin=None):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    base = tmp_path_factory.mktemp("cli")
-    return make_model(base / "model", make_tokenizer(base / "tokenizer"))
+    return make_model(tmp_path_factory.mktemp("cli"))
 
 
 def test_help_stays_light():

@@ -1,37 +1,16 @@
 import pytest
 import torch
 
-from corpora import make_tokenizer
+from corpora import make_model
 from modernbert import FillMask
-from modernbert.data import Vocabulary, load_tokenizer
 from modernbert.errors import CheckpointError, DataError
-from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
-
-
-def make_model(folder, tokenizer):
-    vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
-    torch.manual_seed(0)
-    config = EncoderConfig(
-        vocab_size=vocabulary.size,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        pad_token_id=vocabulary.pad_id,
-        cls_token_id=vocabulary.cls_id,
-        sep_token_id=vocabulary.sep_id,
-        mask_token_id=vocabulary.mask_id,
-    )
-    MaskedLM(config).save_pretrained(folder, tokenizer=tokenizer)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    base = tmp_path_factory.mktemp("model")
-    return make_model(base / "model", make_tokenizer(base / "tokenizer"))
+    return make_model(tmp_path_factory.mktemp("model"), max_position_embeddings=64)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +61,11 @@ def test_special_tokens_are_no_candidates(fill):
 def test_wrong_input_is_one_sentence(fill, text, top_k, message):
     with pytest.raises(DataError, match=message):
         fill(text, top_k)
+
+
+def test_a_text_above_a_max_length_of_ones_own_is_refused(folder):
+    with pytest.raises(DataError, match="and the model reads 4; shorten it"):
+        FillMask.from_pretrained(folder, device="cpu", max_length=4)("import [MASK] as one")
 
 
 def test_a_folder_without_tokenizer_is_refused(folder, tmp_path):

@@ -6,9 +6,11 @@ from typing import Any
 
 __version__ = version("modernbert")
 
-_HOMES = dict.fromkeys(("Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference")
+_HOMES = dict.fromkeys(
+    ("ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference"
+)
 
-__all__ = ["Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
+__all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,8 @@ _EXTRAS = {  # what an optional part needs, and the extra that installs it
     "Parquet files": ("pyarrow", "corpus"),
     "zstd files": ("zstandard", "corpus"),
     "pictures of runs": ("matplotlib", "plot"),
+    "fine-tuning": ("scipy", "finetune"),
+    "drawn settings of a search": ("optuna", "search"),
     "benchmarks against transformers": ("transformers", "bench"),
 }
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from corpora import make_model
 from docs.test_docs import ROOT, blocks
-from labelled import make_model, sentences, write_csv
+from labelled import sentences, write_csv
 from modernbert.config import parse
 from modernbert.train.finetune_recipe import FinetuneRecipe
 

@@ -5,17 +5,16 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from corpora import make_tokenizer
+from corpora import make_model
 from modernbert.cli import app
 from modernbert.data.reading import read_texts
 from modernbert.errors import ConfigError
-from test_inference import make_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     base = tmp_path_factory.mktemp("commands")
-    make_model(base / "model", make_tokenizer(base / "tokenizer"))
+    make_model(base)
     [text] = read_texts(["python:textwrap"])
     (base / "text.txt").write_text(text)
     return base

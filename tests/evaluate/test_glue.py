@@ -2,21 +2,21 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from corpora import make_tokenizer
+from corpora import make_model
 from modernbert.cli import app
 from modernbert.data.reading_examples import read_choices, read_questions, read_spans, read_texts_with_labels
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate import declared
 from modernbert.evaluate import tasks as others
 from modernbert.evaluate.declared import Score, missing_files, recipe_for
-from modernbert.evaluate.glue import PUBLISHED, TASKS, GlueReport, evaluate_glue
+from modernbert.evaluate.glue import PUBLISHED, PUBLISHED_SCORES, TASKS, GlueReport, evaluate_glue
 from modernbert.evaluate.tasks import cut_entities, evaluate_tasks
-from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.train.metrics import binary_f1
 
 FAST = ("training.epochs=1", "training.learning_rate=1e-3", "max_length=32")
@@ -32,15 +32,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    base = tmp_path_factory.mktemp("glue")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = EncoderConfig(
-        vocab_size=1024, max_position_embeddings=64, cls_token_id=1020, sep_token_id=1021, pad_token_id=1022,
-        mask_token_id=1023, **sizes,
-    )  # fmt: skip
-    MaskedLM(config).save_pretrained(base / "model", tokenizer=make_tokenizer(base / "tokenizer"))
-    return str(base / "model")
+    return str(make_model(tmp_path_factory.mktemp("glue"), num_hidden_layers=1, max_position_embeddings=64))
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +169,18 @@ def test_the_average_is_over_eight_tasks_in_percent():
     whole = GlueReport("m", "base", scores, {})
     assert whole.average == pytest.approx(60)
     assert whole.as_record()["published_averages"] == PUBLISHED
+    assert whole.as_record()["published_scores"] == PUBLISHED_SCORES
     assert scores[0].deviation == pytest.approx(0.1414, abs=1e-4)
     assert GlueReport("m", "base", scores[:-1], {}).average == pytest.approx(60)  # WNLI is not in it
     assert GlueReport("m", "base", scores[1:], {}).average is None
+
+
+def test_the_published_scores_have_the_published_averages():
+    assert PUBLISHED_SCORES.keys() == PUBLISHED.keys()
+    for model, scores in PUBLISHED_SCORES.items():
+        assert scores.keys() == {task.name for task in TASKS if task.counted}
+        off = 0.2 if model == "DeBERTaV3 base" else 0.1  # as the paper has it
+        assert fmean(scores.values()) == pytest.approx(PUBLISHED[model], abs=off)
 
 
 def test_mistakes_are_told(model, glue, tmp_path):
@@ -248,7 +249,10 @@ def test_glue_prints_a_table_and_says_what_is_missing(report, model, glue):
     _, output = report
     arguments = ["evaluate", "glue", model, "--data", str(glue), "--output", str(output), "--seed", "0", "--seed", "1"]
     table = CliRunner().invoke(app, [*arguments, *FAST]).stdout
-    assert "| CoLA " in table
+    header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line[:1] == "|"]
+    [cola] = [dict(zip(header, row, strict=True)) for row in rows if row[1] == "CoLA"]
+    assert (cola["BERT base"], cola["ModernBERT base"]) == ("59.0", "65.1")
+    assert "ModernBERT large" not in header
     assert "QNLI (QNLI/train.tsv)" in table
     assert "no average to compare" in table
     assert "| ModernBERT base, published " in table

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from labelled import make_model, recipe, sentences, write_csv, write_lines
-from modernbert import Classifier, QuestionAnswerer, TokenClassifier
+from corpora import make_model
+from labelled import StopAfter, recipe, sentences, write_csv, write_lines
+from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
+from modernbert.cli import app
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
 from modernbert.train.finetune import (
@@ -25,8 +28,6 @@ from modernbert.train.finetune import (
     split,
 )
 from modernbert.train.finetune_recipe import Training
-from modernbert.train.search import search
-from modernbert.train.stopping import StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -108,19 +109,6 @@ def test_a_complete_run_is_left_alone_and_another_recipe_refused(classified, mod
     assert (classified / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="whose training differs"):
         finetune(recipe(model, classified, data=csvs, seeds=[3], training={"epochs": 9}))
-
-
-class StopAfter(StopRequest):
-    """Asks to stop when it has been looked at so many times."""
-
-    def __init__(self, looks):
-        self.left = looks
-        self._previous = {}
-
-    @property
-    def requested(self):
-        self.left -= 1
-        return self.left < 0
 
 
 def test_an_interrupted_run_ends_with_the_same_bits(model, csvs, tmp_path):
@@ -260,17 +248,58 @@ def test_answers_are_found_in_long_contexts_or_not_at_all(model, tmp_path):
     assert any(reply.text == "" for reply in ask("number", "group line"))
 
 
-def test_the_right_choice_is_learned(model, tmp_path):
+@pytest.fixture(scope="module")
+def chosen(model, tmp_path_factory):
+    """A run on questions whose choices name the colour that one word tells, measured on what it was trained on."""
+    base = tmp_path_factory.mktemp("choices")
     draw = np.random.default_rng(0)
     records = []
     for text, label in sentences(200, 1):
         order = [str(one) for one in draw.permutation(["red", "green", "blue"])]
         records.append({"question": text, "choices": order, "label": order.index(label)})
-    data = {"train": str(write_lines(tmp_path / "x.jsonl", records)), "held_out": 0.0}
+    data = {"train": str(write_lines(base / "x.jsonl", records)), "held_out": 0.0}
     data["test"] = data["train"]
     training = {"epochs": 30, "learning_rate": 2e-3}
-    folder = finetune(recipe(model, tmp_path / "run", "choose", data=data, training=training))
-    assert report(folder)["metrics"]["test"]["accuracy"]["value"] > 0.9
+    return finetune(recipe(model, base / "run", "choose", data=data, training=training))
+
+
+def test_the_right_choice_is_learned(chosen):
+    assert report(chosen)["metrics"]["test"]["accuracy"]["value"] > 0.9
+
+
+def test_choices_are_ranked_as_the_report_says(chosen):
+    lines = predicted(chosen)
+    answer = ChoiceAnswerer.from_pretrained(chosen, device="cpu")
+    found = answer([line["question"] for line in lines], [line["choices"] for line in lines])
+    for line, ranked in zip(lines, found, strict=True):
+        assert ranked[0].index == line["predicted"]
+        assert [one.probability for one in sorted(ranked, key=lambda one: one.index)] == pytest.approx(
+            line["scores"], abs=1e-5
+        )
+
+
+def test_the_command_line_answers_questions_with_choices(chosen, tmp_path):
+    lines = predicted(chosen)[:20]
+    path = write_lines(
+        tmp_path / "questions.jsonl", [{key: one[key] for key in ("question", "choices")} for one in lines]
+    )
+    answers = [one["answer"] for one in json.loads(predict("--file", path, "--model", chosen, "--json"))]
+    assert answers == [one["choices"][one["predicted"]] for one in lines]
+    assert sum(one["predicted"] == one["expected"] for one in lines) > 18
+    told = next(one for one in lines if one["predicted"] == one["expected"])
+    shown = predict(told["question"], "--choices", *told["choices"], "--model", chosen).splitlines()
+    assert shown[0] == told["question"]
+    assert shown[1].split()[1:] == [told["choices"][told["expected"]]]
+    assert len(shown) == 4
+    [found] = json.loads(predict("line", "--choices=a b", "-5", "--json", "--model", chosen))
+    assert {one["text"] for one in found["choices"]} == {"a b", "-5"}
+
+
+def predict(*arguments):
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.stdout
 
 
 @pytest.mark.parametrize(
@@ -376,18 +405,6 @@ def test_schedules_rise_to_one_and_fall_as_they_say(kind):
     assert factors[100] == pytest.approx(1.0 if kind == "constant" else 0.0)
 
 
-def test_a_search_tries_every_combination_and_runs_the_best(model, csvs, tmp_path):
-    grid = {"learning_rate": [1e-6, 3e-3], "weight_decay": [1e-5], "epochs": [1, 3]}
-    folder = search(recipe(model, tmp_path / "run", data=csvs, search=grid))
-    trials = json.loads((tmp_path / "run-search" / "search.json").read_text())
-    assert len(trials) == 4
-    assert trials[0]["metrics"]["accuracy"] == max(trial["metrics"]["accuracy"] for trial in trials)
-    assert trials[0]["learning_rate"] == 3e-3
-    settings = report(folder)["settings"]["training"]
-    assert (settings["learning_rate"], settings["epochs"]) == (trials[0]["learning_rate"], trials[0]["epochs"])
-    assert len((tmp_path / "run-search" / "search.md").read_text().splitlines()) == 6
-
-
 def test_a_model_without_a_trained_head_predicts_nothing(model, classified):
     with pytest.raises(CheckpointError, match="holds a ModernBertForMaskedLM and not a"):
         Classifier.from_pretrained(model)
@@ -395,22 +412,26 @@ def test_a_model_without_a_trained_head_predicts_nothing(model, classified):
         TokenClassifier.from_pretrained(classified)
 
 
-def test_the_command_line_predicts_and_names_mistakes(classified, model, tmp_path):
-    from typer.testing import CliRunner
-
-    from modernbert.cli import app
-
-    result = CliRunner().invoke(app, ["predict", "the sea", "grass\tline", "--model", str(classified), "--json"])
-    assert result.exit_code == 0
-    assert [one["label"] for one in json.loads(result.stdout)] == ["blue", "green"]
-    assert "blue" in CliRunner().invoke(app, ["predict", "the sea", "--model", str(classified)]).stdout
-    wrong = CliRunner().invoke(app, ["predict", "the sea", "--model", str(model)])
-    assert isinstance(wrong.exception, CheckpointError)
+def test_the_command_line_predicts_and_names_mistakes(classified, chosen, model, tmp_path):
+    found = json.loads(predict("the sea", "grass\tline", "--model", classified, "--json"))
+    assert [one["label"] for one in found] == ["blue", "green"]
+    assert "blue" in predict("the sea", "--model", classified)
+    with pytest.raises(CheckpointError, match="predicts no labels"):
+        predict("the sea", "--model", model)
     (tmp_path / "x.txt").write_text("text")
-    wrong = CliRunner().invoke(
-        app, ["predict", "who?", "--model", str(classified), "--context", str(tmp_path / "x.txt")]
-    )
-    assert isinstance(wrong.exception, ConfigError)
+    with pytest.raises(ConfigError, match="--context is for a model that answers questions"):
+        predict("who?", "--model", classified, "--context", tmp_path / "x.txt")
+    with pytest.raises(ConfigError, match="--choices is for a model that chooses answers"):
+        predict("who?", "--choices", "one", "two", "--model", classified)
+    with pytest.raises(ConfigError, match="Name the possible answers with --choices"):
+        predict("who?", "--model", chosen)
+    with pytest.raises(DataError, match="at least two choices"):
+        predict("who?", "--choices", "one", "--model", chosen)
+    with pytest.raises(DataError, match="There is no text"):
+        predict("--choices", "one", "two", "--model", chosen)
+    lines = write_lines(tmp_path / "x.jsonl", [{"question": "who?", "choices": ["one"]}])
+    with pytest.raises(DataError, match=r"x\.jsonl:1: there must be a list of at least two choices"):
+        predict("--file", lines, "--model", chosen)
 
 
 def test_the_extra_brings_what_is_asked_for():

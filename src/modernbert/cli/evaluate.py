@@ -195,7 +195,8 @@ def evaluate_glue(
     if as_json:
         print_json(report.as_record())
         return
-    _print_scores(report.scores)
+    _print_scores(report.scores, report.published)
+    typer.echo("\nThe scores of other models are those of arXiv 2412.13663, table 5.")
     if report.missing:
         typer.echo(f"\nNot measured, as files are missing: {_listed(report.missing)}.")
     typer.echo()
@@ -254,26 +255,18 @@ def evaluate_tasks(
         typer.echo(f"\nNot measured, as files are missing: {_listed(missing)}.")
 
 
-def _print_scores(scores: Sequence["Score"]) -> None:
-    random = any(score.random for score in scores)
+def _print_scores(scores: Sequence["Score"], others: Mapping[str, Mapping[str, float]] | None = None) -> None:
+    """A row for each task; beside the score that from random weights and those of `others`, by model, in percent."""
+    others = others or {}
+    random = ["random weights"] if any(score.random for score in scores) else []
     print_table(
-        (
-            "task",
-            "score",
-            *(["random weights"] if random else []),
-            "guessed",
-            "metrics",
-            "examples",
-            "rate",
-            "decay",
-            "epochs",
-            "notes",
-        ),
+        ("task", "score", *random, *others, "guessed", "metrics", "examples", "rate", "decay", "epochs", "notes"),
         [
             (
                 score.task,
                 _percent(score.values),
-                *([_percent(score.random or ())] if random else []),
+                *(_percent(score.random or ()) for _ in random),
+                *(f"{one[score.task]:.1f}" if score.task in one else "" for one in others.values()),
                 "" if score.guess is None else f"{100 * score.guess:.1f}",
                 ", ".join(
                     f"{name.replace('_', ' ')} {100 * fmean(values):.1f}" for name, values in score.metrics.items()

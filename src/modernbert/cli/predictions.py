@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from modernbert.cli.console import texts_of
+from modernbert.data.reading_examples import read_choices
 from modernbert.errors import CheckpointError, ConfigError, DataError
-from modernbert.inference import Classifier, QuestionAnswerer, TokenClassifier
-from modernbert.model import QuestionAnswering, SequenceClassifier
+from modernbert.inference import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
+from modernbert.inference.predictor import Predictor
+from modernbert.model import MultipleChoice, QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
 from modernbert.model.checkpoint import find_folder, read_architecture
+
+P = TypeVar("P", bound=Predictor[Any])
 
 
 @dataclass(frozen=True)
@@ -22,29 +27,45 @@ class Shown:
 
 
 def predictions(
-    model: str, texts: Sequence[str], context: Path | None, max_length: int | None, device: str, int8: bool
+    model: str,
+    texts: list[str],
+    file: Path | None,
+    context: Path | None,
+    choices: Sequence[str],
+    max_length: int | None,
+    device: str,
+    int8: bool,
 ) -> list[Shown]:
-    """Predictions of a folder's own kind, its linear layers in int8 if asked to.
+    """Predictions of a folder's own kind for texts and those of a file, its linear layers in int8 if asked to.
 
     Raises:
         CheckpointError: the model is of no kind that predicts.
-        ConfigError: a context is missing, or is of no use to this model.
+        ConfigError: a context or choices are missing, or are of no use to this model.
+        DataError: there is no text, or the file cannot be read.
     """
+
+    def loaded(kind: type[P]) -> P:
+        return kind.from_pretrained(model, max_length=max_length, device=device, int8=int8)
+
     found = read_architecture(find_folder(model))
-    if (found == QuestionAnswering.architecture) != (context is not None):
-        raise ConfigError(
-            "Name the file in which the answers stand with --context."
-            if context is None
-            else f"--context is for a model that answers questions, and {model} holds a {found}."
-        )
-    if context is not None:
-        return _answers(
-            QuestionAnswerer.from_pretrained(model, max_length=max_length, device=device, int8=int8), texts, context
-        )
+    for option, given, what, kind in (
+        ("--context", context is not None, "answers questions", QuestionAnswering),
+        ("--choices", bool(choices), "chooses answers", MultipleChoice),
+    ):
+        if given and found != kind.architecture:
+            raise ConfigError(f"{option} is for a model that {what}, and {model} holds a {found or 'bare model'}.")
+    if found == MultipleChoice.architecture:
+        offered = _offered(texts, file, choices)
+        return _choices(loaded(ChoiceAnswerer), *offered)
+    wanted = texts_of(texts, file)
+    if found == QuestionAnswering.architecture:
+        if context is None:
+            raise ConfigError("Name the file in which the answers stand with --context.")
+        return _answers(loaded(QuestionAnswerer), wanted, context)
     if found == SequenceClassifier.architecture:
-        return _labels(Classifier.from_pretrained(model, max_length=max_length, device=device, int8=int8), texts)
+        return _labels(loaded(Classifier), wanted)
     if found == TokenHead.architecture:
-        return _spans(TokenClassifier.from_pretrained(model, max_length=max_length, device=device, int8=int8), texts)
+        return _spans(loaded(TokenClassifier), wanted)
     raise CheckpointError(f"{model} holds a {found or 'bare model'}, which predicts no labels; train one: `finetune`.")
 
 
@@ -96,4 +117,29 @@ def _answers(answerer: QuestionAnswerer, questions: Sequence[str], context: Path
             {"question": question, "answers": [asdict(one) for one in replies]},
         )
         for question, replies in zip(questions, found, strict=True)
+    ]
+
+
+def _offered(texts: list[str], file: Path | None, choices: Sequence[str]) -> tuple[list[str], list[Sequence[str]]]:
+    """Questions and what may answer each: the same choices for all, or those that a file has beside each question."""
+    if choices:
+        questions = texts_of(texts, file)
+        return questions, [choices] * len(questions)
+    if texts or file is None:
+        raise ConfigError(
+            "Name the possible answers with --choices, or give no question but a --file of JSON lines with question "
+            "and choices."
+        )
+    examples = list(read_choices(file, label=None))
+    return [example.question for example in examples], [example.choices for example in examples]
+
+
+def _choices(answerer: ChoiceAnswerer, questions: list[str], choices: list[Sequence[str]]) -> list[Shown]:
+    return [
+        Shown(
+            question,
+            [f"{one.probability:6.1%}  {one.text}" for one in ranked],
+            {"question": question, "answer": ranked[0].text, "choices": [asdict(one) for one in ranked]},
+        )
+        for question, ranked in zip(questions, answerer(questions, choices), strict=True)
     ]

@@ -53,7 +53,9 @@ def pretrain(
 
     modernbert finetune reviews.toml output=output/second training.epochs=5 seeds=[1,2,3]
 
-    modernbert finetune reviews.toml --search"""
+    modernbert finetune reviews.toml --search
+
+    modernbert finetune reviews.toml --search search.trials=20 search.learning_rate=[1e-5,1e-4]"""
 )
 def finetune(
     recipe: Recipe,
@@ -61,7 +63,9 @@ def finetune(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out examples that are wrong, and count them.")
     ] = False,
-    search: Annotated[bool, typer.Option("--search", help="Try the grid of the recipe, then run the best.")] = False,
+    search: Annotated[
+        bool, typer.Option("--search", help="Try the grid of the recipe, or search.trials draws, then run the best.")
+    ] = False,
 ) -> None:
     """Train a model for a task from labelled examples. The same command goes on where a run stopped.
 
@@ -75,9 +79,9 @@ def finetune(
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
     loaded = load(FinetuneRecipe, recipe, changes)
     if search:
-        from modernbert.train.search import search as try_grid
+        from modernbert.train.search import search as try_settings
 
-        folder = try_grid(loaded)
+        folder = try_settings(loaded)
     else:
         folder = run(loaded)
     if folder is None:

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from modernbert.cli.console import Json, print_json, texts_of
 
@@ -54,30 +55,58 @@ def fill_mask(
                 typer.echo(f"  {candidate.probability:6.1%}  {candidate.token.strip() or repr(candidate.token)}")
 
 
+class _SpreadsChoices(TyperCommand):
+    """A command whose `--choices` takes every word up to the next option; the parser itself takes one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the one inside typer
+        spread: list[str] = []
+        taking = False
+        for word in args:
+            if word.startswith("--") or word in ctx.help_option_names:
+                taking = word.partition("=")[0] == "--choices"
+                spread += [word] if word != "--choices" else []
+            else:
+                spread.append(f"--choices={word}" if taking else word)
+        return super().parse_args(ctx, spread)
+
+
 @app.command(
+    cls=_SpreadsChoices,
     epilog="""Examples:
 
     modernbert predict "A film to remember." --model output/reviews
 
     modernbert predict --file texts.txt --model output/entities --json
 
-    modernbert predict "Where was she born?" --context letters.txt --model output/answers"""
+    modernbert predict "Where was she born?" --context letters.txt --model output/answers
+
+    modernbert predict "What colour is the sky?" --choices red green blue --model output/choices
+
+    modernbert predict --file questions.jsonl --model output/choices""",
 )
 def predict(
     model: Annotated[str, typer.Option(help="A folder that `modernbert finetune` wrote, or a hub id.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts, or questions; - reads lines from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with one text a line; a tab stands before a pair.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with one text a line; a tab stands before a pair. Of a model that chooses, without --choices: "
+            "JSON lines, or another table, with the columns question and choices."
+        ),
+    ] = None,
     context: Annotated[Path | None, typer.Option(help="The file in which questions find their answers.")] = None,
+    choices: Annotated[
+        list[str] | None, typer.Option(help="The possible answers: all words up to the next option.")
+    ] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens read at once. [default: what the model reads]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Int8 = False,
     as_json: Json = False,
 ) -> None:
     """Predict labels of texts, spans in them, or answers to questions, as the model was trained to."""
-    wanted = texts_of(texts or [], file)
     from modernbert.cli.predictions import predictions
 
-    found = predictions(model, wanted, context, max_length, device, int8)
+    found = predictions(model, texts or [], file, context, choices or [], max_length, device, int8)
     if as_json:
         print_json([one.record for one in found])
         return

@@ -1,22 +1,16 @@
 """Which label a text has, which labels, or which number."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self, overload
+from typing import overload
 
-import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from modernbert.data import load_tokenizer
 from modernbert.data.encoding import encode_texts
 from modernbert.errors import DataError
-from modernbert.inference.packing import load_trained, outputs
+from modernbert.inference.packing import outputs, warn_of_cut
+from modernbert.inference.predictor import Predictor
 from modernbert.model import SequenceClassifier
-
-logger = logging.getLogger(__name__)
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
 
@@ -29,35 +23,10 @@ class LabelScore:
     score: float
 
 
-class Classifier:
-    """The labels that a fine-tuned model gives to texts, or to pairs of texts."""
+class Classifier(Predictor[SequenceClassifier]):
+    """The labels that a fine-tuned model gives to texts, or to pairs of texts. Longer ones are cut to `max_length`."""
 
-    def __init__(self, model: SequenceClassifier, tokenizer: Tokenizer, max_length: int | None = None) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.max_length = max_length or model.config.max_position_embeddings
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        max_length: int | None = None,
-        device: str = "auto",
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        int8: bool = False,
-    ) -> Self:
-        """Load model and tokenizer of a folder or a hub id. Texts are cut to `max_length` tokens, or to what it reads.
-
-        Raises:
-            CheckpointError: there is no such model, or it is no classifier.
-            DataError: it has no tokenizer.
-        """
-        model = load_trained(SequenceClassifier, source, device, dtype, revision, token, int8)
-        assert model.tokenizer_source is not None
-        return cls(model, load_tokenizer(model.tokenizer_source), max_length)
+    kind = SequenceClassifier
 
     @overload
     def __call__(self, texts: Text) -> list[LabelScore]: ...
@@ -86,11 +55,7 @@ class Classifier:
         encoded = encode_texts(
             self.tokenizer, [text for text, _ in pairs], [pair for _, pair in pairs], max_length=self.max_length
         )
-        if encoded.truncated:
-            logger.warning(
-                "%d of %d texts are longer than %s tokens and were cut.",
-                encoded.truncated, len(texts), f"{self.max_length:,}",
-            )  # fmt: skip
+        warn_of_cut(encoded, self.max_length)
         found = [scores(self.model.problem_type, logits).tolist() for logits in outputs(self.model, encoded.ids)]
         labels = self.model.config.labels
         ranked = [sorted(zip(values, labels, strict=True), key=lambda one: -one[0]) for values in found]

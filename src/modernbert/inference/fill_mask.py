@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self, overload
+from typing import overload
 
 import torch
 from tokenizers import Encoding, Tokenizer
 
-from modernbert.data import Vocabulary, load_tokenizer
+from modernbert.data import Vocabulary
 from modernbert.data.batching import batches_within
 from modernbert.errors import DataError
 from modernbert.inference.packing import TOKENS_AT_ONCE, shortened
+from modernbert.inference.predictor import Predictor
 from modernbert.model import MaskedLM
-from modernbert.model.inference_encoder import make_ready
 from modernbert.packed import Sequences
-from modernbert.runtime import select_device
 
 
 @dataclass(frozen=True)
@@ -31,39 +29,15 @@ class Candidate:
 Fillings = list[list[Candidate]]  # for each [MASK] of a text, its candidates, best first
 
 
-class FillMask:
-    """The words that a masked language model puts in the place of [MASK]."""
+class FillMask(Predictor[MaskedLM]):
+    """The words that a masked language model puts in the place of [MASK]. Texts above `max_length` are refused."""
 
-    def __init__(self, model: MaskedLM, tokenizer: Tokenizer) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
+    kind = MaskedLM
+
+    def __init__(self, model: MaskedLM, tokenizer: Tokenizer, max_length: int | None = None) -> None:
+        super().__init__(model, tokenizer, max_length)
         self.vocabulary = Vocabulary.of(tokenizer)
         self._special = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        device: str = "auto",
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        int8: bool = False,
-    ) -> Self:
-        """Load model and tokenizer of a folder or a hub id, ready to run; with linear layers in int8 if asked to.
-
-        Raises:
-            CheckpointError: there is no such model.
-            DataError: it has no tokenizer.
-            BackendError: int8 is wanted and the native kernels cannot run here.
-        """
-        model = MaskedLM.from_pretrained(
-            source, device=select_device(device), dtype=dtype, revision=revision, token=token
-        )
-        make_ready(model, int8=int8)
-        assert model.tokenizer_source is not None
-        return cls(model, load_tokenizer(model.tokenizer_source))
 
     @overload
     def __call__(self, texts: str, top_k: int = 5) -> Fillings: ...  # type: ignore[overload-overlap]
@@ -93,9 +67,11 @@ class FillMask:
         encoding = self.tokenizer.encode(text)
         if self.vocabulary.mask_id not in encoding.ids:
             raise DataError(f"There is no [MASK] in {shortened(text)!r}; write [MASK] where a word is to be found.")
-        tokens, longest = len(encoding.ids), self.model.config.max_position_embeddings
-        if tokens > longest:
-            raise DataError(f"{shortened(text)!r} has {tokens} tokens, and the model reads {longest}; shorten it.")
+        tokens = len(encoding.ids)
+        if tokens > self.max_length:
+            raise DataError(
+                f"{shortened(text)!r} has {tokens} tokens, and the model reads {self.max_length}; shorten it."
+            )
         return encoding
 
     def _fill(self, chunk: list[tuple[str, Encoding]], top_k: int) -> list[Fillings]:

@@ -1,52 +1,21 @@
-"""What all that takes text has in common: loading a trained head, and running it on packed batches."""
+"""Running a trained head on packed batches of texts, and what is said of texts that do not fit."""
 
+import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from modernbert.data.batching import batches_within
-from modernbert.data.encoding import Ids
-from modernbert.errors import CheckpointError
-from modernbert.model.checkpoint import find_folder, read_architecture
+from modernbert.data.encoding import EncodedTexts, Ids
 from modernbert.model.heads import TaskModel
-from modernbert.model.inference_encoder import make_ready
 from modernbert.packed import Sequences
-from modernbert.runtime import Precision, autocast, select_device
+from modernbert.runtime import Precision, autocast
+
+logger = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 8192
-
-M = TypeVar("M", bound=TaskModel)
-
-
-def load_trained(
-    kind: type[M],
-    source: str | Path,
-    device: str,
-    dtype: torch.dtype | None,
-    revision: str | None,
-    token: str | None,
-    int8: bool,
-) -> M:
-    """A model whose head is trained, ready to run; with the encoder's linear layers in int8 if asked to.
-
-    Raises:
-        CheckpointError: there is no such model, or it is one of another kind.
-        BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
-    """
-    folder = find_folder(source, revision, token)
-    found = read_architecture(folder)
-    if found != kind.architecture:
-        raise CheckpointError(
-            f"{source} holds a {found or 'model without a head'} and not a {kind.architecture}; "
-            "train one with `modernbert finetune`."
-        )
-    model = kind.from_pretrained(folder, device=select_device(device), dtype=dtype)
-    make_ready(model, int8=int8)
-    return model
 
 
 @torch.inference_mode()
@@ -71,6 +40,15 @@ def outputs(
 def overlap(max_length: int) -> int:
     """The tokens that windows over a long text share, unless one says otherwise."""
     return min(128, max_length // 4)
+
+
+def warn_of_cut(encoded: EncodedTexts, max_length: int) -> None:
+    """Say how many texts were cut to fit, if any were."""
+    if encoded.truncated:
+        logger.warning(
+            "%d of %d texts are longer than %s tokens and were cut.",
+            encoded.truncated, len(encoded.ids), f"{max_length:,}",
+        )  # fmt: skip
 
 
 def shortened(text: str) -> str:

@@ -1,49 +1,20 @@
 """The stretch of a text that answers a question, or that there is none."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Self, overload
+from typing import overload
 
-import torch
-from tokenizers import Tokenizer
-
-from modernbert.data import load_tokenizer
 from modernbert.data.encoding_questions import Reply, decode_answers, encode_questions
 from modernbert.data.examples import Origin, QuestionExample
 from modernbert.errors import DataError
-from modernbert.inference.packing import load_trained, outputs, overlap
+from modernbert.inference.packing import outputs, overlap
+from modernbert.inference.predictor import Predictor
 from modernbert.model import QuestionAnswering
 
 
-class QuestionAnswerer:
-    """Answers questions over contexts of any length: longer ones are read in windows that overlap."""
+class QuestionAnswerer(Predictor[QuestionAnswering]):
+    """Answers questions over contexts of any length: those above `max_length` are read in windows that overlap."""
 
-    def __init__(self, model: QuestionAnswering, tokenizer: Tokenizer, max_length: int | None = None) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.max_length = max_length or model.config.max_position_embeddings
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        max_length: int | None = None,
-        device: str = "auto",
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        int8: bool = False,
-    ) -> Self:
-        """Load model and tokenizer of a folder or a hub id. A window has `max_length` tokens, or what the model reads.
-
-        Raises:
-            CheckpointError: there is no such model, or it is none that answers questions.
-            DataError: it has no tokenizer.
-        """
-        model = load_trained(QuestionAnswering, source, device, dtype, revision, token, int8)
-        assert model.tokenizer_source is not None
-        return cls(model, load_tokenizer(model.tokenizer_source), max_length)
+    kind = QuestionAnswering
 
     @overload
     def __call__(self, questions: str, contexts: str, top_k: int = 3) -> list[Reply]: ...  # type: ignore[overload-overlap]

@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self, overload
+from typing import overload
 
-import torch
 from tokenizers import Tokenizer
 
-from modernbert.data import load_tokenizer
 from modernbert.data.encoding_spans import decode_spans, encode_spans, split_words
 from modernbert.data.examples import Origin, SpanExample
 from modernbert.errors import CheckpointError, DataError
-from modernbert.inference.packing import load_trained, outputs, overlap
+from modernbert.inference.packing import outputs, overlap
+from modernbert.inference.predictor import Predictor
 from modernbert.model import TokenClassifier as Head
 
 
@@ -27,40 +25,18 @@ class Entity:
     score: float
 
 
-class TokenClassifier:
-    """Finds spans in texts of any length: longer ones are read in windows that overlap."""
+class TokenClassifier(Predictor[Head]):
+    """Finds spans in texts of any length: those above `max_length` are read in windows that overlap."""
+
+    kind = Head
 
     def __init__(self, model: Head, tokenizer: Tokenizer, max_length: int | None = None) -> None:
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.max_length = max_length or model.config.max_position_embeddings
+        super().__init__(model, tokenizer, max_length)
         tags = model.config.labels
         if not all(tag == "O" or (tag[:2] in ("B-", "I-", "E-", "L-", "S-", "U-") and tag[2:]) for tag in tags):
             raise CheckpointError(
                 f"The labels of this model are no tags of spans (O, B-..., I-...): {', '.join(tags)}."
             )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        max_length: int | None = None,
-        device: str = "auto",
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        int8: bool = False,
-    ) -> Self:
-        """Load model and tokenizer of a folder or a hub id. A window has `max_length` tokens, or what the model reads.
-
-        Raises:
-            CheckpointError: there is no such model, or it is none that marks spans.
-            DataError: it has no tokenizer.
-        """
-        model = load_trained(Head, source, device, dtype, revision, token, int8)
-        assert model.tokenizer_source is not None
-        return cls(model, load_tokenizer(model.tokenizer_source), max_length)
 
     @overload
     def __call__(self, texts: str) -> list[Entity]: ...  # type: ignore[overload-overlap]

@@ -23,8 +23,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 _PATTERNS = ["config.json", "*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
 
 
-class Pretrained:
-    """`from_pretrained` and `save_pretrained` for the modules of this package."""
+class Pretrained(nn.Module):
+    """A module with `from_pretrained` and `save_pretrained`; it is made from a configuration alone."""
 
     architecture: ClassVar[str]
     config: EncoderConfig
@@ -81,8 +81,7 @@ class Pretrained:
             config = parse(type(config), {**config.model_dump(), **changes}, where=str(folder))
         same_task = read_architecture(folder) in (None, cls.architecture) and config.labels == found.labels
         with torch.device("meta"):
-            model = cls(config)  # type: ignore[call-arg]
-        assert isinstance(model, nn.Module)
+            model = cls(config)
         tensors, fresh = _fit(model, _read_tensors(folder), folder, same_task)
         model.load_state_dict({name: x.to(device, dtype) for name, x in tensors.items()}, strict=False, assign=True)
         model.tie_weights()
@@ -103,7 +102,6 @@ class Pretrained:
         Raises:
             DataError: `folder` exists and is not a model folder.
         """
-        assert isinstance(self, nn.Module)
         tensors = {name: x for name, x in self.state_dict().items() if name not in self.tied}
         write_folder(Path(folder), self.architecture, self.config, tensors, tokenizer or self.tokenizer_source)
 

@@ -85,7 +85,7 @@ class Layer(nn.Module):
         return x, self.mlp(normed)
 
 
-class Encoder(Pretrained, nn.Module):
+class Encoder(Pretrained):
     """Embeddings, layers, final norm. Knows packed tokens only; fresh weights are drawn on construction."""
 
     architecture = "ModernBertModel"

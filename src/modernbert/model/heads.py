@@ -34,7 +34,7 @@ class PredictionHead(nn.Module):
         return self.norm(F.gelu(self.dense(x)))
 
 
-class MaskedLM(Pretrained, nn.Module):
+class MaskedLM(Pretrained):
     """The masked language model: encoder, prediction head, decoder (tied to the embedding unless configured not to)."""
 
     architecture = "ModernBertForMaskedLM"
@@ -76,7 +76,7 @@ class MaskedLM(Pretrained, nn.Module):
         return linear_cross_entropy(rows, self.decoder.weight, self.decoder.bias, labels[predicted])
 
 
-class TaskModel(Pretrained, nn.Module):
+class TaskModel(Pretrained):
     """Encoder, prediction head and a linear classifier: what the heads of all tasks are made of.
 
     Loaded from a folder without such a head, it keeps what the folder has (the prediction head of a masked language

@@ -34,6 +34,7 @@ from modernbert.train.tracking import Metrics
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("scipy", "matplotlib")  # of the extra `finetune`
+FAILED = "failed.txt"  # in the folder of a run that was given up: why
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class Sets:
     validation: Encoded[Any] | None
     test: Encoded[Any] | None
     skipped: Mapping[str, Mapping[str, int]]  # of each set, how many examples were left out for which reason
+
+
+Prepared = tuple[Task[Any, Any], Sets]
+
+
+class DivergedError(ConfigError):
+    """The loss is not finite."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def finetune(recipe: FinetuneRecipe) -> Path | None:
         return run(recipe, stop)
 
 
-def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: tuple[Task[Any, Any], Sets] | None = None) -> Path | None:
+def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None = None) -> Path | None:
     """`finetune`, unless and until `stop` is raised, on data that may be prepared already."""
     check_packages()
     claim_folder(recipe)
@@ -100,7 +108,7 @@ def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: tuple[Task[Any, Any
     return recipe.output
 
 
-def prepare(recipe: FinetuneRecipe) -> tuple[Task[Any, Any], Sets]:
+def prepare(recipe: FinetuneRecipe) -> Prepared:
     """Read and encode all data, before any training."""
     folder = find_folder(recipe.model)
     reads = read_config(folder).max_position_embeddings
@@ -342,7 +350,8 @@ class Finetuning:
             share.backward()
             loss += float(share.detach())
         if not math.isfinite(loss):
-            raise ConfigError(
+            self.checkpoints.wait()
+            raise DivergedError(
                 f"The loss is not finite at step {self.progress.step + 1}: lower training.learning_rate, "
                 "or lengthen training.warmup."
             )
@@ -457,7 +466,8 @@ def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
 def claim_folder(recipe: FinetuneRecipe) -> None:
     """Write the resolved recipe into a new folder; refuse one with results of another recipe, complete or not."""
     folder, path = recipe.output, recipe.output / "recipe.toml"
-    begun = (folder / "report.json").exists() or any(folder.glob("training/seed-*/checkpoints/*"))
+    over = any((folder / name).exists() for name in ("report.json", FAILED))
+    begun = over or any(folder.glob("training/seed-*/checkpoints/*"))
     if path.exists() and begun:
         old = toml.load(FinetuneRecipe, path)
         for name in FinetuneRecipe.model_fields:

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from modernbert.config import Config
 from modernbert.data.reading_examples import Source
@@ -67,11 +75,20 @@ class Machine(Config):
 
 
 class Search(Config):
-    """What `--search` tries, every combination; as published for GLUE, where not set."""
+    """What `--search` tries; as published for GLUE, where not set."""
 
-    learning_rate: tuple[PositiveFloat, ...] = (1e-5, 3e-5, 5e-5, 8e-5)
-    weight_decay: tuple[float, ...] = (1e-6, 5e-6, 8e-6, 1e-5)
-    epochs: tuple[PositiveInt, ...] = (1, 2, 3)
+    learning_rate: tuple[PositiveFloat, ...] = Field((1e-5, 3e-5, 5e-5, 8e-5), min_length=1)
+    weight_decay: tuple[NonNegativeFloat, ...] = Field((1e-6, 5e-6, 8e-6, 1e-5), min_length=1)
+    epochs: tuple[PositiveInt, ...] = Field((1, 2, 3), min_length=1)
+    trials: PositiveInt | None = (
+        None  # so many, drawn between the smallest and the largest value; unset, every combination
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.trials is not None and not min(self.weight_decay):
+            raise ValueError("weight_decay holds 0, and trials are drawn by its logarithm; leave out the 0 or trials")
+        return self
 
 
 class FinetuneRecipe(Config):

@@ -1,85 +1,122 @@
-"""Trying every combination of a grid, one table of all of them, and the run of the best."""
+"""Trying settings on the validation set, one table of all of them, and the run of the best."""
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from itertools import product
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
-from modernbert.train.finetune import prepare, run
+from modernbert.train.finetune import FAILED, DivergedError, Prepared, claim_folder, prepare, run
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.stopping import StopRequest
+from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check_optuna
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One combination, and what it reached on the validation set."""
-
-    learning_rate: float
-    weight_decay: float
-    epochs: int
-    metrics: Mapping[str, float]
-    seconds: float
-
-
 def search(recipe: FinetuneRecipe) -> Path | None:
-    """Try the grid with the first seed, then run the recipe with the best combination and all seeds.
+    """Try settings with the first seed, then run the recipe with the best one and all seeds.
 
-    Trials and their tables, search.md and search.json, lie in a folder beside the output; the test set is only read by
-    the last run. Given again, it goes on where it stopped. None if the user asked to stop.
+    They are those of a grid, or with `search.trials` so many that Optuna draws. Trials and their tables, search.md and
+    search.json, lie in a folder beside the output; the test set is only read by the last run. A trial whose loss is not
+    finite has failed, and the search goes on. Given again, it goes on where it stopped. None if the user asked to stop.
 
     Raises:
-        ConfigError: there is no validation set to choose by.
+        ConfigError: there is no validation set to choose by, Optuna is missing, or every trial failed.
     """
     if recipe.data.validation is None and not recipe.data.held_out:
         raise ConfigError("A search needs a validation set: name one in data.validation, or set data.held_out.")
+    if recipe.search.trials is not None:
+        check_optuna()
     folder = recipe.output.with_name(f"{recipe.output.name}-search")
     quiet = recipe.model_copy(update={"seeds": recipe.seeds[:1], "data": recipe.data.model_copy(update={"test": None})})
-    grid = list(product(recipe.search.learning_rate, recipe.search.weight_decay, recipe.search.epochs))
     prepared = prepare(quiet)
+    task, _ = prepared
+    metric = recipe.training.metric or task.metric_names[0]
+    settings: Settings = Grid(recipe.search)
+    if recipe.search.trials is not None:
+        settings = Draws(recipe.search, recipe.seeds[0], metric, folder)
     trials: list[Trial] = []
     with StopRequest() as stop:
-        for number, (learning_rate, weight_decay, epochs) in enumerate(grid, 1):
-            name = f"lr-{learning_rate:g}_decay-{weight_decay:g}_epochs-{epochs}"
-            logger.info("Trial %d of %d: %s", number, len(grid), name)
-            values = {"learning_rate": learning_rate, "weight_decay": weight_decay, "epochs": epochs}
-            training = recipe.training.model_copy(update=values)
-            output = run(quiet.model_copy(update={"training": training, "output": folder / name}), stop, prepared)
-            if output is None:
+        for number in range(settings.count):
+            setting = settings.setting(number)
+            logger.info("Trial %d of %d: %s", number + 1, settings.count, setting.name)
+            trial = attempt(quiet, setting, folder / setting.name, stop, prepared)
+            if trial is None:
                 return None
-            (output / "model.safetensors").unlink(missing_ok=True)  # 48 models are of no use
-            report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-            metrics = {metric: found["value"] for metric, found in report["metrics"]["validation"].items()}
-            seconds = report["speed"]["training_seconds"]
-            trials.append(Trial(learning_rate, weight_decay, epochs, metrics, seconds))
-        task, _ = prepared
-        ranked = ranking(trials, recipe.training.metric or task.metric_names[0])
-        _write_tables(ranked, folder)
-        best = ranked[0]
-        chosen = {"learning_rate": best.learning_rate, "weight_decay": best.weight_decay, "epochs": best.epochs}
-        logger.info("The table is in %s; the best one now with all seeds: %s", folder / "search.md", chosen)
-        return run(recipe.model_copy(update={"training": recipe.training.model_copy(update=chosen)}), stop)
+            settings.tell(number, trial)
+            trials.append(trial)
+            _write_tables(ranking(trials, metric), folder)
+        best = ranking(trials, metric)[0]
+        if best.failure is not None:
+            raise ConfigError(
+                f"All {len(trials)} trials failed: lower search.learning_rate or lengthen training.warmup."
+            )
+        logger.info("The table is in %s; the best one now with all seeds: %s", folder / "search.md", best.setting.name)
+        return run(with_setting(recipe, best.setting, recipe.output), stop)
 
 
-def ranking(trials: list[Trial], metric: str) -> list[Trial]:
-    """Best first; of equal ones the one that was tried first."""
-    return sorted(trials, key=lambda trial: trial.metrics[metric] if metric == "error" else -trial.metrics[metric])
+def with_setting(recipe: FinetuneRecipe, setting: Setting, output: Path) -> FinetuneRecipe:
+    """The recipe of one setting."""
+    training = recipe.training.model_copy(update=asdict(setting))
+    return recipe.model_copy(update={"training": training, "output": output})
 
 
-def _write_tables(trials: list[Trial], folder: Path) -> None:
-    metrics = list(trials[0].metrics)
-    heads = ["learning rate", "weight decay", "epochs", *(name.replace("_", " ") for name in metrics), "seconds"]
+def attempt(
+    recipe: FinetuneRecipe, setting: Setting, output: Path, stop: StopRequest, prepared: Prepared
+) -> Trial | None:
+    """Run a trial, unless its folder tells already what became of it. None if the user asked to stop."""
+    recipe = with_setting(recipe, setting, output)
+    claim_folder(recipe)
+    failed = output / FAILED
+    if not failed.exists():
+        try:
+            if run(recipe, stop, prepared) is None:
+                return None
+        except DivergedError as error:
+            logger.warning("%s", error)
+            shutil.rmtree(output / "training")
+            with replaced_file(failed) as partial:
+                partial.write_text(f"{error}\n", encoding="utf-8")
+    if failed.exists():
+        return Trial(setting, {}, None, failed.read_text(encoding="utf-8").strip())
+    (output / "model.safetensors").unlink(missing_ok=True)  # 48 models are of no use
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    metrics = {name: found["value"] for name, found in report["metrics"]["validation"].items()}
+    if not all(map(math.isfinite, metrics.values())):
+        return Trial(setting, {}, None, "Its predictions are not finite.")
+    return Trial(setting, metrics, report["speed"]["training_seconds"])
+
+
+def ranking(trials: Sequence[Trial], metric: str) -> list[Trial]:
+    """Best first, failed ones last; of equal ones the one that was tried first."""
+
+    def place(trial: Trial) -> tuple[bool, float]:
+        value = trial.metrics.get(metric, 0.0)
+        return trial.failure is not None, value if metric == "error" else -value
+
+    return sorted(trials, key=place)
+
+
+def _write_tables(trials: Sequence[Trial], folder: Path) -> None:
+    names = list(trials[0].metrics)
+    heads = ["learning rate", "weight decay", "epochs", *(name.replace("_", " ") for name in names), "seconds", ""]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for trial in trials:
-        values = [f"{trial.metrics[name]:.4f}" for name in metrics]
-        cells = [f"{trial.learning_rate:g}", f"{trial.weight_decay:g}", str(trial.epochs), *values]
-        lines.append(f"| {' | '.join(cells)} | {trial.seconds:.1f} |")
+        setting = trial.setting
+        cells = [f"{setting.learning_rate:g}", f"{setting.weight_decay:g}", str(setting.epochs)]
+        cells += [f"{trial.metrics[name]:.4f}" if name in trial.metrics else "" for name in names]
+        cells += ["" if trial.seconds is None else f"{trial.seconds:.1f}", trial.failure or ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    records = [
+        asdict(trial.setting) | {"metrics": dict(trial.metrics), "seconds": trial.seconds, "failure": trial.failure}
+        for trial in trials
+    ]
     with replaced_file(folder / "search.md") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with replaced_file(folder / "search.json") as partial:
-        partial.write_text(json.dumps([asdict(trial) for trial in trials], indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,77 @@
+"""The right one of several possible answers to a question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+
+from modernbert.data.encoding import encode_choices
+from modernbert.data.examples import ChoiceExample, Origin
+from modernbert.errors import DataError
+from modernbert.inference.packing import outputs, warn_of_cut
+from modernbert.inference.predictor import Predictor
+from modernbert.model import MultipleChoice
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A possible answer: its text, and its number among the choices of its question, from 0.
+
+    `score` is the logit that the model gives it; `probability` is among the choices of the question.
+    """
+
+    index: int
+    text: str
+    score: float
+    probability: float
+
+
+class ChoiceAnswerer(Predictor[MultipleChoice]):
+    """Ranks the possible answers to a question. Question and choice are read together and cut to `max_length`."""
+
+    kind = MultipleChoice
+
+    @overload
+    def __call__(self, questions: str, choices: Sequence[str]) -> list[Choice]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, questions: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[Choice]]: ...
+    def __call__(
+        self, questions: str | Sequence[str], choices: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[Choice] | list[list[Choice]]:
+        """The choices of a question, best first. The probabilities add up to 1.
+
+        A list of questions and a list of their choices, which may be a different number for each, give a list of such
+        lists. How many pairs of question and choice are too long and are cut is said.
+
+        Raises:
+            DataError: a question or a choice is empty, a question has fewer than two choices, or there are not as many
+                lists of choices as questions.
+        """
+        if isinstance(questions, str):
+            return self._rank([_example(1, questions, choices)])[0]
+        if isinstance(choices, str) or len(questions) != len(choices):
+            raise DataError(f"Give one list of choices for each of the {len(questions)} questions.")
+        pairs = zip(questions, choices, strict=True)
+        return self._rank([_example(number, *pair) for number, pair in enumerate(pairs, 1)])
+
+    def _rank(self, examples: list[ChoiceExample]) -> list[list[Choice]]:
+        encoded = encode_choices(self.tokenizer, examples, max_length=self.max_length)
+        warn_of_cut(encoded, self.max_length)
+        scores = iter(outputs(self.model, encoded.ids))
+        return [_ranked(example, torch.stack([next(scores) for _ in example.choices])) for example in examples]
+
+
+def _example(number: int, question: str, choices: Sequence[str] | Sequence[Sequence[str]]) -> ChoiceExample:
+    texts = () if isinstance(choices, str) else tuple(choice for choice in choices if isinstance(choice, str))
+    if len(texts) < 2 or len(texts) < len(choices):
+        raise DataError(f"Question {number} needs a list of at least two choices, all texts.")
+    if not all(text.strip() for text in (question, *texts)):
+        raise DataError(f"Question {number} or one of its choices is empty; leave it out.")
+    return ChoiceExample(question, texts, None, Origin("question", number))
+
+
+def _ranked(example: ChoiceExample, scores: torch.Tensor) -> list[Choice]:
+    rows = zip(example.choices, scores.tolist(), scores.softmax(-1).tolist(), strict=True)
+    found = [Choice(index, text, score, probability) for index, (text, score, probability) in enumerate(rows)]
+    return sorted(found, key=lambda one: -one.score)

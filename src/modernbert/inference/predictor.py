@@ -1,0 +1,62 @@
+"""What all that takes text is made of: a model of one kind with its tokenizer, loaded and ready to run."""
+
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+import torch
+from tokenizers import Tokenizer
+
+from modernbert.data import load_tokenizer
+from modernbert.errors import CheckpointError
+from modernbert.model.checkpoint import Pretrained, find_folder, read_architecture
+from modernbert.model.heads import TaskModel
+from modernbert.model.inference_encoder import make_ready
+from modernbert.runtime import select_device
+
+M = TypeVar("M", bound=Pretrained)
+
+
+class Predictor(Generic[M]):
+    """A model of the class's own kind, and its tokenizer. Called with texts, it gives what the model says of them.
+
+    `max_length` is the number of tokens that it reads at once, which is what the model reads unless given.
+    """
+
+    kind: type[M]
+
+    def __init__(self, model: M, tokenizer: Tokenizer, max_length: int | None = None) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.max_length = max_length or model.config.max_position_embeddings
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        max_length: int | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        int8: bool = False,
+    ) -> Self:
+        """Load model and tokenizer of a folder or a hub id, ready to run; with linear layers in int8 if asked to.
+
+        What is done with a text of more than `max_length` tokens, the class says.
+
+        Raises:
+            CheckpointError: there is no such model, or it is one of another kind.
+            DataError: it has no tokenizer.
+            BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
+        """
+        folder = find_folder(source, revision, token)
+        found = read_architecture(folder)
+        if issubclass(cls.kind, TaskModel) and found != cls.kind.architecture:  # its head would be drawn afresh
+            raise CheckpointError(
+                f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
+                "train one with `modernbert finetune`."
+            )
+        model = cls.kind.from_pretrained(folder, device=select_device(device), dtype=dtype)
+        make_ready(model, int8=int8)
+        return cls(model, load_tokenizer(folder), max_length)

@@ -1,0 +1,148 @@
+"""What a search tries: settings of a grid, or settings that Optuna draws from what earlier ones reached."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from modernbert.errors import CheckpointError, ConfigError
+from modernbert.train.finetune_recipe import Search
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs from trial to trial; its fields are those of `training` in a recipe."""
+
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """The name of the trial's folder."""
+        return f"lr-{self.learning_rate:g}_decay-{self.weight_decay:g}_epochs-{self.epochs}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting, and what it reached on the validation set; one that failed has no metrics and says why."""
+
+    setting: Setting
+    metrics: Mapping[str, float]
+    seconds: float | None
+    failure: str | None = None
+
+
+class Settings(Protocol):
+    """The settings of all trials, one after the other."""
+
+    count: int
+
+    def setting(self, number: int) -> Setting:
+        """The one of a trial, counted from 0, once all before it are told."""
+
+    def tell(self, number: int, trial: Trial) -> None:
+        """What became of it."""
+
+
+class Grid:
+    """Every combination."""
+
+    def __init__(self, search: Search) -> None:
+        self._settings = [Setting(*one) for one in product(search.learning_rate, search.weight_decay, search.epochs)]
+        self.count = len(self._settings)
+
+    def setting(self, number: int) -> Setting:
+        return self._settings[number]
+
+    def tell(self, number: int, trial: Trial) -> None:
+        """A grid learns nothing of it."""
+
+
+class Draws:
+    """`search.trials` draws of Optuna's TPE sampler; what is drawn depends on the seed and on earlier trials alone.
+
+    Learning rate and weight decay are drawn between the smallest and the largest value, on a logarithmic scale, epochs
+    among those given. The study is kept in `folder`, in the file study.journal, which Optuna's tools read. It holds
+    trials that ended; one that is interrupted is drawn again, the same.
+
+    Raises:
+        ConfigError: the study that is there was drawn from other epochs.
+        CheckpointError: its file is damaged.
+    """
+
+    def __init__(self, search: Search, seed: int, metric: str, folder: Path) -> None:
+        import optuna
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        assert search.trials is not None
+        self.count = search.trials
+        self._seed, self._metric = seed, metric
+        self._direction: Literal["minimize", "maximize"] = "minimize" if metric == "error" else "maximize"
+        self._rates = {
+            "learning_rate": FloatDistribution(min(search.learning_rate), max(search.learning_rate), log=True),
+            "weight_decay": FloatDistribution(min(search.weight_decay), max(search.weight_decay), log=True),
+        }
+        self._ranges = {**self._rates, "epochs": CategoricalDistribution(search.epochs)}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "study.journal"
+        try:
+            self._study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(path))),
+                study_name="search",
+                direction=self._direction,
+                load_if_exists=True,
+            )
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); remove it, and the trials are taken from their folders."
+            ) from None
+        if any(trial.distributions["epochs"] != self._ranges["epochs"] for trial in self._study.trials):
+            raise ConfigError(f"{path} was drawn from other search.epochs; keep those, or choose another output.")
+
+    def setting(self, number: int) -> Setting:
+        import optuna
+
+        ended = self._study.trials
+        if number < len(ended):
+            return Setting(**ended[number].params)
+        [seed] = np.random.SeedSequence((self._seed, number)).generate_state(1)
+        draft = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(seed)), direction=self._direction)
+        draft.add_trials(ended)
+        drawn = draft.ask(self._ranges).params
+        # Three digits, within the range: the name of a trial's folder then says the whole value.
+        rates = {name: min(max(float(f"{drawn[name]:.2e}"), of.low), of.high) for name, of in self._rates.items()}
+        return Setting(**rates, epochs=drawn["epochs"])
+
+    def tell(self, number: int, trial: Trial) -> None:
+        import optuna
+
+        if number < len(self._study.trials):
+            return
+        failed = trial.failure is not None
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE,
+                value=None if failed else trial.metrics[self._metric],
+                params=vars(trial.setting),
+                distributions=self._ranges,
+                user_attrs={"failure": trial.failure} if failed else dict(trial.metrics),
+            )
+        )
+
+
+def check_optuna() -> None:
+    """See that Optuna is there, before anything is read.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    if find_spec("optuna") is None:
+        raise ConfigError("search.trials needs optuna: pip install 'modernbert[search]'.")

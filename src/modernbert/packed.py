@@ -58,6 +58,23 @@ class Sequences:
             self.padded_shape,
         )
 
+    def filled(self, tokens: int) -> "Sequences":
+        """One more sequence behind the others, so long that there are so many tokens in all; itself if there are.
+
+        It belongs to no row: what is computed for it is to be cut off before `unpack`.
+        """
+        more = tokens - self.num_tokens
+        if more == 0:
+            return self
+        filler = torch.arange(more, dtype=self.positions.dtype, device=self.device)
+        return Sequences(
+            torch.cat([self.cu_seqlens, self.cu_seqlens.new_full((1,), tokens)]),
+            max(self.max_length, more),
+            torch.cat([self.positions, filler]),
+            torch.cat([self.slots, filler.new_full((more,), -1)]),
+            self.padded_shape,
+        )
+
     @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Tokens in each sequence, on the host. The first use waits for the device."""

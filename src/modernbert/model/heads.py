@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.model.checkpoint import Pretrained
 from modernbert.model.config import EncoderConfig
-from modernbert.model.encoder import Encoder, layer_norm
+from modernbert.model.encoder import Encoder, filled_rows, layer_norm
 from modernbert.model.init import initialize
 from modernbert.packed import Sequences
 
@@ -72,7 +72,8 @@ class MaskedLM(Pretrained):
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy (nats) over the tokens whose label is not -100. Only those rows are decoded, in chunks."""
         predicted = labels != IGNORED
-        rows = self.head(self.model(tokens, sequences)[predicted])
+        chosen = self.model(tokens, sequences)[predicted]
+        rows = self.head(filled_rows(chosen))[: len(chosen)]
         return linear_cross_entropy(rows, self.decoder.weight, self.decoder.bias, labels[predicted])
 
 
@@ -105,7 +106,7 @@ class TaskModel(Pretrained):
 
     def classify(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
         """What the classifier says of rows that come out of the encoder."""
-        return self.classifier(self.drop(self.head(x)))
+        return self.classifier(self.drop(self.head(filled_rows(x))))[: len(x)]
 
 
 class SequenceClassifier(TaskModel):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from labelled import sentences, write_csv
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -121,14 +123,17 @@ def test_the_page_on_pretraining_runs_as_written(tmp_path):
 @pytest.mark.timeout(900)
 def test_the_pages_run_as_written(tmp_path):
     """The commands of the README in order from an empty directory, those of the pages that go on from there, and the
-    examples of the README; the demo's model is the tiny one's here."""
+    examples of the README. The models of the demo and of the hub are the tiny one here, the texts are a test's."""
     for name in ("recipes", "runs"):
         (tmp_path / name).symlink_to(ROOT / name)
     readme = ROOT / "README.md"
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    write_csv(tmp_path / "texts.csv", sentences(300, 1))
     for page in (readme, ROOT / "docs" / "continuing.md", ROOT / "docs" / "cluster.md"):
         for script in blocks(page, "sh"):
+            script = script.replace("answerdotai/ModernBERT-base", "output/tiny/run/final")
             subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=280)
+    assert (tmp_path / "output" / "texts" / "confusion.png").exists()
     for code in blocks(readme, "python"):
         code = code.replace("output/demo/", "output/tiny/")
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)

@@ -1,6 +1,7 @@
-"""The page on fine-tuning, run as written."""
+"""The pages on tasks, run as written."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -11,51 +12,122 @@ import pytest
 
 from corpora import make_model
 from docs.test_docs import ROOT, blocks
-from labelled import sentences, write_csv
+from labelled import WORDS, sentences, write_csv
 from modernbert.config import parse
+from modernbert.data.reading_examples import Source, read_questions, read_spans
 from modernbert.train.finetune_recipe import FinetuneRecipe
 
-PAGE = ROOT / "docs" / "finetuning.md"
-HUB = 'model = "answerdotai/ModernBERT-base"'
+TEXTS, ENTITIES, ANSWERS = (ROOT / "docs" / f"{name}.md" for name in ("finetuning", "entities", "answers"))
+HUB = "answerdotai/ModernBERT-base"
+
+
+def run_page(page, folder):
+    """All commands and programs of a page, in `folder`, with a tiny model in the place of the one of the hub."""
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    options = {"cwd": folder, "env": environment, "check": True, "timeout": 280, "capture_output": True, "text": True}
+    scripts = [script.replace(HUB, "model") for script in blocks(page, "sh")]
+    said = [subprocess.run(["bash", "-ec", script], **options).stdout for script in scripts]
+    return said + [subprocess.run([sys.executable, "-c", code], **options).stdout for code in blocks(page, "python")]
+
+
+def make_models(folder, *places):
+    """The tiny model at each of these places."""
+    model = make_model(folder)
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    for place in places:
+        (folder / place).parent.mkdir(parents=True)
+        (folder / place).symlink_to(model)
 
 
 def test_the_recipe_of_the_page_is_one():
-    [text] = blocks(PAGE, "toml")
+    [text] = blocks(TEXTS, "toml")
     assert HUB in text
     assert parse(FinetuneRecipe, tomllib.loads(text), "the page").task == "classify"
 
 
 def test_the_example_of_the_page_is_a_csv_with_a_header():
-    [text] = blocks(PAGE, "csv")
+    [text] = blocks(TEXTS, "csv")
     assert [len(line.split(",")) for line in text.strip().splitlines()] == [2, 2, 2]
+
+
+def test_the_examples_of_the_pages_are_read(tmp_path):
+    [conll], [spans], [squad] = blocks(ENTITIES, "conll"), blocks(ENTITIES, "json"), blocks(ANSWERS, "json")
+    for name, text in (("words.conll", conll), ("spans.jsonl", spans), ("squad.json", squad)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    [english] = read_spans(Source(path=str(tmp_path / "words.conll")))
+    assert [english.text[span.begin : span.end] for span in english.spans] == ["Angela Merkel", "Tony Blair"]
+    [japanese] = read_spans(Source(path=str(tmp_path / "spans.jsonl")))
+    assert [japanese.text[span.begin : span.end] for span in japanese.spans] == ["山田花子", "京都"]
+    [question] = read_questions(Source(path=str(tmp_path / "squad.json"), format="squad"))
+    assert [answer.text for answer in question.answers] == ["Tyrol"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_command_runs_as_written(tmp_path):
-    """With a tiny model in the place of the one of the hub, and more examples than the page shows."""
-    make_model(tmp_path)
+def test_texts_are_classified_as_written(tmp_path):
+    """With more examples than the page shows."""
+    make_models(tmp_path)
     write_csv(tmp_path / "texts.csv", sentences(300, 1))
-    [recipe] = blocks(PAGE, "toml")
-    (tmp_path / "texts.toml").write_text(recipe.replace(HUB, 'model = "model"'))
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    said = [
-        subprocess.run(
-            ["bash", "-ec", script],
-            cwd=tmp_path,
-            env=environment,
-            check=True,
-            timeout=280,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for script in blocks(PAGE, "sh")
-    ]
+    [recipe] = blocks(TEXTS, "toml")
+    (tmp_path / "texts.toml").write_text(recipe.replace(HUB, "model"))
+    said = run_page(TEXTS, tmp_path)
     assert re.search(r"Validation set, [23]\d examples", said[0])  # a tenth, with all that are equal to one of them
     assert "a long day at the sea" in said[0]
     for name in ("report.md", "report.json", "predictions.jsonl", "confusion.png", "learning-curve.png", "config.json"):
         assert (tmp_path / "output" / "texts" / name).exists()
     assert len(json.loads((tmp_path / "output" / "searched-search" / "search.json").read_text())) == 2 * 1 * 2
     assert json.loads((tmp_path / "output" / "longer" / "report.json").read_text())["seeds"] == [1, 2, 3]
-    for code in blocks(PAGE, "python"):
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_entities_are_found_as_written(tmp_path):
+    """In small files of the form of the data sets."""
+    make_models(tmp_path, "output/mini/run/final", "output/japanese/run/final")
+    draw = random.Random(0)
+    for folder in ("conll2003", "ja_ner_wikipedia"):
+        (tmp_path / folder).mkdir()
+    for name in ("train", "valid", "test"):
+        lines = [f"{draw.choice(WORDS)}\tO\n{draw.choice(['Berlin', 'London'])}\tB-LOC\n" for _ in range(40)]
+        (tmp_path / "conll2003" / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    towns = [draw.choice(["京都", "大阪"]) for _ in range(60)]
+    records = [
+        {
+            "curid": str(number),
+            "text": f"{town}の{number}番地。",
+            "entities": [{"name": town, "span": [0, 2], "type": "地名"}],
+        }
+        for number, town in enumerate(towns)
+    ]
+    (tmp_path / "ja_ner_wikipedia" / "ner.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    said = run_page(ENTITIES, tmp_path)
+    assert "Angela Merkel met Tony Blair" in said[0]
+    for name in ("conll2003", "japanese-entities"):
+        assert (tmp_path / "output" / "tasks" / name / "confusion.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_questions_are_answered_as_written(tmp_path):
+    """In small files of the form of the data set, and a document that is longer than the model reads."""
+    make_models(tmp_path, "output/japanese/run/final")
+    for folder in ("train", "dev"):
+        (tmp_path / "jaquad" / folder).mkdir(parents=True)
+        paragraphs = [
+            {
+                "context": f"彼は{year}年に生まれた。",
+                "qas": [
+                    {"id": f"{folder}{year}", "question": "いつ?", "answers": [{"text": str(year), "answer_start": 2}]}
+                ],
+            }
+            for year in range(1900, 1960)
+        ]
+        document = {"data": [{"title": "人", "paragraphs": paragraphs}]}
+        (tmp_path / "jaquad" / folder / "part.json").write_text(json.dumps(document), encoding="utf-8")
+    (tmp_path / "article.txt").write_text("田中花子は1921年に京都で生まれた。", encoding="utf-8")
+    (tmp_path / "novel.txt").write_text("田中花子は1921年に京都で生まれた。" * 200, encoding="utf-8")
+    said = run_page(ANSWERS, tmp_path)
+    assert "田中花子は何年に生まれましたか。" in said[1]
+    replies = said[-1].strip().splitlines()
+    assert len(replies) == 3
+    assert all(re.fullmatch(r"\d+\.\d% .+", reply) for reply in replies)

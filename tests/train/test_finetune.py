@@ -14,6 +14,7 @@ from corpora import make_model
 from labelled import StopAfter, recipe, sentences, write_csv, write_lines
 from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
+from modernbert.config import parse
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
 from modernbert.train.finetune import (
@@ -27,7 +28,7 @@ from modernbert.train.finetune import (
     schedule_factor,
     split,
 )
-from modernbert.train.finetune_recipe import Training
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training, read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -315,6 +316,25 @@ def predict(*arguments):
 def test_a_recipe_that_does_not_fit_is_one_sentence(changes, message, model, csvs, tmp_path):
     with pytest.raises(ConfigError, match=message):
         finetune(recipe(model, tmp_path / "run", data=csvs, **changes))
+
+
+def test_labelled_texts_are_a_recipe_of_themselves(model, csvs, tmp_path):
+    found = read_recipe(Path(csvs["train"]), [f"model={model}", "training.epochs=2"])
+    assert found == parse(
+        FinetuneRecipe,
+        {
+            "task": "classify",
+            "model": str(model),
+            "output": "output/train",
+            "data": {"train": csvs["train"]},
+            "training": {"epochs": 2},
+        },
+        "a test",
+    )
+    with pytest.raises(ConfigError, match=r"There is no file .*nothing\.csv"):
+        read_recipe(tmp_path / "nothing.csv")
+    with pytest.raises(ConfigError, match=r"There is no recipe .*nothing\.toml"):
+        read_recipe(tmp_path / "nothing.toml")
 
 
 def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):

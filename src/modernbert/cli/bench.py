@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modernbert.cli.console import Corpus, Json, Overrides, Recipe, print_json, print_table
+from modernbert.cli.console import Corpus, Json, Labelled, Overrides, print_json, print_table
 
 if TYPE_CHECKING:
     from modernbert.bench.report import Report
@@ -113,17 +113,16 @@ def bench_training(
     modernbert bench finetune texts.toml training.epochs=1 machine.precision=fp32 --threads 2 --json""",
 )
 def bench_finetune(
-    recipe: Recipe,
+    recipe: Labelled,
     overrides: Overrides = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune beside the Trainer of transformers: quality over the seeds of a recipe, and the time of an epoch."""
     from modernbert.bench.finetuning import bench_finetuning as measure
-    from modernbert.config import load
-    from modernbert.train.finetune_recipe import FinetuneRecipe
+    from modernbert.train.finetune_recipe import read_recipe
 
-    report = measure(load(FinetuneRecipe, recipe, overrides or ()), threads)
+    report = measure(read_recipe(recipe, overrides or ()), threads)
     if report is None:
         raise typer.Exit(130)
     if as_json:

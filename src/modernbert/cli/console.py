@@ -12,6 +12,7 @@ from modernbert.errors import DataError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout instead of text.")]
 Recipe = Annotated[Path, typer.Argument(help="A TOML recipe.", metavar="RECIPE.toml")]
+Labelled = Annotated[Path, typer.Argument(help="A TOML recipe, or labelled texts.", metavar="RECIPE.toml|TEXTS.csv")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides of the recipe.", metavar="[SECTION.KEY=VALUE]...")
 ]

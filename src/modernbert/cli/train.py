@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modernbert.cli.console import Json, Overrides, Recipe, print_json
+from modernbert.cli.console import Json, Labelled, Overrides, Recipe, print_json
 
 app = typer.Typer()
 
@@ -49,6 +49,8 @@ def pretrain(
 @app.command(
     epilog="""Examples:
 
+    modernbert finetune reviews.csv model=answerdotai/ModernBERT-base
+
     modernbert finetune reviews.toml
 
     modernbert finetune reviews.toml output=output/second training.epochs=5 seeds=[1,2,3]
@@ -58,7 +60,7 @@ def pretrain(
     modernbert finetune reviews.toml --search search.trials=20 search.learning_rate=[1e-5,1e-4]"""
 )
 def finetune(
-    recipe: Recipe,
+    recipe: Labelled,
     overrides: Overrides = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out examples that are wrong, and count them.")
@@ -69,15 +71,17 @@ def finetune(
 ) -> None:
     """Train a model for a task from labelled examples. The same command goes on where a run stopped.
 
+    In place of a recipe, labelled texts with the columns text and label (CSV, TSV, JSON lines, Parquet) are classified
+    by a model into output/NAME-OF-THE-FILE; overrides change what they would in a recipe.
+
     The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
     with status 130; a second Ctrl-C ends at once.
     """
-    from modernbert.config import load
     from modernbert.train.finetune import finetune as run
-    from modernbert.train.finetune_recipe import FinetuneRecipe
+    from modernbert.train.finetune_recipe import read_recipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
-    loaded = load(FinetuneRecipe, recipe, changes)
+    loaded = read_recipe(recipe, changes)
     if search:
         from modernbert.train.search import search as try_settings
 

@@ -1,5 +1,6 @@
 """What a fine-tuning run is: a frozen value read from TOML."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,8 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from modernbert.config import Config
+from modernbert.config import Config, load, parse
 from modernbert.data.reading_examples import Source
+from modernbert.errors import ConfigError
 
 TaskName = Literal["classify", "multi-label", "regress", "tokens", "answer", "choose"]
 
@@ -127,3 +129,26 @@ class FinetuneRecipe(Config):
         if not isinstance(self.data.label, str) and self.task != "multi-label":
             raise ValueError(f"data.label names several columns, which is for multi-label, not for {self.task!r}")
         return self
+
+
+DEFAULT_MODEL = "answerdotai/ModernBERT-base"
+_LABELLED = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+def read_recipe(path: Path, overrides: Iterable[str] = ()) -> FinetuneRecipe:
+    """A recipe; or labelled texts themselves, which are then to be classified into a folder named after them.
+
+    Raises:
+        ConfigError: the file is missing or no recipe, or an override does not fit.
+    """
+    if path.suffix.lower() not in _LABELLED:
+        return load(FinetuneRecipe, path, overrides)
+    if not path.exists():
+        raise ConfigError(f"There is no file {path}: give the path of a recipe, or of labelled texts.")
+    values = {
+        "task": "classify",
+        "model": DEFAULT_MODEL,
+        "output": str(Path("output") / path.stem),
+        "data": {"train": str(path)},
+    }
+    return parse(FinetuneRecipe, values, str(path), overrides)

@@ -49,6 +49,12 @@ def test_every_format_gives_the_same_examples(tmp_path, kind):
     assert [(one.text, one.label) for one in examples] == ROWS  # a second loop reads it again
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_limit_takes_the_first_records(tmp_path, kind):
+    source = write_rows(tmp_path, kind).model_copy(update={"limit": 2})
+    assert [(one.text, one.label) for one in read_texts_with_labels(source, text="sentence")] == ROWS[:2]
+
+
 def test_lines_are_counted_over_quoted_line_breaks_and_empty_lines(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text('text,label\n"one\ntwo",a\n\nthree,b\n')

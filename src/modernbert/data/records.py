@@ -7,9 +7,11 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import PositiveInt
 
 from modernbert.config import Config
 from modernbert.data.examples import Origin
@@ -47,6 +49,7 @@ class Source(Config):
     delimiter: str | None = None  # between columns; a comma in CSV and a tab in TSV unless given
     split: str = "train"  # of a hub data set
     subset: str | None = None  # which configuration of a hub data set, where it has several
+    limit: PositiveInt | None = None  # only the first so many records
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ def read_records(source: Source) -> Iterator[Record | Bad]:
         DataError: there is no such file, its format is not known or not kept, it is damaged or not UTF-8, or a package
             that reads it is missing.
     """
+    return islice(_records(source), source.limit)
+
+
+def _records(source: Source) -> Iterator[Record | Bad]:
     if source.format == "hub":
         yield from _hub(source)
         return

@@ -1,5 +1,6 @@
 """Pictures of a fine-tuning run: which class was taken for which, and how the run went."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from itertools import cycle
@@ -11,6 +12,8 @@ import numpy.typing as npt
 
 from modernbert.train.plot import COLOURS, pyplot, save
 from modernbert.train.results import SeedResult
+
+logger = logging.getLogger(__name__)
 
 _MOST_NUMBERS = 24  # classes up to which the cells of a matrix hold their counts
 # Fonts with Chinese, Japanese and Korean characters, of which the first that is installed serves.
@@ -100,5 +103,15 @@ def _drawing() -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph .* missing from", category=UserWarning)
+        try:
+            save(figure, path)
+            return
+        except UserWarning:
+            logger.warning(
+                "%s has boxes in place of characters that no installed font has; install one that has them, such as "
+                "Noto Sans CJK.",
+                path.name,
+            )
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         save(figure, path)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from labelled import make_model, recipe, sentences, write_csv
+from corpora import make_model
+from labelled import recipe, sentences, write_csv
 from modernbert.bench.finetuning import Run, bench_finetuning, pad_items, summarize
+from modernbert.cli import app
 from modernbert.errors import ConfigError
 from modernbert.train.tasks import Item
 
@@ -31,9 +33,22 @@ def test_both_learn_and_results_are_kept(model, texts, tmp_path):
     for run in report.runs:
         assert run.metrics["accuracy"] > 0.8
         assert run.seconds_per_epoch > 0
-    written = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert not (tmp_path / "run").exists()
+    written = json.loads((tmp_path / "run-beside-trainer" / "report.json").read_text(encoding="utf-8"))
     assert written["summaries"][1]["speed"] == 1.0
-    assert bench_finetuning(chosen, threads=1) == report  # to the hundredth of a second: nothing ran again
+    assert bench_finetuning(chosen, threads=1) == report  # to the last digit of the seconds: nothing ran again
+    longer = chosen.model_copy(update={"training": chosen.training.model_copy(update={"epochs": 9})})
+    with pytest.raises(ConfigError, match="holds a run whose training differs"):
+        bench_finetuning(longer, threads=1)
+
+
+def test_the_command_prints_one_json_document(model, texts, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["bench", "finetune", texts, f"model={model}", "training.epochs=1", "--threads", "1", "--json"]
+    with pytest.raises(SystemExit) as stopped:
+        app(arguments)
+    assert not stopped.value.code
+    assert [one["contestant"] for one in json.loads(capfd.readouterr().out)["summaries"]] == ["modernbert", "Trainer"]
 
 
 @pytest.mark.parametrize("task", ["classify", "tokens"])
@@ -77,6 +92,7 @@ def test_a_summary_is_of_the_medians():
     ("changes", "words"),
     [
         ({"training": {"layer_decay": 0.9}}, "training.layer_decay"),
+        ({"training": {"evaluations_per_epoch": 2}}, "training.evaluations_per_epoch"),
         ({"training": {"schedule": "one_minus_sqrt"}}, "linear or constant"),
         ({"task": "choose"}, "not 'choose'"),
         ({"data": {"train": "texts.csv", "held_out": 0}}, "data.validation"),

@@ -6,6 +6,7 @@ AdamW with its own clipping of gradients. Of both, the best epoch counts, measur
 """
 
 import logging
+import math
 import statistics
 import tempfile
 import time
@@ -20,12 +21,14 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from modernbert.bench.report import write_report
 from modernbert.bench.timing import machine, use_threads
 from modernbert.errors import ConfigError
 from modernbert.model.heads import IGNORED
-from modernbert.train.finetune import Finetuning, Sets, check_packages, prepare
+from modernbert.train.finetune import Finetuning, Sets, check_packages, choose_precision, prepare
+from modernbert.train.finetune_folder import claim_folder
 from modernbert.train.finetune_recipe import FinetuneRecipe, TaskName, Training
 from modernbert.train.stopping import StopRequest
 from modernbert.train.tasks import Item, Task
@@ -39,7 +42,11 @@ _CLASSES: Mapping[TaskName, str] = {
     "regress": "AutoModelForSequenceClassification",
     "tokens": "AutoModelForTokenClassification",
 }
-_OWN_SETTINGS = ("batch_tokens", "layer_decay", "freeze_embeddings", "freeze_layers", "class_weights", "patience")
+_RESULT = "result.json"
+_OWN_SETTINGS = (
+    "batch_tokens", "layer_decay", "freeze_embeddings", "freeze_layers", "class_weights", "patience",
+    "evaluations_per_epoch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,10 +88,11 @@ class FinetuningReport:
 def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningReport | None:
     """Fine-tune with every seed, ours and the Trainer's in turn. None if the user asked to stop.
 
-    Every run leaves its result in the output folder; given again, what is there is not run again.
+    Every run leaves its result in a folder beside the output; given again, what is there is not run again.
 
     Raises:
-        ConfigError: transformers or accelerate is missing, or the Trainer has no such settings.
+        ConfigError: transformers or accelerate is missing, the Trainer has no such settings, or the folder holds runs
+            of another recipe or of other data.
         DataError: a file or an example is wrong.
     """
     _check(recipe)
@@ -106,14 +114,14 @@ def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningR
         model=recipe.model,
         examples=len(sets.train.examples),
         tokens=sum(item.num_tokens for item in sets.train.items),
-        dtype=Finetuning(_of_seed(recipe, "modernbert", recipe.seeds[0]), task, sets, recipe.seeds[0]).precision,
+        dtype=choose_precision(recipe),
         threads=threads,
         machine=machine(("transformers", "accelerate")),
         settings=recipe.training.model_dump(),
         runs=tuple(runs),
         summaries=summarize(runs),
     )
-    write_report(report, recipe.output / "report.json")
+    write_report(report, folder_of(recipe) / "report.json")
     return report
 
 
@@ -153,16 +161,19 @@ def _check(recipe: FinetuneRecipe) -> None:
         raise ConfigError("The Trainer has no schedule one_minus_sqrt; take linear or constant to compare.")
 
 
-def _of_seed(recipe: FinetuneRecipe, contestant: Contestant, seed: int) -> FinetuneRecipe:
-    return recipe.model_copy(update={"seeds": (seed,), "output": recipe.output / contestant.lower()})
+def folder_of(recipe: FinetuneRecipe) -> Path:
+    """Where the runs and the report go: beside the folder that `modernbert finetune` would write."""
+    return recipe.output.with_name(f"{recipe.output.name}-beside-trainer")
 
 
 def _run_once(
     contestant: Contestant, recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, seed: int, stop: StopRequest
 ) -> Run | None:
-    """The result of a seed: the one that lies in the output folder, or that of a new run."""
-    of_seed = _of_seed(recipe, contestant, seed)
-    path = of_seed.output / f"seed-{seed}.json"
+    """The result of a seed: the one that lies in its folder, or that of a new run."""
+    folder = folder_of(recipe) / contestant.lower() / f"seed-{seed}"
+    of_seed = recipe.model_copy(update={"seeds": (seed,), "output": folder})
+    claim_folder(of_seed, _RESULT)
+    path = folder / _RESULT
     if path.exists():
         return TypeAdapter(Run).validate_json(path.read_bytes())
     finetuning = Finetuning(of_seed, task, sets, seed)
@@ -202,6 +213,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop |= stop.requested
+            bar.update()
 
         def on_epoch_end(self, *_: Any, model: Any, **__: Any) -> None:
             epochs.append(time.perf_counter() - self.began)
@@ -232,6 +244,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
+            disable_tqdm=True,
         )
         trainer = transformers.Trainer(
             model=model,
@@ -240,7 +253,10 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             data_collator=partial(pad_items, per_token=finetuning.task.head.per_token),
             callbacks=[Watch()],
         )
-        trainer.train()
+        trainer.remove_callback(transformers.PrinterCallback)  # stdout is for the report
+        updates = training.epochs * math.ceil(len(finetuning.sets.train.items) / training.batch_examples)
+        with tqdm(total=updates, unit="updates", desc=f"Trainer, seed {finetuning.seed}", leave=False) as bar:
+            trainer.train()
     if stop.requested:
         return None
     best = max(found, key=finetuning.worth)

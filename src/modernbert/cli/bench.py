@@ -108,7 +108,7 @@ def bench_training(
     "finetune",
     epilog="""Examples:
 
-    modernbert bench finetune recipes/tasks/sst-2.toml model=output/mini/run/final seeds=[0,1,2] output=output/beside
+    modernbert bench finetune recipes/tasks/sst-2.toml model=output/mini/run/final seeds=[0,1,2]
 
     modernbert bench finetune texts.toml training.epochs=1 machine.precision=fp32 --threads 2 --json""",
 )

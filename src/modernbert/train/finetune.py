@@ -17,12 +17,12 @@ from modernbert import config as toml
 from modernbert.data import load_tokenizer
 from modernbert.data.batching import Batches, batches_of, batches_within, shuffled
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import replaced_file, written_aside
 from modernbert.inference.packing import outputs
 from modernbert.model.checkpoint import find_folder, read_config
 from modernbert.model.heads import TaskModel
 from modernbert.runtime import Precision, autocast, select_device, select_precision
 from modernbert.train import checkpoint
+from modernbert.train.finetune_folder import claim_folder, completed
 from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.finetune_report import write_report
 from modernbert.train.optimizer import StableAdamW
@@ -34,7 +34,6 @@ from modernbert.train.tracking import Metrics
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("scipy", "matplotlib")  # of the extra `finetune`
-FAILED = "failed.txt"  # in the folder of a run that was given up: why
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,7 @@ class Finetuning:
         self.recipe, self.task, self.sets, self.seed = recipe, task, sets, seed
         self.directory = recipe.output / "training" / f"seed-{seed}"
         self.device = select_device(recipe.machine.device)
-        chosen = recipe.machine.precision
-        self.precision: Precision = select_precision(self.device) if chosen == "auto" else chosen
+        self.precision = choose_precision(recipe)
         training = recipe.training
         torch.manual_seed(seed)
         model: TaskModel = task.head.from_pretrained(
@@ -248,6 +246,8 @@ class Finetuning:
                 math.ceil(number * len(batches) / training.evaluations_per_epoch)
                 for number in range(1, training.evaluations_per_epoch + 1)
             }
+            if self.progress.batch >= len(batches):
+                raise ConfigError(f"{self.recipe.output} holds a run on other data; choose another output.")
             every = max(1, len(batches) // 20)
             seen = self.progress.epoch * len(items) + sum(map(len, batches[: self.progress.batch]))
             for batch in batches[self.progress.batch :]:
@@ -404,6 +404,12 @@ class Finetuning:
         self.checkpoints.save(checkpoint.Snapshot.of(self.model, self.optimizer, state, copied=True))
 
 
+def choose_precision(recipe: FinetuneRecipe) -> Precision:
+    """What the recipe says, or what is fast on its device."""
+    chosen = recipe.machine.precision
+    return select_precision(select_device(recipe.machine.device)) if chosen == "auto" else chosen
+
+
 def schedule_factor(training: Training, progress: float) -> float:
     """The learning rate at a part of the run (0 to 1), as a part of its peak."""
     if progress < training.warmup:
@@ -463,26 +469,6 @@ def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
     ]
 
 
-def claim_folder(recipe: FinetuneRecipe) -> None:
-    """Write the resolved recipe into a new folder; refuse one with results of another recipe, complete or not."""
-    folder, path = recipe.output, recipe.output / "recipe.toml"
-    over = any((folder / name).exists() for name in ("report.json", FAILED))
-    begun = over or any(folder.glob("training/seed-*/checkpoints/*"))
-    if path.exists() and begun:
-        old = toml.load(FinetuneRecipe, path)
-        for name in FinetuneRecipe.model_fields:
-            if name not in ("output", "machine", "search") and getattr(old, name) != getattr(recipe, name):
-                raise ConfigError(
-                    f"{folder} holds a run whose {name} differs from this recipe; choose another output, remove it, "
-                    "or go on with the recipe.toml in it."
-                )
-        return
-    if not path.exists() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
-    with replaced_file(path) as partial:
-        partial.write_text(toml.dump(recipe), encoding="utf-8")
-
-
 def _head_changes(recipe: FinetuneRecipe) -> dict[str, Any]:
     changes: dict[str, Any] = {"classifier_dropout": recipe.training.dropout}
     return changes if recipe.pooling is None else changes | {"classifier_pooling": recipe.pooling}
@@ -493,9 +479,8 @@ def _write(
 ) -> None:
     """The whole output folder at once, in place of the one of the run."""
     task.finish(model)
-    with written_aside(recipe.output, "recipe.toml") as partial:
+    with completed(recipe) as partial:
         model.save_pretrained(partial)
-        (partial / "recipe.toml").write_text(toml.dump(recipe), encoding="utf-8")
         with (partial / "metrics.jsonl").open("w", encoding="utf-8") as file:
             for result in results:
                 for line in result.curve:

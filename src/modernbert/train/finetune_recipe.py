@@ -122,6 +122,8 @@ class FinetuneRecipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.output.name in ("", ".."):
+            raise ValueError(f"output = {str(self.output)!r} has no name of its own; name a new folder")
         if self.training.class_weights != "none" and self.task not in ("classify", "multi-label", "tokens"):
             raise ValueError(f"class_weights is set, but the task {self.task!r} has no classes")
         if len(set(self.seeds)) != len(self.seeds):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
-from modernbert.train.finetune import FAILED, DivergedError, Prepared, claim_folder, prepare, run
+from modernbert.train.finetune import DivergedError, Prepared, prepare, run
+from modernbert.train.finetune_folder import FAILED, claim_folder
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check_optuna
@@ -26,13 +27,18 @@ def search(recipe: FinetuneRecipe) -> Path | None:
     finite has failed, and the search goes on. Given again, it goes on where it stopped. None if the user asked to stop.
 
     Raises:
-        ConfigError: there is no validation set to choose by, Optuna is missing, or every trial failed.
+        ConfigError: there is no validation set to choose by, the output folder holds something else, Optuna is missing,
+            or every trial failed.
     """
     if recipe.data.validation is None and not recipe.data.held_out:
         raise ConfigError("A search needs a validation set: name one in data.validation, or set data.held_out.")
     if recipe.search.trials is not None:
         check_optuna()
     folder = recipe.output.with_name(f"{recipe.output.name}-search")
+    if recipe.output.exists() and any(recipe.output.iterdir()) and not folder.exists():
+        raise ConfigError(
+            f"{recipe.output} is not empty, and the run of the best setting would go there; choose another output."
+        )
     quiet = recipe.model_copy(update={"seeds": recipe.seeds[:1], "data": recipe.data.model_copy(update={"test": None})})
     prepared = prepare(quiet)
     task, _ = prepared

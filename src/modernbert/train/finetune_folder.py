@@ -1,0 +1,120 @@
+"""The output folder of a fine-tuning run: whose it is, and that nothing in it is lost.
+
+recipe.toml   the whole recipe, as `modernbert` writes it
+data.json     the hashes of the files that are learned from
+training/     checkpoints of the seeds, until the run is complete
+report.json   and the model, its report and pictures, when it is
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from modernbert import config as toml
+from modernbert.data.reading import find_files
+from modernbert.errors import ConfigError
+from modernbert.files import replaced_file, written_aside
+from modernbert.train.finetune_recipe import FinetuneRecipe
+
+FAILED = "failed.txt"  # in the folder of a run that was given up: why
+_OWN = ("recipe.toml", "data.json", "training", FAILED)
+
+
+def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
+    """Make the folder of a run ready, or see that it is the one of this recipe and these data.
+
+    A run has begun when it has a checkpoint, has failed, or has the file `results`.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe or of other data, or things that are not a run's.
+        DataError: a file of the data is not there.
+    """
+    folder, path = recipe.output, recipe.output / "recipe.toml"
+    over = any((folder / name).exists() for name in (results, FAILED))
+    if path.exists() and (over or any(folder.glob("training/seed-*/checkpoints/*"))):
+        old = toml.load(FinetuneRecipe, path)
+        for name in FinetuneRecipe.model_fields:
+            if name not in ("output", "machine", "search") and getattr(old, name) != getattr(recipe, name):
+                raise ConfigError(
+                    f"{folder} holds a run whose {name} differs from this recipe; choose another output, remove it, "
+                    "or go on with the recipe.toml in it."
+                )
+        hashes = data_hashes(recipe)
+        if _read_hashes(folder, hashes) != hashes:
+            raise ConfigError(
+                f"{folder} holds a run on data that have changed since; choose another output, or remove it."
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or not _abandoned(folder)):
+        raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
+    for name, text in {
+        "recipe.toml": toml.dump(recipe),
+        "data.json": json.dumps(data_hashes(recipe), indent=2),
+    }.items():
+        with replaced_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def completed(recipe: FinetuneRecipe) -> Iterator[Path]:
+    """A new folder in place of the one of the run. What somebody else put there stays."""
+    folder = recipe.output
+    with written_aside(folder, "recipe.toml") as partial:
+        yield partial
+        for name in ("recipe.toml", "data.json"):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, partial / name)
+        for strange in folder.iterdir():
+            if strange.name in _OWN or (partial / strange.name).exists():
+                continue
+            if strange.is_dir():
+                shutil.copytree(strange, partial / strange.name, symlinks=True)
+            else:
+                shutil.copy2(strange, partial / strange.name, follow_symlinks=False)
+
+
+def data_hashes(recipe: FinetuneRecipe) -> dict[str, str]:
+    """One hash for each set, over its files. Sets of the hub have none.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    data = recipe.data
+    sources = {"train": data.train, "validation": data.validation, "test": data.test}
+    found = {}
+    for name, source in sources.items():
+        if source is not None and source.format != "hub":
+            files = find_files([source.path])
+            hashes = [_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+            found[name] = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Of a file; size and time of change are what tells a file that was hashed before."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_hashes(folder: Path, unknown: dict[str, str]) -> dict[str, str]:
+    """Those of the data of a run, or `unknown` where it is from a version that did not write them."""
+    path = folder / "data.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else unknown
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether a folder is empty, or holds only what a run writes before its first checkpoint."""
+    if any(entry.name not in _OWN for entry in folder.iterdir()):
+        return False
+    path = folder / "recipe.toml"
+    if not path.exists():
+        return not any(folder.iterdir())
+    try:
+        return path.read_text(encoding="utf-8") == toml.dump(toml.load(FinetuneRecipe, path))
+    except ConfigError:
+        return False

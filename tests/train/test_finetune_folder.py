@@ -1,0 +1,100 @@
+"""Whose the output folder of a run is: nothing of somebody else is lost, and no result of other data is taken."""
+
+import json
+
+import pytest
+
+from corpora import make_model
+from labelled import recipe, sentences, write_csv
+from modernbert import config as toml
+from modernbert.errors import ConfigError
+from modernbert.train.finetune import Finetuning, finetune
+from modernbert.train.finetune_folder import claim_folder, data_hashes
+from modernbert.train.search import search
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def complete(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("complete")
+    texts = write_csv(folder / "texts.csv", sentences(60, 1))
+    finetune(recipe(model, folder / "run", data={"train": str(texts)}, training={"epochs": 1}))
+    return folder
+
+
+def test_a_recipe_and_data_in_the_output_folder_are_never_replaced(model, tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    texts = write_csv(project / "texts.csv", sentences(60, 1))
+    written = f"# mine\ntask = 'classify'\nmodel = '{model}'\noutput = '{project}'\ndata.train = '{texts}'\n"
+    (project / "recipe.toml").write_text(written)
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        finetune(recipe(model, project, data={"train": str(texts)}))
+    texts.rename(tmp_path / "texts.csv")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):  # the recipe alone is somebody's, too
+        finetune(recipe(model, project, data={"train": str(tmp_path / "texts.csv")}))
+    assert (project / "recipe.toml").read_text() == written
+
+
+def test_what_is_put_into_the_folder_during_a_run_stays(model, tmp_path, monkeypatch):
+    texts = write_csv(tmp_path / "texts.csv", sentences(60, 1))
+    run = tmp_path / "run"
+    result = Finetuning.result
+
+    def slowly(self, trained):
+        (run / "notes.txt").write_text("mine")
+        (run / "drawings").mkdir()
+        (run / "drawings" / "one.txt").write_text("mine, too")
+        return result(self, trained)
+
+    monkeypatch.setattr(Finetuning, "result", slowly)
+    finetune(recipe(model, run, data={"train": str(texts)}, training={"epochs": 1}))
+    assert (run / "report.json").exists()
+    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "drawings" / "one.txt").read_text() == "mine, too"
+    assert not (run / "training").exists()
+
+
+def test_a_run_on_data_that_have_changed_is_refused(complete, model):
+    chosen = recipe(model, complete / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1})
+    assert finetune(chosen) == complete / "run"
+    report = (complete / "run" / "report.json").read_text()
+    before = (complete / "texts.csv").read_bytes()
+    try:
+        write_csv(complete / "texts.csv", sentences(60, 2))
+        with pytest.raises(ConfigError, match="data that have changed"):
+            finetune(chosen)
+        assert (complete / "run" / "report.json").read_text() == report
+    finally:
+        (complete / "texts.csv").write_bytes(before)
+    assert finetune(chosen) == complete / "run"
+
+
+def test_every_set_has_its_hash(model, tmp_path):
+    paths = {name: write_csv(tmp_path / f"{name}.csv", sentences(5, seed)) for seed, name in enumerate(("a", "b"))}
+    chosen = recipe(model, tmp_path / "run", data={"train": str(paths["a"]), "test": str(paths["b"])})
+    hashes = data_hashes(chosen)
+    assert hashes.keys() == {"train", "test"}
+    assert hashes["train"] != hashes["test"]
+    claim_folder(chosen)
+    assert json.loads((tmp_path / "run" / "data.json").read_text()) == hashes
+    assert toml.load(type(chosen), tmp_path / "run" / "recipe.toml") == chosen
+    claim_folder(chosen)  # nothing has begun, so it may be claimed again
+
+
+@pytest.mark.parametrize("output", [".", "..", "/"])
+def test_an_output_without_a_name_is_refused(output, model):
+    with pytest.raises(ConfigError, match="name a new folder"):
+        recipe(model, output, data={"train": "texts.csv"})
+
+
+def test_a_search_looks_at_its_output_before_the_first_trial(complete, model):
+    changes = {"search": {"learning_rate": [1e-3], "weight_decay": [1e-5], "epochs": [1]}}
+    chosen = recipe(model, complete / "run", data={"train": str(complete / "texts.csv")}, **changes)
+    with pytest.raises(ConfigError, match="is not empty, and the run of the best setting would go there"):
+        search(chosen)
+    assert not (complete / "run-search").exists()

@@ -372,6 +372,32 @@ def test_a_split_holds_out_of_every_class_and_never_parts_equal_texts(model, tmp
         split(task, train[:1], 0.2)
 
 
+@pytest.mark.parametrize("task", ["classify", "multi-label", "tokens"])
+def test_training_has_every_label_wherever_its_examples_lie(task, model, tmp_path):
+    """Each example is in its turn the only one with a label; a held-out part has what training has."""
+
+    def labels(number, rare):
+        label = "rare" if number // 2 == rare else "often"  # two records of each text
+        if task == "classify":  # the second of two equal texts goes where the first does, whatever its label
+            return label if number % 2 else ("one", "other")[number % 4 // 2]
+        return ["often", label] if task == "multi-label" else [[0, 4, label]]
+
+    column = "entities" if task == "tokens" else "label"
+    held_out = []
+    for rare in range(20):
+        records = [{"text": f"word {number // 2}", column: labels(number, rare)} for number in range(40)]
+        data = {"train": str(write_lines(tmp_path / f"{rare}.jsonl", records)), "held_out": 0.2}
+        own, sets = prepare(recipe(model, tmp_path / "run", task, data=data))
+        trained, held = ([one.text for one in part.examples] for part in (sets.train, sets.validation))
+        assert {"rare", "often"} <= set(own.names)  # which are those of the training set
+        assert not set(trained) & set(held)
+        assert len(trained) + len(held) == 40
+        assert 2 <= len(held) <= 8
+        assert held == [one.text for one in prepare(own.recipe)[1].validation.examples]
+        held_out.append(frozenset(held))
+    assert len(set(held_out)) > 1  # some of them had to go back
+
+
 def test_frozen_parts_stay_and_the_rest_moves(model, csvs, tmp_path):
     folder = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1, "freeze_layers": 1}))
     before, after = weights(model), weights(folder)

@@ -47,6 +47,9 @@ class Tokens(Task[SpanExample, Scored]):
             raise DataError("No training example has a span; name their column in data.spans, or data.words and tags.")
         self.words = any(example.words is not None for example in examples)
 
+    def labels_of(self, example: SpanExample) -> Sequence[str]:
+        return [span.label for span in example.spans]
+
     @property
     def tags(self) -> tuple[str, ...]:
         return bio_tags(self.names)

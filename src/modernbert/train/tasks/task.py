@@ -105,6 +105,10 @@ class Task(ABC, Generic[E, P]):
         """Examples with the same are never on both sides of a split."""
         return str(example.origin)
 
+    def labels_of(self, example: E) -> Sequence[str]:
+        """The labels of one example that `learn_labels` can learn: a split leaves each of them in the training set."""
+        return ()
+
     def stratum(self, example: E) -> str:
         """Every one of these gives its share to a split."""
         return ""

@@ -109,6 +109,9 @@ class Classify(TextTask):
                 f"Every training example has the label {self.names[0]!r}; a classifier needs at least two labels."
             )
 
+    def labels_of(self, example: TextExample) -> Sequence[str]:
+        return (str(example.label),)
+
     def stratum(self, example: TextExample) -> str:
         return str(example.label)
 
@@ -170,6 +173,9 @@ class MultiLabel(TextTask):
         self.names = _ordered(found) if isinstance(columns, str) else columns
         if not found:
             raise DataError("No training example has a label; name the column of the labels in data.label.")
+
+    def labels_of(self, example: TextExample) -> Sequence[str]:
+        return _several(example)
 
     def weights(self, examples: Sequence[TextExample]) -> Tensor | None:
         chosen = self.recipe.training.class_weights

@@ -249,6 +249,55 @@ def test_answers_are_found_in_long_contexts_or_not_at_all(model, tmp_path):
     assert any(reply.text == "" for reply in ask("number", "group line"))
 
 
+def test_a_folder_reads_as_its_recipe_did(model, tmp_path):
+    """What is cut, where windows end and how long an answer may be decide every one of these predictions."""
+    from transformers import AutoModelForQuestionAnswering
+
+    draw = sentences(400, 1)
+    texts = [" ".join(text for text, _ in draw[10 * number : 10 * number + 10]) for number in range(40)]
+    words = [text.split()[-1] for text in texts]
+    records = [
+        {
+            "text": f"{text} {number}",
+            "label": ("red", "green")[number % 2],
+            "entities": [[len(text) - len(word), len(text), "LAST"]],
+            "question": "last",
+            "context": text,
+            "answers": [{"text": word, "answer_start": len(text) - len(word)}],
+            "id": str(number),
+        }
+        for number, (text, word) in enumerate(zip(texts, words, strict=True))
+    ]
+    data = {"train": str(write_lines(tmp_path / "x.jsonl", records)), "test": str(tmp_path / "x.jsonl")}
+    short = {"max_length": 24, "overlap_tokens": 3, "max_answer_tokens": 1, "training": {"epochs": 1}}
+    folders = {
+        task: finetune(recipe(model, tmp_path / task, task, data=data, **short))
+        for task in ("classify", "tokens", "answer")
+    }
+    for line, found in zip(
+        predicted(folders["classify"]),
+        Classifier.from_pretrained(folders["classify"], device="cpu")([one["text"] for one in records]),
+        strict=True,
+    ):
+        assert {one.label: one.score for one in found} == pytest.approx(line["scores"], abs=1e-5)
+    for line, spans in zip(
+        predicted(folders["tokens"]),
+        TokenClassifier.from_pretrained(folders["tokens"], device="cpu")([one["text"] for one in records]),
+        strict=True,
+    ):
+        assert [one.begin for one in spans] == [one["begin"] for one in line["predicted"]]
+        assert [one.score for one in spans] == pytest.approx([one["score"] for one in line["predicted"]], abs=1e-5)
+    ask = QuestionAnswerer.from_pretrained(folders["answer"], device="cpu")
+    for line, replies in zip(predicted(folders["answer"]), ask(["last"] * len(texts), texts), strict=True):
+        assert (replies[0].text, replies[0].begin) == (line["predicted"], line["begin"])
+        assert replies[0].probability == pytest.approx(line["score"], abs=1e-5)
+    assert ask.max_length == 24
+    assert QuestionAnswerer.from_pretrained(folders["answer"], device="cpu", max_length=30).max_length == 30
+    assert AutoModelForQuestionAnswering.from_pretrained(folders["answer"]).config.max_answer_tokens == 1
+    again = recipe(folders["answer"], tmp_path / "again", "answer", data=data)
+    assert prepare(again)[0].changes()["read_tokens"] is None
+
+
 @pytest.fixture(scope="module")
 def chosen(model, tmp_path_factory):
     """A run on questions whose choices name the colour that one word tells, measured on what it was trained on."""

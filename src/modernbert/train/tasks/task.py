@@ -115,7 +115,13 @@ class Task(ABC, Generic[E, P]):
 
     def changes(self) -> dict[str, Any]:
         """What the configuration of the model says of this task."""
-        return {}
+        return {
+            "id2label": None,
+            "problem_type": None,
+            "read_tokens": self.recipe.max_length,
+            "overlap_tokens": self.recipe.overlap_tokens,
+            "max_answer_tokens": self.recipe.max_answer_tokens,
+        }
 
     def weights(self, examples: Sequence[E]) -> Tensor | None:
         """How much each class counts in the loss; None if all are equal."""

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,8 @@ class TextTask(Task[TextExample, Scores]):
     def group(self, example: TextExample) -> str:
         return f"{example.text}\n{example.pair}"
 
-    def changes(self) -> dict[str, object]:
-        return {"id2label": dict(enumerate(self.names)), "problem_type": self.problem_type}
+    def changes(self) -> dict[str, Any]:
+        return super().changes() | {"id2label": dict(enumerate(self.names)), "problem_type": self.problem_type}
 
     def encode(self, examples: list[TextExample]) -> Encoded[TextExample]:
         found = encode_texts(

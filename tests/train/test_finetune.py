@@ -249,6 +249,55 @@ def test_answers_are_found_in_long_contexts_or_not_at_all(model, tmp_path):
     assert any(reply.text == "" for reply in ask("number", "group line"))
 
 
+def test_a_folder_reads_as_its_recipe_did(model, tmp_path):
+    """What is cut, where windows end and how long an answer may be decide every one of these predictions."""
+    from transformers import AutoModelForQuestionAnswering
+
+    draw = sentences(400, 1)
+    texts = [" ".join(text for text, _ in draw[10 * number : 10 * number + 10]) for number in range(40)]
+    words = [text.split()[-1] for text in texts]
+    records = [
+        {
+            "text": f"{text} {number}",
+            "label": ("red", "green")[number % 2],
+            "entities": [[len(text) - len(word), len(text), "LAST"]],
+            "question": "last",
+            "context": text,
+            "answers": [{"text": word, "answer_start": len(text) - len(word)}],
+            "id": str(number),
+        }
+        for number, (text, word) in enumerate(zip(texts, words, strict=True))
+    ]
+    data = {"train": str(write_lines(tmp_path / "x.jsonl", records)), "test": str(tmp_path / "x.jsonl")}
+    short = {"max_length": 24, "overlap_tokens": 3, "max_answer_tokens": 1, "training": {"epochs": 1}}
+    folders = {
+        task: finetune(recipe(model, tmp_path / task, task, data=data, **short))
+        for task in ("classify", "tokens", "answer")
+    }
+    for line, found in zip(
+        predicted(folders["classify"]),
+        Classifier.from_pretrained(folders["classify"], device="cpu")([one["text"] for one in records]),
+        strict=True,
+    ):
+        assert {one.label: one.score for one in found} == pytest.approx(line["scores"], abs=1e-5)
+    for line, spans in zip(
+        predicted(folders["tokens"]),
+        TokenClassifier.from_pretrained(folders["tokens"], device="cpu")([one["text"] for one in records]),
+        strict=True,
+    ):
+        assert [one.begin for one in spans] == [one["begin"] for one in line["predicted"]]
+        assert [one.score for one in spans] == pytest.approx([one["score"] for one in line["predicted"]], abs=1e-5)
+    ask = QuestionAnswerer.from_pretrained(folders["answer"], device="cpu")
+    for line, replies in zip(predicted(folders["answer"]), ask(["last"] * len(texts), texts), strict=True):
+        assert (replies[0].text, replies[0].begin) == (line["predicted"], line["begin"])
+        assert replies[0].probability == pytest.approx(line["score"], abs=1e-5)
+    assert ask.max_length == 24
+    assert QuestionAnswerer.from_pretrained(folders["answer"], device="cpu", max_length=30).max_length == 30
+    assert AutoModelForQuestionAnswering.from_pretrained(folders["answer"]).config.max_answer_tokens == 1
+    again = recipe(folders["answer"], tmp_path / "again", "answer", data=data)
+    assert prepare(again)[0].changes()["read_tokens"] is None
+
+
 @pytest.fixture(scope="module")
 def chosen(model, tmp_path_factory):
     """A run on questions whose choices name the colour that one word tells, measured on what it was trained on."""
@@ -370,6 +419,32 @@ def test_a_split_holds_out_of_every_class_and_never_parts_equal_texts(model, tmp
         assert 0.1 < share < 0.3
     with pytest.raises(DataError, match="too few to hold some out"):
         split(task, train[:1], 0.2)
+
+
+@pytest.mark.parametrize("task", ["classify", "multi-label", "tokens"])
+def test_training_has_every_label_wherever_its_examples_lie(task, model, tmp_path):
+    """Each example is in its turn the only one with a label; a held-out part has what training has."""
+
+    def labels(number, rare):
+        label = "rare" if number // 2 == rare else "often"  # two records of each text
+        if task == "classify":  # the second of two equal texts goes where the first does, whatever its label
+            return label if number % 2 else ("one", "other")[number % 4 // 2]
+        return ["often", label] if task == "multi-label" else [[0, 4, label]]
+
+    column = "entities" if task == "tokens" else "label"
+    held_out = []
+    for rare in range(20):
+        records = [{"text": f"word {number // 2}", column: labels(number, rare)} for number in range(40)]
+        data = {"train": str(write_lines(tmp_path / f"{rare}.jsonl", records)), "held_out": 0.2}
+        own, sets = prepare(recipe(model, tmp_path / "run", task, data=data))
+        trained, held = ([one.text for one in part.examples] for part in (sets.train, sets.validation))
+        assert {"rare", "often"} <= set(own.names)  # which are those of the training set
+        assert not set(trained) & set(held)
+        assert len(trained) + len(held) == 40
+        assert 2 <= len(held) <= 8
+        assert held == [one.text for one in prepare(own.recipe)[1].validation.examples]
+        held_out.append(frozenset(held))
+    assert len(set(held_out)) > 1  # some of them had to go back
 
 
 def test_frozen_parts_stay_and_the_rest_moves(model, csvs, tmp_path):

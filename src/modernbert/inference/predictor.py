@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from modernbert.data import load_tokenizer
 from modernbert.errors import CheckpointError
+from modernbert.inference.packing import overlap
 from modernbert.model.checkpoint import Pretrained, find_folder, read_architecture
 from modernbert.model.heads import TaskModel
 from modernbert.model.inference_encoder import make_ready
@@ -19,7 +20,8 @@ M = TypeVar("M", bound=Pretrained)
 class Predictor(Generic[M]):
     """A model of the class's own kind, and its tokenizer. Called with texts, it gives what the model says of them.
 
-    `max_length` is the number of tokens that it reads at once, which is what the model reads unless given.
+    `max_length` is the number of tokens that it reads at once. Unless given it is that of the training of the head; if
+    nothing was said there, what the model reads.
     """
 
     kind: type[M]
@@ -27,7 +29,9 @@ class Predictor(Generic[M]):
     def __init__(self, model: M, tokenizer: Tokenizer, max_length: int | None = None) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.max_length = max_length or model.config.max_position_embeddings
+        config = model.config
+        self.max_length = max_length or config.read_tokens or config.max_position_embeddings
+        self.stride = overlap(self.max_length) if config.overlap_tokens is None else config.overlap_tokens
 
     @classmethod
     def from_pretrained(

@@ -6,7 +6,7 @@ from typing import overload
 from modernbert.data.encoding_questions import Reply, decode_answers, encode_questions
 from modernbert.data.examples import Origin, QuestionExample
 from modernbert.errors import DataError
-from modernbert.inference.packing import outputs, overlap
+from modernbert.inference.packing import outputs
 from modernbert.inference.predictor import Predictor
 from modernbert.model import QuestionAnswering
 
@@ -42,9 +42,13 @@ class QuestionAnswerer(Predictor[QuestionAnswering]):
             QuestionExample(str(number), question, context, (), Origin("question", number))
             for number, (question, context) in enumerate(zip(questions, contexts, strict=True), 1)
         ]
-        encoded = encode_questions(
-            self.tokenizer, examples, max_length=self.max_length, stride=overlap(self.max_length)
-        )
+        encoded = encode_questions(self.tokenizer, examples, max_length=self.max_length, stride=self.stride)
         logits = [said.numpy() for said in outputs(self.model, [window.ids for window in encoded.windows])]
-        threshold = None if self.model.config.always_answers else 0.0
-        return [replies[:top_k] for replies in decode_answers(encoded, logits, no_answer_threshold=threshold)]
+        config = self.model.config
+        found = decode_answers(
+            encoded,
+            logits,
+            max_answer_tokens=config.max_answer_tokens,
+            no_answer_threshold=None if config.always_answers else 0.0,
+        )
+        return [replies[:top_k] for replies in found]

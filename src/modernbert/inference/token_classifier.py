@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from modernbert.data.encoding_spans import decode_spans, encode_spans, split_words
 from modernbert.data.examples import Origin, SpanExample
 from modernbert.errors import CheckpointError, DataError
-from modernbert.inference.packing import outputs, overlap
+from modernbert.inference.packing import outputs
 from modernbert.inference.predictor import Predictor
 from modernbert.model import TokenClassifier as Head
 
@@ -58,9 +58,7 @@ class TokenClassifier(Predictor[Head]):
             SpanExample(text, (), split_words(text) if config.label_words else None, Origin("text", number))
             for number, text in enumerate(texts, 1)
         ]
-        encoded = encode_spans(
-            self.tokenizer, examples, config.labels, max_length=self.max_length, stride=overlap(self.max_length)
-        )
+        encoded = encode_spans(self.tokenizer, examples, config.labels, max_length=self.max_length, stride=self.stride)
         logits = [said.numpy() for said in outputs(self.model, [window.ids for window in encoded.windows])]
         return [
             [Entity(span.begin, span.end, span.label, text[span.begin : span.end], score) for span, score in found]

@@ -45,7 +45,9 @@ class EncoderConfig(Config):
     first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
     `local_attention // 2` tokens on each side, both ends included. The encoder reads nothing of `id2label` and
     `problem_type`: they are what a head was trained for, and lie here because config.json holds them. So do
-    `label_words` (of words only the first token was labelled) and `always_answers` (every question had an answer).
+    `label_words` (of words only the first token was labelled), `always_answers` (every question had an answer), and how
+    texts were read: `read_tokens` at once (what the encoder reads unless set), `overlap_tokens` between windows, and
+    answers of at most `max_answer_tokens`.
     """
 
     vocab_size: int = Field(50368, gt=0)
@@ -81,6 +83,9 @@ class EncoderConfig(Config):
     problem_type: ProblemType | None = None
     label_words: bool = False
     always_answers: bool = False
+    read_tokens: int | None = Field(None, gt=0)
+    overlap_tokens: int | None = Field(None, ge=0)
+    max_answer_tokens: int = Field(64, gt=0)
 
     @model_validator(mode="before")
     @classmethod

@@ -165,6 +165,8 @@ def _read(task: Task[Any, Any], name: str, skipped: dict[str, dict[str, int]]) -
 def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tuple[list[Any], list[Any]]:
     """Hold out a part of every class, the same one whatever the seed of the run. Equal texts stay together.
 
+    A label of which everything would be held out keeps the first example that has it in the training set.
+
     Raises:
         DataError: there are too few examples.
     """
@@ -174,7 +176,7 @@ def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tup
         group = task.group(example)
         groups = home.setdefault(group, strata.setdefault(task.stratum(example), {}))
         groups.setdefault(group, []).append(index)
-    held: set[int] = set()
+    parted: list[list[int]] = []  # groups that are held out
     for groups in strata.values():
         members = list(groups.values())
         wanted, taken = fraction * sum(map(len, members)), 0
@@ -182,11 +184,18 @@ def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tup
             if taken + len(members[number]) / 2 > wanted:
                 break
             taken += len(members[number])
-            held.update(members[number])
+            parted.append(members[number])
+    held = {index for part in parted for index in part}
+    learned = {label for index, one in enumerate(examples) if index not in held for label in task.labels_of(one)}
+    for part in sorted(parted):
+        labels = {label for index in part for label in task.labels_of(examples[index])}
+        if labels - learned:
+            learned |= labels
+            held.difference_update(part)
     if not held or len(held) == len(examples):
         raise DataError(
-            f"{len(examples)} examples are too few to hold some out; name a validation set in data.validation, "
-            "or set data.held_out = 0."
+            f"{len(examples)} examples are too few to hold some out and train on every label; name a validation set in "
+            "data.validation, or set data.held_out = 0."
         )
     return (
         [example for index, example in enumerate(examples) if index not in held],

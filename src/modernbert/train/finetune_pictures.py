@@ -37,8 +37,8 @@ def draw_confusion(names: Sequence[str], matrix: npt.NDArray[np.int64], title: s
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="right", title=title)
     shown = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
-    axes.set_xticklabels(shown, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticklabels(shown)
+    axes.set_xticklabels(shown, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticklabels(shown, parse_math=False)
     if len(names) <= _MOST_NUMBERS:
         for (row, column), count in np.ndenumerate(matrix):
             if count:

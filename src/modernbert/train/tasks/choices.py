@@ -32,9 +32,6 @@ class Choose(Task[ChoiceExample, Probabilities]):
     def group(self, example: ChoiceExample) -> str:
         return example.question
 
-    def changes(self) -> dict[str, object]:
-        return {"id2label": None, "problem_type": None}
-
     def encode(self, examples: list[ChoiceExample]) -> Encoded[ChoiceExample]:
         found = encode_choices(self.tokenizer, examples, max_length=self.max_length)
         ids = iter(found.ids)

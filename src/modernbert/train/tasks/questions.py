@@ -1,7 +1,7 @@
 """Questions whose answers stand in a text, or do not."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -43,8 +43,8 @@ class Questions(Task[QuestionExample, list[Reply]]):
     def group(self, example: QuestionExample) -> str:
         return example.context
 
-    def changes(self) -> dict[str, object]:
-        return {"id2label": None, "problem_type": None, "always_answers": not self.some_unanswered}
+    def changes(self) -> dict[str, Any]:
+        return super().changes() | {"always_answers": not self.some_unanswered}
 
     def encode(self, examples: list[QuestionExample]) -> Encoded[QuestionExample]:
         found = encode_questions(self.tokenizer, examples, max_length=self.max_length, stride=self.stride)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,9 @@ class Tokens(Task[SpanExample, Scored]):
             raise DataError("No training example has a span; name their column in data.spans, or data.words and tags.")
         self.words = any(example.words is not None for example in examples)
 
+    def labels_of(self, example: SpanExample) -> Sequence[str]:
+        return [span.label for span in example.spans]
+
     @property
     def tags(self) -> tuple[str, ...]:
         return bio_tags(self.names)
@@ -54,8 +58,8 @@ class Tokens(Task[SpanExample, Scored]):
     def group(self, example: SpanExample) -> str:
         return example.text
 
-    def changes(self) -> dict[str, object]:
-        return {"id2label": dict(enumerate(self.tags)), "problem_type": None, "label_words": self.words}
+    def changes(self) -> dict[str, Any]:
+        return super().changes() | {"id2label": dict(enumerate(self.tags)), "label_words": self.words}
 
     def weights(self, examples: Sequence[SpanExample]) -> Tensor | None:
         chosen = self.recipe.training.class_weights

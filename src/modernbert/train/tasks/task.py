@@ -105,13 +105,23 @@ class Task(ABC, Generic[E, P]):
         """Examples with the same are never on both sides of a split."""
         return str(example.origin)
 
+    def labels_of(self, example: E) -> Sequence[str]:
+        """The labels of one example that `learn_labels` can learn: a split leaves each of them in the training set."""
+        return ()
+
     def stratum(self, example: E) -> str:
         """Every one of these gives its share to a split."""
         return ""
 
     def changes(self) -> dict[str, Any]:
         """What the configuration of the model says of this task."""
-        return {}
+        return {
+            "id2label": None,
+            "problem_type": None,
+            "read_tokens": self.recipe.max_length,
+            "overlap_tokens": self.recipe.overlap_tokens,
+            "max_answer_tokens": self.recipe.max_answer_tokens,
+        }
 
     def weights(self, examples: Sequence[E]) -> Tensor | None:
         """How much each class counts in the loss; None if all are equal."""

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,8 @@ class TextTask(Task[TextExample, Scores]):
     def group(self, example: TextExample) -> str:
         return f"{example.text}\n{example.pair}"
 
-    def changes(self) -> dict[str, object]:
-        return {"id2label": dict(enumerate(self.names)), "problem_type": self.problem_type}
+    def changes(self) -> dict[str, Any]:
+        return super().changes() | {"id2label": dict(enumerate(self.names)), "problem_type": self.problem_type}
 
     def encode(self, examples: list[TextExample]) -> Encoded[TextExample]:
         found = encode_texts(
@@ -108,6 +109,9 @@ class Classify(TextTask):
             raise DataError(
                 f"Every training example has the label {self.names[0]!r}; a classifier needs at least two labels."
             )
+
+    def labels_of(self, example: TextExample) -> Sequence[str]:
+        return (str(example.label),)
 
     def stratum(self, example: TextExample) -> str:
         return str(example.label)
@@ -170,6 +174,9 @@ class MultiLabel(TextTask):
         self.names = _ordered(found) if isinstance(columns, str) else columns
         if not found:
             raise DataError("No training example has a label; name the column of the labels in data.label.")
+
+    def labels_of(self, example: TextExample) -> Sequence[str]:
+        return _several(example)
 
     def weights(self, examples: Sequence[TextExample]) -> Tensor | None:
         chosen = self.recipe.training.class_weights

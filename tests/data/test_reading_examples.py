@@ -300,6 +300,24 @@ def test_an_answer_that_is_not_at_its_place_is_told_with_the_place_where_it_is(t
         list(read_questions(tmp_path / "x.jsonl"))
 
 
+@pytest.mark.parametrize("identifier", [20, "二十", "twenty"])
+def test_a_squad_question_without_answers_is_told_with_its_line_and_not_taken_as_unanswerable(tmp_path, identifier):
+    questions = [
+        {"id": 10, "question": "Who?", "answers": [{"text": "A", "answer_start": 0}]},
+        {"id": 11, "question": "Why?", "is_impossible": True},
+        {"id": identifier, "question": "Where?"},
+    ]
+    path = tmp_path / "x.json"
+    paragraph = {"context": "A cat, 20 of them.", "qas": questions}
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}, indent=1))
+    line = 1 + path.read_text().splitlines().index(f'       "id": {json.dumps(identifier)},')
+    assert line > 10
+    with pytest.raises(DataError, match=rf"x\.json:{line}: there is no column 'answers'; there are id, question"):
+        list(read_questions(path))
+    assert [one.identifier for one in read_questions(path, answers=None)] == ["10", "11", str(identifier)]
+    assert [len(one.answers) for one in read_questions(path, skip_bad=True)] == [1, 0]
+
+
 def test_a_squad_file_that_breaks_its_form_is_told(tmp_path):
     (tmp_path / "x.json").write_text('{"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "a"}]}]}]}')
     with pytest.raises(DataError, match="SQuAD's form"):

@@ -237,24 +237,22 @@ def _json_array(path: Path, text: str) -> Iterator[Record | Bad]:
 
 
 def _squad(path: Path, text: str, articles: list[Any]) -> Iterator[Record | Bad]:
+    decode = json.JSONDecoder().raw_decode
     place, number = 0, 1
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    identifier = str(question["id"])
-                    found = text.find(json.dumps(identifier, ensure_ascii=False), place)
-                    if found >= 0:  # spelt with escapes it is not found, and keeps the line of the one before
-                        number, place = number + text.count("\n", place, found), found
-                    yield Record(
-                        {
-                            "id": identifier,
-                            "question": question["question"],
-                            "context": paragraph["context"],
-                            "answers": [] if question.get("is_impossible") else question.get("answers", []),
-                        },
-                        Origin(str(path), number),
-                    )
+                    identifier = question["id"]
+                    keys = re.compile(r'"id"\s*:\s*').finditer(text, place)
+                    found = next((key.end() for key in keys if decode(text, key.end())[0] == identifier), place)
+                    number, place = number + text.count("\n", place, found), found
+                    values = {"id": str(identifier), "question": question["question"], "context": paragraph["context"]}
+                    if question.get("is_impossible"):
+                        values["answers"] = []
+                    elif "answers" in question:
+                        values["answers"] = question["answers"]
+                    yield Record(values, Origin(str(path), number))
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path}:{number}: after this line SQuAD's form (data, paragraphs, context, qas, id, question) is not kept "

@@ -47,7 +47,7 @@ def whole(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise DataError(f"The text {ascii(text)} is not UTF-8; convert it to UTF-8.") from None
+        raise DataError(f"The text {text!a} is not UTF-8; convert it to UTF-8.") from None
     return text
 
 

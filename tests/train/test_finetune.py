@@ -15,6 +15,7 @@ from labelled import StopAfter, recipe, sentences, write_csv, write_lines
 from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
 from modernbert.config import parse
+from modernbert.data.records import Source
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
 from modernbert.train.finetune import (
@@ -335,6 +336,18 @@ def test_labelled_texts_are_a_recipe_of_themselves(model, csvs, tmp_path):
         read_recipe(tmp_path / "nothing.csv")
     with pytest.raises(ConfigError, match=r"There is no recipe .*nothing\.toml"):
         read_recipe(tmp_path / "nothing.toml")
+
+
+def test_overrides_reach_into_a_source_that_is_a_path(model, csvs, tmp_path):
+    changes = ["data.train.delimiter=;", "data.train.limit=3"]
+    found = read_recipe(Path(csvs["train"]), changes)
+    assert found.data.train == Source(path=csvs["train"], delimiter=";", limit=3)
+    with pytest.raises(ConfigError, match=r"delimitre is not a known key; did you mean 'data\.train\.delimiter'"):
+        read_recipe(Path(csvs["train"]), ["data.train.delimitre=;"])
+    with pytest.raises(
+        ConfigError, match=r"learning_rate is not a known key; did you mean 'training\.learning_rate' or"
+    ):
+        read_recipe(Path(csvs["train"]), ["learning_rate=3"])
 
 
 def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):

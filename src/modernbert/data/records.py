@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
@@ -40,6 +40,8 @@ class Source(Config):
     `path` is a file (.gz and .zst too), a glob, or a folder of such files; with format `hub` the name of a data set.
     Format `auto` goes by the name of a file; `json` is one array, SQuAD's form, or in truth one object a line.
     """
+
+    bare_key: ClassVar[str | None] = "path"
 
     path: str
     format: Format = "auto"

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from seqeval.metrics.sequence_labeling import get_entities
 
+from modernbert.config import parse
 from modernbert.data.examples import Answer, Span
 from modernbert.data.reading_examples import Source, read_choices, read_questions, read_spans, read_texts_with_labels
 from modernbert.data.reading_spans import spans_of_tags
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 
 ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 
@@ -158,6 +159,40 @@ def test_a_line_of_another_number_of_columns_is_told(tmp_path):
     assert examples.skipped == {"other number of columns": 1}
     wider = Source(path=str(tmp_path / "x.tsv"), further_columns=True)
     assert [one.label for one in read_texts_with_labels(wider)] == ["b", "e"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("x.csv", "text;label\na;b\n", r"there are text;label; ';' seems .* set delimiter, such as .*delimiter=\";\""),
+        ("x.csv", "text\tlabel\na\tb\n", r"set delimiter, such as data\.train\.delimiter=\"\\t\""),
+        ("x.csv", "text|label\na|b\n", r"set delimiter, such as data\.train\.delimiter=\"\|\""),
+        ("x.csv", "text;label\na, with a comma;b\n", r"2 columns where 1 .* such as data\.train\.delimiter=\";\""),
+        ("x.tsv", "text,label\na,b\n", r"set delimiter, such as data\.train\.delimiter=\",\""),
+        ("x.csv", "Text,Label\na,b\n", r"there are Text, Label; did you mean 'Text'\? Name .* data\.text, data\.label"),
+        ("x.jsonl", '{"Text": "a", "label": "b"}\n', "did you mean 'Text'"),
+        ("x.jsonl", '{"body;all": "a"}\n', r"there are body;all; name the columns .* of a recipe\.$"),
+        ("x.csv", "a,b\nc,d\n", r"there are a, b; name .* data\.text, .* data\.train\.columns where .* no header\.$"),
+    ],
+)
+def test_a_column_that_is_not_there_is_told_with_the_remedy(tmp_path, name, content, remedy):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}:[12]: .*{remedy}"):
+        list(read_texts_with_labels(tmp_path / name))
+
+
+@pytest.mark.parametrize("literal_quotes", [False, True])
+def test_space_around_names_in_a_header_is_left_out(tmp_path, literal_quotes):
+    (tmp_path / "x.csv").write_text("text , label\na,b\n")
+    source = Source(path=str(tmp_path / "x.csv"), literal_quotes=literal_quotes)
+    assert [(one.text, one.label) for one in read_texts_with_labels(source)] == [("a", "b")]
+
+
+def test_a_delimiter_is_one_character():
+    for wrong in ("", ";;", "\\t", '"', "\n"):
+        with pytest.raises(ConfigError, match=r"delimiter: give one character, such as ; or \|"):
+            parse(Source, {"path": "x"}, "here", [f"delimiter={json.dumps(wrong)}"])
+    assert Source(path="x", delimiter=", ", literal_quotes=True).delimiter == ", "
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):

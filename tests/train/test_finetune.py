@@ -30,6 +30,7 @@ from modernbert.train.finetune import (
     split,
 )
 from modernbert.train.finetune_recipe import FinetuneRecipe, Training, read_recipe
+from modernbert.train.tasks.texts import _ordered
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +349,13 @@ def test_overrides_reach_into_a_source_that_is_a_path(model, csvs, tmp_path):
         ConfigError, match=r"learning_rate is not a known key; did you mean 'training\.learning_rate' or"
     ):
         read_recipe(Path(csvs["train"]), ["learning_rate=3"])
+
+
+def test_labels_are_ordered_by_number_where_all_are_numbers_and_otherwise_by_name():
+    ones = {"0" * count + "1" for count in range(8)}
+    assert _ordered(ones | {"-5", "10"}) == ("-5", *sorted(ones), "10")
+    for names in ({"--5", "10", "2"}, {"-", "2"}, {"9" * 5000, "10"}, {"a", "10", "2"}):
+        assert _ordered(names) == tuple(sorted(names))
 
 
 def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):

@@ -58,19 +58,39 @@ def test_a_bare_word_needs_no_quotes_in_an_override(tmp_path):
     [
         ("stpes = 2", [], r"stpes is not a known key; did you mean 'steps'\?"),
         ("[named.a]\nxyzzy = 1", [], r"named.a.xyzzy is not a known key\.$"),
-        ("[named.a]\nraet = 1", [], "named.a.raet is not a known key; did you mean 'rate'"),
+        ("[named.a]\nraet = 1", [], "named.a.raet is not a known key; did you mean 'named.a.rate'"),
         ("steps = 'many'", [], "steps: .*integer.*'many'"),
         ("steps = = 2", [], "cannot be read as TOML"),
         ("", ["steps"], "not of the form section.key=value"),
         ("", ["=2"], "not of the form section.key=value"),
         ("steps = 2", ["steps.x=1"], "goes through 'steps'"),
-        ("", ["inner.raet=1"], "inner.raet is not a known key; did you mean 'rate'"),
+        ("", ["inner.raet=1"], "inner.raet is not a known key; did you mean 'inner.rate'"),
+        ("rate = 1", [], r"rate is not a known key; did you mean 'inner.rate' or 'named.NAME.rate'\?$"),
+        ("", ["inner.stesp=1"], r"inner.stesp is not a known key; did you mean 'steps'\?$"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, text, overrides, message):
     with pytest.raises(ConfigError, match=message) as error:
         load(Outer, write(tmp_path, text), overrides)
     assert "\n" not in str(error.value)
+
+
+def test_overrides_go_into_what_a_bare_string_stands_for():
+    class File(Config):
+        bare_key = "path"
+        path: str
+        limit: int | None = None
+
+    class Files(Config):
+        one: File
+        more: dict[str, File | None] = Field(default_factory=dict)
+
+    assert parse(Files, {"one": "x"}, "here", ["one.limit=3"]).one == File(path="x", limit=3)
+    assert parse(Files, {"one": "x"}, "here", ["one.path=y"]).one == File(path="y")
+    assert parse(Files, {"one": "x"}, "here", ["one=z", "one.limit=3"]).one == File(path="z", limit=3)
+    assert parse(Files, {"one": Path("x")}, "here") == Files(one=File(path="x"))
+    with pytest.raises(ConfigError, match=r"one\.path: .*string"):
+        parse(Files, {"one": {"path": {"path": "x"}}}, "here")
 
 
 def test_a_misspelt_key_is_shown_rather_than_the_required_one_that_it_leaves_missing():

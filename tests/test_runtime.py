@@ -79,6 +79,12 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy(monkeypatch, name
         runtime.select_device(name)
 
 
+def test_a_device_that_does_not_exist_is_refused_with_those_that_do():
+    for name in ("gpu", "", "cpu0", "meta"):
+        with pytest.raises(ConfigError, match=f"There is no device '{name}'; take auto, cpu, cuda or mps"):
+            runtime.select_device(name)
+
+
 def test_autocast_multiplies_in_bf16_and_keeps_fp32_otherwise():
     x = torch.randn(4, 4)
     with runtime.autocast(torch.device("cpu"), "bf16"):

@@ -2,24 +2,34 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from modernbert.errors import ConfigError
 
 
 class Config(BaseModel):
-    """A frozen value. Unknown keys are refused, every field has a default that works or is required for a reason."""
+    """A frozen value. Unknown keys are refused, every field has a default that works or is required for a reason.
+
+    A class with a `bare_key` is also read from a bare string, which is the value of that key.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    bare_key: ClassVar[str | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_bare(cls, value: Any) -> Any:
+        return {cls.bare_key: str(value)} if cls.bare_key is not None and isinstance(value, str | Path) else value
 
 
 C = TypeVar("C", bound=Config)
+_ANY = "NAME"
 
 
 def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
@@ -46,7 +56,7 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
     """
     changed = deepcopy(dict(values))
     for override in overrides:
-        _apply(changed, override)
+        _apply(kind, changed, override)
     try:
         return kind.model_validate(changed)
     except ValidationError as error:
@@ -58,7 +68,7 @@ def dump(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def _apply(kind: type[Config], values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"The override {override!r} is not of the form section.key=value.")
@@ -68,10 +78,17 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = text  # a bare word, such as a path, needs no quotes on a command line
     *sections, last = key.strip().split(".")
     table = values
+    kinds: list[type[BaseModel]] = [kind]
     for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
+        fields = [one.model_fields[section] for one in kinds if section in one.model_fields]
+        kinds = [inner for field in fields for _, inner in _models_in(field.annotation)]
+        inside = table.setdefault(section, {})
+        bare = next((one.bare_key for one in kinds if issubclass(one, Config) and one.bare_key is not None), None)
+        if bare is not None and isinstance(inside, str):
+            inside = table[section] = {bare: inside}
+        if not isinstance(inside, dict):
             raise ConfigError(f"The override {override!r} goes through {section!r}, which is a value, not a table.")
+        table = inside
     table[last] = value
 
 
@@ -81,8 +98,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     place = ".".join(str(part) for part in first["loc"]) or "the recipe"
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(first["loc"][-1]), sorted(_field_names(kind, set())), n=1)
-        return f"{place} is not a known key" + (f"; did you mean {close[0]!r}?" if close else ".")
+        meant = " or ".join(repr(key) for key in _meant(kind, tuple(map(str, first["loc"]))))
+        return f"{place} is not a known key" + (f"; did you mean {meant}?" if meant else ".")
     if first["type"] == "missing":
         return f"{place} is required."
     message = first["msg"].removeprefix("Value error, ")
@@ -90,19 +107,34 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     return f"{place}: {message}{shown}."
 
 
-def _field_names(kind: type[BaseModel], seen: set[type[BaseModel]]) -> set[str]:
-    seen.add(kind)
-    names: set[str] = set()
+def _meant(kind: type[BaseModel], written: tuple[str, ...]) -> list[str]:
+    """The keys whose name is like the last part of `written`: the one in the same table, or all of the closest name."""
+    *table, name = written
+    places = list(dict.fromkeys(_places(kind, ())))
+    beside = [one[-1] for one in places if len(one) == len(written) and _fits(table, one[:-1])]
+    if close := difflib.get_close_matches(name, sorted(set(beside)), n=1):
+        return [".".join((*table, close[0]))]
+    close = difflib.get_close_matches(name, sorted({one[-1] for one in places}), n=1)
+    return [".".join(one) for one in places if close and one[-1] == close[0]]
+
+
+def _fits(table: Sequence[str], place: Sequence[str]) -> bool:
+    return all(known in (part, _ANY) for part, known in zip(table, place, strict=True))
+
+
+def _places(kind: type[BaseModel], table: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The keys of a class and of all inside it, as parts of their names; `_ANY` is a name that the user chooses."""
     for name, field in kind.model_fields.items():
-        names.add(name)
-        for inner in _models_in(field.annotation):
-            if inner not in seen:
-                names |= _field_names(inner, seen)
-    return names
+        yield (*table, name)
+        for between, inner in _models_in(field.annotation):
+            yield from _places(inner, (*table, name, *between))
 
 
-def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+def _models_in(annotation: Any) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+    """The classes inside a type, each with what stands between the name of a field and its keys."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        yield (), annotation
+    named = (_ANY,) if get_origin(annotation) is dict else ()
     for argument in getattr(annotation, "__args__", ()):
-        yield from _models_in(argument)
+        for between, inner in _models_in(argument):
+            yield (*named, *between), inner

@@ -1,6 +1,7 @@
 """The machine: device, precision, processor features."""
 
 import platform
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
@@ -26,11 +27,13 @@ def select_device(name: str = "auto") -> torch.device:
     """The device of that name; `auto` is CUDA where there is one, otherwise the CPU.
 
     Raises:
-        ConfigError: this machine, or this build of torch, has no such device.
+        ConfigError: there is no device of that name, or this machine, or this build of torch, has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"There is no device {name!r}; take auto, cpu, cuda or mps.")
+    if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("This machine has no CUDA device that torch can use; take device = 'cpu'.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("This machine has no Apple GPU that torch can use; take device = 'cpu'.")

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from seqeval.metrics.sequence_labeling import get_entities
 
+from modernbert.config import parse
 from modernbert.data.examples import Answer, Span
 from modernbert.data.reading_examples import Source, read_choices, read_questions, read_spans, read_texts_with_labels
 from modernbert.data.reading_spans import spans_of_tags
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 
 ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 
@@ -160,6 +161,40 @@ def test_a_line_of_another_number_of_columns_is_told(tmp_path):
     assert [one.label for one in read_texts_with_labels(wider)] == ["b", "e"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("x.csv", "text;label\na;b\n", r"there are text;label; ';' seems .* set delimiter, such as .*delimiter=\";\""),
+        ("x.csv", "text\tlabel\na\tb\n", r"set delimiter, such as data\.train\.delimiter=\"\\t\""),
+        ("x.csv", "text|label\na|b\n", r"set delimiter, such as data\.train\.delimiter=\"\|\""),
+        ("x.csv", "text;label\na, with a comma;b\n", r"2 columns where 1 .* such as data\.train\.delimiter=\";\""),
+        ("x.tsv", "text,label\na,b\n", r"set delimiter, such as data\.train\.delimiter=\",\""),
+        ("x.csv", "Text,Label\na,b\n", r"there are Text, Label; did you mean 'Text'\? Name .* data\.text, data\.label"),
+        ("x.jsonl", '{"Text": "a", "label": "b"}\n', "did you mean 'Text'"),
+        ("x.jsonl", '{"body;all": "a"}\n', r"there are body;all; name the columns .* of a recipe\.$"),
+        ("x.csv", "a,b\nc,d\n", r"there are a, b; name .* data\.text, .* data\.train\.columns where .* no header\.$"),
+    ],
+)
+def test_a_column_that_is_not_there_is_told_with_the_remedy(tmp_path, name, content, remedy):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}:[12]: .*{remedy}"):
+        list(read_texts_with_labels(tmp_path / name))
+
+
+@pytest.mark.parametrize("literal_quotes", [False, True])
+def test_space_around_names_in_a_header_is_left_out(tmp_path, literal_quotes):
+    (tmp_path / "x.csv").write_text("text , label\na,b\n")
+    source = Source(path=str(tmp_path / "x.csv"), literal_quotes=literal_quotes)
+    assert [(one.text, one.label) for one in read_texts_with_labels(source)] == [("a", "b")]
+
+
+def test_a_delimiter_is_one_character():
+    for wrong in ("", ";;", "\\t", '"', "\n"):
+        with pytest.raises(ConfigError, match=r"delimiter: give one character, such as ; or \|"):
+            parse(Source, {"path": "x"}, "here", [f"delimiter={json.dumps(wrong)}"])
+    assert Source(path="x", delimiter=", ", literal_quotes=True).delimiter == ", "
+
+
 def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "one", "label": "a"}\nbroken\n')
     assert next(iter(read_texts_with_labels(tmp_path / "x.jsonl"))).text == "one"
@@ -298,6 +333,24 @@ def test_an_answer_that_is_not_at_its_place_is_told_with_the_place_where_it_is(t
     (tmp_path / "x.jsonl").write_text(json.dumps(record) + "\n")
     with pytest.raises(DataError, match=r"x\.jsonl:1: question a: the answer 'answer' is not at 5; it stands at 4\."):
         list(read_questions(tmp_path / "x.jsonl"))
+
+
+@pytest.mark.parametrize("identifier", [20, "二十", "twenty"])
+def test_a_squad_question_without_answers_is_told_with_its_line_and_not_taken_as_unanswerable(tmp_path, identifier):
+    questions = [
+        {"id": 10, "question": "Who?", "answers": [{"text": "A", "answer_start": 0}]},
+        {"id": 11, "question": "Why?", "is_impossible": True},
+        {"id": identifier, "question": "Where?"},
+    ]
+    path = tmp_path / "x.json"
+    paragraph = {"context": "A cat, 20 of them.", "qas": questions}
+    path.write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}, indent=1))
+    line = 1 + path.read_text().splitlines().index(f'       "id": {json.dumps(identifier)},')
+    assert line > 10
+    with pytest.raises(DataError, match=rf"x\.json:{line}: there is no column 'answers'; there are id, question"):
+        list(read_questions(path))
+    assert [one.identifier for one in read_questions(path, answers=None)] == ["10", "11", str(identifier)]
+    assert [len(one.answers) for one in read_questions(path, skip_bad=True)] == [1, 0]
 
 
 def test_a_squad_file_that_breaks_its_form_is_told(tmp_path):

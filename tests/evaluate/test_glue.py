@@ -114,6 +114,13 @@ def test_what_is_complete_is_not_run_again(report, model, glue, monkeypatch):
     assert again == found
 
 
+def test_predictions_are_read_by_the_line_whatever_their_texts_hold(tmp_path):
+    records = [{"text": "a\u2028b\x0c\x85c", "predicted": "1"}, {"text": "d", "predicted": "0"}]
+    lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+    (tmp_path / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    assert declared._Reported(None, None, tmp_path, {})._predictions() == records
+
+
 def test_a_given_mnli_model_is_the_start(model, glue, tmp_path, monkeypatch):
     seen = []
 

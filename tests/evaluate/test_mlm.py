@@ -106,6 +106,11 @@ def test_mistakes_are_told(folder):
         masked_quality(folder / "model", [text], max_length=512)
     with pytest.raises(ConfigError, match="mask ratio is 1"):
         masked_quality(folder / "model", [text], mask_ratio=1)
+    for ratio in (0.0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match=f"mask ratio is {ratio}"):
+            quality_by_length(folder / "model", [text], mask_ratio=ratio)
+    with pytest.raises(ConfigError, match="There are 0 stretches to read; take at least one"):
+        quality_by_length(folder / "model", [text], stretches=0)
     with pytest.raises(ConfigError, match="from 8 to 256"):
         quality_by_length(folder / "model", [text], lengths=(128, 512))
     with pytest.raises(DataError, match="No document has 254 tokens"):

@@ -4,7 +4,7 @@ import pytest
 
 from corpora import make_model
 from modernbert import ChoiceAnswerer, Classifier, FillMask, QuestionAnswerer, TokenClassifier
-from modernbert.errors import CheckpointError
+from modernbert.errors import CheckpointError, ConfigError
 from modernbert.model import MaskedLM, MultipleChoice, QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
 
@@ -41,3 +41,9 @@ def test_it_loads_models_of_its_own_kind_and_no_others(predictor, folders):
                 CheckpointError, match=f"(and not a {KINDS[predictor].architecture}|not hold a MaskedLM)"
             ):
                 predictor.from_pretrained(folders / kind.__name__)
+
+
+@pytest.mark.parametrize("max_length", [-1, 0, 129, 100_000])
+def test_it_refuses_lengths_that_the_model_does_not_read(max_length, folders):
+    with pytest.raises(ConfigError, match=f"max_length is {max_length}, but the model reads 1 to 128 tokens"):
+        Classifier.from_pretrained(folders / "SequenceClassifier", device="cpu", max_length=max_length)

@@ -15,6 +15,7 @@ from labelled import StopAfter, recipe, sentences, write_csv, write_lines
 from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
 from modernbert.config import parse
+from modernbert.data.records import Source
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
 from modernbert.train.finetune import (
@@ -29,6 +30,7 @@ from modernbert.train.finetune import (
     split,
 )
 from modernbert.train.finetune_recipe import FinetuneRecipe, Training, read_recipe
+from modernbert.train.tasks.texts import _ordered
 
 
 @pytest.fixture(scope="module")
@@ -384,6 +386,25 @@ def test_labelled_texts_are_a_recipe_of_themselves(model, csvs, tmp_path):
         read_recipe(tmp_path / "nothing.csv")
     with pytest.raises(ConfigError, match=r"There is no recipe .*nothing\.toml"):
         read_recipe(tmp_path / "nothing.toml")
+
+
+def test_overrides_reach_into_a_source_that_is_a_path(model, csvs, tmp_path):
+    changes = ["data.train.delimiter=;", "data.train.limit=3"]
+    found = read_recipe(Path(csvs["train"]), changes)
+    assert found.data.train == Source(path=csvs["train"], delimiter=";", limit=3)
+    with pytest.raises(ConfigError, match=r"delimitre is not a known key; did you mean 'data\.train\.delimiter'"):
+        read_recipe(Path(csvs["train"]), ["data.train.delimitre=;"])
+    with pytest.raises(
+        ConfigError, match=r"learning_rate is not a known key; did you mean 'training\.learning_rate' or"
+    ):
+        read_recipe(Path(csvs["train"]), ["learning_rate=3"])
+
+
+def test_labels_are_ordered_by_number_where_all_are_numbers_and_otherwise_by_name():
+    ones = {"0" * count + "1" for count in range(8)}
+    assert _ordered(ones | {"-5", "10"}) == ("-5", *sorted(ones), "10")
+    for names in ({"--5", "10", "2"}, {"-", "2"}, {"9" * 5000, "10"}, {"a", "10", "2"}):
+        assert _ordered(names) == tuple(sorted(names))
 
 
 def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):

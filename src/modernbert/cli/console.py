@@ -22,18 +22,57 @@ Corpus = Annotated[
 
 
 def texts_of(texts: list[str], file: Path | None) -> list[str]:
+    """The texts of the command line, of the lines of stdin where one is -, and of those of a file; no empty ones.
+
+    Raises:
+        DataError: there is none, one is not UTF-8, or the file cannot be read.
+    """
     found: list[str] = []
     for text in texts:
-        found += sys.stdin.read().splitlines() if text == "-" else [text]
+        found += _lines(_decoded(sys.stdin.buffer.read(), "stdin")) if text == "-" else [whole(text)]
     if file is not None:
-        try:
-            found += file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file} cannot be read as text: {error}.") from None
+        found += _lines(read_text(file))
     found = [text for text in found if text.strip()]
     if not found:
         raise DataError("There is no text; give one, or --file, or - for stdin.")
     return found
+
+
+def whole(text: str) -> str:
+    """A text of the command line, unless it holds what was not UTF-8, which Python keeps as half a surrogate pair.
+
+    Raises:
+        DataError: it does.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"The text {text!a} is not UTF-8; convert it to UTF-8.") from None
+    return text
+
+
+def read_text(file: Path) -> str:
+    """The text of a file with its ends of lines, without a byte order mark.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return _decoded(file.read_bytes(), str(file))
+    except OSError as error:
+        raise DataError(f"{file} cannot be read as text: {error}.") from None
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} cannot be read as text: {error}; convert it to UTF-8.") from None
+
+
+def _lines(text: str) -> list[str]:
+    """Cut at line feeds alone: `splitlines` also cuts at characters that stand inside texts, such as U+2028."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def print_json(value: Any) -> None:

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modernbert.cli.console import texts_of
+from modernbert.cli.console import read_text, texts_of, whole
 from modernbert.data.reading_examples import read_choices
-from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.errors import CheckpointError, ConfigError
 from modernbert.inference import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.inference.predictor import Predictor
 from modernbert.model import MultipleChoice, QuestionAnswering, SequenceClassifier
@@ -100,10 +100,7 @@ def _spans(classifier: TokenClassifier, texts: Sequence[str]) -> list[Shown]:
 
 
 def _answers(answerer: QuestionAnswerer, questions: Sequence[str], context: Path) -> list[Shown]:
-    try:
-        text = context.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{context} cannot be read as text: {error}.") from None
+    text = read_text(context).replace("\r\n", "\n")
     found = answerer(list(questions), [text] * len(questions))
     return [
         Shown(
@@ -124,7 +121,7 @@ def _offered(texts: list[str], file: Path | None, choices: Sequence[str]) -> tup
     """Questions and what may answer each: the same choices for all, or those that a file has beside each question."""
     if choices:
         questions = texts_of(texts, file)
-        return questions, [choices] * len(questions)
+        return questions, [[whole(choice) for choice in choices]] * len(questions)
     if texts or file is None:
         raise ConfigError(
             "Name the possible answers with --choices, or give no question but a --file of JSON lines with question "

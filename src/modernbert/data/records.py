@@ -5,13 +5,13 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, ValidationInfo, field_validator
 
 from modernbert.config import Config
 from modernbert.data.examples import Origin
@@ -41,6 +41,8 @@ class Source(Config):
     Format `auto` goes by the name of a file; `json` is one array, SQuAD's form, or in truth one object a line.
     """
 
+    bare_key: ClassVar[str | None] = "path"
+
     path: str
     format: Format = "auto"
     columns: tuple[str, ...] | None = None  # names of the columns of a CSV or TSV file without a header
@@ -51,6 +53,15 @@ class Source(Config):
     subset: str | None = None  # which configuration of a hub data set, where it has several
     limit: PositiveInt | None = None  # only the first so many records
 
+    @field_validator("delimiter")
+    @classmethod
+    def _check_delimiter(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value is None or (value and others.data.get("literal_quotes")):
+            return value
+        if len(value) != 1 or value in '"\r\n':
+            raise ValueError('give one character, such as ; or | or "\\t" in quotation marks')
+        return value
+
 
 @dataclass(frozen=True)
 class Record:
@@ -58,6 +69,7 @@ class Record:
 
     values: Mapping[str, Any]
     origin: Origin
+    from_table: bool = False  # the names are those of a header, or of `columns` in its place
 
 
 @dataclass(frozen=True)
@@ -74,8 +86,27 @@ class Bad:
 
 def missing_column(record: Record, column: str) -> Bad:
     """What to say of a record that lacks a column."""
-    has = ", ".join(map(str, record.values))
-    return Bad("missing column", f"there is no column {column!r}; there are {has or 'none'}.", record.origin)
+    has = [str(name) for name in record.values]
+    near = next((name for name in has if name.strip().casefold() == column.casefold()), None)
+    if record.from_table and (uncut := _uncut(has)):
+        remedy = uncut
+    else:
+        remedy = f"did you mean {near!r}? Name" if near is not None else "name"
+        remedy += " the columns that hold what is read: data.text, data.label, ... of a recipe"
+        if record.from_table and near is None:
+            remedy += ", or all of them in data.train.columns where the file has no header"
+    shown = ", ".join(has) or "none"
+    return Bad("missing column", f"there is no column {column!r}; there are {shown}; {remedy}.", record.origin)
+
+
+def _uncut(header: Sequence[str]) -> str | None:
+    """The remedy where a header is one name that holds what seems to stand between columns."""
+    between = next((mark for mark in "\t;|," if len(header) == 1 and mark in header[0]), None)
+    if between is None:
+        return None
+    return (
+        f"{between!r} seems to stand between columns: set delimiter, such as data.train.delimiter={json.dumps(between)}"
+    )
 
 
 def read_records(source: Source) -> Iterator[Record | Bad]:
@@ -141,18 +172,24 @@ def _table(path: Path, source: Source, delimiter: str) -> Iterator[Record | Bad]
     header = source.columns
     for number, row in rows:
         if header is None:
-            header = tuple(row)
+            header = tuple(name.strip() for name in row)
             if len(set(header)) != len(header):
                 raise DataError(f"{path}:{number}: two columns have the same name; rename one of them in the header.")
         elif len(row) < len(header) or (len(row) > len(header) and not source.further_columns):
             yield Bad(
                 "other number of columns",
-                f"there are {len(row)} columns where {len(header)} are expected ({', '.join(header)}); mend the line"
-                + ("." if source.literal_quotes else ", or set literal_quotes if quotation marks are plain text."),
+                f"there are {len(row)} columns where {len(header)} are expected ({', '.join(header)}); "
+                + _remedy(header, source.literal_quotes),
                 Origin(str(path), number),
             )
         else:
-            yield Record(dict(zip(header, row, strict=False)), Origin(str(path), number))
+            yield Record(dict(zip(header, row, strict=False)), Origin(str(path), number), from_table=True)
+
+
+def _remedy(header: Sequence[str], literal_quotes: bool) -> str:
+    if uncut := _uncut(header):
+        return f"{uncut}."
+    return "mend the line" + ("." if literal_quotes else ", or set literal_quotes if quotation marks are plain text.")
 
 
 def _literal_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -237,24 +274,22 @@ def _json_array(path: Path, text: str) -> Iterator[Record | Bad]:
 
 
 def _squad(path: Path, text: str, articles: list[Any]) -> Iterator[Record | Bad]:
+    decode = json.JSONDecoder().raw_decode
     place, number = 0, 1
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    identifier = str(question["id"])
-                    found = text.find(json.dumps(identifier, ensure_ascii=False), place)
-                    if found >= 0:  # spelt with escapes it is not found, and keeps the line of the one before
-                        number, place = number + text.count("\n", place, found), found
-                    yield Record(
-                        {
-                            "id": identifier,
-                            "question": question["question"],
-                            "context": paragraph["context"],
-                            "answers": [] if question.get("is_impossible") else question.get("answers", []),
-                        },
-                        Origin(str(path), number),
-                    )
+                    identifier = question["id"]
+                    keys = re.compile(r'"id"\s*:\s*').finditer(text, place)
+                    found = next((key.end() for key in keys if decode(text, key.end())[0] == identifier), place)
+                    number, place = number + text.count("\n", place, found), found
+                    values = {"id": str(identifier), "question": question["question"], "context": paragraph["context"]}
+                    if question.get("is_impossible"):
+                        values["answers"] = []
+                    elif "answers" in question:
+                        values["answers"] = question["answers"]
+                    yield Record(values, Origin(str(path), number))
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path}:{number}: after this line SQuAD's form (data, paragraphs, context, qas, id, question) is not kept "

@@ -210,8 +210,8 @@ class _Reported:
         return self.report["sets"]["train"]["labels"]
 
     def _predictions(self) -> list[dict[str, Any]]:
-        lines = (self.folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        lines = (self.folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
 
 
 def _under(data: Path, source: Source) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from modernbert.data import Batch, Vocabulary
 from modernbert.data.masking import mask_tokens
 from modernbert.data.reading import read_texts
 from modernbert.errors import ConfigError, DataError
-from modernbert.evaluate.mlm import TOKENS_AT_ONCE, Row, batch_of, load_masked_model
+from modernbert.evaluate.mlm import TOKENS_AT_ONCE, Row, batch_of, check_mask_ratio, load_masked_model
 from modernbert.runtime import Precision
 from modernbert.train.validation import Totals, count
 
@@ -69,8 +69,11 @@ def quality_by_length(
     Raises:
         DataError: a path leads to no text, or no document is long enough.
         CheckpointError: there is no such masked language model.
-        ConfigError: the model does not read such a length.
+        ConfigError: the model does not read such a length, there are no stretches, or the ratio is not between 0 and 1.
     """
+    check_mask_ratio(mask_ratio)
+    if stretches < 1:
+        raise ConfigError(f"There are {stretches} stretches to read; take at least one.")
     loaded, tokenizer, vocabulary = load_masked_model(model, device)
     reads = loaded.config.max_position_embeddings
     chosen = sorted(set(lengths)) or [length for length in LENGTHS if length <= reads] or [reads]

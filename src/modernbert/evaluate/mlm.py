@@ -73,8 +73,7 @@ def masked_quality(
         CheckpointError: there is no such masked language model.
         ConfigError: `max_length` is longer than what the model reads, or the ratio is not between 0 and 1.
     """
-    if not 0 < mask_ratio < 1:
-        raise ConfigError(f"The mask ratio is {mask_ratio}; give a part between 0 and 1, such as 0.15.")
+    check_mask_ratio(mask_ratio)
     loaded, tokenizer, vocabulary = load_masked_model(model, device)
     reads = loaded.config.max_position_embeddings
     if max_length is not None and not 3 <= max_length <= reads:
@@ -106,6 +105,16 @@ def masked_quality(
             for length in sorted({cell.length for cell in cells})
         ),
     )
+
+
+def check_mask_ratio(mask_ratio: float) -> None:
+    """Refuse what is no part of the tokens, or none or all of them.
+
+    Raises:
+        ConfigError: the ratio is not between 0 and 1.
+    """
+    if not 0 < mask_ratio < 1:
+        raise ConfigError(f"The mask ratio is {mask_ratio}; give a part between 0 and 1, such as 0.15.")
 
 
 def load_masked_model(model: str | Path, device: str) -> tuple[MaskedLM, Tokenizer, Vocabulary]:

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from modernbert.data import load_tokenizer
-from modernbert.errors import CheckpointError
+from modernbert.errors import CheckpointError, ConfigError
 from modernbert.inference.packing import overlap
 from modernbert.model.checkpoint import Pretrained, find_folder, read_architecture
 from modernbert.model.heads import TaskModel
@@ -30,7 +30,12 @@ class Predictor(Generic[M]):
         self.model = model.eval()
         self.tokenizer = tokenizer
         config = model.config
-        self.max_length = max_length or config.read_tokens or config.max_position_embeddings
+        reads = config.max_position_embeddings
+        if max_length is not None and not 1 <= max_length <= reads:
+            raise ConfigError(
+                f"max_length is {max_length}, but the model reads 1 to {reads} tokens; choose one of those."
+            )
+        self.max_length = max_length or config.read_tokens or reads
         self.stride = overlap(self.max_length) if config.overlap_tokens is None else config.overlap_tokens
 
     @classmethod
@@ -52,6 +57,7 @@ class Predictor(Generic[M]):
         Raises:
             CheckpointError: there is no such model, or it is one of another kind.
             DataError: it has no tokenizer.
+            ConfigError: the model does not read `max_length` tokens, or there is no such device.
             BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
         """
         folder = find_folder(source, revision, token)

@@ -10,7 +10,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
@@ -41,11 +40,6 @@ class TaskData(Config):
     answers: str = "answers"
     identifier: str | None = "id"
     choices: str | tuple[str, ...] = "choices"
-
-    @field_validator("train", "validation", "test", mode="before")
-    @classmethod
-    def _from_path(cls, value: Any) -> Any:
-        return {"path": str(value)} if isinstance(value, str | Path) else value
 
 
 class Training(Config):

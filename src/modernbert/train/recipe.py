@@ -1,7 +1,7 @@
 """What a pretraining run is: a frozen value read from TOML. Lengths are counted in tokens."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -100,14 +100,11 @@ class Validation(Config):
 class Data(Config):
     """A shard folder, or those of its documents that have between `min_tokens` and `max_tokens` tokens."""
 
+    bare_key: ClassVar[str | None] = "path"
+
     path: Path
     min_tokens: NonNegativeInt = 0
     max_tokens: PositiveInt | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str | Path) else value
 
 
 class Run(Config):

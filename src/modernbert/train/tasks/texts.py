@@ -1,5 +1,6 @@
 """Texts and pairs of texts with a class, several classes, or a number."""
 
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -279,9 +280,9 @@ def _several(example: TextExample) -> tuple[str, ...]:
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
-    """By number if all are numbers, otherwise by name."""
-    if all(name.lstrip("-").isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
+    """By number if all are whole numbers, otherwise by name."""
+    if all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 

@@ -98,7 +98,7 @@ def predict(
     choices: Annotated[
         list[str] | None, typer.Option(help="The possible answers: all words up to the next option.")
     ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens read at once. [default: what the model reads]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens read at once. [default: as it was trained]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Int8 = False,
     as_json: Json = False,

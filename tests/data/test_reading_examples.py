@@ -335,6 +335,17 @@ def test_an_answer_that_is_not_at_its_place_is_told_with_the_place_where_it_is(t
         list(read_questions(tmp_path / "x.jsonl"))
 
 
+def test_questions_without_the_column_id_are_named_by_their_place(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"question": "Who?", "context": "A cat.", "answers": [], "name": 3}\n' * 2)
+    places = [f"{path}:1", f"{path}:2"]
+    assert [one.identifier for one in read_questions(path)] == places
+    assert [one.identifier for one in read_questions(path, identifier=None)] == places
+    assert [one.identifier for one in read_questions(path, identifier="name")] == ["3", "3"]
+    with pytest.raises(DataError, match=r"x\.jsonl:1: there is no column 'key'"):
+        list(read_questions(path, identifier="key"))
+
+
 @pytest.mark.parametrize("identifier", [20, "二十", "twenty"])
 def test_a_squad_question_without_answers_is_told_with_its_line_and_not_taken_as_unanswerable(tmp_path, identifier):
     questions = [

@@ -388,6 +388,16 @@ def test_labelled_texts_are_a_recipe_of_themselves(model, csvs, tmp_path):
         read_recipe(tmp_path / "nothing.toml")
 
 
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("ok.ndjson", "classify"), ("ok.csv.gz", "classify"), ("ok.JSONL.ZST", "classify"), ("ok.iob2", "tokens")],
+)
+def test_every_file_whose_name_tells_its_format_is_a_recipe_of_itself(name, task, tmp_path):
+    (tmp_path / name).touch()
+    found = read_recipe(tmp_path / name)
+    assert (found.task, found.output, found.data.train.path) == (task, Path("output/ok"), str(tmp_path / name))
+
+
 def test_overrides_reach_into_a_source_that_is_a_path(model, csvs, tmp_path):
     changes = ["data.train.delimiter=;", "data.train.limit=3"]
     found = read_recipe(Path(csvs["train"]), changes)

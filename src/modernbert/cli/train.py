@@ -71,8 +71,8 @@ def finetune(
 ) -> None:
     """Train a model for a task from labelled examples. The same command goes on where a run stopped.
 
-    In place of a recipe, labelled texts with the columns text and label (CSV, TSV, JSON lines, Parquet) are classified
-    by a model into output/NAME-OF-THE-FILE; overrides change what they would in a recipe.
+    In place of a recipe, labelled texts with the columns text and label (CSV, TSV, JSON lines, Parquet; also .gz and
+    .zst) are classified by a model into output/NAME-OF-THE-FILE; overrides change what they would in a recipe.
 
     The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
     with status 130; a second Ctrl-C ends at once.

@@ -140,8 +140,8 @@ def read_questions(
     """Questions about contexts, with every accepted answer; SQuAD files have these columns.
 
     `answers` holds a list of {"text", "answer_start"} or one {"text": [...], "answer_start": [...]}; an empty one means
-    that the context does not tell. Without `answers` nothing is read of them, for prediction. Without `identifier` the
-    place of a question is its name.
+    that the context does not tell. Without `answers` nothing is read of them, for prediction. Without `identifier`,
+    or where it is `id` and there is no such column, the place of a question is its name.
     """
 
     def make(record: Record) -> QuestionExample | Bad:
@@ -149,9 +149,9 @@ def read_questions(
         for found in (asked, told):
             if isinstance(found, Bad):
                 return found
-        if identifier is not None and identifier not in record.values:
+        if identifier is not None and identifier != "id" and identifier not in record.values:
             return missing_column(record, identifier)
-        name = str(record.origin) if identifier is None else str(record.values[identifier])
+        name = str(record.origin if identifier is None else record.values.get(identifier, record.origin))
         return question_example(record, name, str(asked), str(told), answers)
 
     return Examples(_source(source), make, skip_bad)

@@ -140,9 +140,14 @@ def _records(source: Source) -> Iterator[Record | Bad]:
             yield from _json(path)
 
 
-def _format(path: Path) -> Format:
+def told_format(path: Path) -> Format | None:
+    """The format that the name of a file tells, compressed (.gz, .zst) or not; None where it tells none."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    found = _ENDINGS.get(Path(name).suffix)
+    return _ENDINGS.get(Path(name).suffix)
+
+
+def _format(path: Path) -> Format:
+    found = told_format(path)
     if found is None:
         raise DataError(
             f"The name of {path} does not tell its format; name one of csv, tsv, jsonl, json, parquet, conll, squad."

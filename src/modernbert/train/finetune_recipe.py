@@ -15,6 +15,7 @@ from pydantic import (
 
 from modernbert.config import Config, load, parse
 from modernbert.data.reading_examples import Source
+from modernbert.data.records import told_format
 from modernbert.errors import ConfigError
 
 TaskName = Literal["classify", "multi-label", "regress", "tokens", "answer", "choose"]
@@ -128,23 +129,26 @@ class FinetuneRecipe(Config):
 
 
 DEFAULT_MODEL = "answerdotai/ModernBERT-base"
-_LABELLED = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> FinetuneRecipe:
     """A recipe; or labelled texts themselves, which are then to be classified into a folder named after them.
 
+    Of CoNLL files the tagged words are to be found.
+
     Raises:
         ConfigError: the file is missing or no recipe, or an override does not fit.
     """
-    if path.suffix.lower() not in _LABELLED:
+    told = told_format(path)
+    if told is None:
         return load(FinetuneRecipe, path, overrides)
     if not path.exists():
         raise ConfigError(f"There is no file {path}: give the path of a recipe, or of labelled texts.")
+    name = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
     values = {
-        "task": "classify",
+        "task": "tokens" if told == "conll" else "classify",
         "model": DEFAULT_MODEL,
-        "output": str(Path("output") / path.stem),
+        "output": str(Path("output") / name.stem),
         "data": {"train": str(path)},
     }
     return parse(FinetuneRecipe, values, str(path), overrides)

@@ -1,8 +1,8 @@
 """Whole fine-tuning runs beside the Trainer of transformers: quality over seeds, and the time of an epoch.
 
 Both read the same encoded examples, start from the same weights (the drawn ones of the new head too) and follow the
-same schedule with as many examples an update. The Trainer pads a batch to its longest sequence and takes torch's fused
-AdamW with its own clipping of gradients. Of both, the best epoch counts, measured by the same code.
+same schedule with as many examples an update, gradients cut to the same norm. The Trainer pads a batch to its longest
+sequence and takes torch's fused AdamW. Of both, the best epoch counts, measured by the same code.
 """
 
 import logging
@@ -233,6 +233,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             per_device_train_batch_size=training.batch_examples,
             learning_rate=training.learning_rate,
             weight_decay=training.weight_decay / training.learning_rate,  # times the rate, as AdamW has it
+            max_grad_norm=training.max_grad_norm,
             adam_beta2=0.98,
             adam_epsilon=1e-6,
             lr_scheduler_type="constant_with_warmup" if training.schedule == "constant" else "linear",

@@ -368,6 +368,8 @@ class Finetuning:
         factor = schedule_factor(training, (seen + len(items) / 2) / end)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+        if training.max_grad_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), training.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress = replace(

@@ -53,6 +53,7 @@ class Training(Config):
     schedule: Literal["linear", "one_minus_sqrt", "constant"] = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)  # part of the run
     weight_decay: float = Field(1e-5, ge=0)
+    max_grad_norm: NonNegativeFloat = 1.0  # longer gradients are cut to it; 0: as they are
     layer_decay: float = Field(1.0, gt=0, le=1)  # the learning rate of a layer is so many times that of the one above
     freeze_embeddings: bool = False
     freeze_layers: NonNegativeInt = 0  # the first ones; the embeddings with them

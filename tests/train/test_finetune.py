@@ -66,7 +66,8 @@ def same(one, other):
 
 @pytest.fixture(scope="module")
 def classified(model, csvs, tmp_path_factory):
-    return finetune(recipe(model, tmp_path_factory.mktemp("out") / "run", data=csvs, seeds=[3]))
+    output = tmp_path_factory.mktemp("out") / "run"
+    return finetune(recipe(model, output, data=csvs, seeds=[3], training={"epochs": 12}))
 
 
 def test_a_two_column_csv_gives_a_classifier_and_a_report(classified):
@@ -108,7 +109,7 @@ def test_the_folder_predicts_what_the_report_says_here_and_in_transformers(class
 
 def test_a_complete_run_is_left_alone_and_another_recipe_refused(classified, model, csvs):
     before = (classified / "model.safetensors").stat().st_mtime_ns
-    assert finetune(recipe(model, classified, data=csvs, seeds=[3])) == classified
+    assert finetune(recipe(model, classified, data=csvs, seeds=[3], training={"epochs": 12})) == classified
     assert (classified / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="whose training differs"):
         finetune(recipe(model, classified, data=csvs, seeds=[3], training={"epochs": 9}))

@@ -160,7 +160,7 @@ class Entered(StopAfter):
         return self
 
     def __exit__(self, *_):
-        pass
+        """There are none to give back."""
 
 
 def test_more_trials_go_on_from_those_that_are_there(recipe_for):

@@ -16,15 +16,24 @@ def test_speed_is_the_median_of_the_rounds_and_their_range():
     assert speed(10, [1.0, 5.0, 2.0]) == timing.Speed(5.0, 2.0, 10.0)
 
 
-@pytest.mark.skipif(not timing._STATM.exists(), reason="this system does not tell")
+@pytest.mark.skipif(not timing._RESET.exists(), reason="this system keeps no mark")
 def test_peak_memory_is_what_a_call_adds_even_if_it_frees_it():
     mebibytes = peak_memory(lambda: torch.ones(16 << 20).numel()) / 2**20
     assert 60 < mebibytes < 100
 
 
-def test_peak_memory_is_unknown_where_the_system_does_not_tell(monkeypatch, tmp_path):
+def test_peak_memory_is_unknown_where_the_mark_cannot_be_set_back(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(timing, "_STATM", tmp_path / "none")
+    monkeypatch.setattr(timing, "_RESET", tmp_path / "none" / "clear_refs")
+    assert peak_memory(lambda: calls.append(1)) is None
+    assert calls == [1]
+
+
+def test_peak_memory_is_unknown_where_the_system_keeps_no_mark(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(timing, "_RESET", tmp_path / "clear_refs")
+    monkeypatch.setattr(timing, "_STATUS", tmp_path / "status")
+    timing._STATUS.write_text("Name: python\n", encoding="ascii")
     assert peak_memory(lambda: calls.append(1)) is None
     assert calls == [1]
 

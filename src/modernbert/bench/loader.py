@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import statistics
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from modernbert.bench.timing import process_memory
 from modernbert.data import Loader, Shards, Vocabulary
 from modernbert.errors import ConfigError, DataError
 from modernbert.runtime import cpu_name
@@ -140,7 +140,7 @@ def _measure(corpus: Path, max_length: int, tokens: int, rounds: int) -> Result:
         _VOCABULARY, cls_id, sep_id, pad_id, mask_id, special, byte_lengths=np.ones(_VOCABULARY, dtype=np.int32)
     )
     _forget_pages(corpus)
-    before = _memory("RssAnon")
+    before = process_memory("RssAnon")
     with _highest("RssAnon") as peak:
         began = time.perf_counter()
         shards = Shards.open(corpus)
@@ -167,7 +167,7 @@ def _measure(corpus: Path, max_length: int, tokens: int, rounds: int) -> Result:
         first_batch_seconds=first,
         anonymous_before_bytes=before,
         anonymous_peak_bytes=peak[0],
-        resident_peak_bytes=_memory("VmHWM"),
+        resident_peak_bytes=process_memory("VmHWM"),
     )
 
 
@@ -189,20 +189,14 @@ def _forget_pages(corpus: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _memory(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    [kibibytes] = re.findall(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    return 1024 * int(kibibytes)
-
-
 @contextmanager
 def _highest(name: str) -> Iterator[list[int]]:
     """The most that a line of /proc/self/status says within the block, looked at every five milliseconds."""
-    found, done = [_memory(name)], threading.Event()
+    found, done = [process_memory(name)], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
-            found[0] = max(found[0], _memory(name))
+            found[0] = max(found[0], process_memory(name))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -4,10 +4,9 @@ import ctypes
 import gc
 import os
 import platform
-import resource
+import re
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from modernbert.errors import ConfigError
 from modernbert.kernels import native
 from modernbert.runtime import cpu_features, cpu_name
 
-_STATM = Path("/proc/self/statm")
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -53,37 +53,33 @@ def speed(amount: float, seconds: Iterable[float]) -> Speed:
 
 
 def peak_memory(run: Callable[[], object]) -> int | None:
-    """Bytes that a call adds at most to the resident memory of the process, sampled every millisecond.
+    """Bytes that a call adds at most to the resident memory of the process, by the mark that the system keeps of it.
 
-    What earlier calls freed is given back to the system before. None where the system does not tell (it is Linux's).
+    What earlier calls freed is given back to the system before. None where there is no mark that can be set back
+    (Linux has one).
     """
-    if not _STATM.exists():
-        run()
-        return None
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
         trim(0)
-    page = resource.getpagesize()
-    before = highest = _resident_pages()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.001):
-            highest = max(highest, _resident_pages())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     try:
+        _RESET.write_text("5", encoding="ascii")  # VmHWM is VmRSS from here on: man 5 proc
+        before = process_memory("VmHWM")
+    except (OSError, ValueError):  # not Linux; a sandbox that keeps no such line
         run()
-    finally:
-        done.set()
-        watcher.join()
-    return (highest - before) * page
+        return None
+    run()
+    return process_memory("VmHWM") - before
 
 
-def _resident_pages() -> int:
-    return int(_STATM.read_text(encoding="ascii").split()[1])
+def process_memory(name: str) -> int:
+    """Bytes of a line of /proc/self/status.
+
+    Raises:
+        OSError: the system has no such file.
+        ValueError: the file has no such line.
+    """
+    [kibibytes] = re.findall(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    return 1024 * int(kibibytes)
 
 
 def use_threads(threads: int | None) -> int:

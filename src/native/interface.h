@@ -63,6 +63,14 @@ struct NativeBatch {
     void* workspace;  // of as many bytes as encoder_workspace tells, 64-byte aligned
 };
 
+// The moving averages of a tensor's gradients and of their squares, in fp32, and how the next gradient g enters them:
+// mean += mean_share * (g - mean), square = square_kept * square + square_share * g^2
+struct NativeMoments {
+    float *mean, *square;
+    int64_t count;
+    float mean_share, square_kept, square_share, epsilon;
+};
+
 struct NativeKernels {
     void (*attention_forward)(const NativeAttention*, void* out, float* logsumexp, const NativeThreads*);
     void (*attention_backward)(const NativeAttention*, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
@@ -76,6 +84,8 @@ struct NativeKernels {
                                const NativeThreads*);
     int64_t (*encoder_workspace)(const NativeEncoder*, int64_t tokens);
     void (*encoder_forward)(const NativeEncoder*, const NativeBatch*, void* out, const NativeThreads*);
+    double (*stable_adamw_update)(const NativeMoments*, const float* gradient, const NativeThreads*);
+    void (*stable_adamw_move)(const NativeMoments*, float* values, float kept, float rate, const NativeThreads*);
     int64_t bf16_step;  // rows of a bf16 weight that are interleaved, or 0 where bf16 products are computed in fp32
 };
 

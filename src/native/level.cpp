@@ -6,6 +6,7 @@
 #include "geglu.h"
 #include "interface.h"
 #include "layer_norm.h"
+#include "optimizer.h"
 
 namespace LEVEL {
 namespace {
@@ -91,6 +92,14 @@ double softmax_gradient(int dtype, int64_t rows, int64_t vocab, void* logits, co
     return SoftmaxGradient<float>{rows, vocab, bias, labels}.run(static_cast<float*>(logits), bias_gradient, of(threads));
 }
 
+double stable_adamw_update(const NativeMoments* moments, const float* gradient, const NativeThreads* threads) {
+    return StableAdamW{*moments}.update(gradient, of(threads));
+}
+
+void stable_adamw_move(const NativeMoments* moments, float* values, float kept, float rate, const NativeThreads* threads) {
+    StableAdamW{*moments}.move(values, kept, rate, of(threads));
+}
+
 // use(pass) with the pass through this encoder in its types. Levels without bf16 products are given encoders in fp32.
 template <class Use>
 auto passing(const NativeEncoder& encoder, Use use) {
@@ -110,7 +119,8 @@ void encoder_forward(const NativeEncoder* encoder, const NativeBatch* batch, voi
 
 }  // namespace
 
-extern const NativeKernels kernels = {attention_forward, attention_backward, add_norm_forward, add_norm_backward, geglu_forward, geglu_backward,
-                                      softmax_gradient, encoder_workspace, encoder_forward, multiplies_bf16 ? ForBf16::step : 0};
+extern const NativeKernels kernels = {attention_forward, attention_backward, add_norm_forward,    add_norm_backward, geglu_forward,
+                                      geglu_backward,    softmax_gradient,   encoder_workspace,   encoder_forward,   stable_adamw_update,
+                                      stable_adamw_move, multiplies_bf16 ? ForBf16::step : 0};
 
 }  // namespace LEVEL

@@ -75,6 +75,7 @@ inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec square_root(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 inline Vec absolute(Vec a) { return {_mm512_abs_ps(a.v)}; }
 inline Vec with_sign_of(Vec a, Vec b) {
     const __m512i sign = _mm512_set1_epi32(int(0x80000000u));
@@ -134,6 +135,7 @@ inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec square_root(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
 inline Vec absolute(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Vec with_sign_of(Vec a, Vec b) {
     const __m256 sign = _mm256_set1_ps(-0.0f);

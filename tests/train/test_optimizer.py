@@ -7,9 +7,9 @@ from modernbert.train.optimizer import StableAdamW, parameter_groups
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 9e-4])
-def test_every_step_equals_the_reference(weight_decay):
+def test_every_step_equals_the_reference(level_or_off, weight_decay):
     torch.manual_seed(0)
-    shapes = [(7, 5), (3,), (4, 4, 2)]
+    shapes = [(7, 5), (3,), (4, 4, 2), (16384 + 21,)]  # the last is more than one block of the native kernel
     ours = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [nn.Parameter(p.detach().clone()) for p in ours]
     a = StableAdamW(ours, lr=1e-2, peak_lr=2e-2, weight_decay=weight_decay)
@@ -26,6 +26,43 @@ def test_every_step_equals_the_reference(weight_decay):
         b.step()
         for x, y in zip(ours, theirs, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_the_native_step_does_not_depend_on_the_threads(level):
+    moved = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        parameter = nn.Parameter(torch.randn(5, 16384 + 21))
+        optimizer = StableAdamW([parameter], lr=1e-2, peak_lr=1e-2, weight_decay=1e-3)
+        for _ in range(3):
+            parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        moved.append(parameter.detach())
+    assert torch.equal(*moved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_and_layouts_take_the_plain_way(level, dtype):
+    torch.manual_seed(0)
+    start, gradient = torch.randn(6, 4), torch.randn(6, 4)
+    plain = nn.Parameter(start.clone())
+    odd = nn.Parameter(start.to(dtype))
+    turned = nn.Parameter(start.clone())
+    for parameter, grad in ((plain, gradient), (odd, gradient.to(dtype)), (turned, gradient.t().contiguous().t())):
+        parameter.grad = grad
+        StableAdamW([parameter], lr=1e-2, peak_lr=1e-2).step()
+    torch.testing.assert_close(turned, plain)
+    torch.testing.assert_close(odd.to(torch.float32), plain, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(odd.to(torch.float32), start)
+
+
+def test_a_nan_in_the_gradient_is_not_hidden(level_or_off):
+    parameter = nn.Parameter(torch.ones(40))
+    parameter.grad = torch.ones(40)
+    parameter.grad[37] = torch.nan
+    StableAdamW([parameter], lr=1e-2, peak_lr=1e-2).step()
+    assert parameter.isnan().any()
 
 
 def test_a_gradient_spike_moves_the_weights_less_than_in_adamw():

@@ -1,4 +1,4 @@
-"""Kernels in C++ for CPUs with AVX2, AVX-512, AVX-512 BF16 or AMX: attention, residual + layer norm, GeGLU.
+"""Kernels in C++ for CPUs with AVX2 and more: attention, residual + layer norm, GeGLU, cross-entropy, StableAdamW.
 
 The library knows neither torch nor Python (src/native/interface.h): tensors reach it as pointers, and it runs in
 torch's own threads, through the function that torch exports for that. Here each kernel becomes an operator of torch
@@ -48,6 +48,13 @@ class _Norm(Structure):
     )  # fmt: skip
 
 
+class _Moments(Structure):
+    _fields_ = (
+        ("mean", c_void_p), ("square", c_void_p), ("count", c_int64), ("mean_share", c_float), ("square_kept", c_float),
+        ("square_share", c_float), ("epsilon", c_float),
+    )  # fmt: skip
+
+
 class _Kernels(Structure):
     _fields_ = (
         ("attention_forward", CFUNCTYPE(None, *[c_void_p] * 4)),
@@ -59,6 +66,8 @@ class _Kernels(Structure):
         ("softmax_gradient", CFUNCTYPE(c_double, c_int, c_int64, c_int64, *[c_void_p] * 5)),
         ("encoder_workspace", CFUNCTYPE(c_int64, c_void_p, c_int64)),
         ("encoder_forward", CFUNCTYPE(None, *[c_void_p] * 4)),
+        ("stable_adamw_update", CFUNCTYPE(c_double, *[c_void_p] * 3)),
+        ("stable_adamw_move", CFUNCTYPE(None, c_void_p, c_void_p, c_float, c_float, c_void_p)),
         ("bf16_step", c_int64),
     )
 
@@ -378,3 +387,26 @@ def softmax_gradient(
         DTYPES[logits.dtype], rows, vocab, logits.data_ptr(), None if precise is None else precise.data_ptr(),
         labels.data_ptr(), None if bias_gradient is None else bias_gradient.data_ptr(), addressof(threads),
     )  # fmt: skip
+
+
+def stable_adamw_moments(
+    gradient: Tensor, mean: Tensor, square: Tensor, betas: tuple[float, float], epsilon: float
+) -> float:
+    """Bring the moving averages of g and g^2 up to date, in place. Returns the sum of g^2 / max(square, epsilon^2).
+
+    All three are contiguous, of one size and in fp32 on the CPU.
+    """
+    described, threads = _moments(mean, square, betas, epsilon), team()
+    return kernels().stable_adamw_update(addressof(described), gradient.data_ptr(), addressof(threads))
+
+
+def stable_adamw_move(
+    values: Tensor, mean: Tensor, square: Tensor, epsilon: float, *, kept: float, rate: float
+) -> None:
+    """values = kept * values - rate * mean / (sqrt(square) + epsilon), in place; contiguous, in fp32 on the CPU."""
+    described, threads = _moments(mean, square, (0.0, 0.0), epsilon), team()
+    kernels().stable_adamw_move(addressof(described), values.data_ptr(), kept, rate, addressof(threads))
+
+
+def _moments(mean: Tensor, square: Tensor, betas: tuple[float, float], epsilon: float) -> _Moments:
+    return _Moments(mean.data_ptr(), square.data_ptr(), mean.numel(), 1 - betas[0], betas[1], 1 - betas[1], epsilon)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from modernbert.kernels import native
+
 _BLOCK_ELEMENTS = 1 << 18  # of a tensor at a time on a CPU: temporaries stay in its cache, and calls cost little
 
 
@@ -39,18 +41,21 @@ class StableAdamW(torch.optim.Optimizer):
 
         Under sharding each process updates its own part of a tensor; the clipping sees the whole of it.
         """
-        updates = [
-            (parameter, group)
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        surprises = [self._moments(parameter, group) for parameter, group in updates]
-        _sum_over_shards([parameter for parameter, _ in updates], surprises)
-        for (parameter, group), surprise in zip(updates, surprises, strict=True):
-            self._move(parameter, group, (surprise / parameter.numel()).sqrt())
+        sharded = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                total = self._moments(parameter, parameter.grad, group)
+                if isinstance(parameter, DTensor):
+                    sharded.append((parameter, group, total))
+                else:  # while its moments are in the cache
+                    self._move(parameter, group, total)
+        _sum_over_shards([parameter for parameter, *_ in sharded], [total for *_, total in sharded])
+        for parameter, group, total in sharded:
+            self._move(parameter, group, total)
 
-    def _moments(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+    def _moments(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """Bring the moments up to date. Returns the sum of g^2 / v over the local part of the tensor."""
         state = self.state[parameter]
         if not state:
@@ -59,21 +64,31 @@ class StableAdamW(torch.optim.Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
+        grad, mean, square = (_local(x) for x in (gradient, state["exp_avg"], state["exp_avg_sq"]))
+        if _native_takes(grad, mean, square):
+            found = native.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"])
+            return torch.tensor(found, dtype=parameter.dtype)
         total = torch.zeros((), device=parameter.device, dtype=parameter.dtype)
-        for grad, mean, square in _blocks(parameter.grad, state["exp_avg"], state["exp_avg_sq"]):
-            mean.lerp_(grad, 1 - beta1)
-            square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            total += (grad.square() / square.clamp(min=group["eps"] ** 2)).sum()
+        for g, m, v in _blocks(grad, mean, square):
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            total += (g.square() / v.clamp(min=group["eps"] ** 2)).sum()
         return total
 
-    def _move(self, parameter: Tensor, group: dict[str, Any], surprise: Tensor) -> None:
+    def _move(self, parameter: Tensor, group: dict[str, Any], total: Tensor) -> None:
+        """Move a tensor by its moments, the less the larger `total`, the sum of g^2 / v over the whole of it."""
         state = self.state[parameter]
-        lr = group["lr"] / surprise.clamp(min=1)  # surprise is RMS_t of algorithm 2
+        surprise = (total / parameter.numel()).sqrt()  # RMS_t of algorithm 2
+        lr = group["lr"] / surprise.clamp(min=1)
         decay = 1 - lr / group["peak_lr"] * group["weight_decay"]
-        for values, mean, square in _blocks(parameter, state["exp_avg"], state["exp_avg_sq"]):
+        values, mean, square = (_local(x) for x in (parameter, state["exp_avg"], state["exp_avg_sq"]))
+        if _native_takes(values, mean, square):
+            native.stable_adamw_move(values, mean, square, group["eps"], kept=float(decay), rate=float(lr))
+            return
+        for p, m, v in _blocks(values, mean, square):
             if group["weight_decay"]:
-                values.mul_(decay)
-            values.addcdiv_(mean, square.sqrt().add_(group["eps"]).div_(lr), value=-1)
+                p.mul_(decay)
+            p.addcdiv_(m, v.sqrt().add_(group["eps"]).div_(lr), value=-1)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -85,13 +100,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def _blocks(*tensors: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
-    """Matching parts of what this process holds of some tensors of one shape, small enough for a CPU's cache."""
-    local = [_local(x).reshape(-1) for x in tensors if x is not None]
-    if local[0].is_cuda:
-        yield tuple(local)
+def _native_takes(*tensors: Tensor) -> bool:
+    """Whether the native kernels take tensors of one shape."""
+    return all(x.dtype == torch.float32 and x.is_contiguous() and native.takes(x.device, x.dtype) for x in tensors)
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Matching parts of some tensors of one shape, small enough for a CPU's cache."""
+    flat = [x.reshape(-1) for x in tensors]
+    if flat[0].is_cuda:
+        yield tuple(flat)
     else:
-        yield from zip(*(x.split(_BLOCK_ELEMENTS) for x in local), strict=True)
+        yield from zip(*(x.split(_BLOCK_ELEMENTS) for x in flat), strict=True)
 
 
 def _local(x: Tensor) -> Tensor:

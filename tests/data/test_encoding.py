@@ -1,7 +1,7 @@
 """Texts to ids and back: what the tokenizers of transformers give, and spans and answers that survive the trip."""
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from corpora import make_tokenizer
 from modernbert.data import load_tokenizer
 from modernbert.data.encoding import encode_choices, encode_texts, encodings
 from modernbert.data.encoding_questions import best_pairs, decode_answers, encode_questions
-from modernbert.data.encoding_spans import Units, bio_tags, decode_spans, encode_spans, split_words
+from modernbert.data.encoding_spans import Units, best_path, bio_tags, decode_spans, encode_spans, split_words
 from modernbert.data.examples import Answer, ChoiceExample, Origin, QuestionExample, Span, SpanExample
 from modernbert.data.masking import IGNORED
 from modernbert.data.reading_spans import spans_of_tags
@@ -159,6 +159,44 @@ def test_bytes_of_a_character_are_never_parted_whatever_is_predicted(tokenizer):
         spans = [span for span, _ in decoded]
         assert all(one.end <= other.begin for one, other in pairwise(spans))
         assert all(0 <= span.begin < span.end <= len(text) for span in spans)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_the_best_path_is_the_best_of_all_that_are_allowed(length, seed):
+    random = np.random.default_rng(seed)
+    scores, forbidden = random.normal(size=(length, 3)), random.random((3, 3)) < 0.4
+    forbidden[:, 0] = False
+    allowed = [path for path in product(range(3), repeat=length) if not any(forbidden[a, b] for a, b in pairwise(path))]
+    best = max(allowed, key=lambda path: sum(scores[unit, tag] for unit, tag in enumerate(path)))
+    assert tuple(best_path(scores, forbidden)) == best
+
+
+def decoded(tokenizer, tags, favourites):
+    """What is read out of one text of words, where `favourites` has (tag, second tag) of each, 0.6 and 0.4 probable."""
+    words = [f"w{number}" for number in range(len(favourites))]
+    starts = np.cumsum([0, *(len(word) + 1 for word in words)])
+    places = tuple((int(start), int(start) + len(word)) for start, word in zip(starts, words, strict=False))
+    encoded = encode_spans(tokenizer, [SpanExample(" ".join(words), (), places, HERE)], tags, max_length=512, stride=8)
+    [window], [units] = encoded.windows, encoded.units
+    logits = np.full((len(window.ids), len(tags)), -100.0)
+    for anchor, (first, second) in zip(units.anchors, favourites, strict=True):
+        logits[1 + anchor, tags.index(second)] = np.log(0.4)
+        logits[1 + anchor, tags.index(first)] = np.log(0.6)
+    [found] = decode_spans(encoded, [logits])
+    return [(places.index((span.begin, span.begin + 2)), span.label, round(score, 3)) for span, score in found]
+
+
+def test_a_span_keeps_its_label_though_a_tag_inside_it_would_rather_have_another(byte_level):
+    tags = bio_tags(["PER", "ORG"])
+    assert decoded(byte_level, tags, [("B-PER", "O"), ("I-ORG", "I-PER"), ("I-PER", "O")]) == [(0, "PER", 0.533)]
+    assert decoded(byte_level, tags, [("B-PER", "B-ORG"), ("I-ORG", "I-PER"), ("I-ORG", "O")]) == [(0, "ORG", 0.533)]
+    assert decoded(byte_level, tags, [("B-PER", "O"), ("B-ORG", "O")]) == [(0, "PER", 0.6), (1, "ORG", 0.6)]
+
+
+def test_a_span_may_begin_with_an_inner_tag(byte_level):
+    tags = bio_tags(["PER"])
+    assert decoded(byte_level, tags, [("O", "B-PER"), ("I-PER", "B-PER"), ("I-PER", "O")]) == [(1, "PER", 0.6)]
 
 
 def test_a_span_that_ends_inside_a_token_is_counted(byte_level):

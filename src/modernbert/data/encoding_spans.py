@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 
 from modernbert.data.encoding import Ids, encodings, special_ids
@@ -142,9 +143,11 @@ def decode_spans(
 ) -> list[tuple[tuple[Span, float], ...]]:
     """The spans of each text, each with the mean probability of its tags.
 
+    The tags are the most probable ones together of which none goes on with a span under another label (`best_path`).
     `logits` has for each window (tokens, tags), [CLS] and [SEP] included. Where windows share a token, the one decides
     in which it has the most context.
     """
+    broken = _breaks(encoded.tags)
     of_texts: list[list[int]] = [[] for _ in encoded.texts]
     for number, window in enumerate(encoded.windows):
         of_texts[window.example].append(number)
@@ -163,11 +166,46 @@ def decode_spans(
                 for window, anchor in zip(chosen.tolist(), units.anchors.tolist(), strict=True)
             ]
         ).astype(np.float64)
-        probabilities = np.exp(rows - rows.max(1, keepdims=True))
-        best = probabilities.max(1) / probabilities.sum(1)
-        tags = [encoded.tags[index] for index in rows.argmax(1)]
-        decoded.append(_scored(units.places, tags, best))
+        rows -= rows.max(1, keepdims=True)
+        rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+        path = best_path(rows, broken)
+        probabilities = np.exp(np.take_along_axis(rows, path[:, None], 1)[:, 0])
+        decoded.append(_scored(units.places, [encoded.tags[index] for index in path], probabilities))
     return decoded
+
+
+def best_path(
+    scores: Float[np.ndarray, "units tags"], forbidden: Bool[np.ndarray, "tags tags"]
+) -> Int[np.ndarray, "units"]:
+    """The classes with the highest sum of scores among which b never follows a where `forbidden[a, b]` (Viterbi 1967).
+
+    Some class has to be allowed behind each.
+    """
+    path: npt.NDArray[np.int64] = scores.argmax(1)
+    if not forbidden[path[:-1], path[1:]].any():
+        return path
+    bars = np.where(forbidden, -np.inf, 0.0)
+    reached = scores[0]
+    came_from = np.empty(scores.shape, dtype=np.int64)
+    for unit in range(1, len(scores)):
+        ways = reached[:, None] + bars
+        came_from[unit] = ways.argmax(0)
+        reached = ways.max(0) + scores[unit]
+    path[-1] = reached.argmax()
+    for unit in range(len(scores) - 1, 0, -1):
+        path[unit - 1] = came_from[unit, path[unit]]
+    return path
+
+
+def _breaks(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which tag would go on, under another label, with the span of the one before it.
+
+    I- behind O is none of them: there are data in which spans begin so.
+    """
+    inside = np.array([tag[0] in "BI" for tag in tags])
+    going_on = np.array([tag[0] in "IEL" for tag in tags])
+    labels = np.array([tag[2:] for tag in tags])
+    return inside[:, None] & going_on[None, :] & (labels[:, None] != labels[None, :])
 
 
 def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int]) -> npt.NDArray[np.int64]:

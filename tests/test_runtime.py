@@ -79,6 +79,14 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy(monkeypatch, name
         runtime.select_device(name)
 
 
+def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runtime.torch.cuda, "device_count", lambda: 2)
+    assert runtime.select_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="has 2 CUDA devices, counted from 0; cuda:2 is none"):
+        runtime.select_device("cuda:2")
+
+
 def test_a_device_that_does_not_exist_is_refused_with_those_that_do():
     for name in ("gpu", "", "cpu0", "meta"):
         with pytest.raises(ConfigError, match=f"There is no device '{name}'; take auto, cpu, cuda or mps"):

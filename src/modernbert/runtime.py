@@ -35,6 +35,9 @@ def select_device(name: str = "auto") -> torch.device:
         raise ConfigError(f"There is no device {name!r}; take auto, cpu, cuda or mps.")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("This machine has no CUDA device that torch can use; take device = 'cpu'.")
+    number = int(name.partition(":")[2] or 0)
+    if name.startswith("cuda") and number >= torch.cuda.device_count():
+        raise ConfigError(f"This machine has {torch.cuda.device_count()} CUDA devices, counted from 0; {name} is none.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("This machine has no Apple GPU that torch can use; take device = 'cpu'.")
     return torch.device(name)

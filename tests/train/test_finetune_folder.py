@@ -1,6 +1,7 @@
 """Whose the output folder of a run is: nothing of somebody else is lost, and no result of other data is taken."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,7 +10,7 @@ from labelled import recipe, sentences, write_csv
 from modernbert import config as toml
 from modernbert.errors import ConfigError
 from modernbert.train.finetune import Finetuning, finetune
-from modernbert.train.finetune_folder import claim_folder, data_hashes
+from modernbert.train.finetune_folder import claim_folder, input_hashes
 from modernbert.train.search import search
 
 
@@ -66,7 +67,7 @@ def test_a_run_on_data_that_have_changed_is_refused(complete, model):
     before = (complete / "texts.csv").read_bytes()
     try:
         write_csv(complete / "texts.csv", sentences(60, 2))
-        with pytest.raises(ConfigError, match="data that have changed"):
+        with pytest.raises(ConfigError, match="whose train changed since"):
             finetune(chosen)
         assert (complete / "run" / "report.json").read_text() == report
     finally:
@@ -74,14 +75,24 @@ def test_a_run_on_data_that_have_changed_is_refused(complete, model):
     assert finetune(chosen) == complete / "run"
 
 
-def test_every_set_has_its_hash(model, tmp_path):
+def test_a_run_from_another_model_of_the_same_name_is_refused(complete, model, tmp_path):
+    start = tmp_path / "model"
+    shutil.copytree(model, start)
+    chosen = recipe(start, tmp_path / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1})
+    finetune(chosen)
+    (start / "model.safetensors").write_bytes((start / "model.safetensors").read_bytes() + b" ")
+    with pytest.raises(ConfigError, match="whose model changed since"):
+        finetune(chosen)
+
+
+def test_every_set_and_the_model_have_their_hashes(model, tmp_path):
     paths = {name: write_csv(tmp_path / f"{name}.csv", sentences(5, seed)) for seed, name in enumerate(("a", "b"))}
     chosen = recipe(model, tmp_path / "run", data={"train": str(paths["a"]), "test": str(paths["b"])})
-    hashes = data_hashes(chosen)
-    assert hashes.keys() == {"train", "test"}
+    hashes = input_hashes(chosen)
+    assert hashes.keys() == {"train", "test", "model"}
     assert hashes["train"] != hashes["test"]
     claim_folder(chosen)
-    assert json.loads((tmp_path / "run" / "data.json").read_text()) == hashes
+    assert json.loads((tmp_path / "run" / "inputs.json").read_text()) == hashes
     assert toml.load(type(chosen), tmp_path / "run" / "recipe.toml") == chosen
     claim_folder(chosen)  # nothing has begun, so it may be claimed again
 

@@ -61,6 +61,11 @@ def test_one_page_shows_several_runs(run, tmp_path, ending, begins):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"page{ending}", "run"]
 
 
+def test_a_dollar_in_a_name_is_no_mathematics(figure_of, tmp_path):
+    figure = figure_of(write_run(tmp_path / "lr$_a$" / "run"))
+    assert figure._suptitle._preprocess_math(figure.get_suptitle()) == ("lr$_a$/run", False)
+
+
 def test_the_legend_grows_with_runs_and_sources_and_never_with_their_product(tmp_path, figure_of):
     sources = tuple("abcdefg")
     runs = [write_run(tmp_path / name / "run", sources) for name in ("first", "second", "third")]

@@ -1,7 +1,7 @@
 """The output folder of a fine-tuning run: whose it is, and that nothing in it is lost.
 
 recipe.toml   the whole recipe, as `modernbert` writes it
-data.json     the hashes of the files that are learned from
+inputs.json   the hashes of the model and of the data that it starts from
 training/     checkpoints of the seeds, until the run is complete
 report.json   and the model, its report and pictures, when it is
 """
@@ -9,7 +9,7 @@ report.json   and the model, its report and pictures, when it is
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,8 @@ from modernbert.files import replaced_file, written_aside
 from modernbert.train.finetune_recipe import FinetuneRecipe
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why
-_OWN = ("recipe.toml", "data.json", "training", FAILED)
+_MODEL = ("config.json", "tokenizer.json")  # beside the weights
+_OWN = ("recipe.toml", "inputs.json", "training", FAILED)
 
 
 def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
@@ -30,7 +31,7 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
     A run has begun when it has a checkpoint, has failed, or has the file `results`.
 
     Raises:
-        ConfigError: the folder holds a run of another recipe or of other data, or things that are not a run's.
+        ConfigError: the folder holds a run of another recipe, model or data, or things that are not a run's.
         DataError: a file of the data is not there.
     """
     folder, path = recipe.output, recipe.output / "recipe.toml"
@@ -43,17 +44,19 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
                     f"{folder} holds a run whose {name} differs from this recipe; choose another output, remove it, "
                     "or go on with the recipe.toml in it."
                 )
-        hashes = data_hashes(recipe)
-        if _read_hashes(folder, hashes) != hashes:
+        hashes = input_hashes(recipe)
+        old_hashes = _read_hashes(folder)
+        if changed := [name for name in hashes if old_hashes.get(name, hashes[name]) != hashes[name]]:
             raise ConfigError(
-                f"{folder} holds a run on data that have changed since; choose another output, or remove it."
+                f"{folder} holds a run whose {' and '.join(changed)} changed since; choose another output, or remove "
+                "it."
             )
         return
     if folder.exists() and (not folder.is_dir() or not _abandoned(folder)):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
     for name, text in {
         "recipe.toml": toml.dump(recipe),
-        "data.json": json.dumps(data_hashes(recipe), indent=2),
+        "inputs.json": json.dumps(input_hashes(recipe), indent=2),
     }.items():
         with replaced_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
@@ -65,7 +68,7 @@ def completed(recipe: FinetuneRecipe) -> Iterator[Path]:
     folder = recipe.output
     with written_aside(folder, "recipe.toml") as partial:
         yield partial
-        for name in ("recipe.toml", "data.json"):
+        for name in ("recipe.toml", "inputs.json"):
             if (folder / name).exists():
                 shutil.copyfile(folder / name, partial / name)
         for strange in folder.iterdir():
@@ -77,21 +80,27 @@ def completed(recipe: FinetuneRecipe) -> Iterator[Path]:
                 shutil.copy2(strange, partial / strange.name, follow_symlinks=False)
 
 
-def data_hashes(recipe: FinetuneRecipe) -> dict[str, str]:
-    """One hash for each set, over its files. Sets of the hub have none.
+def input_hashes(recipe: FinetuneRecipe) -> dict[str, str]:
+    """One hash for each set, over its files, and one for the model. Those of the hub have none.
 
     Raises:
         DataError: a file is not there.
     """
     data = recipe.data
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    found = {}
-    for name, source in sources.items():
-        if source is not None and source.format != "hub":
-            files = find_files([source.path])
-            hashes = [_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-            found[name] = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    return found
+    files = {
+        name: find_files([source.path])
+        for name, source in sources.items()
+        if source is not None and source.format != "hub"
+    }
+    model = Path(recipe.model)
+    files["model"] = sorted(path for path in model.glob("*") if path.name in _MODEL or path.suffix == ".safetensors")
+    return {name: _hash_all(paths) for name, paths in files.items() if paths}
+
+
+def _hash_all(paths: Sequence[Path]) -> str:
+    hashes = [_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1024)
@@ -101,10 +110,10 @@ def _hash(path: Path, size: int, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_hashes(folder: Path, unknown: dict[str, str]) -> dict[str, str]:
-    """Those of the data of a run, or `unknown` where it is from a version that did not write them."""
-    path = folder / "data.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else unknown
+def _read_hashes(folder: Path) -> dict[str, str]:
+    """Those that a run was begun with; none where it is from a version that did not write them."""
+    path = folder / "inputs.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _abandoned(folder: Path) -> bool:

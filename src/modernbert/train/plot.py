@@ -242,7 +242,8 @@ def _names(directories: Sequence[Path]) -> list[str]:
     while len({parts[-length:] for parts in paths}) < len(set(paths)):
         length += 1
     names = ["/".join(parts[-length:]) for parts in paths]
-    return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    names = [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return [name.replace("$", r"\$") for name in names]  # which matplotlib takes for mathematics otherwise
 
 
 def _by_source(metrics: Lines) -> dict[str, Lines]:

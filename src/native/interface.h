@@ -63,12 +63,12 @@ struct NativeBatch {
     void* workspace;  // of as many bytes as encoder_workspace tells, 64-byte aligned
 };
 
-// The moving averages of a tensor's gradients and of their squares, in fp32, and how the next gradient g enters them:
-// mean += mean_share * (g - mean), square = square_kept * square + square_share * g^2
+// The moving averages of a tensor's gradients and of their squares, in fp32, and how the next gradient enters them, as
+// g = gradient_scale * gradient: mean += mean_share * (g - mean), square = square_kept * square + square_share * g^2
 struct NativeMoments {
     float *mean, *square;
     int64_t count;
-    float mean_share, square_kept, square_share, epsilon;
+    float gradient_scale, mean_share, square_kept, square_share, epsilon;
 };
 
 struct NativeKernels {

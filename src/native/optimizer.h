@@ -20,13 +20,14 @@ struct StableAdamW {
     // Brings the moments up to date. Returns the sum of g^2 / max(v, epsilon^2), in an order that does not depend on the
     // threads.
     double update(const float* gradient, const Threads& threads) const {
-        const Vec nearer = Vec::all(moments.mean_share), kept = Vec::all(moments.square_kept), share = Vec::all(moments.square_share);
+        const Vec scale = Vec::all(moments.gradient_scale), nearer = Vec::all(moments.mean_share);
+        const Vec kept = Vec::all(moments.square_kept), share = Vec::all(moments.square_share);
         const Vec least = Vec::all(moments.epsilon * moments.epsilon);
         std::vector<double> sums(blocks(), 0.0);
         each_block(threads, [&](int64_t block, int64_t begin, int64_t end) {
             Vec sum = Vec::zero();
             each_vector(begin, end, gradient, moments.mean, moments.square, [&](const float* g_at, float* m_at, float* v_at) {
-                const Vec g = Vec::load(g_at), m = Vec::load(m_at), gg = g * g;
+                const Vec g = Vec::load(g_at) * scale, m = Vec::load(m_at), gg = g * g;
                 const Vec v = fma(gg, share, Vec::load(v_at) * kept);
                 fma(g - m, nearer, m).store(m_at);
                 v.store(v_at);

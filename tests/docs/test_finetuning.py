@@ -83,7 +83,7 @@ def test_texts_are_classified_as_written(tmp_path):
 @pytest.mark.timeout(600)
 def test_entities_are_found_as_written(tmp_path):
     """In small files of the form of the data sets."""
-    make_models(tmp_path, "output/mini/run/final", "output/japanese/run/final")
+    make_models(tmp_path, "output/mini/run/final", "output/japanese-mini/run/final")
     draw = random.Random(0)
     for folder in ("conll2003", "ja_ner_wikipedia"):
         (tmp_path / folder).mkdir()
@@ -110,7 +110,7 @@ def test_entities_are_found_as_written(tmp_path):
 @pytest.mark.timeout(600)
 def test_questions_are_answered_as_written(tmp_path):
     """In small files of the form of the data set, and a document that is longer than the model reads."""
-    make_models(tmp_path, "output/japanese/run/final")
+    make_models(tmp_path, "output/japanese-mini/run/final")
     for folder in ("train", "dev"):
         (tmp_path / "jaquad" / folder).mkdir(parents=True)
         paragraphs = [

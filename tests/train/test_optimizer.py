@@ -57,6 +57,25 @@ def test_other_types_and_layouts_take_the_plain_way(level, dtype):
     assert not torch.equal(odd.to(torch.float32), start)
 
 
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_gradients_that_are_too_long_count_as_if_they_were_cut(level_or_off, max_norm):
+    torch.manual_seed(0)
+    cut = [nn.Parameter(torch.randn(shape)) for shape in ((40, 7), (11,))]
+    scaled = [nn.Parameter(p.detach().clone()) for p in cut]
+    one, other = (StableAdamW(parameters, lr=1e-2, peak_lr=1e-2) for parameters in (cut, scaled))
+    for _ in range(3):
+        for x, y in zip(cut, scaled, strict=True):
+            x.grad = torch.randn_like(x)
+            y.grad = x.grad.clone()
+        kept = [p.grad.clone() for p in scaled]
+        nn.utils.clip_grad_norm_(cut, max_norm)
+        one.step()
+        other.step(max_norm)
+        assert all(torch.equal(p.grad, before) for p, before in zip(scaled, kept, strict=True))
+    for x, y in zip(cut, scaled, strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_a_nan_in_the_gradient_is_not_hidden(level_or_off):
     parameter = nn.Parameter(torch.ones(40))
     parameter.grad = torch.ones(40)

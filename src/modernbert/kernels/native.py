@@ -50,8 +50,8 @@ class _Norm(Structure):
 
 class _Moments(Structure):
     _fields_ = (
-        ("mean", c_void_p), ("square", c_void_p), ("count", c_int64), ("mean_share", c_float), ("square_kept", c_float),
-        ("square_share", c_float), ("epsilon", c_float),
+        ("mean", c_void_p), ("square", c_void_p), ("count", c_int64), ("gradient_scale", c_float),
+        ("mean_share", c_float), ("square_kept", c_float), ("square_share", c_float), ("epsilon", c_float),
     )  # fmt: skip
 
 
@@ -390,13 +390,13 @@ def softmax_gradient(
 
 
 def stable_adamw_moments(
-    gradient: Tensor, mean: Tensor, square: Tensor, betas: tuple[float, float], epsilon: float
+    gradient: Tensor, mean: Tensor, square: Tensor, betas: tuple[float, float], epsilon: float, scale: float
 ) -> float:
-    """Bring the moving averages of g and g^2 up to date, in place. Returns the sum of g^2 / max(square, epsilon^2).
+    """Bring the moving averages of g = scale * gradient and of g^2 up to date, in place.
 
-    All three are contiguous, of one size and in fp32 on the CPU.
+    Returns the sum of g^2 / max(square, epsilon^2). All three are contiguous, of one size and in fp32 on the CPU.
     """
-    described, threads = _moments(mean, square, betas, epsilon), team()
+    described, threads = _moments(mean, square, betas, epsilon, scale), team()
     return kernels().stable_adamw_update(addressof(described), gradient.data_ptr(), addressof(threads))
 
 
@@ -404,9 +404,10 @@ def stable_adamw_move(
     values: Tensor, mean: Tensor, square: Tensor, epsilon: float, *, kept: float, rate: float
 ) -> None:
     """values = kept * values - rate * mean / (sqrt(square) + epsilon), in place; contiguous, in fp32 on the CPU."""
-    described, threads = _moments(mean, square, (0.0, 0.0), epsilon), team()
+    described, threads = _moments(mean, square, (0.0, 0.0), epsilon, 0.0), team()
     kernels().stable_adamw_move(addressof(described), values.data_ptr(), kept, rate, addressof(threads))
 
 
-def _moments(mean: Tensor, square: Tensor, betas: tuple[float, float], epsilon: float) -> _Moments:
-    return _Moments(mean.data_ptr(), square.data_ptr(), mean.numel(), 1 - betas[0], betas[1], 1 - betas[1], epsilon)
+def _moments(mean: Tensor, square: Tensor, betas: tuple[float, float], epsilon: float, scale: float) -> _Moments:
+    beta1, beta2 = betas
+    return _Moments(mean.data_ptr(), square.data_ptr(), mean.numel(), scale, 1 - beta1, beta2, 1 - beta2, epsilon)

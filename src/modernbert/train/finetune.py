@@ -368,9 +368,7 @@ class Finetuning:
         factor = schedule_factor(training, (seen + len(items) / 2) / end)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        if training.max_grad_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), training.max_grad_norm)
-        self.optimizer.step()
+        self.optimizer.step(training.max_grad_norm or None)
         self.optimizer.zero_grad()
         self.progress = replace(
             self.progress,

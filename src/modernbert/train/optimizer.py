@@ -36,17 +36,21 @@ class StableAdamW(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self, max_norm: float | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient. Moments use debiased betas, as Adafactor does.
+
+        Gradients that are together longer than `max_norm` count as if they were cut to it, as `clip_grad_norm_` cuts
+        them; that they are not rewritten saves a pass over memory.
 
         Under sharding each process updates its own part of a tensor; the clipping sees the whole of it.
         """
+        scale = 1.0 if max_norm is None else self._scale(max_norm)
         sharded = []
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                total = self._moments(parameter, parameter.grad, group)
+                total = self._moments(parameter, parameter.grad, group, scale)
                 if isinstance(parameter, DTensor):
                     sharded.append((parameter, group, total))
                 else:  # while its moments are in the cache
@@ -55,7 +59,14 @@ class StableAdamW(torch.optim.Optimizer):
         for parameter, group, total in sharded:
             self._move(parameter, group, total)
 
-    def _moments(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+    def _scale(self, max_norm: float) -> float:
+        """What gradients are multiplied with to be no longer than `max_norm`."""
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return float((max_norm / (whole + 1e-6)).clamp(max=1.0))
+
+    def _moments(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float) -> Tensor:
         """Bring the moments up to date. Returns the sum of g^2 / v over the local part of the tensor."""
         state = self.state[parameter]
         if not state:
@@ -66,10 +77,12 @@ class StableAdamW(torch.optim.Optimizer):
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
         grad, mean, square = (_local(x) for x in (gradient, state["exp_avg"], state["exp_avg_sq"]))
         if _native_takes(grad, mean, square):
-            found = native.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"])
+            found = native.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"], scale)
             return torch.tensor(found, dtype=parameter.dtype)
         total = torch.zeros((), device=parameter.device, dtype=parameter.dtype)
         for g, m, v in _blocks(grad, mean, square):
+            if scale != 1.0:
+                g = g * scale
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
             total += (g.square() / v.clamp(min=group["eps"] ** 2)).sum()

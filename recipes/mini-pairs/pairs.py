@@ -1,0 +1,48 @@
+"""Pairs of sentences that have to do with each other, without their labels, as JSON lines for a corpus.
+
+    python recipes/mini-pairs/pairs.py ../shared/data/tasks/glue output/mini-pairs/pairs.jsonl
+
+They are the training sets of MRPC, RTE and STS-B; of STS-B without MSRpar, whose sentences are those of all sets of
+MRPC. A masked word of one sentence often stands in the other one, so a model learns to look there.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def rows(path: Path) -> Iterator[dict[str, str]]:
+    names, *lines = path.read_text(encoding="utf-8-sig").splitlines()
+    for line in lines:
+        yield dict(zip(names.split("\t"), line.split("\t"), strict=False))
+
+
+def pairs(glue: Path) -> Iterator[tuple[str, str, str]]:
+    for number, row in enumerate(rows(glue / "MRPC" / "train.tsv")):
+        yield f"mrpc/{number}", row["#1 String"], row["#2 String"]
+    for number, row in enumerate(rows(glue / "RTE" / "train.tsv")):
+        yield f"rte/{number}", row["sentence1"], row["sentence2"]
+    for number, row in enumerate(rows(glue / "STS-B" / "train.tsv")):
+        if row["filename"] != "MSRpar":
+            yield f"sts-b/{number}", row["sentence1"], row["sentence2"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("glue", type=Path, help="the folder that holds MRPC, RTE and STS-B")
+    parser.add_argument("output", type=Path, help="the JSON lines to write")
+    given = parser.parse_args()
+    lines = [
+        json.dumps({"id": name, "text": f"{one}\n{other}"}, ensure_ascii=False)
+        for name, one, other in pairs(given.glue)
+    ]
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    partial = given.output.with_suffix(".partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(given.output)
+    print(f"{given.output}: {len(lines):,} pairs")
+
+
+if __name__ == "__main__":
+    main()

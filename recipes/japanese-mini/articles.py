@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modernbert.evaluate.tasks import cut_entities
+from modernbert.files import replaced_file
 
 
 def jaquad_articles(folder: Path) -> Iterator[dict[str, str]]:
@@ -42,10 +43,8 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the JSON lines to write")
     given = parser.parse_args()
     found = [*jaquad_articles(given.tasks / "jaquad" / "train"), *entity_articles(given.tasks)]
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    partial = given.output.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found), encoding="utf-8")
-    partial.replace(given.output)
+    with replaced_file(given.output) as partial:
+        partial.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found), encoding="utf-8")
     print(f"{given.output}: {len(found):,} articles, {sum(len(each['text']) for each in found):,} characters")
 
 

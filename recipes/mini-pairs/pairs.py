@@ -8,14 +8,18 @@ MRPC. A masked word of one sentence often stands in the other one, so a model le
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from modernbert.data.records import Record, Source, read_records
+from modernbert.files import replaced_file
 
 
-def rows(path: Path) -> Iterator[dict[str, str]]:
-    names, *lines = path.read_text(encoding="utf-8-sig").splitlines()
-    for line in lines:
-        yield dict(zip(names.split("\t"), line.split("\t"), strict=False))
+def rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    for record in read_records(Source(path=str(path), literal_quotes=True)):
+        if isinstance(record, Record):
+            yield record.values
 
 
 def pairs(glue: Path) -> Iterator[tuple[str, str, str]]:
@@ -37,10 +41,8 @@ def main() -> None:
         json.dumps({"id": name, "text": f"{one}\n{other}"}, ensure_ascii=False)
         for name, one, other in pairs(given.glue)
     ]
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    partial = given.output.with_suffix(".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(given.output)
+    with replaced_file(given.output) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{given.output}: {len(lines):,} pairs")
 
 

@@ -45,7 +45,7 @@ class StableAdamW(torch.optim.Optimizer):
         Under sharding each process updates its own part of a tensor; the clipping sees the whole of it.
         """
         scale = 1.0 if max_norm is None else self._scale(max_norm)
-        sharded = []
+        sharded: list[tuple[DTensor, dict[str, Any], Tensor]] = []
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -55,7 +55,7 @@ class StableAdamW(torch.optim.Optimizer):
                     sharded.append((parameter, group, total))
                 else:  # while its moments are in the cache
                     self._move(parameter, group, total)
-        _sum_over_shards([parameter for parameter, *_ in sharded], [total for *_, total in sharded])
+        _sum_over_shards([(parameter, total) for parameter, _, total in sharded])
         for parameter, group, total in sharded:
             self._move(parameter, group, total)
 
@@ -131,12 +131,11 @@ def _local(x: Tensor) -> Tensor:
     return x.to_local() if isinstance(x, DTensor) else x.detach()
 
 
-def _sum_over_shards(parameters: list[Tensor], totals: list[Tensor]) -> None:
+def _sum_over_shards(totals: Iterable[tuple[DTensor, Tensor]]) -> None:
     """Add up the totals of sharded tensors over the processes that hold their parts, in one collective a mesh."""
     by_mesh: dict[DeviceMesh, list[Tensor]] = {}
-    for parameter, total in zip(parameters, totals, strict=True):
-        if isinstance(parameter, DTensor):
-            by_mesh.setdefault(parameter.device_mesh, []).append(total)
+    for parameter, total in totals:
+        by_mesh.setdefault(parameter.device_mesh, []).append(total)
     for mesh, members in by_mesh.items():
         together = torch.stack(members)
         torch.distributed.all_reduce(together, group=mesh.get_group())

@@ -40,23 +40,28 @@ class Sequences:
         ends = numbers.cumsum(0)
         rows = torch.repeat_interleave(torch.arange(len(numbers)), numbers)
         positions = torch.arange(int(ends[-1])) - (ends - numbers)[rows]
-        return cls(
+        made = cls(
             cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), ends]).to(device, torch.int32),
             max_length=max_length,
             positions=positions.to(device),
             slots=(rows * max_length + positions).to(device),
             padded_shape=(len(numbers), max_length),
         )
+        made.__dict__["lengths"] = tuple(numbers.tolist())  # known on the host: nobody waits for the device
+        return made
 
     def to(self, device: torch.device | str) -> "Sequences":
         """The same sequences on another device."""
-        return Sequences(
+        moved = Sequences(
             self.cu_seqlens.to(device),
             self.max_length,
             self.positions.to(device),
             self.slots.to(device),
             self.padded_shape,
         )
+        if "lengths" in self.__dict__:
+            moved.__dict__["lengths"] = self.lengths
+        return moved
 
     def filled(self, tokens: int) -> "Sequences":
         """One more sequence behind the others, so long that there are so many tokens in all; itself if there are.

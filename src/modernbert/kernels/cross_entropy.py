@@ -5,7 +5,7 @@ computes loss and gradients of input, weight and bias together, and the backward
 Kernel's fused linear cross-entropy, Hsu et al. 2024, arXiv 2410.10989, section 3.2).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -24,19 +24,20 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocab hidden"],
     bias: Float[Tensor, "vocab"] | None,
     labels: Int[Tensor, "rows"],
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy (nats) of `labels` under softmax(x weight^T + bias), fp32 softmax. Differentiable once.
+    """Cross-entropy (nats) of `labels` under softmax(x weight^T + bias), fp32 softmax. Differentiable once.
 
-    Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels)`, and 0 where there is no row. Under autocast
-    the products run in its dtype.
+    Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels, reduction=reduction)`, and 0 where there is
+    no row. Under autocast the products run in its dtype.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     with torch.autocast(x.device.type, enabled=False):
-        loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, labels)
-    return loss
+        total: Tensor = _LinearCrossEntropy.apply(x, weight, bias, labels)
+    return total / max(1, len(x)) if reduction == "mean" else total
 
 
 def chunk_rows(rows: int, vocab: int) -> int:
@@ -97,14 +98,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if wants_gradient and grad_weight is None:  # there is no row
             grad_weight = torch.zeros_like(weight)
         ctx.save_for_backward(grad_x, grad_weight, None if bias is None else grad_bias)
-        ctx.rows, ctx.dtypes = max(1, rows), (weight.dtype, None if bias is None else bias.dtype)
-        return total / max(1, rows)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         grad_x, grad_weight, grad_bias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
-        scale = grad / ctx.rows
-        bias = None if grad_bias is None else (grad_bias * scale).to(bias_dtype)
-        return (grad_x * scale).to(grad_x.dtype), (grad_weight * scale).to(weight_dtype), bias, None
+        bias = None if grad_bias is None else (grad_bias * grad).to(bias_dtype)
+        return (grad_x * grad).to(grad_x.dtype), (grad_weight * grad).to(weight_dtype), bias, None

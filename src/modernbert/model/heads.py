@@ -5,7 +5,7 @@ where this is a part of it. Left out, it is that of the labels given, and the lo
 """
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -72,9 +72,28 @@ class MaskedLM(Pretrained):
     ) -> Float[Tensor, ""]:
         """Mean cross-entropy (nats) over the tokens whose label is not -100. Only those rows are decoded, in chunks."""
         predicted = labels != IGNORED
-        chosen = self.model(tokens, sequences)[predicted]
+        return self._loss(self.model(tokens, sequences)[predicted], labels[predicted], "mean")
+
+    def loss_at(
+        self,
+        tokens: Int[Tensor, "tokens"],
+        sequences: Sequences,
+        rows: Int[Tensor, "predicted"],
+        targets: Int[Tensor, "predicted"],
+    ) -> Float[Tensor, ""]:
+        """Summed cross-entropy (nats) of the tokens numbered `rows`, whose original ids are `targets`.
+
+        What the loss of a training step is made of: which rows are predicted is known before the device is asked, so
+        nothing waits for it. A row may come twice where its target is -100, which counts for nothing (padding to a
+        fixed number of rows on CUDA).
+        """
+        return self._loss(self.model(tokens, sequences).index_select(0, rows), targets, "sum")
+
+    def _loss(
+        self, chosen: Float[Tensor, "rows hidden"], targets: Int[Tensor, "rows"], reduction: Literal["mean", "sum"]
+    ) -> Float[Tensor, ""]:
         rows = self.head(filled_rows(chosen))[: len(chosen)]
-        return linear_cross_entropy(rows, self.decoder.weight, self.decoder.bias, labels[predicted])
+        return linear_cross_entropy(rows, self.decoder.weight, self.decoder.bias, targets, reduction)
 
 
 class TaskModel(Pretrained):

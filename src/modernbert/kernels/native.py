@@ -153,7 +153,7 @@ def varlen_attention(
         cos, sin = qkv.new_ones(1, 1, dtype=torch.float32), qkv.new_zeros(1, 1, dtype=torch.float32)
         cos, sin = (x.expand(len(qkv), dim // 2).contiguous() for x in (cos, sin))
     else:
-        cos, sin = rope.cos[:, 0, : dim // 2], rope.sin[:, 0, dim // 2 :]
+        cos, sin = rope.angles
     output: Tensor = attention(qkv, cos, sin, sequences.cu_seqlens, -1 if window is None else window)[0]
     return output
 

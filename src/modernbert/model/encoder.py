@@ -5,7 +5,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modernbert.kernels import Rope, add_norm, geglu, varlen_attention
+from modernbert.kernels import Rope, add_norm, embedding_norm, geglu, varlen_attention
 from modernbert.model.checkpoint import Pretrained
 from modernbert.model.config import EncoderConfig
 from modernbert.model.init import initialize
@@ -39,7 +39,7 @@ class Embeddings(nn.Module):
         self.drop = nn.Dropout(config.embedding_dropout)
 
     def forward(self, tokens: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens hidden"]:
-        return self.drop(self.norm(self.tok_embeddings(tokens)))
+        return self.drop(embedding_norm(tokens, self.tok_embeddings, self.norm))
 
 
 class Attention(nn.Module):
@@ -127,4 +127,4 @@ class Encoder(Pretrained):
         x, added = self.embeddings(tokens), None
         for index, layer in enumerate(self.layers):
             x, added = layer(x, added, sequences, ropes[config.rope_theta(index)])
-        return self.final_norm(x + added)
+        return add_norm(x, added, self.final_norm)[1]

@@ -20,6 +20,7 @@ from modernbert.model import MaskedLM
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
 from modernbert.train.pretrain import pretrain
+from modernbert.train.stopping import StopRequest
 from modernbert.train.tracking import Metrics
 
 
@@ -151,6 +152,19 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(whole_run, recipe_for, tmp_pa
     assert module.checkpoint.folders(tmp_path / "run" / "checkpoints")[-1].name == "step-00000006"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number):
+    """As under nohup: whoever started the run has said so."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert not stop.requested
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_complete_run_is_left_as_it_is(whole_run, recipe_for):

@@ -25,7 +25,7 @@ def filled_rows(x: Shaped[Tensor, "rows *rest"]) -> Shaped[Tensor, "more *rest"]
     return F.pad(x, (0, 0) * (x.dim() - 1) + (0, -len(x) % step))
 
 
-def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+def make_norm(config: EncoderConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
 
@@ -35,7 +35,7 @@ class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = layer_norm(config)
+        self.norm = make_norm(config)
         self.drop = nn.Dropout(config.embedding_dropout)
 
     def forward(self, tokens: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens hidden"]:
@@ -83,9 +83,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
-        self.attn_norm = layer_norm(config) if layer > 0 else nn.Identity()
+        self.attn_norm = make_norm(config) if layer > 0 else nn.Identity()
         self.attn = Attention(config, layer)
-        self.mlp_norm = layer_norm(config)
+        self.mlp_norm = make_norm(config)
         self.mlp = FeedForward(config)
 
     def forward(
@@ -110,7 +110,7 @@ class Encoder(Pretrained):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
-        self.final_norm = layer_norm(config)
+        self.final_norm = make_norm(config)
         initialize(self, config)
 
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:

@@ -224,9 +224,7 @@ class MultiTensor:
         """
         device = tensors[0][0].device
         self._address(tensors, kinds, device)
-        rows = [
-            [1 - s.beta1, s.beta2, 1 - s.beta2, s.epsilon, s.lr, max_norm or 0.0, s.decay, 0.0] for s in settings
-        ]
+        rows = [[1 - s.beta1, s.beta2, 1 - s.beta2, s.epsilon, s.lr, max_norm or 0.0, s.decay, 0.0] for s in settings]
         table = _copied(rows, torch.float32, device)
         count, num_chunks = len(tensors), len(self._chunks)
         partial = torch.empty(2, num_chunks, dtype=torch.float32, device=device)
@@ -243,9 +241,7 @@ class MultiTensor:
                 tensor_sums_kernel[count, 1 + ratio](
                     partial, self._first_chunks, sums, count, num_chunks, BLOCK=256, num_warps=1
                 )
-            update_kernel[num_chunks,](
-                self._tensors, self._chunks, table, sums, norm, count, CUT=cut, **common
-            )
+            update_kernel[num_chunks,](self._tensors, self._chunks, table, sums, norm, count, CUT=cut, **common)
         return norm
 
     def _address(

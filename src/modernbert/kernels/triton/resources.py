@@ -162,8 +162,7 @@ def table(found: Sequence[Resources]) -> str:
         "|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {r.name} | {r.warps} | {r.registers} | {r.spilled_bytes} | {r.shared_bytes} | {r.programs} |"
-        for r in found
+        f"| {r.name} | {r.warps} | {r.registers} | {r.spilled_bytes} | {r.shared_bytes} | {r.programs} |" for r in found
     ]
     return "\n".join(rows)
 

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+
 def _repair_interpreter() -> None:
     """Loops whose bounds are read from memory: NumPy 2.4 does not make a number of an array with one element."""
     try:

@@ -95,7 +95,7 @@ def flash_attention(
 
 
 @flash_attention.register_fake
-def _(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tokens, _, heads, dim = qkv.shape
     shapes = qkv.new_empty(tokens, heads, dim), qkv.new_empty(heads, tokens, dtype=torch.float32)
     turned = torch.empty_like(qkv, memory_format=torch.contiguous_format)

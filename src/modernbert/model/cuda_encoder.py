@@ -7,7 +7,7 @@ pass is recorded once and then replayed in one launch.
 
 import threading
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -97,13 +97,13 @@ class CudaEncoder(nn.Module):
         positions = torch.arange(config.max_position_embeddings, device=self.tok_embeddings.weight.device)
         self._angles = [Rope.of(positions, config.head_dim, theta).angles for theta in thetas]
         self._graphs: dict[tuple[int, int], _Graph] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None  # of memory, which all graphs share
         self._lock = threading.Lock()
 
     @torch.no_grad()
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
         """Hidden states after the final norm, one row for each packed token."""
-        shape = _graph_shape(len(tokens), sequences.num_sequences)
+        shape = graph_shape(len(tokens), sequences.num_sequences)
         if shape is None or torch.cuda.is_current_stream_capturing() or len(tokens) == 0:
             return self._encode(tokens, sequences)
         with self._lock:
@@ -181,8 +181,8 @@ class CudaEncoder(nn.Module):
         return _Graph(graph, tokens, cu_seqlens, positions, hidden)
 
 
-def _graph_shape(tokens: int, sequences: int) -> tuple[int, int] | None:
-    """The smallest recorded size that holds a batch, or None where it is too large to be worth it."""
+def graph_shape(tokens: int, sequences: int) -> tuple[int, int] | None:
+    """The smallest recorded size that holds a batch, or None where it is too large to gain by it."""
     count = next((size for size in GRAPH_TOKENS if size >= tokens), None)
     number = next((size for size in GRAPH_SEQUENCES if size >= sequences), None)
     return None if count is None or number is None else (count, number)

@@ -124,7 +124,9 @@ class Encoder(Pretrained):
             theta: Rope.of(sequences.positions, config.head_dim, theta)
             for theta in {config.global_rope_theta, config.local_rope_theta}
         }
-        x, added = self.embeddings(tokens), None
+        x: Tensor = self.embeddings(tokens)
+        added: Tensor | None = None
         for index, layer in enumerate(self.layers):
             x, added = layer(x, added, sequences, ropes[config.rope_theta(index)])
+        assert added is not None, "an encoder has a layer"
         return add_norm(x, added, self.final_norm)[1]

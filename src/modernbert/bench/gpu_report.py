@@ -12,7 +12,7 @@ from modernbert.files import replaced_file
 Results = dict[str, Any]  # reports by the name of their stage, as JSON; "stages" lists how each stage ended
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-_KINDS = ("ceilings", "inference", "training", "scaling", "attention", "loop")
+_KINDS = ("ceilings", "inference", "training", "scaling", "attention", "loop", "pretrain")
 _LONGEST_NAME = 90  # of a kernel
 
 
@@ -71,24 +71,29 @@ def update_page(page: Path, markdown: str) -> None:
         partial.write_text(f"{before}{BEGIN}\n{markdown.strip()}\n{END}{after}", encoding="utf-8")
 
 
-def render(results: Results) -> str:
-    """All reports as Markdown: what was measured on which device, a section for each benchmark."""
+def render(results: Results, *, brief: bool = False) -> str:
+    """All reports as Markdown: what was measured on which device, a section for each benchmark.
+
+    A brief one has no kernels of profiles, no scaling, and ends with the stages.
+    """
     parts = [_device(results)]
-    if stages := results.get("stages", {}).get("stages"):
-        rows = [(stage["name"], stage["status"], f"{stage['seconds']:.0f}") for stage in stages]
-        parts.append("### Stages\n\n" + _table(("stage", "", "seconds"), rows))
     sections = {kind: [(name, r) for name, r in results.items() if r.get("benchmark") == kind] for kind in _KINDS}
     for name, report in sections["ceilings"]:
         parts.append(_ceilings(name, report))
     for kind in ("inference", "training"):
         for name, report in sections[kind]:
-            parts.append(_speeds(name, report))
+            parts.append(_speeds(name, report, brief))
     if sections["loop"]:
         parts.append(_loops([report for _, report in sections["loop"]]))
     for _, report in sections["attention"]:
         parts.append(_attention(report))
-    for _, report in sections["scaling"]:
+    for _, report in [] if brief else sections["scaling"]:
         parts.append(_scaling(report))
+    for _, report in sections["pretrain"]:
+        parts.append(_resumed(report))
+    if stages := results.get("stages", {}).get("stages"):
+        rows = [(stage["name"], stage["status"], f"{stage['seconds']:.0f}") for stage in stages]
+        parts.append("### Stages\n\n" + _table(("stage", "", "seconds"), rows))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -117,7 +122,7 @@ def _product(product: Mapping[str, Any]) -> tuple[str, str]:
     return sizes, f"{product['flops_per_second'] / 1e12:,.0f} TFLOP/s"
 
 
-def _speeds(name: str, report: Mapping[str, Any]) -> str:
+def _speeds(name: str, report: Mapping[str, Any], brief: bool) -> str:
     on_device = f", on {report['device']}" if "device" in report else f", on the CPU, threads: {report['threads']}"
     title = f"### {_titled(name, report['benchmark'].capitalize())}: {report['model']}, {report['dtype']}{on_device}"
     rows = []
@@ -144,7 +149,7 @@ def _speeds(name: str, report: Mapping[str, Any]) -> str:
         parts.append(f"Linear layers alone, TFLOP/s: {'; '.join(products)}.")
     parts += [f"Not measured: {peer}, {reason}" for peer, reason in report["missing"].items()]
     for work, profile in report.get("profiles", {}).items():
-        parts.append(profile_table(work, profile))
+        parts.append(profile_table(work, profile).partition("\n")[0] if brief else profile_table(work, profile))
     return "\n\n".join(parts)
 
 
@@ -188,6 +193,14 @@ def _loops(reports: Sequence[Mapping[str, Any]]) -> str:
     ]
     columns = ("model", "tokens an update", "row", "bare step, tokens/s", "`pretrain`, tokens/s", "kept", "steps")
     return "### `pretrain` beside its bare step\n\n" + _table(columns, rows)
+
+
+def _resumed(report: Mapping[str, Any]) -> str:
+    return (
+        f"`pretrain`, {report['model']}: asked to stop after step {report['stopped_at_step']:,}, the same command went "
+        f"on from there to step {report['last_step']:,} in {report['seconds']:.0f} s in all, its last loss "
+        f"{report['last_loss']:.3f}, at {report['tokens_per_second']:,.0f} tokens/s."
+    )
 
 
 def _attention(report: Mapping[str, Any]) -> str:

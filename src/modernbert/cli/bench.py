@@ -331,6 +331,7 @@ def bench_gpu_report(
     results: Annotated[Path, typer.Argument(help="What runs/gpu.sh wrote, a report, or a folder of them.")],
     page: Annotated[Path | None, typer.Option(help="Put the tables into this page.", metavar="PAGE.md")] = None,
     merged: Annotated[Path | None, typer.Option(help="Write all reports as one file.", metavar="FILE.json")] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Leave out kernels and scaling.")] = False,
 ) -> None:
     """The tables of a run on a GPU machine, as Markdown."""
     from modernbert.bench.gpu_report import read_results, render, update_page, write_results
@@ -340,7 +341,7 @@ def bench_gpu_report(
         write_results(found, merged)
     if page is not None:
         update_page(page, render(found))
-    typer.echo(render(found), nl=False)
+    typer.echo(render(found, brief=brief), nl=False)
 
 
 @app.command(

@@ -20,6 +20,7 @@ from modernbert.model import MaskedLM
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
 from modernbert.train.pretrain import pretrain
+from modernbert.train.stopping import StopRequest
 from modernbert.train.tracking import Metrics
 
 
@@ -153,6 +154,19 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(whole_run, recipe_for, tmp_pa
     assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number):
+    """As under nohup: whoever started the run has said so."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert not stop.requested
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_complete_run_is_left_as_it_is(whole_run, recipe_for):
     before = (whole_run / "final" / "model.safetensors").stat().st_mtime_ns
     assert pretrain(recipe_for(whole_run)) == whole_run / "final"
@@ -183,13 +197,29 @@ def test_the_size_of_microbatches_does_not_change_what_is_learned(recipe_for, tm
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(recipe_for, tmp_path, monkeypatch):
-    def loss(self, tokens, sequences, labels):
-        return original(self, tokens, sequences, labels) * float("nan")
+    def loss_at(self, *arguments):
+        return original(self, *arguments) * float("nan")
 
-    original = MaskedLM.loss
-    monkeypatch.setattr(MaskedLM, "loss", loss)
+    original = MaskedLM.loss_at
+    monkeypatch.setattr(MaskedLM, "loss_at", loss_at)
     with pytest.raises(ConfigError, match="not finite at step 1: lower"):
         pretrain(recipe_for(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("every_steps", [1, 2, 100])
+def test_nothing_is_saved_after_a_step_whose_loss_is_not_finite(recipe_for, tmp_path, monkeypatch, every_steps):
+    """Though it is read a step late: step 4, where a checkpoint is due, is started before step 3 is known to be bad."""
+
+    def loss_at(self, *arguments):
+        return original(self, *arguments) * (float("nan") if torch.initial_seed() == 3 else 1.0)
+
+    original = MaskedLM.loss_at
+    monkeypatch.setattr(MaskedLM, "loss_at", loss_at)
+    recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)})
+    run = recipe.run.model_copy(update={"checkpoint_every_steps": 2, "log_every_steps": every_steps})
+    with pytest.raises(ConfigError, match="not finite at step 3: lower"):
+        pretrain(recipe.model_copy(update={"run": run}))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json"])
@@ -333,15 +363,17 @@ def test_a_shard_that_vanishes_in_the_run_is_one_sentence_and_the_last_checkpoin
 
 
 def test_a_loss_spike_names_the_step_and_every_document_of_the_batch(recipe_for, tmp_path, monkeypatch, caplog):
-    original = module.Pretraining._update
+    original = module.Pretraining._read
 
-    def update(self, *arguments):
-        found = original(self, *arguments)
-        return replace(found, loss=found.loss + 30) if self.progress.step == 22 else found
+    def read(self, launched):
+        found = original(self, launched)
+        return replace(found, loss=found.loss + 30) if found.progress.step == 23 else found
 
-    monkeypatch.setattr(module.Pretraining, "_update", update)
+    monkeypatch.setattr(module.Pretraining, "_read", read)
+    recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=14_000)})
+    run = recipe.run.model_copy(update={"log_every_steps": 10})  # so that the loss is read a step late
     with caplog.at_level(logging.WARNING, logger="modernbert"):
-        pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=14_000)}))
+        pretrain(recipe.model_copy(update={"run": run}))
     [warning] = [record.getMessage() for record in caplog.records if "jumped" in record.getMessage()]
     [spike] = [line for line in Metrics(tmp_path / "run" / "metrics.jsonl").read() if "spike" in line]
     assert "step     23" in warning

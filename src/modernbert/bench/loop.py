@@ -1,8 +1,10 @@
 """What a pretraining run keeps of the speed of its bare step: `pretrain` on synthetic shards beside the same step."""
 
-import json
 import logging
+import math
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,13 +21,15 @@ from modernbert.bench.cuda import Target, cuda_machine, free_memory
 from modernbert.bench.models import PRESETS, describe
 from modernbert.bench.timing import Speed, machine
 from modernbert.data import Loader, Shards, Vocabulary, load_tokenizer
-from modernbert.errors import ConfigError
+from modernbert.errors import ConfigError, DataError
+from modernbert.model import MaskedLM
 from modernbert.model.heads import IGNORED
 from modernbert.runtime import autocast
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.start import first_model
+from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +99,7 @@ def bench_loop(model: str, device: str, target: Target | None, seconds: float, s
         began = time.perf_counter()
         pretrain(made)
         took = time.perf_counter() - began
-        lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        speeds = [line["tokens_per_second"] for line in map(json.loads, lines) if "tokens_per_second" in line]
+        speeds = [line["tokens_per_second"] for line in _lines(folder / "run" / "metrics.jsonl")]
         if target is not None:
             free_memory(target)
     loop = speeds[min(_WARM_UP_REPORTS, len(speeds) - 1) :]
@@ -117,6 +120,60 @@ def bench_loop(model: str, device: str, target: Target | None, seconds: float, s
 
 def _speed(found: list[float]) -> Speed:
     return Speed(statistics.median(found), min(found), max(found))
+
+
+@dataclass(frozen=True)
+class ResumeReport:
+    """A run that was stopped by a signal and went on to its end with the same command."""
+
+    model: str
+    stopped_at_step: int
+    last_step: int
+    last_loss: float
+    tokens_per_second: float  # of the last line of its metrics
+    seconds: float  # both calls
+    benchmark: str = "pretrain"
+
+
+def run_with_resume(folder: Path, shape: LoopShape, *, steps: int, device: str) -> ResumeReport:
+    """Run `modernbert pretrain` in a process, end it by SIGTERM once it has reported twice, and run it again.
+
+    Raises:
+        DataError: the run failed, did not stop, did not go on from where it was, or left no finite loss or no model.
+    """
+    recipe = write_run(folder, shape, steps=steps, device=device)
+    metrics = folder / "run" / "metrics.jsonl"
+    command = [sys.executable, "-m", "modernbert", "pretrain", str(recipe)]
+    began = time.perf_counter()
+    process = subprocess.Popen(command)
+    while process.poll() is None and len(_lines(metrics)) < 2:
+        time.sleep(0.05)
+    process.terminate()
+    process.wait()
+    before = _lines(metrics)
+    saved = sorted((folder / "run" / "checkpoints").glob("*"))
+    if (folder / "run" / "final").exists() or len(before) < 2 or not saved:
+        raise DataError(f"The run ended with status {process.returncode} before it could be stopped and saved.")
+    status = subprocess.run(command, check=False).returncode
+    after = _lines(metrics)
+    last = after[-1]
+    if status or after[: len(before)] != before or last["step"] <= before[-1]["step"]:
+        raise DataError(f"The run did not go on from step {before[-1]['step']}: status {status}.")
+    if not math.isfinite(last["loss"]):
+        raise DataError(f"The loss is {last['loss']} at step {last['step']}.")
+    MaskedLM.from_pretrained(folder / "run" / "final")
+    return ResumeReport(
+        model=describe(shape.model, PRESETS[shape.model]),
+        stopped_at_step=before[-1]["step"],
+        last_step=last["step"],
+        last_loss=last["loss"],
+        tokens_per_second=last["tokens_per_second"],
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _lines(metrics: Path) -> list[dict[str, Any]]:
+    return [line for line in Metrics(metrics).read() if "tokens_per_second" in line]
 
 
 def write_run(

@@ -10,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 from modernbert.data import Vocabulary
 from modernbert.data.batching import batches_within
 from modernbert.errors import DataError
-from modernbert.inference.packing import TOKENS_AT_ONCE, shortened
+from modernbert.inference.packing import shortened, suitable_tokens
 from modernbert.inference.predictor import Predictor
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
@@ -59,7 +59,9 @@ class FillMask(Predictor[MaskedLM]):
         results: list[Fillings] = []
         encoded = [(text, self._encode(text)) for text in texts]
         lengths = [len(encoding.ids) for _, encoding in encoded]
-        for batch in batches_within(range(len(encoded)), lengths, TOKENS_AT_ONCE):
+        for batch in batches_within(
+            range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
+        ):
             results += self._fill([encoded[index] for index in batch], top_k)
         return results
 

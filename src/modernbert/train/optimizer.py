@@ -36,15 +36,20 @@ class StableAdamW(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, max_norm: float | None = None) -> None:  # type: ignore[override]
+    def step(self, max_norm: float | None = None) -> Tensor:  # type: ignore[override]
         """Update every parameter that has a gradient. Moments use debiased betas, as Adafactor does.
+
+        Returns the norm of all gradients together. If it is not finite, a step on a CPU leaves everything as it is.
 
         Gradients that are together longer than `max_norm` count as if they were cut to it, as `clip_grad_norm_` cuts
         them; that they are not rewritten saves a pass over memory.
 
         Under sharding each process updates its own part of a tensor; the clipping sees the whole of it.
         """
-        scale = 1.0 if max_norm is None else self._scale(max_norm)
+        norm = self._norm()
+        if not norm.is_cuda and not norm.isfinite():
+            return norm
+        scale = 1.0 if max_norm is None else float((max_norm / (norm + 1e-6)).clamp(max=1.0))
         sharded: list[tuple[DTensor, dict[str, Any], Tensor]] = []
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -58,13 +63,12 @@ class StableAdamW(torch.optim.Optimizer):
         _sum_over_shards([(parameter, total) for parameter, _, total in sharded])
         for parameter, group, total in sharded:
             self._move(parameter, group, total)
+        return norm
 
-    def _scale(self, max_norm: float) -> float:
-        """What gradients are multiplied with to be no longer than `max_norm`."""
+    def _norm(self) -> Tensor:
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return float((max_norm / (whole + 1e-6)).clamp(max=1.0))
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _moments(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float) -> Tensor:
         """Bring the moments up to date. Returns the sum of g^2 / v over the local part of the tensor."""

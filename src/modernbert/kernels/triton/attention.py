@@ -1,0 +1,437 @@
+"""Variable-length attention straight from packed q, k and v: a window layer visits only the blocks in its window.
+
+The softmax is taken as the keys go by and the backward pass computes the scores again (Dao et al. 2022, arXiv
+2205.14135; Dao 2023, arXiv 2307.08691). A program owns a tile of rows of one sequence, so no atomics are needed and
+the same input gives the same bits. Queries and keys are turned in one pass before; the gradients are turned back in
+registers, before they are written.
+"""
+
+from dataclasses import dataclass
+from typing import Any, no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from modernbert.kernels.rotary import Rope
+from modernbert.kernels.triton.rotary import rotated
+from modernbert.kernels.triton.tiles import tiles
+from modernbert.packed import Sequences
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+@no_type_check
+def _scores(a, b, PRECISE: tl.constexpr):
+    """a @ b in fp32; fp32 inputs are multiplied as they are, without TF32."""
+    if PRECISE:
+        return tl.dot(a, b, input_precision="ieee")
+    return tl.dot(a, b)
+
+
+@triton.jit
+@no_type_check
+def _columns(DIM: tl.constexpr, DIM_BLOCK: tl.constexpr):
+    """Where the columns of a head lie: both halves filled up to DIM_BLOCK / 2, and which of them are real."""
+    column = tl.arange(0, DIM_BLOCK)
+    if DIM == DIM_BLOCK:
+        return column, column < DIM
+    half = column // (DIM_BLOCK // 2)
+    inside = column % (DIM_BLOCK // 2)
+    return half * (DIM // 2) + inside, inside < DIM // 2
+
+
+@triton.jit
+@no_type_check
+def _turn_back(x, cos, sin, rows, here, angle_stride, DIM: tl.constexpr, DIM_BLOCK: tl.constexpr):
+    """Gradients of turned rows (rows, DIM_BLOCK), turned back."""
+    HALF: tl.constexpr = DIM_BLOCK // 2
+    first, second = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, HALF)), (0, 2, 1)))
+    column = tl.arange(0, HALF)
+    known = here[:, None] & (column[None, :] < DIM // 2)
+    at = rows.to(tl.int64)[:, None] * angle_stride + column[None, :]
+    c = tl.load(cos + at, known, other=0.0)
+    s = tl.load(sin + at, known, other=0.0)
+    turned = tl.join(first * c + second * s, second * c - first * s)
+    return tl.reshape(tl.permute(turned, (0, 2, 1)), (x.shape[0], DIM_BLOCK))
+
+
+@triton.jit
+@no_type_check
+def attention_forward_kernel(
+    qkv,
+    tiles,
+    out,
+    logsumexp,
+    tokens,
+    scale,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    DIM_BLOCK: tl.constexpr,
+    WINDOW: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    PRECISE: tl.constexpr,
+):
+    """A tile of queries of one head. `scale` is in powers of 2, and so is `logsumexp` (heads, tokens)."""
+    tile, head = tl.program_id(0), tl.program_id(1)
+    first = tl.load(tiles + 3 * tile)
+    begin = tl.load(tiles + 3 * tile + 1)
+    end = tl.load(tiles + 3 * tile + 2)
+    if first >= end:
+        return
+    WIDTH: tl.constexpr = HEADS * DIM
+    columns, real = _columns(DIM, DIM_BLOCK)
+    rows = first + tl.arange(0, ROWS)
+    here = rows < end
+    queries = qkv + rows.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :]
+    q = tl.load(queries, here[:, None] & real[None, :], other=0.0)
+    lower = begin
+    upper = end
+    if WINDOW >= 0:
+        lower = tl.maximum(begin, first - WINDOW)
+        upper = tl.minimum(end, first + ROWS + WINDOW)
+    most = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    value = tl.zeros((ROWS, DIM_BLOCK), tl.float32)
+    for start in tl.range(lower, upper, KEYS):
+        keys = start + tl.arange(0, KEYS)
+        there = keys < upper
+        at = qkv + keys.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :]
+        k = tl.load(at + WIDTH, there[:, None] & real[None, :], other=0.0)
+        s = _scores(q, tl.trans(k), PRECISE) * scale
+        seen = there[None, :]
+        if WINDOW >= 0:
+            apart = keys[None, :] - rows[:, None]
+            seen = seen & (apart <= WINDOW) & (apart >= -WINDOW)
+        s = tl.where(seen, s, float("-inf"))
+        larger = tl.maximum(most, tl.max(s, 1))
+        safe = tl.where(larger == float("-inf"), 0.0, larger)
+        p = tl.exp2(s - safe[:, None])
+        shrink = tl.exp2(most - safe)
+        total = total * shrink + tl.sum(p, 1)
+        v = tl.load(at + 2 * WIDTH, there[:, None] & real[None, :], other=0.0)
+        value = value * shrink[:, None] + _scores(p.to(v.dtype), v, PRECISE)
+        most = larger
+    total = tl.where(here, total, 1.0)
+    value = value / total[:, None]
+    tl.store(logsumexp + head * tokens + rows, most + tl.log2(total), here)
+    to = out + rows.to(tl.int64)[:, None] * WIDTH + head * DIM + columns[None, :]
+    tl.store(to, value.to(out.dtype.element_ty), here[:, None] & real[None, :])
+
+
+@triton.jit
+@no_type_check
+def attention_query_gradient_kernel(
+    qkv,
+    tiles,
+    out,
+    logsumexp,
+    grad,
+    delta,
+    grad_qkv,
+    cos,
+    sin,
+    angle_stride,
+    tokens,
+    scale,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    DIM_BLOCK: tl.constexpr,
+    WINDOW: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    ROTATED: tl.constexpr,
+    PRECISE: tl.constexpr,
+):
+    """The gradient of a tile of queries. On the way `delta`, the sum of out * grad of each row, which the keys need."""
+    tile, head = tl.program_id(0), tl.program_id(1)
+    first = tl.load(tiles + 3 * tile)
+    begin = tl.load(tiles + 3 * tile + 1)
+    end = tl.load(tiles + 3 * tile + 2)
+    if first >= end:
+        return
+    WIDTH: tl.constexpr = HEADS * DIM
+    columns, real = _columns(DIM, DIM_BLOCK)
+    rows = first + tl.arange(0, ROWS)
+    here = rows < end
+    both = here[:, None] & real[None, :]
+    inside = rows.to(tl.int64)[:, None] * WIDTH + head * DIM + columns[None, :]
+    q = tl.load(qkv + rows.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :], both, other=0.0)
+    do = tl.load(grad + inside, both, other=0.0)
+    o = tl.load(out + inside, both, other=0.0)
+    d = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
+    tl.store(delta + head * tokens + rows, d, here)
+    norm = tl.load(logsumexp + head * tokens + rows, here, other=float("inf"))
+    lower = begin
+    upper = end
+    if WINDOW >= 0:
+        lower = tl.maximum(begin, first - WINDOW)
+        upper = tl.minimum(end, first + ROWS + WINDOW)
+    dq = tl.zeros((ROWS, DIM_BLOCK), tl.float32)
+    for start in tl.range(lower, upper, KEYS):
+        keys = start + tl.arange(0, KEYS)
+        there = keys < upper
+        at = qkv + keys.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :]
+        k = tl.load(at + WIDTH, there[:, None] & real[None, :], other=0.0)
+        v = tl.load(at + 2 * WIDTH, there[:, None] & real[None, :], other=0.0)
+        p = tl.exp2(_scores(q, tl.trans(k), PRECISE) * scale - norm[:, None])
+        seen = there[None, :]
+        if WINDOW >= 0:
+            apart = keys[None, :] - rows[:, None]
+            seen = seen & (apart <= WINDOW) & (apart >= -WINDOW)
+        p = tl.where(seen, p, 0.0)
+        ds = p * (_scores(do, tl.trans(v), PRECISE) - d[:, None])
+        dq += _scores(ds.to(k.dtype), k, PRECISE)
+    dq = dq * (scale / LOG2_E)
+    if ROTATED:
+        dq = _turn_back(dq, cos, sin, rows, here, angle_stride, DIM, DIM_BLOCK)
+    to = grad_qkv + rows.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :]
+    tl.store(to, dq.to(grad_qkv.dtype.element_ty), both)
+
+
+@triton.jit
+@no_type_check
+def attention_key_gradient_kernel(
+    qkv,
+    tiles,
+    logsumexp,
+    grad,
+    delta,
+    grad_qkv,
+    cos,
+    sin,
+    angle_stride,
+    tokens,
+    scale,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    DIM_BLOCK: tl.constexpr,
+    WINDOW: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    ROTATED: tl.constexpr,
+    PRECISE: tl.constexpr,
+):
+    """The gradients of a tile of KEYS keys and values, from the queries that see them, ROWS at a time."""
+    tile, head = tl.program_id(0), tl.program_id(1)
+    first = tl.load(tiles + 3 * tile)
+    begin = tl.load(tiles + 3 * tile + 1)
+    end = tl.load(tiles + 3 * tile + 2)
+    if first >= end:
+        return
+    WIDTH: tl.constexpr = HEADS * DIM
+    columns, real = _columns(DIM, DIM_BLOCK)
+    keys = first + tl.arange(0, KEYS)
+    there = keys < end
+    both = there[:, None] & real[None, :]
+    at = qkv + keys.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :]
+    k = tl.load(at + WIDTH, both, other=0.0)
+    v = tl.load(at + 2 * WIDTH, both, other=0.0)
+    lower = begin
+    upper = end
+    if WINDOW >= 0:
+        lower = tl.maximum(begin, first - WINDOW)
+        upper = tl.minimum(end, first + KEYS + WINDOW)
+    dk = tl.zeros((KEYS, DIM_BLOCK), tl.float32)
+    dv = tl.zeros((KEYS, DIM_BLOCK), tl.float32)
+    for start in tl.range(lower, upper, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        here = rows < upper
+        some = here[:, None] & real[None, :]
+        q = tl.load(qkv + rows.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :], some, other=0.0)
+        norm = tl.load(logsumexp + head * tokens + rows, here, other=float("inf"))
+        p = tl.exp2(_scores(k, tl.trans(q), PRECISE) * scale - norm[None, :])
+        if WINDOW >= 0:
+            apart = rows[None, :] - keys[:, None]
+            p = tl.where((apart <= WINDOW) & (apart >= -WINDOW), p, 0.0)
+        do = tl.load(grad + rows.to(tl.int64)[:, None] * WIDTH + head * DIM + columns[None, :], some, other=0.0)
+        dv += _scores(p.to(do.dtype), do, PRECISE)
+        d = tl.load(delta + head * tokens + rows, here, other=0.0)
+        ds = p * (_scores(v, tl.trans(do), PRECISE) - d[None, :])
+        dk += _scores(ds.to(q.dtype), q, PRECISE)
+    dk = dk * (scale / LOG2_E)
+    if ROTATED:
+        dk = _turn_back(dk, cos, sin, keys, there, angle_stride, DIM, DIM_BLOCK)
+    to = grad_qkv + keys.to(tl.int64)[:, None] * (3 * WIDTH) + head * DIM + columns[None, :]
+    tl.store(to + WIDTH, dk.to(grad_qkv.dtype.element_ty), both)
+    tl.store(to + 2 * WIDTH, dv.to(grad_qkv.dtype.element_ty), both)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The sizes of one kernel: rows that a program owns, rows that it visits at a time, warps, stages of loading."""
+
+    own: int
+    visit: int
+    warps: int
+    stages: int
+
+
+# (forward, gradient of queries, gradient of keys)
+GLOBAL = Blocks(128, 64, 4, 3), Blocks(128, 64, 8, 2), Blocks(128, 64, 8, 2)
+LOCAL = Blocks(64, 64, 4, 3), Blocks(64, 64, 4, 2), Blocks(64, 64, 4, 2)
+WIDE = (
+    Blocks(64, 32, 4, 2),
+    Blocks(64, 32, 4, 1),
+    Blocks(64, 32, 4, 1),
+)  # heads above 64, and fp32: less fits on the chip
+
+
+def blocks(window: int, dim: int, dtype: torch.dtype) -> tuple[Blocks, Blocks, Blocks]:
+    """The sizes of the three kernels for a window (negative is global), a head size and a dtype."""
+    if dim > 64 or dtype == torch.float32:
+        return WIDE
+    return GLOBAL if window < 0 else LOCAL
+
+
+def tile_sizes(window: int, dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """Rows of the tiles that the three kernels want a table of."""
+    forward, queries, keys = blocks(window, dim, dtype)
+    return forward.own, queries.own, keys.own
+
+
+def forward(qkv: Tensor, row_tiles: Tensor, window: int, sizes: Blocks | None = None) -> tuple[Tensor, Tensor]:
+    """Attention over turned q and k, (tokens, 3, heads, head_dim) contiguous: the result, and the logsumexp of the
+    scores in powers of 2, (heads, tokens)."""
+    tokens, _, heads, dim = qkv.shape
+    out = qkv.new_empty(tokens, heads, dim)
+    logsumexp = qkv.new_empty(heads, tokens, dtype=torch.float32)
+    size = sizes or blocks(window, dim, qkv.dtype)[0]
+    if tokens:
+        attention_forward_kernel[(len(row_tiles), heads)](
+            qkv, row_tiles, out, logsumexp, tokens, dim**-0.5 * LOG2_E.value,
+            HEADS=heads, DIM=dim, DIM_BLOCK=triton.next_power_of_2(dim), WINDOW=window, ROWS=size.own, KEYS=size.visit,
+            PRECISE=qkv.dtype == torch.float32, num_warps=size.warps, num_stages=size.stages,
+        )  # fmt: skip
+    return out, logsumexp
+
+
+def backward(
+    grad: Tensor,
+    qkv: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    query_tiles: Tensor,
+    key_tiles: Tensor,
+    window: int,
+    out: Tensor,
+    logsumexp: Tensor,
+    sizes: tuple[Blocks, Blocks] | None = None,
+) -> Tensor:
+    """The gradient of q, k and v before they were turned; `qkv` is what `forward` was given."""
+    tokens, _, heads, dim = qkv.shape
+    grad, result = grad.contiguous(), torch.empty_like(qkv)
+    delta = torch.empty_like(logsumexp)
+    queries, keys = sizes or blocks(window, dim, qkv.dtype)[1:]
+    turned = cos is not None
+    angles = (cos, sin, cos.stride(0)) if cos is not None else (logsumexp, logsumexp, 0)
+    constants = {
+        "HEADS": heads, "DIM": dim, "DIM_BLOCK": triton.next_power_of_2(dim), "WINDOW": window, "ROTATED": turned,
+        "PRECISE": qkv.dtype == torch.float32,
+    }  # fmt: skip
+    if tokens:
+        scale = dim**-0.5 * LOG2_E.value
+        attention_query_gradient_kernel[(len(query_tiles), heads)](
+            qkv, query_tiles, out, logsumexp, grad, delta, result, *angles, tokens, scale,
+            ROWS=queries.own, KEYS=queries.visit, num_warps=queries.warps, num_stages=queries.stages, **constants,
+        )  # fmt: skip
+        attention_key_gradient_kernel[(len(key_tiles), heads)](
+            qkv, key_tiles, logsumexp, grad, delta, result, *angles, tokens, scale,
+            KEYS=keys.own, ROWS=keys.visit, num_warps=keys.warps, num_stages=keys.stages, **constants,
+        )  # fmt: skip
+    return result
+
+
+def varlen_attention(
+    qkv: Float[Tensor, "tokens 3 heads head_dim"], sequences: Sequences, window: int | None, rope: Rope | None
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """softmax(q k^T / sqrt(head_dim)) v inside each sequence, where |i - j| <= window, of q and k turned by `rope`."""
+    side = _side(window, sequences)
+    forward_tiles, query_tiles, key_tiles = (
+        tiles(sequences, size) for size in tile_sizes(side, qkv.shape[-1], qkv.dtype)
+    )
+    cos, sin = (None, None) if rope is None else rope.angles
+    output: Tensor = triton_attention(qkv, cos, sin, forward_tiles, query_tiles, key_tiles, side)[0]
+    return output
+
+
+def attend(
+    turned: Float[Tensor, "tokens 3 heads head_dim"], sequences: Sequences, window: int | None
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """Attention without gradients, of q and k that are turned already."""
+    side = _side(window, sequences)
+    size = tile_sizes(side, turned.shape[-1], turned.dtype)[0]
+    return forward(turned, tiles(sequences, size), side)[0]
+
+
+def _side(window: int | None, sequences: Sequences) -> int:
+    """The tokens seen on each side, or -1 for all; a window over everything is none."""
+    return -1 if window is None or window >= sequences.max_length else window
+
+
+@torch.library.custom_op("modernbert::triton_attention", mutates_args=())
+def triton_attention(
+    qkv: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    forward_tiles: Tensor,
+    query_tiles: Tensor,
+    key_tiles: Tensor,
+    window: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention of q and k that are turned first, the logsumexp, and the turned q, k and v for the backward pass.
+
+    `cos` and `sin` are (tokens, head_dim / 2), fp32, rows of one stride. A negative window is global.
+    """
+    turned = qkv.contiguous().clone() if cos is None or sin is None else rotated(qkv, cos, sin)
+    return *forward(turned, forward_tiles, window), turned
+
+
+@triton_attention.register_fake
+def _(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, _, heads, dim = qkv.shape
+    shapes = qkv.new_empty(tokens, heads, dim), qkv.new_empty(heads, tokens, dtype=torch.float32)
+    return *shapes, torch.empty_like(qkv, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("modernbert::triton_attention_backward", mutates_args=())
+def triton_attention_backward(
+    grad: Tensor,
+    turned: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    query_tiles: Tensor,
+    key_tiles: Tensor,
+    window: int,
+    out: Tensor,
+    logsumexp: Tensor,
+) -> Tensor:
+    """The gradient of qkv."""
+    return backward(grad, turned, cos, sin, query_tiles, key_tiles, window, out, logsumexp)
+
+
+@triton_attention_backward.register_fake
+def _(grad: Tensor, turned: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(turned)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, cos, sin, _, query_tiles, key_tiles, window = inputs
+    out, logsumexp, turned = output
+    ctx.window = window
+    ctx.save_for_backward(turned, cos, sin, query_tiles, key_tiles, out, logsumexp)
+    ctx.mark_non_differentiable(logsumexp, turned)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    turned, cos, sin, query_tiles, key_tiles, out, logsumexp = ctx.saved_tensors
+    found = triton_attention_backward(grad, turned, cos, sin, query_tiles, key_tiles, ctx.window, out, logsumexp)
+    return found, None, None, None, None, None, None
+
+
+triton_attention.register_autograd(_differentiate, setup_context=_keep)

@@ -58,15 +58,19 @@ def layer_norm(x: Float[Tensor, "rows hidden"], norm: nn.Module) -> Float[Tensor
 
 
 def embedding_norm(
-    tokens: Int[Tensor, "tokens"], embedding: nn.Embedding, norm: nn.Module
+    tokens: Int[Tensor, "tokens"], embedding: nn.Embedding, norm: nn.Module, *, precise: bool = False
 ) -> Float[Tensor, "tokens hidden"]:
-    """The embeddings of tokens, and their layer norm: the beginning of the residual stream, in the table's dtype."""
+    """The embeddings of tokens, and their layer norm: the beginning of the residual stream.
+
+    It is in the dtype of the table; on CUDA, unless `precise`, in that of autocast.
+    """
     assert isinstance(norm, nn.LayerNorm)
     table = embedding.weight
     if _triton_takes(norm, table):
         from modernbert.kernels.triton import norm as kernels
 
-        return kernels.embedding_norm(tokens, table, norm.weight, norm.eps, table.dtype)[0]
+        dtype = table.dtype if precise else _wanted_dtype(table)
+        return kernels.embedding_norm(tokens, table, norm.weight, norm.eps, dtype)[0]
     result: Tensor = norm(embedding(tokens))
     return result
 

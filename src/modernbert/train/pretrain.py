@@ -166,7 +166,11 @@ class Pretraining:
         )
         if found:
             checkpoint.restore_moments(found, self.model, self.optimizer)
-        self._gradients = Gradients(self.model.parameters()) if self._takes_graphs() else None
+        self._graphs: Graphs | None = None
+        self._gradients: Gradients | None = None
+        if self._takes_graphs():
+            self._graphs = Graphs(self._backward, CudaRecorder, processes.device)
+            self._gradients = Gradients(self.model.parameters())
 
     @property
     def total_tokens(self) -> int:
@@ -312,8 +316,8 @@ class Pretraining:
             filler_id=self.vocabulary.cls_id,
             pinned=True,
         )
-        if self._gradients is not None:  # one process, whose own count is that of all
-            graphs = Graphs(self._backward, CudaRecorder(), device)
+        if (graphs := self._graphs) is not None:  # one process, whose own count is that of all
+            graphs.forget()
             return lambda batch, own, predicted: graphs(staging.stage(batch, own))
 
         def backward(batch: Batch, own: int, predicted: Tensor) -> Tensor:

@@ -395,9 +395,9 @@ class Pretraining:
             group["peak_lr"] = phase.schedule.peak_lr
 
     def _takes_graphs(self) -> bool:
-        """Whether passes are CUDA graphs: nothing in them may depend on other processes or be decided as they run."""
+        """Whether passes are CUDA graphs. Not in fp32, whose attention asks the device where sequences begin."""
         run, processes = self.recipe.run, self.processes
-        plain = not run.activation_checkpointing and not run.compile
+        plain = run.precision == "bf16" and not run.activation_checkpointing and not run.compile
         return run.cuda_graphs == "auto" and plain and processes.size == 1 and processes.device.type == "cuda"
 
     def _thetas(self) -> tuple[float, float]:

@@ -195,12 +195,6 @@ def update_kernel(
             )  # fmt: skip
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Whether tensors of one shape are what the kernels address: fp32, without gaps, on one device."""
-    first = tensors[0]
-    return all(x.dtype == torch.float32 and x.is_contiguous() and x.device == first.device for x in tensors)
-
-
 class MultiTensor:
     """The tables of the tensors that were updated last: they are written anew where addresses or shapes change."""
 

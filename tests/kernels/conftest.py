@@ -12,8 +12,8 @@ import torch
 def _interpret() -> None:
     """Switch Triton's interpreter on, which the library decides when it is imported.
 
-    A loop up to a number that is known at run time needs a scalar as an integer; the interpreter of Triton 3.6 makes one
-    of an array with one element, which NumPy 2.4 refuses.
+    A loop up to a number that is known at run time needs a scalar as an integer; the interpreter of Triton 3.6 makes
+    one of an array with one element, which NumPy 2.4 refuses.
     """
     os.environ["TRITON_INTERPRET"] = "1"
     from triton.runtime import interpreter

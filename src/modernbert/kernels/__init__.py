@@ -8,11 +8,20 @@ from torch import Tensor
 
 from modernbert.errors import BackendError
 from modernbert.kernels import blocked, flash, native, reference
-from modernbert.kernels.elementwise import add_norm, geglu
+from modernbert.kernels.elementwise import add_norm, embedding_norm, geglu, layer_norm
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
-__all__ = ["Rope", "add_norm", "available_backends", "default_backend", "geglu", "varlen_attention"]
+__all__ = [
+    "Rope",
+    "add_norm",
+    "available_backends",
+    "default_backend",
+    "embedding_norm",
+    "geglu",
+    "layer_norm",
+    "varlen_attention",
+]
 
 _Backend = Callable[[Tensor, Sequences, int | None, Rope | None], Tensor]
 

@@ -72,7 +72,9 @@ def softmax_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 @no_type_check
-def column_sum_kernel(x, partial, rows, WIDTH: tl.constexpr, SPLIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def column_sum_kernel(
+    x, partial, rows, WIDTH: tl.constexpr, SPLIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
     """The sum over SPLIT rows of COLUMNS columns."""
     across: tl.constexpr = (WIDTH + COLUMNS - 1) // COLUMNS
     column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
@@ -126,6 +128,4 @@ def _column_sum(x: Tensor) -> Tensor:
     return partial[0] if splits == 1 else partial.sum(0)
 
 
-column_sum = Operator(
-    "triton_column_sum", _column_sum, lambda x: x.new_empty(x.shape[1], dtype=torch.float32)
-)
+column_sum = Operator("triton_column_sum", _column_sum, lambda x: x.new_empty(x.shape[1], dtype=torch.float32))

@@ -247,9 +247,7 @@ def _differentiate_layer_norm(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...
     return *norm_backward(None, grad, x.contiguous(), mean, inverse, weight), None, None
 
 
-layer_norm = Operator(
-    "triton_layer_norm", _layer_norm, _layer_norm_shape, _keep_layer_norm, _differentiate_layer_norm
-)
+layer_norm = Operator("triton_layer_norm", _layer_norm, _layer_norm_shape, _keep_layer_norm, _differentiate_layer_norm)
 
 
 def _embedding_norm(
@@ -291,9 +289,7 @@ def _keep_embedding_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
 
 def _differentiate_embedding_norm(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
     tokens, table, mean, inverse, weight = ctx.saved_tensors
-    rows, weight_grad = embedding_norm_backward(
-        grad, tokens.contiguous(), table.contiguous(), mean, inverse, weight
-    )
+    rows, weight_grad = embedding_norm_backward(grad, tokens.contiguous(), table.contiguous(), mean, inverse, weight)
     table_grad = None
     if ctx.needs_input_grad[1]:
         table_grad = torch.ops.aten.embedding_dense_backward(rows, tokens, len(table), -1, False)

@@ -218,9 +218,7 @@ class MultiTensor:
         """
         device = tensors[0][0].device
         self._address(tensors, kinds, device)
-        rows = [
-            [1 - s.beta1, s.beta2, 1 - s.beta2, s.epsilon, s.lr, max_norm or 0.0, s.decay, 0.0] for s in settings
-        ]
+        rows = [[1 - s.beta1, s.beta2, 1 - s.beta2, s.epsilon, s.lr, max_norm or 0.0, s.decay, 0.0] for s in settings]
         table = _copied(rows, torch.float32, device)
         count, num_chunks = len(tensors), len(self._chunks)
         partial = torch.empty(2, num_chunks, dtype=torch.float32, device=device)
@@ -237,9 +235,7 @@ class MultiTensor:
                 tensor_sums_kernel[count, 1 + ratio](
                     partial, self._first_chunks, sums, count, num_chunks, BLOCK=256, num_warps=1
                 )
-            update_kernel[num_chunks,](
-                self._tensors, self._chunks, table, sums, norm, count, CUT=cut, **common
-            )
+            update_kernel[num_chunks,](self._tensors, self._chunks, table, sums, norm, count, CUT=cut, **common)
         return norm
 
     def _address(
@@ -255,7 +251,7 @@ class MultiTensor:
             self._chunks = _copied(chunks, torch.int64, device)
             self._first_chunks = _copied(first_chunks, torch.int64, device)
             self._shapes, self._rows = sizes, []
-        rows = [
+        rows: list[tuple[int, ...]] = [
             (p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), p.numel(), kind)
             for (p, g, m, v), kind in zip(tensors, kinds, strict=True)
         ]

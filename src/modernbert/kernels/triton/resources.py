@@ -18,6 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from modernbert.kernels.native import IGNORED
 from modernbert.kernels.triton import cross_entropy, geglu, norm, optimizer
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -81,7 +82,7 @@ def _geglu(name: str, function: Any, pointers: Sequence[str], width: int = 1152)
 def _softmax(name: str, gradient: bool, bias: bool = True, vocab: int = 50_368) -> Kernel:
     signature = {"logits": "*bf16", "bias": "*fp32", "labels": "*i64", "losses": "*fp32", "rows": "i32"}
     constants = {
-        "VOCAB": vocab, "IGNORED": cross_entropy.IGNORED, "ROWS": cross_entropy.ROWS, "LANES": cross_entropy.LANES,
+        "VOCAB": vocab, "IGNORED": IGNORED, "ROWS": cross_entropy.ROWS, "LANES": cross_entropy.LANES,
         "VECTOR": cross_entropy.VECTOR, "BIAS": bias, "GRADIENT": gradient,
     }  # fmt: skip
     return Kernel(name, cross_entropy.softmax_kernel, signature, constants, cross_entropy.WARPS)
@@ -162,8 +163,7 @@ def table(found: Sequence[Resources]) -> str:
         "|---|---|---|---|---|---|",
     ]
     rows += [
-        f"| {r.name} | {r.warps} | {r.registers} | {r.spilled_bytes} | {r.shared_bytes} | {r.programs} |"
-        for r in found
+        f"| {r.name} | {r.warps} | {r.registers} | {r.spilled_bytes} | {r.shared_bytes} | {r.programs} |" for r in found
     ]
     return "\n".join(rows)
 

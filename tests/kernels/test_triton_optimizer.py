@@ -19,7 +19,7 @@ def device(triton_device, monkeypatch) -> torch.device:
     return triton_device
 
 
-def made(device, **settings):
+def made(device):
     torch.manual_seed(0)
     ours = [nn.Parameter(torch.randn(shape, device=device)) for shape in SHAPES]
     theirs = [nn.Parameter(p.detach().double().cpu()) for p in ours]  # fp64 takes the plain way
@@ -29,7 +29,7 @@ def made(device, **settings):
             {"params": parameters[:4], "weight_decay": 1e-3},
             {"params": parameters[4:], "weight_decay": 0.0, "lr": 3e-2, "betas": (0.8, 0.9)},
         ]
-        pairs.append(StableAdamW(groups, lr=1e-2, peak_lr=2e-2, **settings))
+        pairs.append(StableAdamW(groups, lr=1e-2, peak_lr=2e-2))
     return ours, theirs, *pairs
 
 
@@ -55,7 +55,7 @@ def test_five_steps_equal_the_plain_way(device, max_norm):
             assert one.state[x]["step"] == other.state[y]["step"]
             for moment in ("exp_avg", "exp_avg_sq"):
                 torch.testing.assert_close(
-                    one.state[x][moment].cpu().double(), other.state[y][moment], rtol=1e-5, atol=1e-7
+                    one.state[x][moment].cpu().double(), other.state[y][moment], rtol=1e-5, atol=1e-6
                 )
 
 
@@ -106,12 +106,12 @@ def test_tables_are_written_anew_only_where_something_moved(device, monkeypatch)
     ours, _, optimizer, _ = made(device)
     for parameter in ours:
         parameter.grad = torch.randn_like(parameter)
-    for moved in (True, False, False, True):
-        copied.clear()
-        if moved:
+    for tables in (4, 1, 1, 2, 1):  # settings always; addresses where a gradient moved; chunks at the start
+        if tables == 2:
             ours[0].grad = ours[0].grad.clone()
+        copied.clear()
         optimizer.step()
-        assert len(copied) == (1 if not moved else 2 if len(ours) in copied and len(copied) == 2 else 4)
+        assert len(copied) == tables
 
 
 def test_what_the_kernels_do_not_address_takes_the_plain_way(device, monkeypatch):

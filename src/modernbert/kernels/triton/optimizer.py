@@ -251,7 +251,7 @@ class MultiTensor:
             self._chunks = _copied(chunks, torch.int64, device)
             self._first_chunks = _copied(first_chunks, torch.int64, device)
             self._shapes, self._rows = sizes, []
-        rows = [
+        rows: list[tuple[int, ...]] = [
             (p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), p.numel(), kind)
             for (p, g, m, v), kind in zip(tensors, kinds, strict=True)
         ]

@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+", help="model folders")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="whose held-out documents are read")
-    parser.add_argument("--tokens", type=int, default=131_072, help="of each source, if it holds out so many")
+    parser.add_argument("--tokens", type=int, default=65_536, help="of each source, if it holds out so many")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     options = parser.parse_args()

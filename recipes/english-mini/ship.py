@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("output/english-mini/run"))
     parser.add_argument("--model", type=Path, help="the model folder, if it is not RUN/final, such as an average")
     parser.add_argument("--output", type=Path, default=Path("output/english-mini/int8"))
-    parser.add_argument("--tokens", type=int, default=131_072, help="held-out tokens of each source, at most")
+    parser.add_argument("--tokens", type=int, default=65_536, help="held-out tokens of each source, at most")
     parser.add_argument("--trained-on", default="", help="the device, for the card")
     parser.add_argument("--install", action="store_true", help="put it into the package if it reaches its target")
     options = parser.parse_args()

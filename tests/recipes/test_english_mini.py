@@ -11,6 +11,7 @@ import pytest
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert import FillMask
 from modernbert.config import load, parse
+from modernbert.inference.packaged import FOLDER as FOLDER_OF_PACKAGE
 from modernbert.model.quantized_folder import WEIGHTS
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
@@ -84,6 +85,18 @@ def test_unpacking_needs_nothing_but_python(run, tmp_path, monkeypatch):
     assert (tmp_path / "there" / "shards" / "library" / "library.ds").is_file()
 
 
+def test_training_from_shards_needs_no_extra():
+    """As the machine to which they are carried need not have them."""
+    code = """
+import sys
+for module in ("datatrove", "pyarrow", "orjson", "zstandard", "matplotlib", "scipy", "transformers"):
+    sys.modules[module] = None
+import modernbert.cli, modernbert.train.pretrain
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_phases_keep_their_proportions_in_any_time(monkeypatch):
     phases = script("phases", monkeypatch)
     path = FOLDER / "pretrain.toml"
@@ -133,6 +146,16 @@ def test_a_run_becomes_a_folder_with_its_figures_and_its_card(run, tmp_path, mon
         "CC BY-SA 4.0",
     ):
         assert part in text, part
+
+
+def test_the_card_of_the_packaged_model_says_what_was_measured(monkeypatch):
+    if not FOLDER_OF_PACKAGE.exists():
+        pytest.skip("no model comes with this checkout")
+    ship = script("ship", monkeypatch)
+    figures = json.loads((FOLDER_OF_PACKAGE / "figures.json").read_text(encoding="utf-8"))
+    assert (FOLDER_OF_PACKAGE / "README.md").read_text(encoding="utf-8") == ship.card(figures)
+    assert ship.shortfalls(figures) == []
+    assert ship.ATTRIBUTION.read_text(encoding="utf-8").strip() in ship.NOTICE.read_text(encoding="utf-8")
 
 
 def good(ship):

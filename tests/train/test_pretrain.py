@@ -222,6 +222,71 @@ def test_nothing_is_saved_after_a_step_whose_loss_is_not_finite(recipe_for, tmp_
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
 
 
+def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
+    """Nothing made ahead, counted on the way or read late, over a batch warm-up and with dropout."""
+    batch_tokens = {"tokens": 1024, "start": 512, "warmup_tokens": 2_000}
+    recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000, batch_tokens=batch_tokens)})
+    elsewhere = recipe.model_copy(update={"run": recipe.run.model_copy(update={"directory": tmp_path / "plain"})})
+    phase, plain = recipe.phases["only"], module.Pretraining(elsewhere, Processes(0, 1, torch.device("cpu")))
+    plain._enter(phase)
+    loader, model, optimizer = plain._loader("only", phase), plain.model, plain.optimizer
+    wanted, tokens = [], 0
+    while tokens < phase.tokens:
+        rows = loader.next_rows(phase.batch_tokens.at(len(wanted)) // 128)
+        batches = [loader.batch(rows[first : first + 4]) for first in range(0, len(rows), 4)]
+        tokens += sum(len(batch.input_ids) for batch in batches)
+        predicted = torch.tensor(float(sum((batch.labels != -100).sum() for batch in batches)))
+        torch.manual_seed(recipe.seed + len(wanted) + 1)
+        total = torch.zeros(())
+        for batch in batches:
+            masked = batch.labels != -100
+            rows_of_it = masked.nonzero().squeeze(1)
+            loss = model.loss_at(batch.input_ids, batch.sequences, rows_of_it, batch.labels[masked]) / predicted
+            loss.backward()
+            total += loss.detach()
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-3
+        optimizer.step()
+        optimizer.zero_grad()
+        wanted.append(float(total))
+    final = pretrain(recipe)
+    assert losses(tmp_path / "run") == wanted
+    assert equal(
+        weights(final), {name: weight for name, weight in model.state_dict().items() if name in weights(final)}
+    )
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_an_error_of_the_loader_comes_out_as_it_is_when_its_update_is_due(recipe_for, tmp_path, monkeypatch):
+    original = module.Loader.next_rows
+
+    def next_rows(self, count):
+        if self.state()["rows"] >= 6 * 4:
+            raise DataError("the disk with the shards is gone")
+        return original(self, count)
+
+    monkeypatch.setattr(module.Loader, "next_rows", next_rows)
+    with pytest.raises(DataError, match="the disk with the shards is gone"):
+        pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)}))
+    assert len(losses(tmp_path / "run")) == 6
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_losses_read_late_are_reported_with_their_steps(recipe_for, tmp_path, whole_run):
+    recipe = recipe_for(tmp_path / "run")
+    run = recipe.run.model_copy(update={"log_every_steps": 3})
+    final = pretrain(recipe.model_copy(update={"run": run}))
+    single = {line["step"]: line for line in Metrics(whole_run / "metrics.jsonl").read() if "loss" in line}
+    last = 0
+    for line in [line for line in Metrics(tmp_path / "run" / "metrics.jsonl").read() if "loss" in line]:
+        steps = range(last + 1, line["step"] + 1)
+        assert line["loss"] == pytest.approx(sum(single[step]["loss"] for step in steps) / len(steps), rel=1e-12)
+        assert line["grad_norm"] == single[line["step"]]["grad_norm"]
+        assert line["tokens"] == single[line["step"]]["tokens"]
+        last = line["step"]
+    assert last == max(single)
+    assert equal(weights(final), weights(whole_run / "final"))
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole_run, recipe_for, tmp_path, caplog, name):
     run = tmp_path / "run"

@@ -59,7 +59,7 @@ _BACKENDS: dict[str, _Backend] = {
     "flash": flash.varlen_attention,
     "triton": _triton,
 }
-_TOKENS_MEASURED = 16_384  # of the calibration of global layers, or one sequence where it is longer
+_TOKENS_MEASURED = 32_768  # of the calibration of global layers, or one sequence where it is longer
 
 
 def available_backends() -> dict[str, str | None]:

@@ -27,6 +27,7 @@ from modernbert.packed import Sequences
 
 LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+IGNORED = -100  # the label of a row without loss, as everywhere in PyTorch
 
 
 class _Threads(Structure):
@@ -351,9 +352,16 @@ def softmax_gradient(
     """The summed cross-entropy (nats) of labels under softmax(logits + bias).
 
     Unless `bias_gradient` is None, softmax - one-hot takes the place of the logits, and its sum over the rows is added
-    there (fp32).
+    there (fp32). Rows labelled -100 count for nothing.
     """
     rows, vocab = logits.shape
+    counted = labels != IGNORED
+    if not counted.all():  # rare on a CPU: the kernel does not know them
+        rest = logits[counted]
+        loss = softmax_gradient(rest, bias, labels[counted], bias_gradient)
+        if bias_gradient is not None:
+            logits.zero_()[counted] = rest
+        return loss
     if rows and not 0 <= int(labels.min()) <= int(labels.max()) < vocab:
         raise IndexError(f"a label is outside the vocabulary of {vocab}")
     precise, labels, threads = None if bias is None else bias.float(), labels.to(torch.int64).contiguous(), team()

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +33,24 @@ class Graphs:
     """A pass over microbatches that records each of the first few shapes and replays it from then on.
 
     `run` does a pass: it adds to gradients whose memory must stay the same (see `Gradients`), and returns the loss,
-    which is valid until the next pass. If a shape cannot be recorded, this one and all later passes are run as they
-    are, and the log says so once.
+    which is valid until the next pass. If a shape cannot be recorded, this and all later passes of whatever shape are
+    run as they are, and the log says so once. `make_recorder` is called anew after each `forget`.
     """
 
-    def __init__(self, run: Callable[[Inputs], Tensor], recorder: Recorder, device: torch.device) -> None:
+    def __init__(
+        self, run: Callable[[Inputs], Tensor], make_recorder: Callable[[], Recorder], device: torch.device
+    ) -> None:
         self._run = run
-        self._recorder = recorder
+        self._make_recorder = make_recorder
         self._device = device
+        self._failed = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Give up what is recorded, as it holds for the constants of a phase alone."""
         self._passes: Counter[Shape] = Counter()
         self._recorded: dict[Shape, _Recorded] = {}
-        self._failed = False
+        self._recorder = self._make_recorder()
 
     def __call__(self, staged: Staged) -> Tensor:
         if self._is_due(staged.shape):
@@ -70,6 +77,7 @@ class Graphs:
             replay = self._recorder(lambda: self._run(inputs))
         except RuntimeError as error:
             self._failed = True
+            self._recorded.clear()  # their dropout would no longer follow the generator, which is another one now
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             logger.warning("Training goes on without CUDA graphs, which this machine or model refuses: %s", reason)
             return
@@ -90,34 +98,46 @@ class _Recorded:
 
 
 class CudaRecorder:
-    """`torch.cuda.graph`. The graphs of one recorder share their memory, so they must never run at the same time.
+    """CUDA graphs. Those of one recorder share their memory, so they must never run at the same time.
 
     Dropout is replayed with the seed and the offset that the device's generator has at that moment, and moves it on as
-    the recorded call would.
+    the recorded call would. After a call that cannot be recorded, the generator is replaced: graphs recorded before
+    must not be replayed any more.
     """
 
+    _broken: ClassVar[list[torch.cuda.CUDAGraph]] = []  # kept, as torch's allocator still refers to them
+
     def __init__(self) -> None:
-        self._pool: Any = None
+        self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        stream, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-        try:
-            # Other threads may use the device meanwhile, as the one that writes checkpoints does.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # the memory of eager passes, which those recorded cannot use
+        with torch.cuda.stream(self._stream):
+            # Other threads may use the device meanwhile.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
                 output = work()
-        except RuntimeError:
-            # A capture that fails leaves its stream and a generator that still counts for it.
-            torch.cuda.set_stream(stream)
-            generator = torch.cuda.default_generators[torch.cuda.current_device()]
-            generator.graphsafe_set_state(generator.clone_state())
-            raise
-        self._pool = graph.pool()
+            except BaseException:
+                self._give_up(graph)
+                raise
+            graph.capture_end()
 
         def replay() -> Tensor:
             graph.replay()
             return output
 
         return replay
+
+    def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        try:
+            graph.capture_end()
+        except RuntimeError:  # what cannot be recorded has ended the recording already
+            self._broken.append(graph)
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        generator.graphsafe_set_state(generator.clone_state())  # the old one still counts for the graph
 
 
 class Gradients:

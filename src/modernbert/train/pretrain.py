@@ -128,6 +128,7 @@ class Pretraining:
         self.training, self.held_out = self._open_data()
         run = recipe.run
         self.model = first_model(recipe, self.vocabulary).to(processes.device).train()
+        self.model.model.embeddings.fp32_residual = run.fp32_residual
         self.checkpoints = checkpoint.Checkpoints(
             run.directory / "checkpoints",
             toml.dump(recipe),
@@ -166,7 +167,11 @@ class Pretraining:
         )
         if found:
             checkpoint.restore_moments(found, self.model, self.optimizer)
-        self._gradients = Gradients(self.model.parameters()) if self._takes_graphs() else None
+        self._graphs: Graphs | None = None
+        self._gradients: Gradients | None = None
+        if self._takes_graphs():
+            self._graphs = Graphs(self._backward, CudaRecorder, processes.device)
+            self._gradients = Gradients(self.model.parameters())
 
     @property
     def total_tokens(self) -> int:
@@ -312,8 +317,8 @@ class Pretraining:
             filler_id=self.vocabulary.cls_id,
             pinned=True,
         )
-        if self._gradients is not None:  # one process, whose own count is that of all
-            graphs = Graphs(self._backward, CudaRecorder(), device)
+        if (graphs := self._graphs) is not None:  # one process, whose own count is that of all
+            graphs.forget()
             return lambda batch, own, predicted: graphs(staging.stage(batch, own))
 
         def backward(batch: Batch, own: int, predicted: Tensor) -> Tensor:
@@ -391,9 +396,9 @@ class Pretraining:
             group["peak_lr"] = phase.schedule.peak_lr
 
     def _takes_graphs(self) -> bool:
-        """Whether passes are CUDA graphs: nothing in them may depend on other processes or be decided as they run."""
+        """Whether passes are CUDA graphs. Not in fp32, whose attention asks the device where sequences begin."""
         run, processes = self.recipe.run, self.processes
-        plain = not run.activation_checkpointing and not run.compile
+        plain = run.precision == "bf16" and not run.activation_checkpointing and not run.compile
         return run.cuda_graphs == "auto" and plain and processes.size == 1 and processes.device.type == "cuda"
 
     def _thetas(self) -> tuple[float, float]:

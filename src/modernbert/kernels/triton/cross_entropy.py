@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from modernbert.kernels.native import IGNORED
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.triton.launch import num_processors, on_device_of, power_of_two
 
-IGNORED = -100  # the label of a row that counts for nothing, as everywhere in PyTorch
 ROWS, LANES, VECTOR, WARPS = 2, 1024, 8, 16  # of a tile: rows, and columns as lanes with one running maximum each
 SUM_ROWS, SUM_COLUMNS, SUM_WARPS = 32, 256, 8  # of a tile of the sum over rows
 SPLIT_ROWS = 1024  # rows that one program of that sum adds up
@@ -53,9 +53,10 @@ def softmax_kernel(
             total = total * tl.exp(highest - top) + tl.sum(tl.exp(x - top[:, :, None]), 2)
             highest = top
         top = tl.max(highest, 1)
-        normaliser = top + tl.log(tl.sum(total * tl.exp(highest - top[:, None]), 1))
-        tl.store(losses + row, tl.where(counts, normaliser - target, 0.0), mask=inside)
+        normaliser = tl.sum(total * tl.exp(highest - top[:, None]), 1)  # of e^(x - top): exact for large x as well
+        tl.store(losses + row, tl.where(counts, tl.log(normaliser) + (top - target), 0.0), mask=inside)
         if GRADIENT:
+            share = 1.0 / normaliser
             for begin in range(0, VOCAB, LANES * VECTOR):
                 column = begin + lane
                 mask = inside[:, None, None] & (column < VOCAB)[None, :, :]
@@ -64,7 +65,7 @@ def softmax_kernel(
                 if BIAS:
                     x += tl.load(bias + column, mask=column < VOCAB, other=0.0).to(tl.float32)[None, :, :]
                 chosen = (column[None, :, :] == label[:, None, None]).to(tl.float32)
-                gradient = tl.exp(x - normaliser[:, None, None]) - chosen
+                gradient = tl.exp(x - top[:, None, None]) * share[:, None, None] - chosen
                 gradient = tl.where(counts[:, None, None], gradient, 0.0)
                 tl.store(place, gradient.to(logits.dtype.element_ty), mask=mask)
 

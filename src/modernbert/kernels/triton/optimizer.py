@@ -195,12 +195,6 @@ def update_kernel(
             )  # fmt: skip
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Whether tensors of one shape are what the kernels address: fp32, without gaps, on one device."""
-    first = tensors[0]
-    return all(x.dtype == torch.float32 and x.is_contiguous() and x.device == first.device for x in tensors)
-
-
 class MultiTensor:
     """The tables of the tensors that were updated last: they are written anew where addresses or shapes change."""
 
@@ -257,7 +251,7 @@ class MultiTensor:
             self._chunks = _copied(chunks, torch.int64, device)
             self._first_chunks = _copied(first_chunks, torch.int64, device)
             self._shapes, self._rows = sizes, []
-        rows = [
+        rows: list[tuple[int, ...]] = [
             (p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), p.numel(), kind)
             for (p, g, m, v), kind in zip(tensors, kinds, strict=True)
         ]

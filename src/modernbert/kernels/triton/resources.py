@@ -14,11 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from modernbert.kernels.triton import cross_entropy, geglu, norm, optimizer
+from modernbert.kernels.native import IGNORED
+from modernbert.kernels.triton import attention, cross_entropy, geglu, norm, optimizer, rotary
+from modernbert.kernels.triton.launch import power_of_two
 
 HOPPER = GPUTarget("cuda", 90, 32)
 
@@ -81,16 +84,49 @@ def _geglu(name: str, function: Any, pointers: Sequence[str], width: int = 1152)
 def _softmax(name: str, gradient: bool, bias: bool = True, vocab: int = 50_368) -> Kernel:
     signature = {"logits": "*bf16", "bias": "*fp32", "labels": "*i64", "losses": "*fp32", "rows": "i32"}
     constants = {
-        "VOCAB": vocab, "IGNORED": cross_entropy.IGNORED, "ROWS": cross_entropy.ROWS, "LANES": cross_entropy.LANES,
+        "VOCAB": vocab, "IGNORED": IGNORED, "ROWS": cross_entropy.ROWS, "LANES": cross_entropy.LANES,
         "VECTOR": cross_entropy.VECTOR, "BIAS": bias, "GRADIENT": gradient,
     }  # fmt: skip
     return Kernel(name, cross_entropy.softmax_kernel, signature, constants, cross_entropy.WARPS)
+
+
+def _attention(name: str, which: int, window: int, heads: int = 12, dim: int = 64) -> Kernel:
+    """The forward kernel, that of the gradient of queries or that of keys, in the sizes that a run takes."""
+    function = (
+        attention.attention_forward_kernel, attention.attention_query_gradient_kernel,
+        attention.attention_key_gradient_kernel,
+    )[which]  # fmt: skip
+    size = attention.blocks(window, dim, torch.bfloat16)[which]
+    pointers = dict.fromkeys(("qkv", "out", "grad", "grad_qkv"), "*bf16") | {"tiles": "*i32"}
+    pointers |= dict.fromkeys(("logsumexp", "delta", "cos", "sin"), "*fp32")
+    numbers = {"angle_stride": "i32", "tokens": "i32", "scale": "fp32"}
+    signature = {key: kind for key, kind in (pointers | numbers).items() if key in function.arg_names}
+    constants = {"HEADS": heads, "DIM": dim, "DIM_BLOCK": dim, "WINDOW": window, "PRECISE": False}
+    constants |= {"ROWS": size.visit, "KEYS": size.own} if which == 2 else {"ROWS": size.own, "KEYS": size.visit}
+    return Kernel(name, function, signature, constants | ({"ROTATED": True} if which else {}), size.warps, size.stages)
+
+
+def _rotation(name: str, inverse: bool, heads: int = 12, dim: int = 64) -> Kernel:
+    pointers = dict.fromkeys(("q", "k", "v", "out"), "*bf16") | {"cos": "*fp32", "sin": "*fp32"}
+    strides = ("tokens", "q_stride", "k_stride", "v_stride", "out_stride", "angle_stride")
+    constants = {
+        "HEADS": heads, "HALF": dim // 2, "HEADS_BLOCK": power_of_two(heads), "HALF_BLOCK": dim // 2,
+        "TOKENS": rotary.TOKENS, "INVERSE": inverse,
+    }  # fmt: skip
+    return Kernel(name, rotary.rotate_kernel, pointers | dict.fromkeys(strides, "i32"), constants, rotary.WARPS)
 
 
 _TABLES = {"tensors": "*i64", "chunks": "*i64", "settings": "*fp32", "sums": "*fp32"}
 _CHUNKS = {"CHUNK": optimizer.CHUNK, "BLOCK": optimizer.BLOCK, "ALIGNED": True}
 
 KERNELS: tuple[Kernel, ...] = (
+    *(
+        _attention(f"attention, {kind}{part}", which, window)
+        for kind, window in (("global", -1), ("window 64", 64))
+        for which, part in enumerate(("", ", gradient of queries", ", gradient of keys"))
+    ),
+    _rotation("rotation", inverse=False),
+    _rotation("rotation back", inverse=True),
     _norm("add_norm, bf16 stream", False, "*bf16", ADD=True, GATHER=False),
     _norm("add_norm, fp32 stream", False, "*fp32", ADD=True, GATHER=False),
     _norm("layer_norm", False, "*bf16", ADD=False, GATHER=False),

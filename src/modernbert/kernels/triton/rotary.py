@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-_TOKENS = 4  # a program turns one of q, k and v for so many tokens: 6 KiB at 12 heads of 64
+TOKENS, WARPS = 4, 4  # of a program, which turns one of q, k and v: 6 KiB at 12 heads of 64
 
 
 @triton.jit
@@ -85,12 +85,12 @@ def rotate(
     assert out.is_contiguous()
     assert cos.stride() == sin.stride()
     half = dim // 2
-    grid = (triton.cdiv(tokens, _TOKENS), 2 if v is None else 3)
+    grid = (triton.cdiv(tokens, TOKENS), 2 if v is None else 3)
     rotate_kernel[grid](
         q, k, k if v is None else v, out, cos, sin, tokens, q.stride(0), k.stride(0),
         k.stride(0) if v is None else v.stride(0), out.stride(0), cos.stride(0),
         HEADS=heads, HALF=half, HEADS_BLOCK=triton.next_power_of_2(heads), HALF_BLOCK=triton.next_power_of_2(half),
-        TOKENS=_TOKENS, INVERSE=inverse, num_warps=4,
+        TOKENS=TOKENS, INVERSE=inverse, num_warps=WARPS,
     )  # fmt: skip
 
 

@@ -4,7 +4,9 @@
 #   runs/gpu.sh check                          # at most LIMIT seconds, 360 unless set
 #   STAGES="tests training" runs/gpu.sh check  # some of them: facts tests native inference peers training attention
 #                                              # loop pretrain cpu
-#   runs/gpu.sh train                          # recipes/english-mini, or: runs/gpu.sh train RECIPE.toml [KEY=VALUE ...]
+#   DATA=english-mini.tar.xz runs/gpu.sh train # recipes/english-mini on what its carry.py packed; with TRAIN_SECONDS and
+#                                              # SPEED (tokens a second) its phases are made to fit
+#   runs/gpu.sh train RECIPE.toml [KEY=VALUE ...]
 #   runs/gpu.sh --dry check                    # the same to the end on a CPU, in tiny sizes: a test of this script
 #
 # It needs Python with torch, transformers and pytest, CMake and a C++ compiler, and not this project installed: the
@@ -90,10 +92,13 @@ run_stage() {
             fi
             ;;
         training)
-            modernbert bench training --device "$device" --model "${dry:+tiny}${dry:-base}" --rounds 5 --profile \
-                --output "$json/training.json"
-            [[ -n $dry ]] || modernbert bench training --device cuda --model large --rounds 5 \
-                --output "$json/training-large.json"
+            if [[ -n $dry ]]; then
+                modernbert bench training --device dry --model tiny --rounds 1 --profile --output "$json/training.json"
+            else
+                modernbert bench training --device cuda --model base --rounds 5 --profile \
+                    --output "$json/training.json"
+                modernbert bench training --device cuda --model large --rounds 5 --output "$json/training-large.json"
+            fi
             ;;
         attention)
             modernbert bench attention --device "$device" --output "$json/attention.json"
@@ -140,7 +145,7 @@ pack_logs() { tar -czf "$OUT/logs.tar.gz" -C "$GPU_WORK" logs json; }
 began=$SECONDS
 # `stage NAME SECONDS`: with its limit, or what is left of the whole.
 stage() {
-    local name=$1 limit=$2 left=$((${LIMIT:-360} - (SECONDS - began))) from=$SECONDS status=0 ended
+    local name=$1 limit=$2 left=$((${LIMIT:-360} - (SECONDS - began))) from=$SECONDS status=0 ended note=""
     [[ -z ${STAGES:-} || " $STAGES " == *" $name "* ]] || return 0
     [[ -z $dry ]] || limit=600 left=600
     if ((left < 5)); then
@@ -154,8 +159,11 @@ stage() {
             *) ended="failed ($status)" ;;
         esac
     fi
-    printf '{"name": "%s", "status": "%s", "seconds": %d}\n' "$name" "$ended" "$((SECONDS - from))" \
-        >>"$GPU_WORK/stages.jsonl"
+    if [[ $name =~ ^(tests|native)$ && -s $logs/$name.log ]]; then # pytest's last line says how many passed
+        note=$(tail -n 1 "$logs/$name.log" | tr -cd '[:alnum:] ,.()' | cut -c1-100)
+    fi
+    printf '{"name": "%s", "status": "%s", "seconds": %d, "note": "%s"}\n' \
+        "$name" "$ended" "$((SECONDS - from))" "$note" >>"$GPU_WORK/stages.jsonl"
     echo "$name: $ended, $((SECONDS - from)) s"
     pack_logs
 }
@@ -188,8 +196,15 @@ check() {
 }
 
 train() {
-    local recipe=${1:-recipes/english-mini/pretrain.toml} directory=$GPU_WORK/run status=0
+    local mini=recipes/english-mini
+    local recipe=${1:-$mini/pretrain.toml} directory=$GPU_WORK/run status=0 overrides=()
     [[ $# == 0 ]] || shift
+    if [[ -n ${DATA:-} ]]; then
+        "$python" $mini/carry.py unpack "$DATA" || return 2
+    fi
+    if [[ -n ${TRAIN_SECONDS:-} && -n ${SPEED:-} ]]; then
+        mapfile -t overrides < <("$python" $mini/phases.py --seconds "$TRAIN_SECONDS" --speed "$SPEED" | tr ' ' '\n')
+    fi
     if [[ -n $dry ]]; then
         recipe=$("$python" - "$GPU_WORK/dry" <<'PYTHON'
 import sys
@@ -201,7 +216,7 @@ PYTHON
         ) || return 2
     fi
     timeout --signal=TERM --kill-after=30 "${LIMIT:-540}" "$python" -m modernbert pretrain "$recipe" \
-        "run.directory=$directory" "$@" 2>&1 | tee "$OUT/train.log"
+        "run.directory=$directory" "${overrides[@]}" "$@" 2>&1 | tee "$OUT/train.log"
     status=${PIPESTATUS[0]}
     cp "$directory/metrics.jsonl" "$OUT" 2>/dev/null
     # The last checkpoint if it did not come to the end: the run goes on from it with --from.

@@ -92,8 +92,8 @@ def render(results: Results, *, brief: bool = False) -> str:
     for _, report in sections["pretrain"]:
         parts.append(_resumed(report))
     if stages := results.get("stages", {}).get("stages"):
-        rows = [(stage["name"], stage["status"], f"{stage['seconds']:.0f}") for stage in stages]
-        parts.append("### Stages\n\n" + _table(("stage", "", "seconds"), rows))
+        rows = [(stage["name"], stage["status"], f"{stage['seconds']:.0f}", stage.get("note", "")) for stage in stages]
+        parts.append("### Stages\n\n" + _table(("stage", "", "seconds", ""), rows))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -68,13 +68,13 @@ run_stage() {
             ;;
         tests) # only files with such tests: others may need packages that are not here
             mapfile -t tests < <(grep -rlE 'mark\.gpu' tests --include='test_*.py' | sort)
-            "$python" -m pytest -m gpu -p no:cacheprovider "${workers[@]}" ${dry:+--collect-only} "${tests[@]}"
+            "$python" -m pytest -m gpu -p no:cacheprovider -p no:benchmark "${workers[@]}" ${dry:+--collect-only} "${tests[@]}"
             ;;
         native) # the CPU's kernels on this machine's processor, beside the tests of the GPU
             cmake -S . -B "$native" -DCMAKE_BUILD_TYPE=Release
             [[ -n $dry ]] || cmake --build "$native" --parallel 8
             OMP_NUM_THREADS=2 MODERNBERT_NATIVE_LIBRARY=$native/libmodernbert.so \
-                "$python" -m pytest -p no:cacheprovider "${workers[@]}" ${dry:+--collect-only} \
+                "$python" -m pytest -p no:cacheprovider -p no:benchmark "${workers[@]}" ${dry:+--collect-only} \
                 -k "not triton" tests/kernels/test_attention.py tests/kernels/test_elementwise.py \
                 tests/kernels/test_cross_entropy.py tests/model/test_inference_encoder.py
             ;;

@@ -37,7 +37,7 @@ if [[ -z ${GPU_WORK:-} ]]; then
     trap 'rm -rf "$GPU_WORK"' EXIT
     export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH}
     if [[ -n ${WHEELS:-} ]]; then
-        "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
+        "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
             --upgrade --target "$GPU_WORK/site" "$WHEELS"/*.whl || exit 2
         export PYTHONPATH=$root/src:$GPU_WORK/site:$PYTHONPATH
     fi

@@ -39,6 +39,9 @@ from modernbert.train.validation import evaluate
 logger = logging.getLogger(__name__)
 
 _UPDATES_AHEAD = 3  # made while the device works
+# Works while the host goes on: microbatches come padded and in one copy, and results are read a step late. Tests set it
+# to the CPU.
+_ASYNCHRONOUS_DEVICE = "cuda"
 
 # Adds a microbatch to the gradients and returns its part of the loss, given the tokens that this process predicts in
 # the update and, on the device, those that all processes do.
@@ -204,32 +207,33 @@ class Pretraining:
             return self._train(name, phase, updates, stop)
 
     def _train(self, name: str, phase: Phase, updates: Iterable[PlannedUpdate], stop: StopRequest) -> bool:
-        """Take all steps of a phase. What a step has found is read after the next one has been started, so that the
-        device always has work, or at once where it is asked for. Nothing is saved before it is read.
+        """Take all steps of a phase. What a step has found on CUDA is read and reported after the next one has been
+        started, so that the device always has work, or at once where something waits for it. Nothing is saved before.
         """
         run, validation = self.recipe.run, self.recipe.validation
         backward = self._passes(phase)
+        late = 1 if self.processes.device.type == _ASYNCHRONOUS_DEVICE else 0
         unread: deque[Launched] = deque()
         since: list[Update] = []
-        seconds, began = 0.0, time.perf_counter()
+        began = time.perf_counter()  # of the time that the next report is about
         for planned in updates:
             unread.append(self._update(planned, phase, backward, stop))
             self.progress, self._loader_state = unread[-1].progress, planned.loader_state
             self._validation_loss = None
             step, ended = self.progress.step, self.progress.phase_tokens >= phase.tokens
-            report = step % run.log_every_steps == 0 or ended
             validate = step % validation.every_steps == 0 or ended
             save = step % run.checkpoint_every_steps == 0 or ended
             stopping = self.processes.size == 1 and stop.requested
-            while len(unread) > (0 if report or validate or save or stopping else 1):
+            while len(unread) > (0 if validate or save or stopping else late):
                 update = self._read(unread.popleft())
                 self._watch(name, update)
                 since.append(update)
                 stopping |= update.stop  # in several processes known from here alone, and then to all of them
-            seconds += time.perf_counter() - began
-            if report:
-                self._report(name, since, seconds)
-                since, seconds = [], 0.0
+                if update.progress.step % run.log_every_steps == 0 or update.progress.phase_tokens >= phase.tokens:
+                    now = time.perf_counter()
+                    self._report(name, since, now - began)
+                    since, began = [], now
+            paused = time.perf_counter()
             if validate:
                 self._validate(name, phase)
             if save or stopping:
@@ -238,7 +242,7 @@ class Pretraining:
                 self.checkpoints.wait()
                 logger.info("Stopped and saved at step %d; the same command goes on from there.", step)
                 return False
-            began = time.perf_counter()
+            began += time.perf_counter() - paused
         return True
 
     def _planned(self, name: str, phase: Phase) -> Iterator[PlannedUpdate]:
@@ -309,13 +313,13 @@ class Pretraining:
     def _passes(self, phase: Phase) -> Backward:
         """How a microbatch of this phase comes to the device and adds to the gradients."""
         device = self.processes.device
-        if device.type != "cuda":
+        if device.type != _ASYNCHRONOUS_DEVICE:
             return lambda batch, own, predicted: self._backward(Inputs.of(batch, predicted, device))
         staging = Staging(
             max_length=phase.max_length,
             mask_ratio=phase.mask_ratio,
             filler_id=self.vocabulary.cls_id,
-            pinned=True,
+            pinned=device.type == "cuda",
         )
         if (graphs := self._graphs) is not None:  # one process, whose own count is that of all
             graphs.forget()
@@ -436,24 +440,25 @@ class Pretraining:
     def _report(self, phase: str, updates: list[Update], seconds: float) -> None:
         if not self.processes.first:
             return
+        last = updates[-1]
         tokens, slots = sum(u.tokens for u in updates), sum(u.slots for u in updates)
         speed = tokens / seconds
         loss = sum(u.loss for u in updates) / len(updates)
-        left = (self.total_tokens - self.progress.tokens) / speed
-        done = min(1.0, self.progress.tokens / self.total_tokens)
+        left = (self.total_tokens - last.progress.tokens) / speed
+        done = min(1.0, last.progress.tokens / self.total_tokens)
         logger.info(
             "step %6d  %s  loss %.4f  lr %.2e  %s tokens/s  %3.0f %%  %s left",
-            self.progress.step, phase, loss, updates[-1].learning_rate, f"{speed:,.0f}", 100 * done, _clock(left),
+            last.progress.step, phase, loss, last.learning_rate, f"{speed:,.0f}", 100 * done, _clock(left),
         )  # fmt: skip
         self.metrics.write(
             {
-                "step": self.progress.step,
+                "step": last.progress.step,
                 "phase": phase,
-                "tokens": self.progress.tokens,
+                "tokens": last.progress.tokens,
                 "loss": loss,
-                "learning_rate": updates[-1].learning_rate,
-                "batch_tokens": updates[-1].slots,
-                "grad_norm": updates[-1].grad_norm,
+                "learning_rate": last.learning_rate,
+                "batch_tokens": last.slots,
+                "grad_norm": last.grad_norm,
                 "fill": tokens / slots,
                 "tokens_per_second": speed,
             }

@@ -300,16 +300,26 @@ def attention_key_gradient_kernel(
 
 @dataclass(frozen=True)
 class Blocks:
-    """The sizes of one kernel: rows that a program owns, rows that it visits at a time, warps, stages of loading."""
+    """The sizes of one kernel: rows that a program owns, rows that it visits at a time, warps, stages of loading.
+
+    `registers` is the most that a thread may take, so that more programs fit on a processor.
+    """
 
     own: int
     visit: int
     warps: int
     stages: int
+    registers: int | None = None
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What the launch of a kernel takes."""
+        found = {"num_warps": self.warps, "num_stages": self.stages}
+        return found if self.registers is None else found | {"maxnreg": self.registers}
 
 
 # (forward, gradient of queries, gradient of keys)
-GLOBAL = Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 32, 4, 2)
+GLOBAL = Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3, 128), Blocks(128, 32, 4, 2)
 LOCAL = Blocks(64, 32, 4, 3), Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 2)
 WIDE = (
     Blocks(64, 32, 4, 2),
@@ -342,7 +352,7 @@ def forward(qkv: Tensor, row_tiles: Tensor, window: int, sizes: Blocks | None = 
         attention_forward_kernel[(len(row_tiles), heads)](
             qkv, row_tiles, out, logsumexp, tokens, dim**-0.5 * LOG2_E.value,
             HEADS=heads, DIM=dim, DIM_BLOCK=triton.next_power_of_2(dim), WINDOW=window, ROWS=size.own, KEYS=size.visit,
-            PRECISE=qkv.dtype == torch.float32, num_warps=size.warps, num_stages=size.stages,
+            PRECISE=qkv.dtype == torch.float32, **size.options,
         )  # fmt: skip
     return out, logsumexp
 
@@ -374,11 +384,11 @@ def backward(
         scale = dim**-0.5 * LOG2_E.value
         attention_query_gradient_kernel[(len(query_tiles), heads)](
             qkv, query_tiles, out, logsumexp, grad, delta, result, *angles, tokens, scale,
-            ROWS=queries.own, KEYS=queries.visit, num_warps=queries.warps, num_stages=queries.stages, **constants,
+            ROWS=queries.own, KEYS=queries.visit, **queries.options, **constants,
         )  # fmt: skip
         attention_key_gradient_kernel[(len(key_tiles), heads)](
             qkv, key_tiles, logsumexp, grad, delta, result, *angles, tokens, scale,
-            KEYS=keys.own, ROWS=keys.visit, num_warps=keys.warps, num_stages=keys.stages, **constants,
+            KEYS=keys.own, ROWS=keys.visit, **keys.options, **constants,
         )  # fmt: skip
     return result
 

@@ -16,7 +16,7 @@ from modernbert.kernels.native import IGNORED
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.triton.launch import num_processors, on_device_of, power_of_two
 
-ROWS, LANES, VECTOR, WARPS = 2, 1024, 8, 16  # of a tile: rows, and columns as lanes with one running maximum each
+ROWS, LANES, VECTOR, WARPS = 2, 1024, 8, 32  # of a tile: rows, and columns as lanes with one running maximum each
 SUM_ROWS, SUM_COLUMNS, SUM_WARPS = 32, 256, 8  # of a tile of the sum over rows
 SPLIT_ROWS = 1024  # rows that one program of that sum adds up
 

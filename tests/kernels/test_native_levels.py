@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from modernbert.errors import ConfigError
-from modernbert.kernels import native
+from modernbert.kernels import Rope, native
 from modernbert.kernels.native_encoder import LayerWeights, NativeEncoder, measure_levels
+from modernbert.packed import Sequences
 
 ALL = ("amx", "avx512_bf16", "avx512", "avx2")
 NO_AMX = ALL[1:]
@@ -99,6 +100,28 @@ def test_every_level_of_this_processor_can_be_measured(kind):
     found = measure_levels(kind, levels, rounds=1)
     assert list(found) == levels
     assert all(0 < rate < 1e6 for rate in found.values())
+
+
+@here
+@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
+def test_all_levels_compute_the_same_for_every_kind_of_product(int8):
+    """Named here one by one, since a forced `avx512` takes its int8 products from the level above."""
+    generator = torch.Generator().manual_seed(0)
+    weight, norm = torch.randn(128, 64, generator=generator) / 8, torch.ones(64)
+    layer = LayerWeights(None, norm, torch.cat((weight, weight[:64])), weight[64:], weight, weight[:64], None, 0)
+    embedded, sequences = torch.randn(70, 64, generator=generator), Sequences.from_lengths([69, 1])
+    rope = Rope.of(sequences.positions, 64, 10_000.0)
+    cos, sin = [rope.cos[:, 0, :32].contiguous()] * 2, [rope.sin[:, 0, 32:].contiguous()] * 2
+    found = {
+        level: NativeEncoder([layer], norm, norm, heads=1, epsilon=1e-5, dtype=torch.float32, int8=int8, level=level)(
+            embedded, sequences, cos, sin
+        )
+        for level in native._loaded().tables
+    }
+    tolerance = 5e-3 if int8 else 1e-5  # the last bit of a sum may decide how a number is rounded to int8
+    for one in found.values():
+        assert float((one - found["avx2"]).norm() / found["avx2"].norm()) < tolerance
+    assert found["avx2"].isfinite().all()
 
 
 @here

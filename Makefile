@@ -17,14 +17,14 @@ test: $(READY)  ## Run the tests (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(READY)  ## Run the tests that take longer
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and not gpu and not peers"
 
 check-native: $(READY)  ## Run the tests of the native kernels under address and undefined-behaviour sanitizers
 	$(BIN)/cmake -S . -B build/sanitized -DSANITIZE=ON -DEMULATED_TILES=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(BIN)/cmake --build build/sanitized --parallel
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 MODERNBERT_NATIVE_LIBRARY=$(CURDIR)/build/sanitized/libmodernbert.so \
-	$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 tests/kernels tests/model/test_inference_encoder.py tests/train/test_optimizer.py
+	$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 tests/kernels tests/model/test_inference_encoder.py tests/model/test_fork.py tests/train/test_optimizer.py
 
 check: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check
@@ -37,7 +37,8 @@ setup: $(READY)  ## Only set up
 clean:  ## Remove the environment, build results and output
 	rm -rf $(VENV) build dist output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-$(READY): pyproject.toml constraints.txt
+# Also the native kernels: a library of older sources would not be called.
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "modernbert needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }

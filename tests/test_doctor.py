@@ -19,7 +19,29 @@ def test_the_report_names_what_a_bug_report_needs():
 
 def test_the_level_of_the_native_kernels_is_told():
     told = doctor.diagnose()["attention"]["native"]
-    assert told == (native.unavailable() or f"can run here, at the level {native.level()}")
+    assert told == (native.unavailable() or "can run here")
+    if not native.unavailable():
+        arithmetic = doctor.diagnose()["arithmetic of the processor"]
+        for kind in native.KINDS:
+            assert arithmetic[f"native kernels, {kind}"].startswith(native.level(kind))
+
+
+def test_what_was_measured_is_told_beside_what_was_chosen(monkeypatch):
+    rates = {"fp32": {}, "bf16": {"avx512_bf16": 80.0, "avx512": 120.4}, "int8": {"avx512_bf16": 400.0, "avx512": 90.0}}
+    chosen = {"fp32": "avx512", "bf16": "avx512", "int8": "avx512_bf16"}
+    monkeypatch.setattr(doctor.native, "unavailable", lambda: None)
+    monkeypatch.setattr(doctor.native, "level", lambda kind="fp32": chosen[kind])
+    monkeypatch.setattr(doctor.native, "rates", lambda kind: rates[kind])
+    monkeypatch.setattr(doctor, "cpu_features", lambda: {"AVX-512 BF16": True})
+    monkeypatch.setattr(doctor, "fast_bf16", lambda: False)
+    monkeypatch.setattr(doctor, "select_precision", lambda device: "fp32")
+    monkeypatch.setattr(doctor, "product_rates", lambda: {"fp32": 246.0, "bf16": 167.0})
+    assert doctor._arithmetic() == {
+        "native kernels, fp32": "avx512, the only one there is a choice of",
+        "native kernels, bf16": "avx512, as measured: avx512_bf16 80 GFLOP/s, avx512 120 GFLOP/s",
+        "native kernels, int8": "avx512_bf16, as measured: avx512_bf16 400 GFLOP/s, avx512 90 GFLOP/s",
+        "precision of training": "fp32, as measured: fp32 246 GFLOP/s, bf16 167 GFLOP/s",
+    }
 
 
 def test_the_backend_that_will_be_used_comes_with_the_reason(monkeypatch):

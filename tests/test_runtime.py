@@ -39,7 +39,31 @@ def test_features_of_an_x86_processor_are_those_of_its_first_core(cpuinfo):
     assert features["AMX BF16"] is False
     assert "NEON" not in features
     assert runtime.cpu_name() == "Some Server CPU @ 2.5 GHz"
-    assert runtime.fast_bf16()
+
+
+@pytest.mark.parametrize(("bf16", "fp32", "precision"), [(900, 300, "bf16"), (167, 246, "fp32")])
+def test_bf16_is_taken_where_it_was_measured_to_be_faster(cpuinfo, monkeypatch, bf16, fp32, precision):
+    """A processor may have the instruction and be slower with it, as some with AVX-512 BF16 and no AMX."""
+    cpuinfo(X86, "x86_64")
+    monkeypatch.setattr(runtime, "product_rates", lambda: {"bf16": bf16, "fp32": fp32})
+    assert runtime.fast_bf16() == (precision == "bf16")
+    assert runtime.select_precision(torch.device("cpu")) == precision
+
+
+def test_products_are_measured_once_in_a_process_and_not_without_the_instruction(cpuinfo, monkeypatch):
+    calls, multiply = [], torch.mm
+    monkeypatch.setattr(runtime.torch, "mm", lambda a, b: calls.append(a.dtype) or multiply(a, b))
+    runtime.product_rates.cache_clear()
+    cpuinfo(X86.replace("avx512_bf16", ""), "x86_64")
+    assert not runtime.fast_bf16()
+    assert calls == []
+    cpuinfo(X86, "x86_64")
+    runtime.fast_bf16()
+    measured = len(calls)
+    assert set(calls) == {torch.float32, torch.bfloat16}
+    runtime.fast_bf16()
+    assert len(calls) == measured
+    assert all(rate > 0 for rate in runtime.product_rates().values())
 
 
 def test_features_of_an_arm_processor_are_found(cpuinfo):

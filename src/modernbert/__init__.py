@@ -1,5 +1,7 @@
 """ModernBERT from raw text to a model that loads everywhere. Importing it loads no torch until a name is used."""
 
+import os
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,6 +18,21 @@ _HOMES = dict.fromkeys(
 )
 
 __all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
+
+
+def _let_waiting_threads_sleep() -> None:
+    """Bound how long OpenMP's threads spin while they wait, which slows down every other process of the machine.
+
+    OpenMP reads this as torch loads it. What the user has set stays (docs/processes.md).
+    """
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault(
+            "GOMP_SPINCOUNT", "1000"
+        )  # GNU: turns; two runs on two cores keep their share, one loses nothing
+        os.environ.setdefault("KMP_BLOCKTIME", "1")  # LLVM and Intel: milliseconds
+
+
+_let_waiting_threads_sleep()
 
 
 def __getattr__(name: str) -> Any:

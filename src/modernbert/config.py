@@ -5,12 +5,14 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from modernbert.errors import ConfigError
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what TOML can write and every generator takes
 
 
 class Config(BaseModel):

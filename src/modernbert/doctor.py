@@ -9,7 +9,7 @@ import torch
 
 from modernbert import __version__
 from modernbert.kernels import available_backends, default_backend, native
-from modernbert.runtime import cpu_features, cpu_name
+from modernbert.runtime import cpu_features, cpu_name, fast_bf16, product_rates, select_precision
 
 _PACKAGES = ("numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
 _EXTRAS = {  # what an optional part needs, and the extra that installs it
@@ -38,6 +38,7 @@ def diagnose() -> Report:
         "processor": _processor(),
         "GPUs": _gpus(),
         "attention": _attention(),
+        "arithmetic of the processor": _arithmetic(),
         "optional parts": {
             part: "installed" if util.find_spec(module) else f"missing: pip install 'modernbert[{extra}]'"
             for part, (module, extra) in _EXTRAS.items()
@@ -109,5 +110,21 @@ def _attention() -> dict[str, str]:
         f"backend for bf16 on {device.type}": f"{default_backend(device, torch.bfloat16)} ({reason})",
         f"backend for fp32 on {device.type}": default_backend(device, torch.float32),
         **{name: why or "can run here" for name, why in backends.items()},
-        **({} if native.unavailable() else {"native": f"can run here, at the level {native.level()}"}),
     }
+
+
+def _arithmetic() -> dict[str, str]:
+    """What was measured on this processor, and what is taken for it."""
+    found = {} if native.unavailable() else {f"native kernels, {kind}": _level(kind) for kind in native.KINDS}
+    chosen = select_precision(torch.device("cpu"))
+    if fast_bf16() or any(cpu_features().get(name) for name in ("AVX-512 BF16", "AMX BF16")):
+        compared = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in product_rates().items())
+        return {**found, "precision of training": f"{chosen}, as measured: {compared}"}
+    return {**found, "precision of training": f"{chosen}, as this processor does not multiply bf16"}
+
+
+def _level(kind: str) -> str:
+    level, rates = native.level(kind), native.rates(kind)
+    if not rates:
+        return f"{level}, the only one there is a choice of"
+    return f"{level}, as measured: " + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items())

@@ -3,12 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from modernbert.errors import DataError
+
+_MOST_TOKENS = 2**31 - 1  # boundaries are int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,21 +29,94 @@ class Sequences:
     slots: Int[Tensor, "tokens"]
     padded_shape: tuple[int, int]
 
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together. Kernels read and write where these tensors say, and check nothing more.
+
+        Waits for a CUDA device. What is made in this package fits by construction and comes from `unchecked`.
+
+        Raises:
+            DataError: a tensor has another dtype, shape or device than it should, or boundaries, positions, slots and
+                `max_length` do not describe the same sequences.
+        """
+        if wrong := self._wrong_form() or (self._wrong_values() if self._has_values() else None):
+            raise DataError(f"These sequences do not fit together: {wrong}; make them with pack or from_lengths.")
+
+    @classmethod
+    def unchecked(
+        cls, cu_seqlens: Tensor, max_length: int, positions: Tensor, slots: Tensor, padded_shape: tuple[int, int]
+    ) -> "Sequences":
+        """Sequences that are known to fit together: nothing is checked, and nobody waits for a device.
+
+        For code that fills these tensors itself. `max_length` may be larger than the longest sequence then.
+        """
+        made = object.__new__(cls)
+        made.__dict__.update(
+            cu_seqlens=cu_seqlens, max_length=max_length, positions=positions, slots=slots, padded_shape=padded_shape
+        )
+        return made
+
+    def _wrong_form(self) -> str | None:
+        ends, positions, slots = self.cu_seqlens, self.positions, self.slots
+        if not all(isinstance(x, Tensor) for x in (ends, positions, slots)):
+            return "cu_seqlens, positions and slots are tensors"
+        if ends.dtype != torch.int32 or ends.dim() != 1 or ends.numel() < 2 or not ends.is_contiguous():
+            return (
+                "cu_seqlens is contiguous and one-dimensional in int32, with one number more than there are sequences, "
+                f"not {tuple(ends.shape)} in {ends.dtype}"
+            )
+        for name, x in (("positions", positions), ("slots", slots)):
+            if x.dtype not in (torch.int32, torch.int64) or x.dim() != 1:
+                return f"{name} has one whole number for each token, not {tuple(x.shape)} in {x.dtype}"
+        if positions.shape != slots.shape:
+            return f"there are {len(positions)} positions and {len(slots)} slots"
+        if not ends.device == positions.device == slots.device:
+            return f"cu_seqlens is on {ends.device}, positions on {positions.device} and slots on {slots.device}"
+        if len(self.padded_shape) != 2 or min(self.padded_shape) < 0:
+            return f"padded_shape is rows and length, not {self.padded_shape}"
+        return None
+
+    def _has_values(self) -> bool:
+        """Not on the device `meta`, nor while torch traces."""
+        return type(self.cu_seqlens) is Tensor and self.device.type != "meta" and not torch.compiler.is_compiling()
+
+    def _wrong_values(self) -> str | None:
+        ends = self.cu_seqlens.to("cpu", torch.int64)
+        positions, slots = self.positions.cpu(), self.slots.cpu()
+        lengths = ends.diff()
+        if int(ends[0]) != 0 or int(lengths.min()) < 0 or int(ends[-1]) != len(positions):
+            return f"cu_seqlens does not rise from 0 to the {len(positions)} tokens"
+        if self.max_length != int(lengths.max()):
+            return f"max_length is {self.max_length} where the longest sequence has {int(lengths.max())} tokens"
+        expected = torch.arange(len(positions)) - torch.repeat_interleave(ends[:-1], lengths)
+        if not torch.equal(positions.long(), expected):
+            return "positions do not count from 0 in each sequence"
+        if len(slots) and not 0 <= int(slots.min()) <= int(slots.max()) < self.padded_shape[0] * self.padded_shape[1]:
+            return f"a slot lies outside the padded batch of {self.padded_shape}"
+        if len(slots.unique()) != len(slots):
+            return "two tokens have the same slot"
+        return None
+
     @classmethod
     def from_lengths(cls, lengths: Iterable[int], device: torch.device | str | None = None) -> "Sequences":
         """Sequences that lie one after the other; `unpack` puts each into a row of its own, left-aligned.
 
         Raises:
-            DataError: there is no sequence, or a length is negative.
+            DataError: there is no sequence, a length is negative or no whole number, or there are 2^31 tokens or more.
         """
-        numbers = torch.tensor(list(lengths), dtype=torch.int64)
-        if numbers.numel() == 0 or int(numbers.min()) < 0:
+        try:
+            whole = [index(length) for length in lengths]
+        except TypeError:
+            raise DataError("The lengths of sequences are whole numbers.") from None
+        if not whole or min(whole) < 0:
             raise DataError("A packed batch needs at least one sequence, and no length below 0.")
-        max_length = int(numbers.max())
+        if sum(whole) > _MOST_TOKENS:
+            raise DataError(f"A packed batch holds at most {_MOST_TOKENS} tokens; make several of it.")
+        numbers = torch.tensor(whole, dtype=torch.int64)
+        max_length = max(whole)
         ends = numbers.cumsum(0)
         rows = torch.repeat_interleave(torch.arange(len(numbers)), numbers)
         positions = torch.arange(int(ends[-1])) - (ends - numbers)[rows]
-        made = cls(
+        made = cls.unchecked(
             cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), ends]).to(device, torch.int32),
             max_length=max_length,
             positions=positions.to(device),
@@ -52,7 +128,7 @@ class Sequences:
 
     def to(self, device: torch.device | str) -> "Sequences":
         """The same sequences on another device."""
-        moved = Sequences(
+        moved = Sequences.unchecked(
             self.cu_seqlens.to(device),
             self.max_length,
             self.positions.to(device),
@@ -71,14 +147,31 @@ class Sequences:
         more = tokens - self.num_tokens
         if more == 0:
             return self
+        assert more > 0, f"{self.num_tokens} tokens do not become {tokens} by adding some"
         filler = torch.arange(more, dtype=self.positions.dtype, device=self.device)
-        return Sequences(
+        return Sequences.unchecked(
             torch.cat([self.cu_seqlens, self.cu_seqlens.new_full((1,), tokens)]),
             max(self.max_length, more),
             torch.cat([self.positions, filler]),
             torch.cat([self.slots, filler.new_full((more,), -1)]),
             self.padded_shape,
         )
+
+    def require(self, tokens: Tensor) -> None:
+        """Make sure that these tokens are the ones that the sequences describe, as far as their number and device say.
+
+        Raises:
+            DataError: there are more or fewer, or they are on another device.
+        """
+        if len(tokens) != self.num_tokens:
+            raise DataError(
+                f"There are {len(tokens)} tokens but the sequences have {self.num_tokens}; "
+                "give the tokens and the sequences that pack returned together."
+            )
+        if tokens.device != self.device:
+            raise DataError(
+                f"The tokens are on {tokens.device} but the sequences on {self.device}; move them with sequences.to()."
+            )
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -127,7 +220,7 @@ def pack(
     lengths = real.sum(1)
     ends = lengths.cumsum(0)
     positions = torch.arange(slots.numel(), device=slots.device) - (ends - lengths)[slots // length]
-    sequences = Sequences(
+    sequences = Sequences.unchecked(
         cu_seqlens=torch.nn.functional.pad(ends, (1, 0)).to(torch.int32),
         max_length=int(lengths.max()),
         positions=positions,

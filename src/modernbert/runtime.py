@@ -3,7 +3,9 @@
 import platform
 import re
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 import torch
@@ -80,6 +82,29 @@ def cpu_name() -> str:
 
 
 def fast_bf16() -> bool:
-    """Whether this processor multiplies bf16 matrices faster than fp32 ones."""
+    """Whether torch multiplies bf16 matrices faster than fp32 ones on this processor: measured, on first use.
+
+    A processor may have an instruction for it and be slower with it; one that has none is not measured.
+    """
     features = cpu_features()
-    return features.get("AVX-512 BF16", False) or features.get("AMX BF16", False)
+    if not (features.get("AVX-512 BF16", False) or features.get("AMX BF16", False)):
+        return False
+    rates = product_rates()
+    return rates["bf16"] > rates["fp32"]
+
+
+@cache
+def product_rates() -> dict[Precision, float]:
+    """GFLOP/s of torch's matrix products on this processor, in its threads: some milliseconds, once in a process."""
+    size = 512
+    dtypes: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    operands = {name: torch.ones(size, size, dtype=dtype) for name, dtype in dtypes.items()}
+    seconds = dict.fromkeys(dtypes, float("inf"))
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        for round_ in range(4):
+            for name, x in operands.items():
+                began = perf_counter()
+                torch.mm(x, x)
+                if round_ > 0:  # the first one warms up
+                    seconds[name] = min(seconds[name], perf_counter() - began)
+    return {name: 2 * size**3 / found / 1e9 for name, found in seconds.items()}

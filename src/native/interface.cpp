@@ -45,6 +45,8 @@ bool has_tiles() {
 }  // namespace
 #endif
 
+extern "C" __attribute__((visibility("default"))) int32_t native_version() { return 2; }
+
 extern "C" __attribute__((visibility("default"))) const NativeKernels* native_kernels(const char* level) {
     __builtin_cpu_init();
     const bool small = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -1,5 +1,7 @@
 // What the library offers to Python, in plain C: no header of torch or Python is needed to build it, so one build serves
-// every version of both. Tensors come as pointers to contiguous memory.
+// every version of both. Tensors come as pointers to contiguous memory, of sizes that Python has checked. What attention
+// reads where the boundaries say is checked here: functions that take them return 0, or 1 and have then done nothing if
+// they do not rise from 0 to the number of tokens.
 #pragma once
 
 #include <cstdint>
@@ -72,9 +74,9 @@ struct NativeMoments {
 };
 
 struct NativeKernels {
-    void (*attention_forward)(const NativeAttention*, void* out, float* logsumexp, const NativeThreads*);
-    void (*attention_backward)(const NativeAttention*, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
-                               const NativeThreads*);
+    int32_t (*attention_forward)(const NativeAttention*, void* out, float* logsumexp, const NativeThreads*);
+    int32_t (*attention_backward)(const NativeAttention*, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
+                                  const NativeThreads*);
     void (*add_norm_forward)(const NativeNorm*, const void* x, const void* y, void* sum, void* normed, float* mean, float* inverse, const NativeThreads*);
     void (*add_norm_backward)(const NativeNorm*, const void* sum, const float* mean, const float* inverse, const void* normed_gradient,
                               const void* stream_gradient, void* gradient, void* narrow, float* weight_gradient, const NativeThreads*);
@@ -83,11 +85,14 @@ struct NativeKernels {
     double (*softmax_gradient)(int dtype, int64_t rows, int64_t vocab, void* logits, const float* bias, const int64_t* labels, float* bias_gradient,
                                const NativeThreads*);
     int64_t (*encoder_workspace)(const NativeEncoder*, int64_t tokens);
-    void (*encoder_forward)(const NativeEncoder*, const NativeBatch*, void* out, const NativeThreads*);
+    int32_t (*encoder_forward)(const NativeEncoder*, const NativeBatch*, void* out, const NativeThreads*);
     double (*stable_adamw_update)(const NativeMoments*, const float* gradient, const NativeThreads*);
     void (*stable_adamw_move)(const NativeMoments*, float* values, float kept, float rate, const NativeThreads*);
     int64_t bf16_step;  // rows of a bf16 weight that are interleaved, or 0 where bf16 products are computed in fp32
 };
+
+// Changed whenever anything above is: Python asks, so that it never calls a library of other sources.
+int32_t native_version();
 
 // The kernels of a level (avx2, avx512, avx512_bf16, amx), or null if this processor lacks it or there is no such level.
 const NativeKernels* native_kernels(const char* level);

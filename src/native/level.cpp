@@ -18,11 +18,19 @@ Attention<T> of(const NativeAttention* a) {
     return {static_cast<const T*>(a->qkv), a->cos, a->sin, a->rope_stride, a->boundaries, a->sequences, a->tokens, a->heads, a->dim, a->window, a->scale};
 }
 
-void attention_forward(const NativeAttention* a, void* out, float* logsumexp, const NativeThreads* threads) {
+// Whether boundaries rise from 0 to the number of tokens, so that nothing outside the tensors is read or left unwritten.
+bool fit(const int32_t* boundaries, int64_t sequences, int64_t tokens) {
+    if (sequences < 0 || boundaries[0] != 0 || boundaries[sequences] != tokens) return false;
+    return std::is_sorted(boundaries, boundaries + sequences + 1);
+}
+
+int32_t attention_forward(const NativeAttention* a, void* out, float* logsumexp, const NativeThreads* threads) {
+    if (!fit(a->boundaries, a->sequences, a->tokens)) return 1;
     if (a->dtype == native_bf16)
         AttentionForward<bf16, ForBf16>{of<bf16>(a), static_cast<bf16*>(out), logsumexp}.run(of(threads));
     else
         AttentionForward<float, InFloat>{of<float>(a), static_cast<float*>(out), logsumexp}.run(of(threads));
+    return 0;
 }
 
 template <class T, class In>
@@ -30,12 +38,14 @@ void backward(const NativeAttention* a, const float* logsumexp, const void* out,
     AttentionBackward<T, In>{of<T>(a), logsumexp, static_cast<const T*>(out), static_cast<const T*>(gradient), static_cast<T*>(to)}.run(of(threads));
 }
 
-void attention_backward(const NativeAttention* a, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
-                        const NativeThreads* threads) {
+int32_t attention_backward(const NativeAttention* a, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
+                           const NativeThreads* threads) {
+    if (!fit(a->boundaries, a->sequences, a->tokens)) return 1;
     if (a->dtype == native_bf16)
         backward<bf16, ForBf16>(a, logsumexp, out, out_gradient, qkv_gradient, threads);
     else
         backward<float, InFloat>(a, logsumexp, out, out_gradient, qkv_gradient, threads);
+    return 0;
 }
 
 template <class X, class Y>
@@ -113,8 +123,10 @@ int64_t encoder_workspace(const NativeEncoder* encoder, int64_t tokens) {
     return passing(*encoder, [&](auto pass) { return pass.workspace(tokens); });
 }
 
-void encoder_forward(const NativeEncoder* encoder, const NativeBatch* batch, void* out, const NativeThreads* threads) {
+int32_t encoder_forward(const NativeEncoder* encoder, const NativeBatch* batch, void* out, const NativeThreads* threads) {
+    if (!fit(batch->boundaries, batch->sequences, batch->tokens)) return 1;
     passing(*encoder, [&](auto pass) { pass.run(*batch, out, of(threads)); });
+    return 0;
 }
 
 }  // namespace

@@ -59,9 +59,12 @@ def test_they_take_the_kernels_and_agree_with_pytorch(device, autocast):
         found = {
             "triton_add_norm": add_norm(x, y, norm)[1],
             "triton_layer_norm": layer_norm(x, norm),
-            "triton_embedding_norm": embedding_norm(tokens, embedding, norm),
+            "triton_embedding_norm": embedding_norm(tokens, embedding, norm, half=True),
             "triton_geglu": geglu(x),
         }
+        stream = embedding_norm(tokens, embedding, norm)
+    assert stream.dtype == torch.float32  # unless asked otherwise, the residual stream is in the dtype of the weights
+    torch.testing.assert_close(stream, norm(embedding(tokens)))
     wanted = [norm(x + y), norm(x), norm(embedding(tokens)), F.gelu(x[:, :24]) * x[:, 24:]]
     for (name, result), expected in zip(found.items(), wanted, strict=True):
         assert name in str(result.grad_fn)

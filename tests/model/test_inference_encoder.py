@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modernbert.errors import BackendError
+from modernbert.errors import BackendError, DataError
 from modernbert.kernels import native
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
 from modernbert.model.inference_encoder import InferenceEncoder, make_ready
@@ -151,3 +151,39 @@ def test_without_native_kernels_it_says_so():
             InferenceEncoder(encoder())
     finally:
         native.select("")
+
+
+@pytest.mark.parametrize("tokens", [0, 10, 79, 81, 100, 5000])
+def test_another_number_of_tokens_than_the_sequences_have_is_refused(level_or_off, tokens):
+    """Neither invents a sequence nor reads past the end of a table."""
+    module = encoder()
+    ids, sequences = torch.zeros(tokens, dtype=torch.int64), Sequences.from_lengths([50, 30])
+    encoders = [module] if level_or_off == "off" else [module, InferenceEncoder(module)]
+    for one in encoders:
+        with pytest.raises(DataError, match=f"There are {tokens} tokens but the sequences have 80"):
+            one(ids, sequences)
+        with pytest.raises(DataError, match=f"There are {tokens} tokens but the sequences have 4096"):
+            one(ids, Sequences.from_lengths([4096]))
+
+
+def test_no_tokens_give_no_rows(level_or_off):
+    module = encoder()
+    for one in [module] if level_or_off == "off" else [module, InferenceEncoder(module)]:
+        assert one(*batch([0])).shape == (0, 96)
+
+
+@pytest.mark.timeout(900)
+def test_many_threads_at_mixed_lengths_get_the_bits_of_one():
+    """The table of rotations grows while others read it."""
+    if reason := native.unavailable():
+        pytest.skip(f"the native backend {reason}")
+    torch.manual_seed(0)
+    module = Encoder(EncoderConfig(vocab_size=300, num_hidden_layers=1, local_attention=32, **SIZES["half a panel"]))
+    lengths = [[3], [600, 20], [1500], [40, 9, 1], [4097], [513], [8192]]
+    wanted = [InferenceEncoder(module)(*batch(numbers)) for numbers in lengths]
+    for _ in range(6):
+        ready = InferenceEncoder(module)  # with an empty table
+        order = [0, 6, 3, 1, 4, 5, 2, 6, 0, 4, 1, 3]
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda n, ready=ready: ready(*batch(lengths[n])), order))
+        assert all(torch.equal(one, wanted[n]) for n, one in zip(order, found, strict=True))

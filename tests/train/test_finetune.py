@@ -21,6 +21,7 @@ from modernbert.model import SequenceClassifier
 from modernbert.train.finetune import (
     PACKAGES,
     Finetuning,
+    _dropout_seed,
     finetune,
     freeze,
     layer_groups,
@@ -134,6 +135,19 @@ def test_a_seed_decides_everything(model, csvs, tmp_path):
     )
     assert same(one, two)
     assert not same(one, three)
+
+
+def test_the_largest_seed_trains(model, csvs, tmp_path):
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, seed=2**63 - 1, training={"epochs": 1}))
+    assert (folder / "model.safetensors").exists()
+
+
+def test_no_two_seeds_share_the_dropout_of_a_step():
+    seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**62, 2**63 - 1]
+    found = [_dropout_seed(seed, step) for seed in seeds for step in (1, 2, 10**6)]
+    assert len(set(found)) == len(found)
+    assert all(0 <= number < 2**64 for number in found)
+    assert _dropout_seed(7, 3) == (7 << 32) + 3  # as runs before had it
 
 
 def test_microbatches_do_not_change_what_is_learned(model, csvs, tmp_path):

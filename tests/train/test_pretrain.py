@@ -173,6 +173,10 @@ def test_a_complete_run_is_left_as_it_is(whole_run, recipe_for):
     assert (whole_run / "final" / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_the_largest_seed_trains(recipe_for, tmp_path):
+    assert pretrain(recipe_for(tmp_path / "run", seed=2**63 - 1)) == tmp_path / "run" / "final"
+
+
 def test_a_directory_of_another_recipe_is_refused(whole_run, recipe_for):
     with pytest.raises(ConfigError, match=r"whose \[seed\] differs"):
         pretrain(recipe_for(whole_run, seed=7))

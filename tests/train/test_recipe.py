@@ -89,3 +89,15 @@ def test_a_batch_warmup_never_shrinks_and_ends_at_its_size(start, factor, warmup
     assert sizes == sorted(sizes)
     assert sizes[0] == start
     assert batch.at(10**9) == start * factor
+
+
+@pytest.mark.parametrize("seed", [2**63, -1])
+def test_a_seed_that_toml_cannot_write_or_that_is_negative_is_refused(seed):
+    with pytest.raises(ConfigError, match="seed"):
+        parse(PretrainRecipe, RECIPE | {"seed": seed}, "test")
+
+
+def test_the_largest_seed_is_taken_and_written_as_it_is(tmp_path):
+    recipe = parse(PretrainRecipe, RECIPE | {"seed": 2**63 - 1}, "test")
+    (tmp_path / "recipe.toml").write_text(dump(recipe))
+    assert load(PretrainRecipe, tmp_path / "recipe.toml").seed == 2**63 - 1

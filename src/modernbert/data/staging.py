@@ -62,7 +62,7 @@ class Shape:
     def inputs(self, buffer: Int[Tensor, "words"], lengths: tuple[int, ...] | None = None) -> Inputs:
         """Views of a buffer. With `lengths`, those of the sequences, no kernel has to ask the device for them."""
         tokens, positions, slots, rows, targets, ends, predicted = self._views(buffer)
-        sequences = Sequences(
+        sequences = Sequences.unchecked(
             cu_seqlens=ends.view(torch.int32)[: self.sequences + 1],
             max_length=self.max_length,
             positions=positions,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modernbert.errors import BackendError
 from modernbert.kernels import blocked, calibration, flash, native, reference, triton
+from modernbert.kernels.arguments import check_attention
 from modernbert.kernels.elementwise import add_norm, embedding_norm, geglu, layer_norm
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
@@ -137,8 +138,11 @@ def varlen_attention(
     both ends included; None is global. `backend` is chosen by `default_backend` unless it is named.
 
     Raises:
-        BackendError: there is no such backend, or it cannot run here or on these tensors.
+        BackendError: there is no such backend, it cannot run here or on these tensors, or they do not fit together.
     """
+    traced = torch.compiler.is_compiling()
+    if not traced:  # what is compiled was checked as it began, in `Encoder.forward`
+        check_attention(qkv, sequences, window, rope)
     name = backend or default_backend(
         qkv.device,
         qkv.dtype,
@@ -150,4 +154,8 @@ def varlen_attention(
     )
     if name not in _BACKENDS:
         raise BackendError(f"There is no attention backend {name!r}; choose one of {', '.join(_BACKENDS)}.")
+    if not traced and len(qkv) == 0:
+        return qkv[:, 2]
+    if not traced and window is not None:
+        window = min(window, len(qkv))  # a wider one sees no more, and its sums with positions could overflow
     return _BACKENDS[name](qkv, sequences, window, rope)

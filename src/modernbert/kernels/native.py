@@ -4,15 +4,19 @@ The library knows neither torch nor Python (src/native/interface.h): tensors rea
 torch's own threads, through the function that torch exports for that. Here each kernel becomes an operator of torch
 with its shape and its gradient, so that autograd, `torch.compile` and export see it.
 
-`MODERNBERT_NATIVE` in the environment names the level (`amx`, `avx512_bf16`, `avx512`, `avx2`) or switches them `off`;
+Which level serves products in fp32, in bf16 and in int8 is measured on first use: there are processors whose
+instruction for bf16 is slower than fp32. `MODERNBERT_NATIVE` in the environment names the level of all of them (`amx`,
+`avx512_bf16`, `avx512`, `avx2`) or switches them `off`;
 `MODERNBERT_NATIVE_LIBRARY` names another build of the library (`make check-native`).
 """
 
 import ctypes
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from ctypes import CFUNCTYPE, POINTER, Structure, addressof, c_double, c_float, c_int, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +24,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modernbert.errors import BackendError
+from modernbert.errors import BackendError, ConfigError
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
-LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
+LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # what their names promise, the most first
+KINDS = ("fp32", "bf16", "int8")  # of products; each takes the level that is fastest at it
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 IGNORED = -100  # the label of a row without loss, as everywhere in PyTorch
+_VERSION = 2  # of src/native/interface.h
+_CLEARLY = 1.05  # a level whose name promises less has to be faster by this
 
 
 class _Threads(Structure):
@@ -58,63 +65,105 @@ class _Moments(Structure):
 
 class _Kernels(Structure):
     _fields_ = (
-        ("attention_forward", CFUNCTYPE(None, *[c_void_p] * 4)),
-        ("attention_backward", CFUNCTYPE(None, *[c_void_p] * 6)),
+        ("attention_forward", CFUNCTYPE(c_int32, *[c_void_p] * 4)),
+        ("attention_backward", CFUNCTYPE(c_int32, *[c_void_p] * 6)),
         ("add_norm_forward", CFUNCTYPE(None, *[c_void_p] * 8)),
         ("add_norm_backward", CFUNCTYPE(None, *[c_void_p] * 10)),
         ("geglu_forward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 3)),
         ("geglu_backward", CFUNCTYPE(None, c_int, c_int64, c_int64, *[c_void_p] * 4)),
         ("softmax_gradient", CFUNCTYPE(c_double, c_int, c_int64, c_int64, *[c_void_p] * 5)),
         ("encoder_workspace", CFUNCTYPE(c_int64, c_void_p, c_int64)),
-        ("encoder_forward", CFUNCTYPE(None, *[c_void_p] * 4)),
+        ("encoder_forward", CFUNCTYPE(c_int32, *[c_void_p] * 4)),
         ("stable_adamw_update", CFUNCTYPE(c_double, *[c_void_p] * 3)),
         ("stable_adamw_move", CFUNCTYPE(None, c_void_p, c_void_p, c_float, c_float, c_void_p)),
         ("bf16_step", c_int64),
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Loaded:
-    """The kernels of one level."""
+    """The kernels of every level that runs here, and which level each kind of product takes."""
 
-    level: str
-    kernels: Any
+    tables: dict[str, Any]  # in the order of LEVELS
+    forced: str  # or empty: the choice is measured
     parallel_for: int | None
+    chosen: dict[str, str] = field(default_factory=dict)
+    rates: dict[str, dict[str, float]] = field(default_factory=dict)  # GFLOP/s of what was compared, by kind and level
 
 
 def _load(wanted: str) -> _Loaded | str:
-    """The kernels of a level, or of the best one if `wanted` is empty; or why there are none."""
+    """The kernels that run here, with `wanted` forced unless it is empty; or why there are none.
+
+    Raises:
+        ConfigError: there is no such level, or a library that the environment names is not ours.
+    """
+    if wanted not in ("", "off", *LEVELS):
+        raise ConfigError(
+            f"MODERNBERT_NATIVE is {wanted!r}, which is no level of the native kernels; "
+            f"take {', '.join(LEVELS)} or off, or leave it unset."
+        )
     if wanted == "off":
         return "is switched off by MODERNBERT_NATIVE"
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"is for x86-64, and this is {platform.machine()}"
+    named = os.environ.get("MODERNBERT_NATIVE_LIBRARY")
     try:
-        built = os.environ.get("MODERNBERT_NATIVE_LIBRARY") or Path(__file__).with_name("libmodernbert.so")
-        library = ctypes.CDLL(str(built))
-    except OSError:
-        return "was not built: install a wheel, or a C++ compiler before pip install"
-    library.native_kernels.restype = POINTER(_Kernels)
-    library.native_kernels.argtypes = [ctypes.c_char_p]
-    for level in [wanted] if wanted else LEVELS:
-        if kernels := library.native_kernels(level.encode()):
-            return _Loaded(level, kernels.contents, _parallel_for())
-    return f"needs {wanted or 'AVX2'}, which this processor has not"
+        library = ctypes.CDLL(str(named or Path(__file__).with_name("libmodernbert.so")))
+        find, version = library.native_kernels, library.native_version()
+    except (OSError, AttributeError) as error:
+        if named:
+            raise ConfigError(
+                f"MODERNBERT_NATIVE_LIBRARY names {named}, which is not a build of the native kernels ({error})."
+            ) from None
+        if isinstance(error, OSError):
+            return "was not built: install a wheel, or a C++ compiler before pip install"
+        version = 0
+    if version != _VERSION:
+        return "was built from other sources than these: install the package again"
+    find.restype, find.argtypes = POINTER(_Kernels), [ctypes.c_char_p]
+    found = {level: find(level.encode()) for level in LEVELS}
+    tables = {level: pointer.contents for level, pointer in found.items() if pointer}
+    if not tables or (wanted and wanted not in tables):
+        return f"needs {wanted or 'AVX2'}, which this processor has not"
+    return _Loaded(tables, wanted, _parallel_for())
+
+
+def _torch_cpu() -> ctypes.CDLL:
+    return ctypes.CDLL(str(Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"))
 
 
 def _parallel_for() -> int | None:
     """The address of torch's parallel loop (torch/csrc/stable/c/shim.h)."""
-    torch_cpu = Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
     try:
-        return ctypes.cast(ctypes.CDLL(str(torch_cpu)).torch_parallel_for, c_void_p).value
+        return ctypes.cast(_torch_cpu().torch_parallel_for, c_void_p).value
     except (OSError, AttributeError):
         return None
+
+
+def _end_idle_threads() -> None:
+    """End the waiting threads of OpenMP, which come back when they are next needed.
+
+    A child of a fork has none of them. GNU's OpenMP, which torch brings, does not notice: the child would wait for them
+    for ever. Inside a parallel loop nothing happens.
+    """
+    omp_pause_soft = 1
+    with suppress(OSError, AttributeError):  # another OpenMP, or none
+        _torch_cpu().omp_pause_resource_all(omp_pause_soft)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_end_idle_threads)
 
 
 _selected = _load(os.environ.get("MODERNBERT_NATIVE", ""))
 
 
 def select(level: str) -> None:
-    """Take this level from now on, or `off`; empty is the best one that runs here."""
+    """Take this level from now on, or `off`; empty is the best one for each kind of product.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
     global _selected
     _selected = _load(level)
 
@@ -124,9 +173,48 @@ def unavailable() -> str | None:
     return _selected if isinstance(_selected, str) else None
 
 
-def level() -> str:
-    """The instruction level in use."""
-    return _loaded().level
+def level(kind: str = "fp32") -> str:
+    """The instruction level that a kind of product takes. The first question after it may measure, for milliseconds."""
+    loaded = _loaded()
+    if kind not in loaded.chosen:
+        candidates = candidates_for(kind, tuple(loaded.tables), loaded.forced)
+        rates = _measured(kind, candidates) if len(candidates) > 1 else {}
+        loaded.rates[kind], loaded.chosen[kind] = rates, fastest(candidates, rates)
+    return loaded.chosen[kind]
+
+
+def rates(kind: str) -> dict[str, float]:
+    """What was measured to choose the level of a kind of product, in GFLOP/s; empty where there was no choice."""
+    level(kind)
+    return dict(_loaded().rates[kind])
+
+
+def candidates_for(kind: str, available: Sequence[str], forced: str) -> list[str]:
+    """The levels among which a kind of product has a choice, the one with the largest instructions first.
+
+    Products in fp32 are the same code on every level with AVX-512. A forced level is the only one, save that `avx512`
+    has no instruction for int8: it takes those of the level above, where the processor has them.
+    """
+    if forced == "avx512" and kind == "int8" and "avx512_bf16" in available:
+        return ["avx512_bf16"]
+    if forced:
+        return [forced]
+    return [level for level in available if kind != "fp32" or level not in ("amx", "avx512_bf16")]
+
+
+def fastest(candidates: Sequence[str], rates: Mapping[str, float]) -> str:
+    """The first candidate, unless another one is faster by more than a measurement errs."""
+    best = candidates[0]
+    for level in candidates[1:]:
+        if rates[level] > _CLEARLY * rates[best]:
+            best = level
+    return best
+
+
+def _measured(kind: str, levels: Sequence[str]) -> dict[str, float]:
+    from modernbert.kernels.native_encoder import measure_levels  # which stands on this module
+
+    return measure_levels(kind, levels)
 
 
 def takes(device: torch.device, dtype: torch.dtype, width: int = 0, of: int = 32) -> bool:
@@ -155,6 +243,8 @@ def varlen_attention(
         cos, sin = (x.expand(len(qkv), dim // 2).contiguous() for x in (cos, sin))
     else:
         cos, sin = rope.angles
+        if cos.stride(1) != 1 or cos.stride() != sin.stride():
+            cos, sin = cos.contiguous(), sin.contiguous()
     output: Tensor = attention(qkv, cos, sin, sequences.cu_seqlens, -1 if window is None else window)[0]
     return output
 
@@ -164,9 +254,19 @@ def _loaded() -> _Loaded:
     return _selected
 
 
-def kernels() -> Any:
-    """The C functions of src/native/interface.h at the level in use."""
-    return _loaded().kernels
+def kind_of(dtype: torch.dtype) -> str:
+    """The kind of product that tensors of a dtype take part in."""
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
+
+
+def kernels(kind: str = "fp32") -> Any:
+    """The C functions of src/native/interface.h at the level that this kind of product takes."""
+    return kernels_at(level(kind))
+
+
+def kernels_at(level: str) -> Any:
+    """The C functions of one level."""
+    return _loaded().tables[level]
 
 
 def team() -> _Threads:
@@ -174,11 +274,38 @@ def team() -> _Threads:
     return _Threads(_loaded().parallel_for, torch.get_num_threads())
 
 
+def require_done(refused: int) -> None:
+    """Raise what a kernel has refused: boundaries that would have it read and write outside of its tensors.
+
+    Raises:
+        BackendError: it did.
+    """
+    if refused:
+        raise BackendError("The boundaries of the sequences do not rise from 0 to the number of tokens.")
+
+
 def _described(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window: int) -> _Attention:
-    tokens, _, heads, dim = qkv.shape
+    """Pointers and sizes. An exported model comes here without `varlen_attention`, so that sizes are checked again.
+
+    Raises:
+        BackendError: the tensors are not what the kernels take.
+    """
+    tokens, parts, heads, dim = qkv.shape if qkv.dim() == 4 else (0, 0, 0, 0)
+    rotations = (cos, sin)
+    if (
+        parts != 3 or heads < 1 or dim < 1 or dim % 32 or qkv.dtype not in DTYPES
+        or any(x.dtype != torch.float32 or x.dim() != 2 or x.stride(1) != 1 for x in rotations)
+        or any(x.shape[0] < tokens or x.shape[1] != dim // 2 or x.stride(0) != cos.stride(0) for x in rotations)
+        or boundaries.dtype != torch.int32 or boundaries.dim() != 1 or len(boundaries) < 1
+        or not boundaries.is_contiguous() or any(x.device.type != "cpu" for x in (qkv, cos, sin, boundaries))
+    ):  # fmt: skip
+        raise BackendError(
+            "The native kernels take qkv as (tokens, 3, heads, head_dim), rotations as (tokens, head_dim / 2) in fp32 "
+            "and contiguous boundaries in int32, all on the CPU."
+        )
     return _Attention(
         qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.stride(0), boundaries.data_ptr(), len(boundaries) - 1,
-        tokens, heads, dim, window, dim**-0.5, DTYPES[qkv.dtype],
+        tokens, heads, dim, min(window, tokens), dim**-0.5, DTYPES[qkv.dtype],
     )  # fmt: skip
 
 
@@ -194,9 +321,13 @@ def _attention(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window
     stride; a negative window is global.
     """
     qkv = qkv.contiguous()
-    out, logsumexp = _attention_shape(qkv)
     described, threads = _described(qkv, cos, sin, boundaries, window), team()
-    kernels().attention_forward(addressof(described), out.data_ptr(), logsumexp.data_ptr(), addressof(threads))
+    out, logsumexp = _attention_shape(qkv)
+    require_done(
+        kernels(kind_of(qkv.dtype)).attention_forward(
+            addressof(described), out.data_ptr(), logsumexp.data_ptr(), addressof(threads)
+        )
+    )
     return out, logsumexp
 
 
@@ -207,9 +338,13 @@ def _attention_backward(
     qkv, grad = qkv.contiguous(), grad.contiguous()
     result = torch.empty_like(qkv)
     described, threads = _described(qkv, cos, sin, boundaries, window), team()
-    kernels().attention_backward(
-        addressof(described), logsumexp.data_ptr(), out.data_ptr(), grad.data_ptr(), result.data_ptr(),
-        addressof(threads),
+    if grad.shape != out.shape or out.shape != qkv[:, 0].shape or logsumexp.shape != (qkv.shape[2], len(qkv)):
+        raise BackendError("The gradient, the output and the logsumexp are not those of this attention.")
+    require_done(
+        kernels(kind_of(qkv.dtype)).attention_backward(
+            addressof(described), logsumexp.data_ptr(), out.data_ptr(), grad.data_ptr(), result.data_ptr(),
+            addressof(threads),
+        )
     )  # fmt: skip
     return result
 
@@ -254,7 +389,7 @@ def _add_norm(
     x, y, weight = x.contiguous(), y.contiguous(), weight.float()
     total, normed, mean, inverse = _add_norm_shape(x, y, weight, epsilon, dtype)
     described, threads = _norm(x, weight, epsilon, dtype), team()
-    kernels().add_norm_forward(
+    kernels(kind_of(dtype)).add_norm_forward(
         addressof(described), x.data_ptr(), y.data_ptr(), total.data_ptr(), normed.data_ptr(), mean.data_ptr(),
         inverse.data_ptr(), addressof(threads),
     )  # fmt: skip
@@ -275,7 +410,7 @@ def _add_norm_backward(
     stream_grad = None if stream_grad is None else stream_grad.contiguous()
     grad, narrow, weight_grad = _add_norm_backward_shape(total, normed_grad, total, mean, inverse, precise)
     described, threads = _norm(total, precise, 0.0, normed_grad.dtype), team()
-    kernels().add_norm_backward(
+    kernels(kind_of(normed_grad.dtype)).add_norm_backward(
         addressof(described), total.data_ptr(), mean.data_ptr(), inverse.data_ptr(), normed_grad.data_ptr(),
         None if stream_grad is None else stream_grad.data_ptr(), grad.data_ptr(), narrow.data_ptr(),
         weight_grad.data_ptr(), addressof(threads),
@@ -311,7 +446,7 @@ def _geglu(x: Tensor) -> Tensor:
     x = x.contiguous()
     result, threads = _geglu_shape(x), team()
     width = result.shape[-1]
-    kernels().geglu_forward(
+    kernels(kind_of(x.dtype)).geglu_forward(
         DTYPES[x.dtype], result.numel() // max(1, width), width, x.data_ptr(), result.data_ptr(), addressof(threads)
     )
     return result
@@ -321,7 +456,7 @@ def _geglu_backward(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of x."""
     x, grad = x.contiguous(), grad.contiguous()
     result, threads, width = torch.empty_like(x), team(), grad.shape[-1]
-    kernels().geglu_backward(
+    kernels(kind_of(x.dtype)).geglu_backward(
         DTYPES[x.dtype], grad.numel() // max(1, width), width, x.data_ptr(), grad.data_ptr(), result.data_ptr(),
         addressof(threads),
     )  # fmt: skip
@@ -365,7 +500,7 @@ def softmax_gradient(
     if rows and not 0 <= int(labels.min()) <= int(labels.max()) < vocab:
         raise IndexError(f"a label is outside the vocabulary of {vocab}")
     precise, labels, threads = None if bias is None else bias.float(), labels.to(torch.int64).contiguous(), team()
-    return kernels().softmax_gradient(
+    return kernels(kind_of(logits.dtype)).softmax_gradient(
         DTYPES[logits.dtype], rows, vocab, logits.data_ptr(), None if precise is None else precise.data_ptr(),
         labels.data_ptr(), None if bias_gradient is None else bias_gradient.data_ptr(), addressof(threads),
     )  # fmt: skip

@@ -8,6 +8,7 @@ import mmap
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, addressof, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from jaxtyping import Float
@@ -106,8 +107,8 @@ def _in_huge_pages(x: Tensor) -> Tensor:
 
 
 def _memory(count: int) -> Tensor:
-    """So many bytes, aligned to a page."""
-    area = mmap.mmap(-1, max(count, mmap.PAGESIZE))
+    """So many bytes, aligned to a page. Private: after a fork each process writes into its own copy."""
+    area = mmap.mmap(-1, max(count, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         area.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(area, dtype=torch.uint8, count=count)
@@ -135,10 +136,15 @@ class NativeEncoder:
         epsilon: float,
         dtype: torch.dtype,
         int8: bool = False,
+        level: str | None = None,
     ) -> None:
+        """`level` is the one that is fastest at this kind of product unless it is named."""
         self.hidden, intermediate = len(final_norm), layers[0].down.shape[1]
-        self._kernels = native.kernels()
+        kind = "int8" if int8 else native.kind_of(dtype)
+        self._kernels = native.kernels_at(level or native.level(kind))
         step = self._kernels.bf16_step if dtype == torch.bfloat16 else 1
+        if step and dtype == torch.bfloat16 and int8 and level is None and native.level("bf16") != native.level("int8"):
+            step = 0  # what is not int8 is faster in fp32 here
         self.dtype = dtype if step else torch.float32
         self._kept: list[Tensor | _Packed] = []  # what the structures below point to
         packed = [
@@ -151,7 +157,7 @@ class NativeEncoder:
         described = [
             _Layer(
                 None if layer.attn_norm is None else self._keep(layer.attn_norm), self._keep(layer.mlp_norm), *linears,
-                -1 if layer.window is None else layer.window, layer.rope,
+                -1 if layer.window is None else min(layer.window, 2**31 - 1), layer.rope,
             )
             for layer, linears in zip(layers, packed, strict=True)
         ]  # fmt: skip
@@ -175,6 +181,8 @@ class NativeEncoder:
         self, embedded: Float[Tensor, "tokens hidden"], sequences: Sequences, cos: list[Tensor], sin: list[Tensor]
     ) -> Float[Tensor, "tokens hidden"]:
         """`cos` and `sin` are those of the two rotations, (tokens, head_dim / 2) in fp32, rows of equal stride."""
+        sequences.require(embedded)
+        assert min(len(x) for x in (*cos, *sin)) >= len(embedded), "a rotation for each token"
         embedded = embedded.to(self.dtype).contiguous()
         out = torch.empty_like(embedded)
         workspace = self._workspace(len(embedded))
@@ -185,7 +193,11 @@ class NativeEncoder:
             cos[0].stride(0), workspace.data_ptr(),
         )  # fmt: skip
         threads = native.team()
-        self._kernels.encoder_forward(addressof(self._described), addressof(batch), out.data_ptr(), addressof(threads))
+        native.require_done(
+            self._kernels.encoder_forward(
+                addressof(self._described), addressof(batch), out.data_ptr(), addressof(threads)
+            )
+        )
         self._workspaces.append(workspace)
         return out
 
@@ -195,9 +207,38 @@ class NativeEncoder:
 
     def _workspace(self, tokens: int) -> Tensor:
         """Memory that no other thread's call is using, large enough."""
-        needed = self._kernels.encoder_workspace(addressof(self._described), tokens)
+        needed = max(1, self._kernels.encoder_workspace(addressof(self._described), tokens))
         try:
             found = self._workspaces.pop()
         except IndexError:
             found = None
         return found if found is not None and len(found) >= needed else _memory(needed)
+
+
+def measure_levels(kind: str, levels: Sequence[str], rounds: int = 3) -> dict[str, float]:
+    """GFLOP/s of one layer at each level, in the threads of torch: some milliseconds for all of them.
+
+    The levels take turns, and the best round of each counts, since what else the machine does only makes one slower.
+    """
+    width, tokens = 256, 96
+    generator = torch.Generator().manual_seed(0)
+    qkv, attended, up, down = (
+        torch.randn(parts * width, width, generator=generator) * width**-0.5 for parts in (3, 1, 2, 1)
+    )
+    norm, dtype = torch.ones(width), torch.bfloat16 if kind == "bf16" else torch.float32
+    layer = LayerWeights(None, norm, qkv, attended, up, down, window=None, rope=0)
+    embedded, sequences = torch.randn(tokens, width, generator=generator), Sequences.from_lengths([tokens])
+    cos, sin = [torch.ones(tokens, 32)] * 2, [torch.zeros(tokens, 32)] * 2
+    encoders = {
+        level: NativeEncoder([layer], norm, norm, heads=4, epsilon=1e-5, dtype=dtype, int8=kind == "int8", level=level)
+        for level in levels
+    }
+    seconds = dict.fromkeys(levels, float("inf"))
+    for round_ in range(1 + rounds):
+        for level, encoder in encoders.items():
+            began = perf_counter()
+            encoder(embedded, sequences, cos, sin)
+            if round_ > 0:  # the first one warms up
+                seconds[level] = min(seconds[level], perf_counter() - began)
+    operations = 2 * tokens * (7 * width**2 + 2 * tokens * width)
+    return {level: operations / found / 1e9 for level, found in seconds.items()}

@@ -172,7 +172,7 @@ class CudaEncoder(nn.Module):
         cu_seqlens[0] = 0
 
         def run() -> Tensor:
-            sequences = Sequences(cu_seqlens, count, positions, positions, (num_sequences, count))
+            sequences = Sequences.unchecked(cu_seqlens, count, positions, positions, (num_sequences, count))
             return self._encode(tokens, sequences, self._ropes(positions))
 
         side = torch.cuda.Stream(device)

@@ -121,7 +121,12 @@ class Encoder(Pretrained):
         initialize(self, config)
 
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
-        """Hidden states after the final norm, one row for each packed token."""
+        """Hidden states after the final norm, one row for each packed token.
+
+        Raises:
+            DataError: the sequences have another number of tokens, or are on another device.
+        """
+        sequences.require(tokens)
         filled = filled_rows(tokens)
         return self._encode(filled, sequences.filled(len(filled)))[: len(tokens)]
 

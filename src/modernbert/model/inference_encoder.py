@@ -72,7 +72,12 @@ class InferenceEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
-        """Hidden states after the final norm, one row for each packed token."""
+        """Hidden states after the final norm, one row for each packed token.
+
+        Raises:
+            DataError: the sequences have another number of tokens, or are on another device.
+        """
+        sequences.require(tokens)
         embedded = self.tok_embeddings(tokens)
         return self._native(embedded, sequences, *self._rotated(sequences)).to(embedded.dtype)
 
@@ -82,15 +87,16 @@ class InferenceEncoder(nn.Module):
 
     def _rotated(self, sequences: Sequences) -> tuple[list[Tensor], list[Tensor]]:
         """Cosines and sines of every token for the two rotations, from a table that grows with the longest text."""
-        if not self._rotations[0] or len(self._rotations[0][0]) < sequences.max_length:
+        rotations = self._rotations  # looked at once: another thread may put other ones in their place meanwhile
+        if not rotations[0] or len(rotations[0][0]) < sequences.max_length:
             longest = 1 << max(9, (sequences.max_length - 1).bit_length())
             ropes = [Rope.of(torch.arange(longest), self.config.head_dim, theta) for theta in self._thetas]
             half = self.config.head_dim // 2
-            self._rotations = (
+            rotations = self._rotations = (
                 [rope.cos[:, 0, :half].contiguous() for rope in ropes],
                 [rope.sin[:, 0, half:].contiguous() for rope in ropes],
             )
-        cos, sin = self._rotations
+        cos, sin = rotations
         if sequences.num_sequences == 1:
             return cos, sin
         return [x[sequences.positions] for x in cos], [x[sequences.positions] for x in sin]

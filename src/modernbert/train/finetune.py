@@ -348,7 +348,7 @@ class Finetuning:
         """One optimizer step. `seen` examples were read before it."""
         began = time.perf_counter()
         training = self.recipe.training
-        torch.manual_seed((self.seed << 32) + self.progress.step + 1)  # dropout is a function of the step alone
+        torch.manual_seed(_dropout_seed(self.seed, self.progress.step + 1))  # a function of the step alone
         weights = self.weights
         total = self.task.total(items, None if weights is None else weights.cpu())
         loss = 0.0
@@ -411,6 +411,12 @@ class Finetuning:
         """Begin to save all that a resumed run needs."""
         state = asdict(self.progress) | {"phase": 0, "phase_end": False, "validation_loss": None}
         self.checkpoints.save(checkpoint.Snapshot.of(self.model, self.optimizer, state, copied=True))
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    """Another number of 64 bits for each seed and step. Seeds below 2^32 lie 2^32 steps apart."""
+    high, low = divmod(seed, 2**32)
+    return ((low << 32) + high * 0x9E3779B97F4A7C15 + step) % 2**64
 
 
 def choose_precision(recipe: FinetuneRecipe) -> Precision:

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from modernbert.config import Config, load, parse
+from modernbert.config import Config, Seed, load, parse
 from modernbert.data.reading_examples import Source
 from modernbert.data.records import told_format
 from modernbert.errors import ConfigError
@@ -101,7 +101,7 @@ class FinetuneRecipe(Config):
     overlap_tokens: NonNegativeInt | None = None  # between windows of a longer text; 128 or a quarter of max_length
     max_answer_tokens: PositiveInt = 64
     pooling: Literal["mean", "cls"] | None = None  # the model's unless set
-    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     skip_bad: bool = False  # leave out examples that are wrong, and count them
     training: Training = Training()
     machine: Machine = Machine()

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from modernbert.config import Config
+from modernbert.config import Config, Seed
 from modernbert.model.config import EncoderConfig
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]
@@ -158,7 +158,7 @@ class PretrainRecipe(Config):
     data: dict[str, Data]
     run: Run
     phases: dict[str, Phase] = Field(min_length=1)
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     model: Model = Model()
     optimizer: Optimizer = Optimizer()
     validation: Validation = Validation()

@@ -1,0 +1,52 @@
+"""What every attention backend demands of its arguments, looked at once and on the host: shapes, dtypes and devices."""
+
+import torch
+from torch import Tensor
+
+from modernbert.errors import BackendError
+from modernbert.kernels.rotary import Rope
+from modernbert.packed import Sequences
+
+
+def check_attention(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | None) -> None:
+    """Refuse what would be read or written past its end. What `Sequences` holds was checked when it was made.
+
+    Raises:
+        BackendError: the arguments do not fit together.
+    """
+    if wrong := _wrong_tensors(qkv, sequences) or _wrong_window(window) or _wrong_rope(qkv, rope):
+        raise BackendError(f"Attention cannot run on these arguments: {wrong}.")
+
+
+def _wrong_tensors(qkv: Tensor, sequences: Sequences) -> str | None:
+    if qkv.dim() != 4 or qkv.shape[1] != 3 or 0 in qkv.shape[2:] or qkv.shape[3] % 2 or not qkv.is_floating_point():
+        return (
+            "qkv is (tokens, 3, heads, head_dim) in a floating dtype, with an even head_dim, "
+            f"not {tuple(qkv.shape)} in {qkv.dtype}"
+        )
+    if len(qkv) != sequences.num_tokens:
+        return f"qkv has {len(qkv)} tokens but the sequences have {sequences.num_tokens}"
+    if qkv.device != sequences.device:
+        return f"qkv is on {qkv.device} but the sequences on {sequences.device}"
+    return None
+
+
+def _wrong_window(window: int | None) -> str | None:
+    if window is None:
+        return None
+    if isinstance(window, bool) or not isinstance(window, int | torch.SymInt) or window < 0:
+        return f"window is the number of tokens seen on each side, 0 or more, or None for all, not {window!r}"
+    return None
+
+
+def _wrong_rope(qkv: Tensor, rope: Rope | None) -> str | None:
+    if rope is None:
+        return None
+    wanted = (len(qkv), 1, qkv.shape[3])
+    for name, x in (("cos", rope.cos), ("sin", rope.sin)):
+        if x.shape != wanted or x.dtype != torch.float32 or x.device != qkv.device:
+            return (
+                f"the {name} of rope is {wanted} in torch.float32 on {qkv.device}, "
+                f"not {tuple(x.shape)} in {x.dtype} on {x.device}"
+            )
+    return None

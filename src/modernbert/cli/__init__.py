@@ -69,7 +69,9 @@ def doctor(as_json: Json = False) -> None:
 def demo(
     corpus: Annotated[list[str] | None, typer.Option(help="Your own text instead; may be repeated.")] = None,
     files: Annotated[list[str] | None, typer.Argument(help="More files of your own text.", hidden=True)] = None,
-    output: Annotated[Path, typer.Option(help="The folder to work in; it is made anew.")] = Path("output/demo"),
+    output: Annotated[Path, typer.Option(help="The folder to work in; what a demo wrote there is made anew.")] = Path(
+        "output/demo"
+    ),
 ) -> None:
     """Train a small ModernBERT from raw text to filled masks, in minutes, with no network."""
     from modernbert.demo import run

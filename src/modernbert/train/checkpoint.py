@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modernbert.errors import CheckpointError
+from modernbert.files import written_aside
 from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.model.checkpoint import write_folder
+from modernbert.model.checkpoint import write_files
 from modernbert.model.heads import TaskModel
 from modernbert.train.distributed import like, whole
 from modernbert.train.optimizer import StableAdamW
@@ -107,25 +108,22 @@ def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, ke
     """Write a checkpoint, then remove those that `keep` does not name. Returns its folder."""
     state = snapshot.state
     target = directory / f"step-{state['step']:08d}"
-    partial = directory / f".{target.name}.partial"
     older = folders(directory)
     seen = _state(older[-1])["tokens"] if older else 0
     milestone = state["phase_end"]
     if keep.every_tokens is not None:
         milestone |= state["tokens"] // keep.every_tokens > seen // keep.every_tokens
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        write_folder(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
-        training = partial / "training"
-        training.mkdir()
-        save_file(snapshot.moments, training / "optimizer.safetensors")
-        (training / "recipe.toml").write_text(recipe, encoding="utf-8")
-        (training / "state.json").write_text(json.dumps(state | {"milestone": milestone}, indent=2), encoding="utf-8")
-        (training / "sha256.json").write_text(json.dumps(_hashes(partial), indent=2), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        with written_aside(target) as partial:
+            write_files(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
+            training = partial / "training"
+            training.mkdir()
+            save_file(snapshot.moments, training / "optimizer.safetensors")
+            (training / "recipe.toml").write_text(recipe, encoding="utf-8")
+            values = state | {"milestone": milestone}
+            (training / "state.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+            (training / "sha256.json").write_text(json.dumps(_hashes(partial), indent=2), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"The checkpoint of step {state['step']} could not be written ({error}); make room in {directory} and give "
             "the same command again, which goes on from the one before."

@@ -9,6 +9,7 @@ from tokenizers import Encoding, Tokenizer
 
 from modernbert.data import Vocabulary
 from modernbert.data.batching import batches_within
+from modernbert.data.tokenizer import SpecialTokens
 from modernbert.errors import DataError
 from modernbert.inference.packing import TOKENS_AT_ONCE, shortened
 from modernbert.inference.predictor import Predictor
@@ -37,7 +38,10 @@ class FillMask(Predictor[MaskedLM]):
     def __init__(self, model: MaskedLM, tokenizer: Tokenizer, max_length: int | None = None) -> None:
         super().__init__(model, tokenizer, max_length)
         self.vocabulary = Vocabulary.of(tokenizer)
-        self._special = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
+        self.mask = SpecialTokens.of(tokenizer).mask
+        self._special = torch.ones(model.config.vocab_size, dtype=torch.bool)  # ids without a token, too
+        known = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
+        self._special[: len(known)] = known
 
     @overload
     def __call__(self, texts: str, top_k: int = 5) -> Fillings: ...  # type: ignore[overload-overlap]
@@ -66,7 +70,9 @@ class FillMask(Predictor[MaskedLM]):
     def _encode(self, text: str) -> Encoding:
         encoding = self.tokenizer.encode(text)
         if self.vocabulary.mask_id not in encoding.ids:
-            raise DataError(f"There is no [MASK] in {shortened(text)!r}; write [MASK] where a word is to be found.")
+            raise DataError(
+                f"There is no {self.mask} in {shortened(text)!r}; write {self.mask} where a word is to be found."
+            )
         tokens = len(encoding.ids)
         if tokens > self.max_length:
             raise DataError(

@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from modernbert.data import load_tokenizer
+from modernbert.data.tokenizer import check_fits
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.inference.packing import overlap
 from modernbert.model.checkpoint import Pretrained, find_folder, read_architecture
@@ -56,7 +57,7 @@ class Predictor(Generic[M]):
 
         Raises:
             CheckpointError: there is no such model, or it is one of another kind.
-            DataError: it has no tokenizer.
+            DataError: it has no tokenizer, or one with ids that the model does not embed.
             ConfigError: the model does not read `max_length` tokens, or there is no such device.
             BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
         """
@@ -69,4 +70,6 @@ class Predictor(Generic[M]):
             )
         model = cls.kind.from_pretrained(folder, device=select_device(device), dtype=dtype)
         make_ready(model, int8=int8)
-        return cls(model, load_tokenizer(folder), max_length)
+        tokenizer = load_tokenizer(folder)
+        check_fits(tokenizer, model.config.vocab_size, source)
+        return cls(model, tokenizer, max_length)

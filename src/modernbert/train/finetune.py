@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modernbert import config as toml
 from modernbert.data import load_tokenizer
 from modernbert.data.batching import Batches, batches_of, batches_within, shuffled
+from modernbert.data.tokenizer import check_fits
 from modernbert.errors import ConfigError, DataError
 from modernbert.inference.packing import outputs
 from modernbert.model.checkpoint import find_folder, read_config
@@ -110,11 +111,14 @@ def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None = N
 def prepare(recipe: FinetuneRecipe) -> Prepared:
     """Read and encode all data, before any training."""
     folder = find_folder(recipe.model)
-    reads = read_config(folder).max_position_embeddings
+    config = read_config(folder)
+    reads = config.max_position_embeddings
     max_length = recipe.max_length or reads
     if max_length > reads:
         raise ConfigError(f"max_length is {max_length}, but {recipe.model} reads {reads} tokens; lower it.")
-    task = make_task(recipe, load_tokenizer(folder), max_length)
+    tokenizer = load_tokenizer(folder)
+    check_fits(tokenizer, config.vocab_size, recipe.model)
+    task = make_task(recipe, tokenizer, max_length)
     if recipe.training.metric not in (None, *task.metric_names):
         raise ConfigError(
             f"training.metric {recipe.training.metric!r} is none of this task: take one of "

@@ -217,8 +217,8 @@ def read_config(folder: Path) -> EncoderConfig:
 
 def read_architecture(folder: Path) -> str | None:
     """The name that `transformers` gives to what a folder holds, or None where its config.json does not tell."""
-    names = _config_values(folder).get("architectures") or [None]
-    return str(names[0]) if names[0] else None
+    names = _config_values(folder).get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) and names[0] else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

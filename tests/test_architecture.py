@@ -11,7 +11,7 @@ def test_imports_point_down_only():
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert result.returncode == 0, result.stdout

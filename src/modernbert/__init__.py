@@ -1,10 +1,15 @@
 """ModernBERT from raw text to a model that loads everywhere. Importing it loads no torch until a name is used."""
 
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-__version__ = version("modernbert")
+SOURCE_VERSION = "0.1.0+source"  # of a source tree that is run without being installed (PYTHONPATH=src)
+
+try:
+    __version__ = version("modernbert")
+except PackageNotFoundError:
+    __version__ = SOURCE_VERSION
 
 _HOMES = dict.fromkeys(
     ("ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference"

@@ -7,10 +7,11 @@ from importlib import metadata, util
 
 import torch
 
+from modernbert import __version__
 from modernbert.kernels import available_backends, default_backend, native
 from modernbert.runtime import cpu_features, cpu_name
 
-_PACKAGES = ("modernbert", "numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
+_PACKAGES = ("numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
 _EXTRAS = {  # what an optional part needs, and the extra that installs it
     "corpus preparation": ("datatrove", "corpus"),
     "Parquet files": ("pyarrow", "corpus"),
@@ -30,6 +31,7 @@ def diagnose() -> Report:
         "versions": {
             "python": sys.version.partition(" ")[0],
             "system": platform.platform(),
+            "modernbert": __version__,
             **{name: _version(name) for name in _PACKAGES},
             "torch": torch.__version__,  # names its build, which the package's metadata may not
         },

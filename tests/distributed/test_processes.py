@@ -9,7 +9,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -88,11 +87,25 @@ def losses(run):
     return [line["loss"] for line in lines(run) if "loss" in line]
 
 
-def wait_for_step(run, step):
-    until = time.monotonic() + ENDED
-    while not ((run / "metrics.jsonl").exists() and len(losses(run)) >= step):
-        assert time.monotonic() < until, f"{run} did not come to step {step}"
-        time.sleep(0.005)
+# `modernbert pretrain` whose last process sends itself a signal at step 5, once: no clock decides when it comes.
+SIGNAL_AT_STEP_5 = """
+import os, pathlib, signal, sys
+from modernbert.train import pretrain
+
+update, once = pretrain.Pretraining._update, pathlib.Path(sys.argv[-1]).with_name("signalled")
+
+def interrupted(self, *arguments):
+    chosen = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+    if self.progress.step == 5 and chosen and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.{name})
+    return update(self, *arguments)
+
+pretrain.Pretraining._update = interrupted
+sys.argv[:1] = ["modernbert", "pretrain"]
+from modernbert.cli import main
+main()
+"""
 
 
 def assert_same_run(found, wanted):
@@ -129,9 +142,7 @@ def test_two_processes_train_to_the_losses_of_one(write_recipe, alone, tmp_path,
 
 def test_a_run_stopped_in_one_process_goes_on_in_two_shards(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path, parallel="fsdp")
-    with started(recipe, 1) as [process]:
-        wait_for_step(tmp_path / "run", 5)
-        process.send_signal(signal.SIGINT)
+    with started(recipe, 1, ["-c", SIGNAL_AT_STEP_5.replace("{name}", "SIGINT")]) as [process]:
         _, errors = process.communicate(timeout=ENDED)
         assert process.returncode == 130, errors
     train(recipe, 2)
@@ -140,10 +151,9 @@ def test_a_run_stopped_in_one_process_goes_on_in_two_shards(write_recipe, alone,
 
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path)
-    with started(recipe, 2) as [first, second]:
-        wait_for_step(tmp_path / "run", 5)
-        second.kill()
-        _, errors = first.communicate(timeout=30)
+    with started(recipe, 2, ["-c", SIGNAL_AT_STEP_5.replace("{name}", "SIGKILL")]) as [first, second]:
+        assert second.wait(timeout=ENDED) == -signal.SIGKILL
+        _, errors = first.communicate(timeout=ENDED)
         assert first.returncode == 2, errors
         assert "Process 0 of 2 stops because another one has ended" in errors
         assert "Traceback" not in errors
@@ -188,7 +198,7 @@ def test_processes_started_again_do_not_take_an_old_one_for_their_peer():
             for rank in order:
                 names.append(pool.submit(name_of_attempt, store, rank, 3))
                 time.sleep(0.2)
-            return {name.result(timeout=30) for name in names}
+            return {name.result(timeout=ENDED) for name in names}
 
     [first], [second] = attempt([0, 1, 2]), attempt([1, 2, 0])
     assert first != second
@@ -203,14 +213,12 @@ def test_a_process_does_not_wait_for_ever(monkeypatch):
 def test_torchrun_brings_a_killed_run_back(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
-    launcher += ["--master-port", str(free_port()), "-m", "modernbert", "pretrain", str(recipe)]
+    program = tmp_path / "killed_once.py"
+    program.write_text(SIGNAL_AT_STEP_5.replace("{name}", "SIGKILL"))
+    launcher += ["--master-port", str(free_port()), str(program), str(recipe)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(launcher, env=environment, stderr=subprocess.PIPE, text=True) as agent:
         try:
-            wait_for_step(tmp_path / "run", 5)
-            tasks = Path(f"/proc/{agent.pid}/task").glob("*/children")
-            workers = [int(pid) for children in tasks for pid in children.read_text().split()]
-            os.kill(max(workers), signal.SIGKILL)
             _, errors = agent.communicate(timeout=ENDED)
         finally:
             agent.kill()

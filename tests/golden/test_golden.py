@@ -16,3 +16,10 @@ def test_a_refactor_leaves_the_losses_where_they_were(tmp_path):
 
 def test_the_losses_repeat_to_the_bit(tmp_path):
     assert golden_losses(tmp_path / "a") == golden_losses(tmp_path / "b")
+
+
+@pytest.mark.gpu
+def test_a_refactor_leaves_the_losses_on_cuda_where_they_were(tmp_path):
+    """In bf16, recorded on one kind of card: another one, or another choice of kernels, rounds otherwise."""
+    recorded = json.loads(Path(__file__).with_name("losses-cuda.json").read_text(encoding="utf-8"))
+    assert golden_losses(tmp_path, "cuda") == pytest.approx(recorded, rel=5e-3)

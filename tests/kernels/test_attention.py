@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modernbert.errors import BackendError
-from modernbert.kernels import Rope, available_backends, default_backend, native, varlen_attention
+from modernbert.kernels import Rope, available_backends, calibration, default_backend, native, varlen_attention
 from modernbert.packed import Sequences
 
 NATIVE = [f"native/{level}" for level in native.LEVELS]
@@ -32,6 +32,9 @@ SETTINGS = [
     pytest.param("blocked", "cuda", torch.bfloat16, 1e-2, 2e-2, id="blocked-cuda-bf16", marks=pytest.mark.gpu),
     pytest.param("flash", "cuda", torch.float16, 2e-3, 4e-3, id="flash-fp16", marks=pytest.mark.gpu),
     pytest.param("flash", "cuda", torch.bfloat16, 1e-2, 2e-2, id="flash-bf16", marks=pytest.mark.gpu),
+    pytest.param("triton", "cuda", torch.float32, 1e-5, 1e-5, id="triton-fp32", marks=pytest.mark.gpu),
+    pytest.param("triton", "cuda", torch.float16, 2e-3, 4e-3, id="triton-fp16", marks=pytest.mark.gpu),
+    pytest.param("triton", "cuda", torch.bfloat16, 1e-2, 2e-2, id="triton-bf16", marks=pytest.mark.gpu),
 ]
 LENGTHS = [[1], [2, 1], [63, 64, 65], [1, 513, 17], [129, 0, 130, 300], [64] * 5, [1030]]
 WINDOWS = [None, 0, 1, 31, 64, 65, 200]
@@ -211,7 +214,7 @@ def test_windows_cost_memory_in_proportion_to_tokens():
 
 def test_an_unknown_backend_is_refused_by_name():
     qkv, sequences = random_qkv([3])
-    with pytest.raises(BackendError, match=r"'fast'.*reference, blocked, native, flash"):
+    with pytest.raises(BackendError, match=r"'fast'.*reference, blocked, native, flash, triton"):
         attend(qkv, sequences, None, "fast")
 
 
@@ -239,6 +242,11 @@ def test_the_cpu_takes_native_where_it_runs_and_blocked_otherwise():
 
 
 @pytest.mark.gpu
-def test_half_precision_on_cuda_takes_flash():
-    assert default_backend(torch.device("cuda"), torch.bfloat16) == "flash"
-    assert default_backend(torch.device("cuda"), torch.float32) == "blocked"
+def test_half_precision_on_cuda_takes_triton_for_windows_and_the_faster_one_elsewhere():
+    cuda = torch.device("cuda")
+    calibration.forget()
+    assert default_backend(cuda, torch.bfloat16, window=64) == "triton"
+    for length in (128, 8192):
+        assert default_backend(cuda, torch.bfloat16, longest=length, training=True) in ("triton", "flash")
+    assert len(calibration.chosen()) == 2
+    assert default_backend(cuda, torch.float32) == "blocked"

@@ -91,3 +91,26 @@ def test_large_logits_and_any_vocabulary(level_or_off, vocab):
         torch.autograd.grad(loss, [x, weight, bias]), torch.autograd.grad(expected, [x, weight, bias]), strict=True
     ):
         assert (ours - theirs).norm() <= 1e-4 * theirs.norm() + 1e-9
+
+
+@pytest.mark.parametrize("rows_at_once", [10, 1000])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_labelled_minus_100_counts_for_nothing(level_or_off, monkeypatch, rows_at_once, reduction, dtype):
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", rows_at_once * 50)
+    x, weight, bias, labels = material(dtype)
+    labels[::4] = -100
+    loss = linear_cross_entropy(x, weight, bias, labels, reduction)
+    expected = F.cross_entropy(F.linear(x, weight, bias), labels, reduction=reduction)
+    torch.testing.assert_close(loss, expected)
+    grads = torch.autograd.grad(loss, [x, weight, bias])
+    assert not grads[0][::4].any()
+    for ours, theirs in zip(grads, torch.autograd.grad(expected, [x, weight, bias]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_all_count_for_nothing_give_zero(level_or_off):
+    x, weight, bias, labels = material(torch.float32)
+    loss = linear_cross_entropy(x, weight, bias, torch.full_like(labels, -100))
+    assert float(loss.detach()) == 0
+    assert not any(grad.any() for grad in torch.autograd.grad(loss, [x, weight, bias]))

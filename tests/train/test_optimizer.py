@@ -1,6 +1,8 @@
 import optimi
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from modernbert.train.optimizer import StableAdamW, parameter_groups
@@ -76,12 +78,50 @@ def test_gradients_that_are_too_long_count_as_if_they_were_cut(level_or_off, max
         torch.testing.assert_close(x, y)
 
 
-def test_a_nan_in_the_gradient_is_not_hidden(level_or_off):
-    parameter = nn.Parameter(torch.ones(40))
-    parameter.grad = torch.ones(40)
-    parameter.grad[37] = torch.nan
-    StableAdamW([parameter], lr=1e-2, peak_lr=1e-2).step()
-    assert parameter.isnan().any()
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_reported(level_or_off, bad):
+    parameters = [nn.Parameter(torch.ones(40)), nn.Parameter(torch.ones(3))]
+    optimizer = StableAdamW(parameters, lr=1e-2, peak_lr=1e-2, weight_decay=0.1)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    assert float(optimizer.step()) == pytest.approx(43**0.5)
+    before = [p.detach().clone() for p in parameters]
+    moments = [{k: torch.as_tensor(v).clone() for k, v in optimizer.state[p].items()} for p in parameters]
+    parameters[0].grad[37] = bad
+    assert not optimizer.step().isfinite()
+    for parameter, old, state in zip(parameters, before, moments, strict=True):
+        assert torch.equal(parameter, old)
+        assert all(torch.equal(torch.as_tensor(v), state[k]) for k, v in optimizer.state[parameter].items())
+
+
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    order=st.randoms(use_true_random=False),
+    step=st.integers(1, 2),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    of_gradient=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_parameter_moves_alike_in_every_layout(shape, order, step, dtype, of_gradient):
+    """Transposed, or with gaps between its elements, in any dtype."""
+    axes = list(range(len(shape)))
+    order.shuffle(axes)
+
+    def laid_out(x):
+        room = torch.zeros([x.shape[a] * step for a in axes], dtype=dtype)
+        view = room[tuple(slice(None, None, step) for _ in axes)].permute([axes.index(a) for a in range(len(shape))])
+        return view.copy_(x)
+
+    torch.manual_seed(0)
+    start, *gradients = (torch.randn(shape).to(dtype) for _ in range(4))
+    plain, odd = nn.Parameter(start.clone()), nn.Parameter(laid_out(start))
+    one, other = (StableAdamW([p], lr=1e-2, peak_lr=1e-2, weight_decay=1e-3) for p in (plain, odd))
+    for gradient in gradients:
+        plain.grad, odd.grad = gradient.clone(), laid_out(gradient) if of_gradient else gradient.clone()
+        one.step()
+        other.step()
+    assert not torch.equal(odd, start)
+    torch.testing.assert_close(odd, plain)
 
 
 def test_a_gradient_spike_moves_the_weights_less_than_in_adamw():

@@ -20,6 +20,7 @@ from modernbert.model import MaskedLM
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
 from modernbert.train.pretrain import pretrain
+from modernbert.train.stopping import StopRequest
 from modernbert.train.tracking import Metrics
 
 
@@ -153,6 +154,19 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(whole_run, recipe_for, tmp_pa
     assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number):
+    """As under nohup: whoever started the run has said so."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), number)
+            assert not stop.requested
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_complete_run_is_left_as_it_is(whole_run, recipe_for):
     before = (whole_run / "final" / "model.safetensors").stat().st_mtime_ns
     assert pretrain(recipe_for(whole_run)) == whole_run / "final"
@@ -183,13 +197,134 @@ def test_the_size_of_microbatches_does_not_change_what_is_learned(recipe_for, tm
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(recipe_for, tmp_path, monkeypatch):
-    def loss(self, tokens, sequences, labels):
-        return original(self, tokens, sequences, labels) * float("nan")
+    def loss_at(self, *arguments):
+        return original(self, *arguments) * float("nan")
 
-    original = MaskedLM.loss
-    monkeypatch.setattr(MaskedLM, "loss", loss)
+    original = MaskedLM.loss_at
+    monkeypatch.setattr(MaskedLM, "loss_at", loss_at)
     with pytest.raises(ConfigError, match="not finite at step 1: lower"):
         pretrain(recipe_for(tmp_path / "run"))
+
+
+def test_nothing_is_saved_after_a_step_whose_loss_is_not_finite(recipe_for, tmp_path, monkeypatch):
+    """Though it is read a step late: step 4, where a checkpoint is due, is started before step 3 is known to be bad."""
+
+    def loss_at(self, *arguments):
+        return original(self, *arguments) * (float("nan") if torch.initial_seed() == 3 else 1.0)
+
+    original = MaskedLM.loss_at
+    monkeypatch.setattr(MaskedLM, "loss_at", loss_at)
+    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")
+    recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)})
+    run = recipe.run.model_copy(update={"checkpoint_every_steps": 2})
+    with pytest.raises(ConfigError, match="not finite at step 3: lower"):
+        pretrain(recipe.model_copy(update={"run": run}))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
+    """Nothing made ahead, counted on the way or read late, over a batch warm-up and with dropout."""
+    batch_tokens = {"tokens": 1024, "start": 512, "warmup_tokens": 2_000}
+    recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000, batch_tokens=batch_tokens)})
+    elsewhere = recipe.model_copy(update={"run": recipe.run.model_copy(update={"directory": tmp_path / "plain"})})
+    phase, plain = recipe.phases["only"], module.Pretraining(elsewhere, Processes(0, 1, torch.device("cpu")))
+    plain._enter(phase)
+    loader, model, optimizer = plain._loader("only", phase), plain.model, plain.optimizer
+    wanted, tokens = [], 0
+    while tokens < phase.tokens:
+        rows = loader.next_rows(phase.batch_tokens.at(len(wanted)) // 128)
+        batches = [loader.batch(rows[first : first + 4]) for first in range(0, len(rows), 4)]
+        tokens += sum(len(batch.input_ids) for batch in batches)
+        predicted = torch.tensor(float(sum((batch.labels != -100).sum() for batch in batches)))
+        torch.manual_seed(recipe.seed + len(wanted) + 1)
+        total = torch.zeros(())
+        for batch in batches:
+            masked = batch.labels != -100
+            rows_of_it = masked.nonzero().squeeze(1)
+            loss = model.loss_at(batch.input_ids, batch.sequences, rows_of_it, batch.labels[masked]) / predicted
+            loss.backward()
+            total += loss.detach()
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-3
+        optimizer.step()
+        optimizer.zero_grad()
+        wanted.append(float(total))
+    final = pretrain(recipe)
+    assert losses(tmp_path / "run") == wanted
+    assert equal(
+        weights(final), {name: weight for name, weight in model.state_dict().items() if name in weights(final)}
+    )
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
+    recipe_for, tmp_path, monkeypatch, caplog, graphs
+):
+    """What a CUDA device is given, on the CPU; where there can be graphs, they fail to be recorded."""
+
+    def recorder():
+        def record(work):
+            raise RuntimeError("there is no device")
+
+        return record
+
+    recipe = recipe_for(tmp_path / "plain")
+    model = recipe.model.model_copy(update={"attention_output_dropout": 0.0})
+    pretrain(recipe.model_copy(update={"model": model}))
+    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")
+    monkeypatch.setattr(module, "CudaRecorder", recorder)
+    monkeypatch.setattr(module.Pretraining, "_takes_graphs", lambda self: graphs)
+    run = recipe.run.model_copy(update={"directory": tmp_path / "staged"})
+    with caplog.at_level(logging.WARNING, logger="modernbert"):
+        final = pretrain(recipe.model_copy(update={"model": model, "run": run}))
+    assert caplog.text.count("goes on without CUDA graphs") == graphs
+    assert losses(tmp_path / "staged") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    for name, weight in weights(tmp_path / "plain" / "final").items():
+        torch.testing.assert_close(weights(final)[name], weight, rtol=0, atol=1e-4)
+    lines = zip(*(Metrics(tmp_path / name / "metrics.jsonl").read() for name in ("plain", "staged")), strict=True)
+    for one, other in lines:
+        assert (one["step"], one["tokens"], one.get("fill")) == (other["step"], other["tokens"], other.get("fill"))
+
+
+def test_an_error_of_the_loader_comes_out_as_it_is_when_its_update_is_due(recipe_for, tmp_path, monkeypatch):
+    original = module.Loader.next_rows
+
+    def next_rows(self, count):
+        if self.state()["rows"] >= 6 * 4:
+            raise DataError("the disk with the shards is gone")
+        return original(self, count)
+
+    monkeypatch.setattr(module.Loader, "next_rows", next_rows)
+    with pytest.raises(DataError, match="the disk with the shards is gone"):
+        pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)}))
+    assert len(losses(tmp_path / "run")) == 6
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_losses_read_late_are_reported_with_their_steps(recipe_for, tmp_path, monkeypatch):
+    recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000), "then": _phase(tokens=2_000)})
+
+    def run(name, every_steps):
+        changed = recipe.run.model_copy(update={"log_every_steps": every_steps, "directory": tmp_path / name})
+        pretrain(recipe.model_copy(update={"run": changed}))
+        return [line for line in Metrics(tmp_path / name / "metrics.jsonl").read() if "loss" in line]
+
+    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")
+    read = []
+    original = module.Pretraining._read
+    monkeypatch.setattr(
+        module.Pretraining, "_read", lambda self, one: read.append(self.progress.step) or original(self, one)
+    )
+    single = {line["step"]: line for line in run("single", 1)}
+    assert read == [2, 3, 4, 4, 6, 6, 8, 8, *read[8:]]  # all are read where a checkpoint or a validation needs them
+    last = 0
+    for line in run("threes", 3):
+        steps = range(last + 1, line["step"] + 1)
+        assert line["loss"] == pytest.approx(sum(single[step]["loss"] for step in steps) / len(steps), rel=1e-12)
+        for name in ("phase", "tokens", "grad_norm", "learning_rate"):
+            assert line[name] == single[line["step"]][name]
+        last = line["step"]
+    assert last == max(single)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json"])
@@ -333,15 +468,18 @@ def test_a_shard_that_vanishes_in_the_run_is_one_sentence_and_the_last_checkpoin
 
 
 def test_a_loss_spike_names_the_step_and_every_document_of_the_batch(recipe_for, tmp_path, monkeypatch, caplog):
-    original = module.Pretraining._update
+    original = module.Pretraining._read
 
-    def update(self, *arguments):
-        found = original(self, *arguments)
-        return replace(found, loss=found.loss + 30) if self.progress.step == 22 else found
+    def read(self, launched):
+        found = original(self, launched)
+        return replace(found, loss=found.loss + 30) if found.progress.step == 23 else found
 
-    monkeypatch.setattr(module.Pretraining, "_update", update)
+    monkeypatch.setattr(module.Pretraining, "_read", read)
+    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")  # so that the loss is read a step late
+    recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=14_000)})
+    run = recipe.run.model_copy(update={"log_every_steps": 10})
     with caplog.at_level(logging.WARNING, logger="modernbert"):
-        pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=14_000)}))
+        pretrain(recipe.model_copy(update={"run": run}))
     [warning] = [record.getMessage() for record in caplog.records if "jumped" in record.getMessage()]
     [spike] = [line for line in Metrics(tmp_path / "run" / "metrics.jsonl").read() if "spike" in line]
     assert "step     23" in warning

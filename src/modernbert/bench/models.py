@@ -1,5 +1,6 @@
 """The models that are measured: presets with random weights, or model folders."""
 
+import json
 import math
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,12 @@ PRESETS = {
     ),
     "base": EncoderConfig.base(),
     "large": EncoderConfig.large(),
+    "28m": EncoderConfig(
+        vocab_size=16_384, hidden_size=448, intermediate_size=672, num_hidden_layers=12, num_attention_heads=7
+    ),
+    "tiny": EncoderConfig(
+        vocab_size=1024, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=2
+    ),
 }
 
 _Model = TypeVar("_Model", Encoder, MaskedLM)
@@ -32,12 +39,28 @@ def make_model(kind: type[_Model], model: str) -> _Model:
         made = kind(PRESETS[model])
         _make_attention_count(made)
         return made.eval()
+    _check_folder(model)
+    return kind.from_pretrained(model, dtype=torch.float32)
+
+
+def model_config(model: str) -> EncoderConfig:
+    """The configuration of a preset or of a model folder.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if model in PRESETS:
+        return PRESETS[model]
+    _check_folder(model)
+    return EncoderConfig.from_hf(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
+
+
+def _check_folder(model: str) -> None:
     if not (Path(model) / "config.json").is_file():
         raise ConfigError(
             f"There is no preset and no model folder {model!r}; choose {', '.join(PRESETS)}, or a folder with a "
             "config.json."
         )
-    return kind.from_pretrained(model, dtype=torch.float32)
 
 
 def describe(model: str, config: EncoderConfig) -> str:

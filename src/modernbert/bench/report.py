@@ -75,9 +75,15 @@ def agreeing(errors: Mapping[str, float | None]) -> frozenset[str]:
     return frozenset(name for name, error in errors.items() if error is not None and error <= limits[name])
 
 
-def make_result(work: Work, flops: float, entries: tuple[Entry, ...], seconds: Mapping[str, list[float]]) -> Result:
-    """The result of a work from the seconds of those that were timed, `MATRICES` among them."""
-    rate = speed(MATRIX_FLOPS, seconds[MATRICES])
+def make_result(
+    work: Work,
+    flops: float,
+    entries: tuple[Entry, ...],
+    seconds: Mapping[str, list[float]],
+    matrix_flops: float = MATRIX_FLOPS,
+) -> Result:
+    """The result of a work from the seconds of those that were timed, `MATRICES` with its operations among them."""
+    rate = speed(matrix_flops, seconds[MATRICES])
     speeds = {name: speed(work.tokens * work.passes, found) for name, found in seconds.items() if name != MATRICES}
     base = speeds.get(BASELINE)
     measured = []
@@ -176,6 +182,7 @@ _CONDITIONS = {
     "the dtype": lambda report: report.dtype,
     "the number of threads": lambda report: report.threads,
     "what the processor can do": lambda report: report.machine.get("features"),
+    "the device": lambda report: report.machine.get("device", "CPU"),
 }
 
 

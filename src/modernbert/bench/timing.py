@@ -34,14 +34,21 @@ class Speed:
     fastest: float
 
 
-def alternate(runs: Mapping[str, Callable[[], object]], rounds: int, what: str) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; they take turns, so that all of them meet the same machine."""
+def alternate(
+    runs: Mapping[str, Callable[[], object]], rounds: int, what: str, wait: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each contestant in each round; they take turns, so that all of them meet the same machine.
+
+    `wait` returns when the device has done what was asked of it; it is called before and after each run.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with tqdm(total=rounds * len(runs), desc=what, unit=" runs", leave=False) as bar:
         for _ in range(rounds):
             for name, run in runs.items():
+                wait()
                 began = time.perf_counter()
                 run()
+                wait()
                 seconds[name].append(time.perf_counter() - began)
                 bar.update()
     return seconds

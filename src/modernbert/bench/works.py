@@ -44,6 +44,7 @@ class Work:
     name: str
     lengths: tuple[int, ...]
     of_documents: int | None = None
+    repeats: int | None = None  # passes of a round; enough of them for `_ROUND_TOKENS` unless set
 
     @property
     def tokens(self) -> int:
@@ -52,12 +53,15 @@ class Work:
     @property
     def passes(self) -> int:
         """How often a round goes over the documents."""
-        return max(1, _ROUND_TOKENS // self.tokens)
+        return self.repeats or max(1, _ROUND_TOKENS // self.tokens)
 
-    def batches(self, vocab_size: int, seed: int = 42) -> tuple[Batch, ...]:
-        """Random ids (as published: uniform in 100..16000), in batches of at most `BATCH_TOKENS` with their padding."""
+    def batches(self, vocab_size: int, seed: int = 42, at_once: int | None = None) -> tuple[Batch, ...]:
+        """Random ids (as published: uniform in 100..16000), in batches of at most `at_once` tokens with their padding.
+
+        That is `BATCH_TOKENS` unless it is given.
+        """
         generator = np.random.default_rng(seed)
-        size = max(1, BATCH_TOKENS // max(self.lengths))
+        size = max(1, (at_once or BATCH_TOKENS) // max(self.lengths))
         groups = [self.lengths[begin : begin + size] for begin in range(0, len(self.lengths), size)]
         found = []
         for lengths in groups:

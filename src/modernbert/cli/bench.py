@@ -1,9 +1,9 @@
 """`modernbert bench`: how fast everything is, beside others, on this machine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,11 @@ Dtype = Annotated[str, typer.Option(help="bf16 or fp32.")]
 Threads = Annotated[int | None, typer.Option(help="Threads of every contestant; all that torch takes unless given.")]
 Works = Annotated[list[str] | None, typer.Option("--work", help="Only this work; may be repeated.")]
 Output = Annotated[Path | None, typer.Option(help="Write the report as JSON, for `compare`.", metavar="FILE.json")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: CUDA where there is a device.")]
+ProfileOption = Annotated[
+    bool,
+    typer.Option("--profile", help="On CUDA: the kernels that take longest, and the shares of products and attention."),
+]
 Figure = Annotated[Path | None, typer.Option(help="Draw it, as PNG and as SVG.", metavar="FILE.png")]
 
 
@@ -33,7 +38,9 @@ Figure = Annotated[Path | None, typer.Option(help="Draw it, as PNG and as SVG.",
 
     modernbert bench inference --model output/demo/run/final --peer all --output new.json --figure new.png
 
-    modernbert bench inference --published --documents 64 --work "512 fixed" --work "512 variable\"""",
+    modernbert bench inference --published --documents 64 --work "512 fixed" --work "512 variable"
+
+    modernbert bench inference --device cuda --peer all --profile --output gpu.json""",
 )
 def bench_inference(
     model: Model = "base",
@@ -47,21 +54,33 @@ def bench_inference(
         list[str] | None,
         typer.Option(
             help="Beside transformers: transformers-compiled, sentence-transformers, onnxruntime, openvino, or all; "
-            "may be repeated."
+            "on CUDA transformers-compiled and packed-encoders; may be repeated."
         ),
     ] = None,
+    device: Device = "cpu",
+    profile: ProfileOption = False,
     output: Output = None,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
     """Encode batches, alternating with transformers and other peers. Outputs are compared before anything is timed."""
+    from modernbert.bench.cuda import select_target
+    from modernbert.bench.cuda_inference import bench_cuda_inference
     from modernbert.bench.figure import draw_report, figure_paths
     from modernbert.bench.inference import bench_inference as measure
     from modernbert.bench.report import write_report
 
     if figure is not None:
         figure_paths(figure)
-    report = measure(model, dtype, threads, rounds, work or (), peer or (), documents if published else None)
+    target = select_target(device)
+    sets = documents if published else None
+    if target is None:
+        refuse_profile(profile)
+        report = measure(model, dtype, threads, rounds, work or (), peer or (), sets)
+    else:
+        report = bench_cuda_inference(
+            model, dtype, rounds, target, work or (), peer or (), sets, profiled=profile, on_result=kept_in(output)
+        )
     if output is not None:
         write_report(report, output)
     if figure is not None:
@@ -77,7 +96,9 @@ def bench_inference(
 
     modernbert bench training --model base --threads 1 --work "4 x 1024" --rounds 3
 
-    modernbert bench training --dtype fp32 --json --figure training.png""",
+    modernbert bench training --dtype fp32 --json --figure training.png
+
+    modernbert bench training --model base --device cuda --profile""",
 )
 def bench_training(
     model: Model = "mini",
@@ -85,18 +106,29 @@ def bench_training(
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(help="Counted rounds of each work.")] = 7,
     work: Works = None,
+    device: Device = "cpu",
+    profile: ProfileOption = False,
     output: Output = None,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
     """Masked-LM training steps, alternating with transformers. Gradients are compared before anything is timed."""
+    from modernbert.bench.cuda import select_target
+    from modernbert.bench.cuda_training import bench_cuda_training
     from modernbert.bench.figure import draw_report, figure_paths
     from modernbert.bench.report import write_report
     from modernbert.bench.training import bench_training as measure
 
     if figure is not None:
         figure_paths(figure)
-    report = measure(model, dtype, threads, rounds, work or ())
+    target = select_target(device)
+    if target is None:
+        refuse_profile(profile)
+        report = measure(model, dtype, threads, rounds, work or ())
+    else:
+        report = bench_cuda_training(
+            model, dtype, rounds, target, work or (), profiled=profile, on_result=kept_in(output)
+        )
     if output is not None:
         write_report(report, output)
     if figure is not None:
@@ -166,18 +198,28 @@ def bench_scaling(
         list[int] | None, typer.Option(help="Only so many tokens; may be repeated. Otherwise 16, 32 ... 8,192.")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Counted rounds of each length.")] = 3,
+    device: Device = "cpu",
     output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
     """Cost of a token as sequences grow and threads are added, alternating with transformers."""
+    from modernbert.bench.cuda import select_target
+    from modernbert.bench.cuda_inference import bench_cuda_scaling
     from modernbert.bench.figure import draw_scaling, figure_paths
     from modernbert.bench.report import write_report
     from modernbert.bench.scaling import bench_scaling as measure
+    from modernbert.errors import ConfigError
 
     if figure is not None:
         figure_paths(figure)
-    report = measure(model, dtype, rounds, threads or (), length or ())
+    target = select_target(device)
+    if target is not None and threads:
+        raise ConfigError("A CUDA device has no threads to scale by; leave --threads out.")
+    if target is None:
+        report = measure(model, dtype, rounds, threads or (), length or ())
+    else:
+        report = bench_cuda_scaling(model, dtype, rounds, target, length or ())
     if output is not None:
         write_report(report, output)
     if figure is not None:
@@ -194,6 +236,112 @@ def bench_scaling(
         shown = f"{cost.median:,.1f} ({cost.lowest:,.1f} to {cost.highest:,.1f})" if cost else "not ranked"
         error = "not finite" if point.error is None else f"{point.error:.1e}"
         typer.echo(f"| {point.tokens:,} | {point.threads} | {point.contestant} | {shown} | {error} |")
+
+
+@app.command(
+    "loop",
+    epilog="""Examples:
+
+    modernbert bench loop --model 28m --device cuda
+
+    modernbert bench loop --model tiny --seconds 5 --json""",
+)
+def bench_loop(
+    model: Annotated[str, typer.Option(help="The preset that is trained: base, large, 28m, mini or tiny.")] = "28m",
+    device: Device = "cpu",
+    seconds: Annotated[float, typer.Option(help="About how long the run takes, its start left out.")] = 10.0,
+    steps: Annotated[int | None, typer.Option(help="Updates of the run, instead.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """A `pretrain` run on random tokens beside its bare step: how much of the speed the loop keeps."""
+    from modernbert.bench.cuda import select_target
+    from modernbert.bench.loop import bench_loop as measure
+    from modernbert.bench.report import write_report
+
+    target = select_target(device)
+    on_cuda = target is not None and not target.dry
+    found = measure(model, "cuda" if on_cuda else "cpu", target, seconds, steps)
+    if output is not None:
+        write_report(found, output)
+    print_rendered(asdict(found), as_json)
+
+
+@app.command(
+    "attention",
+    epilog="""Examples:
+
+    modernbert bench attention
+
+    modernbert bench attention --length 1024 --length 8192 --json""",
+)
+def bench_attention(
+    device: Annotated[str, typer.Option(help="cuda, or auto.")] = "cuda",
+    length: Annotated[list[int] | None, typer.Option(help="Only this length; may be repeated.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens at once; 65,536 unless given.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """Each attention backend of a CUDA device: forward and backward, global and in windows, by length."""
+    from modernbert.bench.attention import bench_attention as measure
+    from modernbert.bench.cuda import required_target
+    from modernbert.bench.report import write_report
+
+    found = measure(required_target(device), length or (), tokens)
+    if output is not None:
+        write_report(found, output)
+    print_rendered(asdict(found), as_json)
+
+
+@app.command(
+    "ceilings",
+    epilog="""Examples:
+
+    modernbert bench ceilings
+
+    modernbert bench ceilings --model large --tokens 57344 --json""",
+)
+def bench_ceilings(
+    model: Model = "base",
+    tokens: Annotated[int, typer.Option(help="Tokens of a batch.")] = 98_304,
+    device: Annotated[str, typer.Option(help="cuda, or auto.")] = "cuda",
+    output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a CUDA device reaches at most: bf16 products, square and at a model's shapes, and copies."""
+    from modernbert.bench.cuda import bench_ceilings as measure
+    from modernbert.bench.cuda import required_target
+    from modernbert.bench.report import write_report
+
+    found = measure(model, tokens, required_target(device))
+    if output is not None:
+        write_report(found, output)
+    print_rendered(asdict(found), as_json)
+
+
+@app.command(
+    "gpu-report",
+    epilog="""Examples:
+
+    modernbert bench gpu-report output/gpu/gpu.json
+
+    modernbert bench gpu-report output/gpu/gpu.json --page docs/benchmarks/gpu.md""",
+)
+def bench_gpu_report(
+    results: Annotated[Path, typer.Argument(help="What runs/gpu.sh wrote, a report, or a folder of them.")],
+    page: Annotated[Path | None, typer.Option(help="Put the tables into this page.", metavar="PAGE.md")] = None,
+    merged: Annotated[Path | None, typer.Option(help="Write all reports as one file.", metavar="FILE.json")] = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Leave out kernels and scaling.")] = False,
+) -> None:
+    """The tables of a run on a GPU machine, as Markdown."""
+    from modernbert.bench.gpu_report import read_results, render, update_page, write_results
+
+    found = read_results(results)
+    if merged is not None:
+        write_results(found, merged)
+    if page is not None:
+        update_page(page, render(found))
+    typer.echo(render(found, brief=brief), nl=False)
 
 
 @app.command(
@@ -325,6 +473,35 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
     return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
+def refuse_profile(profile: bool) -> None:
+    """--profile is for CUDA.
+
+    Raises:
+        ConfigError: it is given.
+    """
+    from modernbert.errors import ConfigError
+
+    if profile:
+        raise ConfigError("--profile shows the kernels of a CUDA device; add --device cuda, or leave it out.")
+
+
+def kept_in(output: Path | None) -> Callable[["Report"], None]:
+    """What writes a report that is not complete yet: a benchmark that is stopped keeps what it measured."""
+    from modernbert.bench.report import write_report
+
+    return lambda report: None if output is None else write_report(report, output)
+
+
+def print_rendered(report: dict[str, Any], as_json: bool) -> None:
+    """A report of a CUDA device as JSON or as Markdown."""
+    from modernbert.bench.gpu_report import render
+
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo(render({str(report["benchmark"]): report}), nl=False)
+
+
 def print_machine(model: str, dtype: str, machine: Mapping[str, str]) -> None:
     typer.echo(f"{model}, {dtype}. {', '.join(f'{name} {value}' for name, value in machine.items())}\n")
 
@@ -363,3 +540,7 @@ def print_report(report: "Report", as_json: bool) -> None:
         )
     for name, reason in report.missing.items():
         typer.echo(f"Not measured: {name}, {reason}")
+    for work, profile in getattr(report, "profiles", {}).items():
+        from modernbert.bench.gpu_report import profile_table
+
+        typer.echo("\n" + profile_table(work, asdict(profile)))

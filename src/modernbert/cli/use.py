@@ -27,7 +27,9 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Linear layers in int8: up to
 def fill_mask(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts with [MASK]; - reads lines from stdin.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with one text a line.")] = None,
-    model: Annotated[str, typer.Option(help="A model folder or hub id.")] = "answerdotai/ModernBERT-base",
+    model: Annotated[
+        str | None, typer.Option(help="A model folder or hub id. [default: the one that comes with the package]")
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Candidates for each [MASK].")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Int8 = False,

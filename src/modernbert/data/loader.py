@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,25 @@ from modernbert.packed import Sequences
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some rows as one packed stream: each sequence is one piece with its [CLS] and [SEP]."""
+    """Some rows as one packed stream: each sequence is one piece with its [CLS] and [SEP]. On the host.
+
+    `rows` and `targets` are what `MaskedLM.loss_at` takes; they are found here, so that no device is asked for them.
+    """
 
     input_ids: Int[Tensor, "tokens"]
     labels: Int[Tensor, "tokens"]
     sequences: Sequences
     num_rows: int
+
+    @cached_property
+    def rows(self) -> Int[Tensor, "predicted"]:
+        """The numbers of the tokens that are predicted."""
+        return torch.from_numpy(np.flatnonzero(self.labels.numpy() != IGNORED))
+
+    @cached_property
+    def targets(self) -> Int[Tensor, "predicted"]:
+        """The ids that these tokens had before they were masked."""
+        return self.labels[self.rows]
 
     def without_labels(self) -> "Batch":
         """The same tokens with nothing to predict."""
@@ -38,6 +52,11 @@ class Row:
     number: int
     source: str
     pieces: tuple[Piece, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """With [CLS] and [SEP] of each piece."""
+        return sum(piece.length + SPECIALS for piece in self.pieces)
 
 
 class Loader:
@@ -123,9 +142,10 @@ class Loader:
         total = sum(self._served.values())
         name = max(self._served, key=lambda source: self._weights[source] * total - self._served[source])
         pieces = self._packers[name].next_row()
-        self._served[name] += sum(piece.length + SPECIALS for piece in pieces)
+        row = Row(self._rows, name, tuple(pieces))
+        self._served[name] += row.num_tokens
         self._rows += 1
-        return Row(self._rows - 1, name, tuple(pieces))
+        return row
 
 
 def validation_batches(
@@ -140,7 +160,7 @@ def validation_batches(
         if packer.position.epoch:
             break
         rows.append(Row(len(rows), "", tuple(pieces)))
-        count += sum(piece.length + SPECIALS for piece in pieces)
+        count += rows[-1].num_tokens
     at_once = max(1, 16_384 // max_length)
     return [
         _batch(rows[first : first + at_once], {"": documents.shards}, vocabulary, mask_ratio, seed=0)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from pathlib import Path
+from typing import Self, overload
 
 import torch
 from tokenizers import Encoding, Tokenizer
@@ -11,7 +12,8 @@ from modernbert.data import Vocabulary
 from modernbert.data.batching import batches_within
 from modernbert.data.tokenizer import SpecialTokens
 from modernbert.errors import DataError
-from modernbert.inference.packing import TOKENS_AT_ONCE, shortened
+from modernbert.inference.packaged import packaged_model
+from modernbert.inference.packing import shortened, suitable_tokens
 from modernbert.inference.predictor import Predictor
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
@@ -43,6 +45,28 @@ class FillMask(Predictor[MaskedLM]):
         known = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
         self._special[: len(known)] = known
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        max_length: int | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        int8: bool = False,
+    ) -> Self:
+        """Load a model as every predictor does; without a source, the one that comes with the package.
+
+        Raises:
+            CheckpointError: as every predictor, or no model comes with this installation.
+        """
+        return super().from_pretrained(
+            packaged_model() if source is None else source,
+            max_length=max_length, device=device, dtype=dtype, revision=revision, token=token, int8=int8,
+        )  # fmt: skip
+
     @overload
     def __call__(self, texts: str, top_k: int = 5) -> Fillings: ...  # type: ignore[overload-overlap]
     @overload
@@ -63,7 +87,9 @@ class FillMask(Predictor[MaskedLM]):
         results: list[Fillings] = []
         encoded = [(text, self._encode(text)) for text in texts]
         lengths = [len(encoding.ids) for _, encoding in encoded]
-        for batch in batches_within(range(len(encoded)), lengths, TOKENS_AT_ONCE):
+        for batch in batches_within(
+            range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
+        ):
             results += self._fill([encoded[index] for index in batch], top_k)
         return results
 

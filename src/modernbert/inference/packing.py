@@ -16,17 +16,22 @@ from modernbert.runtime import Precision, autocast
 logger = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 8192
+CUDA_TOKENS_AT_ONCE = 65_536  # fills a card; a text of 8,192 tokens is then one of several
 
 
 @torch.inference_mode()
 def outputs(
     model: TaskModel,
     texts: Sequence[Ids],
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int | None = None,
     precision: Precision = "fp32",
 ) -> list[Tensor]:
-    """What a head says of each sequence of ids, in fp32 on the CPU: its row, or a row for each of its tokens."""
+    """What a head says of each sequence of ids, in fp32 on the CPU: its row, or a row for each of its tokens.
+
+    Batches hold as many tokens as suit the device, unless `tokens_at_once` is given.
+    """
     device = next(model.parameters()).device
+    tokens_at_once = tokens_at_once or suitable_tokens(device)
     found: list[Tensor] = []
     for batch in batches_within(range(len(texts)), [len(ids) for ids in texts], tokens_at_once):
         sequences = Sequences.from_lengths(len(texts[index]) for index in batch)
@@ -35,6 +40,11 @@ def outputs(
             said = model(tokens.to(device), sequences.to(device)).float().cpu()
         found += said.split(sequences.lengths) if model.per_token else said.unbind()
     return found
+
+
+def suitable_tokens(device: torch.device) -> int:
+    """Tokens of a batch that keep a device busy."""
+    return CUDA_TOKENS_AT_ONCE if device.type == "cuda" else TOKENS_AT_ONCE
 
 
 def overlap(max_length: int) -> int:

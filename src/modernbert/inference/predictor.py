@@ -1,5 +1,6 @@
 """What all that takes text is made of: a model of one kind with its tokenizer, loaded and ready to run."""
 
+import logging
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -14,6 +15,8 @@ from modernbert.model.checkpoint import Pretrained, find_folder, read_architectu
 from modernbert.model.heads import TaskModel
 from modernbert.model.inference_encoder import make_ready
 from modernbert.runtime import select_device
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Pretrained)
 
@@ -53,6 +56,8 @@ class Predictor(Generic[M]):
     ) -> Self:
         """Load model and tokenizer of a folder or a hub id, ready to run; with linear layers in int8 if asked to.
 
+        On a CUDA device the weights are bf16 unless `dtype` is given, elsewhere as they are in the file.
+
         What is done with a text of more than `max_length` tokens, the class says.
 
         Raises:
@@ -68,7 +73,11 @@ class Predictor(Generic[M]):
                 f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
                 "train one with `modernbert finetune`."
             )
-        model = cls.kind.from_pretrained(folder, device=select_device(device), dtype=dtype)
+        place = select_device(device)
+        if dtype is None and place.type == "cuda":
+            dtype = torch.bfloat16
+            logger.info("%s runs in bf16 on %s; dtype=torch.float32 keeps fp32.", source, place)
+        model = cls.kind.from_pretrained(folder, device=place, dtype=dtype)
         make_ready(model, int8=int8)
         tokenizer = load_tokenizer(folder)
         check_fits(tokenizer, model.config.vocab_size, source)

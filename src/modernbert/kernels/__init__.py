@@ -7,12 +7,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modernbert.errors import BackendError
-from modernbert.kernels import blocked, flash, native, reference
-from modernbert.kernels.elementwise import add_norm, geglu
+from modernbert.kernels import blocked, calibration, flash, native, reference, triton
+from modernbert.kernels.elementwise import add_norm, embedding_norm, geglu, layer_norm
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
-__all__ = ["Rope", "add_norm", "available_backends", "default_backend", "geglu", "varlen_attention"]
+__all__ = [
+    "Rope",
+    "add_norm",
+    "available_backends",
+    "default_backend",
+    "embedding_norm",
+    "geglu",
+    "layer_norm",
+    "varlen_attention",
+]
 
 _Backend = Callable[[Tensor, Sequences, int | None, Rope | None], Tensor]
 
@@ -29,28 +38,90 @@ def _rotated(attention: Callable[[Tensor, Tensor, Tensor, Sequences, int | None]
     return run
 
 
+def _triton(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | None) -> Tensor:
+    """Triton's kernels, imported when they are first used."""
+    if reason := triton.unavailable():
+        raise BackendError(f"The triton backend {reason}; use backend='blocked'.")
+    if not triton.takes(qkv.device, qkv.dtype):
+        raise BackendError(
+            f"The triton backend takes fp32, bf16 or fp16 on CUDA, not {qkv.dtype} on {qkv.device.type}; "
+            "use backend='blocked'."
+        )
+    from modernbert.kernels.triton import attention
+
+    return attention.varlen_attention(qkv, sequences, window, rope)
+
+
 _BACKENDS: dict[str, _Backend] = {
     "reference": _rotated(reference.attention),
     "blocked": _rotated(blocked.attention),
     "native": native.varlen_attention,
-    "flash": _rotated(flash.attention),
+    "flash": flash.varlen_attention,
+    "triton": _triton,
 }
+_TOKENS_MEASURED = 32_768  # of the calibration of global layers, or one sequence where it is longer
 
 
 def available_backends() -> dict[str, str | None]:
     """Every backend, with the reason why it cannot run on this machine, or None if it can."""
-    return {"reference": None, "blocked": None, "native": native.unavailable(), "flash": flash.unavailable()}
+    return {
+        "reference": None,
+        "blocked": None,
+        "native": native.unavailable(),
+        "flash": flash.unavailable(),
+        "triton": triton.unavailable(),
+    }
 
 
-def default_backend(device: torch.device, dtype: torch.dtype, head_dim: int = 64) -> str:
+def default_backend(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int = 64,
+    *,
+    heads: int = 12,
+    window: int | None = None,
+    longest: int = 1024,
+    training: bool = False,
+) -> str:
     """The fastest backend for such tensors.
 
-    `flash` for fp16 and bf16 on CUDA and `native` for fp32 and bf16 on a CPU, where they run; otherwise `blocked`.
+    On CUDA in fp16 or bf16: `triton` for a window; for global attention whichever of `triton` and `flash` a
+    measurement of a few milliseconds finds faster for sequences of that length, forward or (`training`) with the
+    backward pass. On a CPU in fp32 or bf16: `native`, where it runs. Otherwise `blocked`.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     if device.type == "cuda" and half and flash.unavailable() is None:
-        return "flash"
+        if triton.unavailable():
+            return "flash"
+        return "triton" if window is not None else _fastest_global(device, dtype, heads, head_dim, longest, training)
     return "native" if native.takes(device, dtype, head_dim) else "blocked"
+
+
+def _fastest_global(
+    device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, longest: int, training: bool
+) -> str:
+    length = 1 << max(6, (longest - 1).bit_length())
+    runs: dict[str, Callable[[], object]] = {}
+    key = ("global attention", device, dtype, heads, head_dim, length, training)
+    if calibration.known(key):
+        return calibration.fastest(key, runs, "flash")
+    count = max(1, _TOKENS_MEASURED // length)
+
+    def run(name: str) -> Callable[[], object]:
+        def attend() -> None:
+            with torch.enable_grad() if training else torch.no_grad():
+                out = _BACKENDS[name](qkv, sequences, None, None)
+            if training:
+                torch.autograd.grad(out, qkv, out.detach())
+
+        return attend
+
+    if calibration.possible():
+        with torch.inference_mode(False):
+            sequences = Sequences.from_lengths([length] * count, device)
+            qkv = torch.randn(length * count, 3, heads, head_dim, device=device, dtype=dtype, requires_grad=training)
+        runs = {name: run(name) for name in ("triton", "flash")}
+    return calibration.fastest(key, runs, "flash")
 
 
 def varlen_attention(
@@ -68,7 +139,15 @@ def varlen_attention(
     Raises:
         BackendError: there is no such backend, or it cannot run here or on these tensors.
     """
-    name = backend or default_backend(qkv.device, qkv.dtype, qkv.shape[-1])
+    name = backend or default_backend(
+        qkv.device,
+        qkv.dtype,
+        qkv.shape[-1],
+        heads=qkv.shape[2],
+        window=window,
+        longest=sequences.max_length,
+        training=qkv.requires_grad and torch.is_grad_enabled(),
+    )
     if name not in _BACKENDS:
         raise BackendError(f"There is no attention backend {name!r}; choose one of {', '.join(_BACKENDS)}.")
     return _BACKENDS[name](qkv, sequences, window, rope)

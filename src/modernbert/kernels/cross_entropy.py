@@ -14,8 +14,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from modernbert.kernels import native
+from modernbert.kernels import triton as triton_kernels
+from modernbert.kernels.native import IGNORED
 
 CHUNK_ELEMENTS = 1024 * 50_368  # logits at a time; fewer make the sum of the weight's gradient the larger part
+CUDA_CHUNK_ELEMENTS = 8192 * 50_368  # 0.8 GB in bf16: a card needs large products, and its memory is larger
 BLOCK_ELEMENTS = 1 << 19  # fp32 logits at a time, 2 MiB, so that the passes over them stay in a CPU's cache
 
 
@@ -29,27 +32,38 @@ def linear_cross_entropy(
     """Cross-entropy (nats) of `labels` under softmax(x weight^T + bias), fp32 softmax. Differentiable once.
 
     Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels, reduction=reduction)`, and 0 where there is
-    no row. Under autocast the products run in its dtype.
+    no row: one labelled -100 has neither loss nor gradient. Under autocast the products run in its dtype. On CUDA
+    the bias is added in fp32, and nothing waits for the device: a label outside the vocabulary makes the loss NaN
+    there, and is an error elsewhere.
     """
     if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+        if not _on_triton(x):
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         total: Tensor = _LinearCrossEntropy.apply(x, weight, bias, labels)
-    return total / max(1, len(x)) if reduction == "mean" else total
+    return total / (labels != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
 
 
-def chunk_rows(rows: int, vocab: int) -> int:
+def chunk_rows(rows: int, vocab: int, device: str = "cpu") -> int:
     """Rows whose logits are in memory at a time: equal parts of all rows, as few as the bound allows."""
-    chunks = max(1, -(-rows * vocab // CHUNK_ELEMENTS))
+    bound = CUDA_CHUNK_ELEMENTS if device == "cuda" else CHUNK_ELEMENTS
+    chunks = max(1, -(-rows * vocab // bound))
     return max(1, -(-rows // chunks))
+
+
+def _on_triton(x: Tensor) -> bool:
+    """Whether the kernels in Triton take the place of what PyTorch would do."""
+    return x.is_cuda and triton_kernels.takes(x.device, x.dtype)
 
 
 def _softmax_gradient(
     logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, "rows"], grad_bias: Float[Tensor, "vocab"] | None
 ) -> Float[Tensor, ""]:
-    """The summed loss. Unless `grad_bias` is None, softmax - one-hot replaces the logits and is added up there."""
+    """The summed loss. Unless `grad_bias` is None, softmax - one-hot replaces the logits and is added up there.
+
+    Rows labelled -100 count for nothing. On CUDA nothing waits for the device.
+    """
     vocab = logits.shape[1]
     precise = torch.promote_types(logits.dtype, torch.float32)
     total = logits.new_zeros((), dtype=precise)
@@ -57,30 +71,60 @@ def _softmax_gradient(
     for block, chosen in zip(logits.split(at_once), labels[:, None].split(at_once), strict=True):
         scores = block.to(precise, copy=True)
         scores.sub_(scores.amax(-1, keepdim=True))
-        total -= scores.gather(1, chosen).sum()
+        ignored = chosen == IGNORED
+        chosen = chosen.masked_fill(ignored, 0)
+        total -= scores.gather(1, chosen).masked_fill_(ignored, 0).sum()
         normaliser = scores.exp_().sum(-1, keepdim=True)
-        total += normaliser.log().sum()
+        total += normaliser.log().masked_fill_(ignored, 0).sum()
         if grad_bias is not None:
-            scores.div_(normaliser).scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=precise))
+            scores.div_(normaliser.masked_fill_(ignored, torch.inf))  # zeros in the rows that count for nothing
+            scores.scatter_add_(1, chosen, torch.full_like(scores[:, :1], -1).masked_fill_(ignored, 0))
             grad_bias += scores.sum(0)
             block.copy_(scores)
     return total
+
+
+def _triton_softmax_gradient(
+    logits: Float[Tensor, "rows vocab"],
+    bias: Float[Tensor, "vocab"] | None,
+    labels: Int[Tensor, "rows"],
+    grad_bias: Float[Tensor, "vocab"] | None,
+) -> Float[Tensor, ""]:
+    """As `_softmax_gradient`, of logits + bias."""
+    from modernbert.kernels.triton import cross_entropy
+
+    losses: Tensor = cross_entropy.softmax_gradient(logits, bias, labels, grad_bias is not None)
+    if grad_bias is not None and bias is not None:
+        grad_bias += cross_entropy.column_sum(logits)
+    return losses.sum()
+
+
+def _product(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"], dtype: torch.dtype) -> Float[Tensor, "m n"]:
+    """a b in `dtype`, without rounding in between where the device can."""
+    if a.is_cuda and dtype != a.dtype:
+        return torch.mm(a, b, out_dtype=dtype)
+    return torch.mm(a, b)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
         rows, vocab = len(x), len(weight)
+        weight_dtype, on_triton = weight.dtype, _on_triton(x)
+        weight = weight.to(x.dtype)  # here on Triton, so that its gradient is in fp32 to the end
         wants_gradient = any(ctx.needs_input_grad)
         precise = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=precise)
         grad_x = torch.empty_like(x) if wants_gradient else None
         grad_weight = None
         grad_bias = x.new_zeros(vocab, dtype=precise) if wants_gradient else None
-        chunk = chunk_rows(rows, vocab)
+        chunk = chunk_rows(rows, vocab, x.device.type)
         for first in range(0, rows, chunk):
             part, wanted = x[first : first + chunk], labels[first : first + chunk]
-            if native.takes(x.device, x.dtype):
+            if on_triton:
+                logits = F.linear(part, weight)
+                total += _triton_softmax_gradient(logits, bias, wanted, grad_bias)
+            elif native.takes(x.device, x.dtype):
                 logits = F.linear(part, weight)
                 total += native.softmax_gradient(logits, bias, wanted, grad_bias)
             else:
@@ -88,7 +132,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += _softmax_gradient(logits, wanted, grad_bias)
             if grad_x is not None:
                 torch.mm(logits, weight, out=grad_x[first : first + chunk])
-                product = torch.mm(logits.t(), part)
+                product = _product(logits.t(), part, precise if chunk < rows else weight_dtype)
                 if chunk >= rows:
                     grad_weight = product
                 elif grad_weight is None:
@@ -98,7 +142,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if wants_gradient and grad_weight is None:  # there is no row
             grad_weight = torch.zeros_like(weight)
         ctx.save_for_backward(grad_x, grad_weight, None if bias is None else grad_bias)
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.dtypes = weight_dtype, None if bias is None else bias.dtype
         return total
 
     @staticmethod

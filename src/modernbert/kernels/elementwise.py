@@ -1,11 +1,15 @@
-"""What lies between the matrix products of a layer: one pass over memory where the native kernels run."""
+"""What lies between the matrix products: one pass over memory where native kernels or those in Triton run.
+
+Kernels write the result of a norm in the dtype of autocast, where the next linear layer would convert it anyway.
+"""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernbert.kernels import native
+from modernbert.kernels import triton as triton_kernels
 
 
 def add_norm(
@@ -15,11 +19,16 @@ def add_norm(
 ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]:
     """x + y, and its layer norm (Ba et al. 2016, arXiv 1607.06450): the residual stream and what the next part reads.
 
-    `norm` is an `nn.LayerNorm`, of which the weights are taken. Native kernels write its result in the dtype of
-    autocast, where the next linear layer would convert it anyway.
+    `norm` is an `nn.LayerNorm`, of which the weights are taken.
     """
     assert isinstance(norm, nn.LayerNorm)
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    dtype = _dtype(x)
+    ours = x.dtype in (dtype, torch.float32) and y.dtype == dtype
+    if ours and _norm_on_triton(x, norm) and _norm_on_triton(y, norm):
+        from modernbert.kernels.triton import norm as kernels
+
+        total, normed, _, _ = kernels.add_norm(x, y, norm.weight, norm.eps, dtype)
+        return total, normed
     native_dtypes = y.dtype == dtype and (x.dtype == dtype or x.dtype == torch.float32)
     if native_dtypes and norm.bias is None and all(native.takes(t.device, t.dtype, t.shape[-1], of=16) for t in (x, y)):
         total, normed, _, _ = native.add_norm(x, y, norm.weight, norm.eps, dtype)
@@ -28,10 +37,63 @@ def add_norm(
     return total, F.layer_norm(total, total.shape[-1:], norm.weight, norm.bias, norm.eps)
 
 
+def layer_norm(x: Float[Tensor, "*rows hidden"], norm: nn.Module) -> Float[Tensor, "*rows hidden"]:
+    """The layer norm of x. `norm` is an `nn.LayerNorm`, of which the weights are taken."""
+    assert isinstance(norm, nn.LayerNorm)
+    if _norm_on_triton(x, norm):
+        from modernbert.kernels.triton import norm as kernels
+
+        normed: Tensor = kernels.layer_norm(x, norm.weight, norm.eps, _dtype(x))[0]
+        return normed
+    return norm(x)
+
+
+def embedding_norm(
+    tokens: Int[Tensor, "*rows"], embedding: nn.Module, norm: nn.Module, *, precise: bool = False
+) -> Float[Tensor, "*rows hidden"]:
+    """The layer norm of the embedding of each token: the beginning of the residual stream.
+
+    It is in the dtype of the table; on CUDA, unless `precise`, in that of autocast.
+
+    `embedding` is an `nn.Embedding` and `norm` an `nn.LayerNorm`, of which the weights are taken.
+    """
+    assert isinstance(embedding, nn.Embedding)
+    assert isinstance(norm, nn.LayerNorm)
+    table = embedding.weight
+    plain = embedding.padding_idx is None and embedding.max_norm is None and not embedding.scale_grad_by_freq
+    if plain and not embedding.sparse and _norm_on_triton(table, norm):
+        from modernbert.kernels.triton import norm as kernels
+
+        dtype = table.dtype if precise else _dtype(table)
+        normed: Tensor = kernels.embedding_norm(tokens, table, norm.weight, norm.eps, dtype)[0]
+        return normed
+    return norm(embedding(tokens))
+
+
 def geglu(x: Float[Tensor, "tokens double"]) -> Float[Tensor, "tokens intermediate"]:
     """GeGLU (Shazeer 2020, arXiv 2002.05202): the first half of each row is activated and gated by the second."""
+    result: Tensor
+    if _on_triton(x):
+        from modernbert.kernels.triton import geglu as kernels
+
+        result = kernels.geglu(x)
+        return result
     if native.takes(x.device, x.dtype, x.shape[-1]):
-        result: Tensor = native.geglu(x)
+        result = native.geglu(x)
         return result
     activated, gate = x.chunk(2, dim=-1)
     return F.gelu(activated) * gate
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """What the next linear layer computes in."""
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+
+
+def _on_triton(x: Tensor) -> bool:
+    """Whether the kernels in Triton take the place of PyTorch: on CUDA. Its interpreter is for tests alone."""
+    return x.is_cuda and triton_kernels.takes(x.device, x.dtype)
+
+
+def _norm_on_triton(x: Tensor, norm: nn.LayerNorm) -> bool:
+    return norm.bias is None and norm.weight is not None and x.shape[-1] <= 8192 and _on_triton(x)

@@ -1,12 +1,15 @@
-"""FlashAttention on CUDA through torch's `varlen_attn`: version 2 built in, version 3 where torch can activate it."""
+"""FlashAttention on CUDA through torch's own operators: version 2 built in, version 3 where torch can activate it."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from modernbert.errors import BackendError
+from modernbert.kernels import triton
+from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
 
@@ -36,30 +39,117 @@ def version() -> int:
     return 3
 
 
-def attention(
-    q: Float[Tensor, "tokens heads head_dim"],
-    k: Float[Tensor, "tokens heads head_dim"],
-    v: Float[Tensor, "tokens heads head_dim"],
-    sequences: Sequences,
-    window: int | None,
+def varlen_attention(
+    qkv: Float[Tensor, "tokens 3 heads head_dim"], sequences: Sequences, window: int | None, rope: Rope | None
 ) -> Float[Tensor, "tokens heads head_dim"]:
-    """softmax(q k^T / sqrt(head_dim)) v inside each sequence, where |i - j| <= window; fp16 or bf16 on CUDA.
+    """softmax(q k^T / sqrt(head_dim)) v inside each sequence, where |i - j| <= window, of q and k turned by `rope`.
+
+    fp16 or bf16 on CUDA.
 
     Raises:
         BackendError: the tensors are not fp16 or bf16 on a CUDA device that FlashAttention supports.
     """
     if reason := unavailable():
         raise BackendError(f"The flash backend {reason}; use backend='blocked'.")
-    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
+    if qkv.device.type != "cuda" or qkv.dtype not in (torch.float16, torch.bfloat16):
         raise BackendError(
-            f"The flash backend takes fp16 or bf16 on CUDA, not {q.dtype} on {q.device.type}; "
+            f"The flash backend takes fp16 or bf16 on CUDA, not {qkv.dtype} on {qkv.device.type}; "
             "run under autocast, convert the model, or use backend='blocked'."
         )
-    from torch.nn.attention.varlen import varlen_attn
-
     version()
-    ends, longest = sequences.cu_seqlens, sequences.max_length
-    sides = (-1, -1) if window is None else (window, window)
-    output = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=sides)
-    assert isinstance(output, Tensor)
+    if rope is not None and triton.unavailable():
+        q, k, v = qkv.unbind(1)
+        qkv, rope = torch.stack((rope(q), rope(k), v), 1), None
+    cos, sin = (None, None) if rope is None else rope.angles
+    arguments = sequences.cu_seqlens, sequences.max_length, -1 if window is None else window
+    output: Tensor = flash_attention(qkv, cos, sin, *arguments)[0]
     return output
+
+
+def forward(qkv: Tensor, cu_seqlens: Tensor, longest: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention over turned q and k: the result, the logsumexp (heads, tokens), the state of (no) dropout."""
+    q, k, v = qkv.unbind(1)
+    found = torch.ops.aten._flash_attention_forward(
+        q, k, v, cu_seqlens, cu_seqlens, longest, longest, 0.0, False, False,
+        window_size_left=window, window_size_right=window,
+    )  # fmt: skip
+    return found[0], found[1], found[2]
+
+
+@torch.library.custom_op("modernbert::flash_attention", mutates_args=())
+def flash_attention(
+    qkv: Tensor, cos: Tensor | None, sin: Tensor | None, cu_seqlens: Tensor, longest: int, window: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Attention of q and k that are turned first, the logsumexp, and what the backward pass needs besides.
+
+    `cos` and `sin` are (tokens, head_dim / 2) in fp32. A negative window is global.
+    """
+    if cos is None or sin is None:
+        turned = qkv.clone(memory_format=torch.contiguous_format)
+    else:
+        from modernbert.kernels.triton.rotary import rotated
+
+        turned = rotated(qkv, cos, sin)
+    out, logsumexp, state = forward(turned, cu_seqlens, longest, window)
+    return out, logsumexp, turned, state
+
+
+@flash_attention.register_fake
+def _(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tokens, _, heads, dim = qkv.shape
+    shapes = qkv.new_empty(tokens, heads, dim), qkv.new_empty(heads, tokens, dtype=torch.float32)
+    turned = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    return *shapes, turned, qkv.new_empty(2, dtype=torch.uint64)
+
+
+@torch.library.custom_op("modernbert::flash_attention_backward", mutates_args=())
+def flash_attention_backward(
+    grad: Tensor,
+    turned: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    cu_seqlens: Tensor,
+    longest: int,
+    window: int,
+    out: Tensor,
+    logsumexp: Tensor,
+    state: Tensor,
+) -> Tensor:
+    """The gradient of qkv: those of q, k and v are turned back and laid together in one pass."""
+    q, k, v = turned.unbind(1)
+    unused = torch.empty(0, device=grad.device)
+    grads = torch.ops.aten._flash_attention_backward(
+        grad.contiguous(), q, k, v, out, logsumexp, cu_seqlens, cu_seqlens, longest, longest, 0.0, False, state, unused,
+        window_size_left=window, window_size_right=window,
+    )  # fmt: skip
+    if cos is None or sin is None:
+        return torch.stack(grads, 1)
+    from modernbert.kernels.triton.rotary import rotate
+
+    result = torch.empty_like(turned)
+    dq, dk, dv = (x.contiguous() for x in grads)
+    rotate(dq, dk, dv, cos, sin, result, inverse=True)
+    return result
+
+
+@flash_attention_backward.register_fake
+def _(grad: Tensor, turned: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(turned)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, cos, sin, cu_seqlens, longest, window = inputs
+    out, logsumexp, turned, state = output
+    ctx.longest, ctx.window = longest, window
+    ctx.save_for_backward(turned, cos, sin, cu_seqlens, out, logsumexp, state)
+    ctx.mark_non_differentiable(logsumexp, turned, state)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    turned, cos, sin, cu_seqlens, out, logsumexp, state = ctx.saved_tensors
+    found = flash_attention_backward(grad, turned, cos, sin, cu_seqlens, ctx.longest, ctx.window, out, logsumexp, state)
+    return found, None, None, None, None, None
+
+
+flash_attention.register_autograd(_differentiate, setup_context=_keep)

@@ -11,7 +11,6 @@ with its shape and its gradient, so that autograd, `torch.compile` and export se
 import ctypes
 import os
 import platform
-from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Structure, addressof, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modernbert.errors import BackendError
+from modernbert.kernels.operator import Operator
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
 
 LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # the first that runs here is taken
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+IGNORED = -100  # the label of a row without loss, as everywhere in PyTorch
 
 
 class _Threads(Structure):
@@ -153,35 +154,9 @@ def varlen_attention(
         cos, sin = qkv.new_ones(1, 1, dtype=torch.float32), qkv.new_zeros(1, 1, dtype=torch.float32)
         cos, sin = (x.expand(len(qkv), dim // 2).contiguous() for x in (cos, sin))
     else:
-        cos, sin = rope.cos[:, 0, : dim // 2], rope.sin[:, 0, dim // 2 :]
+        cos, sin = rope.angles
     output: Tensor = attention(qkv, cos, sin, sequences.cu_seqlens, -1 if window is None else window)[0]
     return output
-
-
-class _Operator:
-    """A function as an `operator` of torch, with what its results look like and how it is differentiated.
-
-    Called for tensors that nobody traces or differentiates it goes around torch, whose way of calling takes some 20 µs:
-    a query of 16 tokens goes through 66 operators.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        compute: Callable[..., Any],
-        shape: Callable[..., Any],
-        keep: Callable[..., None] | None = None,
-        differentiate: Callable[..., Any] | None = None,
-    ) -> None:
-        self._compute = compute
-        self.operator = torch.library.custom_op(f"modernbert::{name}", compute, mutates_args=())
-        self.operator.register_fake(shape)
-        if differentiate is not None:
-            self.operator.register_autograd(differentiate, setup_context=keep)
-
-    def __call__(self, *arguments: Any) -> Any:
-        traced = torch.compiler.is_compiling() or type(arguments[0]) is not Tensor
-        return self.operator(*arguments) if traced or torch.is_grad_enabled() else self._compute(*arguments)
 
 
 def _loaded() -> _Loaded:
@@ -239,7 +214,7 @@ def _attention_backward(
     return result
 
 
-attention_backward = _Operator("attention_backward", _attention_backward, lambda grad, qkv, *_: torch.empty_like(qkv))
+attention_backward = Operator("attention_backward", _attention_backward, lambda grad, qkv, *_: torch.empty_like(qkv))
 
 
 def _keep_attention(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -259,7 +234,7 @@ def _differentiate_attention(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor,
     )
 
 
-attention = _Operator("attention", _attention, _attention_shape, _keep_attention, _differentiate_attention)
+attention = Operator("attention", _attention, _attention_shape, _keep_attention, _differentiate_attention)
 
 
 def _norm(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> _Norm:
@@ -308,7 +283,7 @@ def _add_norm_backward(
     return grad, narrow, weight_grad.to(weight.dtype)
 
 
-add_norm_backward = _Operator("add_norm_backward", _add_norm_backward, _add_norm_backward_shape)
+add_norm_backward = Operator("add_norm_backward", _add_norm_backward, _add_norm_backward_shape)
 
 
 def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -324,7 +299,7 @@ def _differentiate_norm(ctx: Any, stream_grad: Tensor | None, normed_grad: Tenso
     return *add_norm_backward.operator(stream_grad, normed_grad, total, mean, inverse, weight), None, None
 
 
-add_norm = _Operator("add_norm", _add_norm, _add_norm_shape, _keep_norm, _differentiate_norm)
+add_norm = Operator("add_norm", _add_norm, _add_norm_shape, _keep_norm, _differentiate_norm)
 
 
 def _geglu_shape(x: Tensor) -> Tensor:
@@ -353,7 +328,7 @@ def _geglu_backward(grad: Tensor, x: Tensor) -> Tensor:
     return result
 
 
-geglu_backward = _Operator("geglu_backward", _geglu_backward, lambda grad, x: torch.empty_like(x))
+geglu_backward = Operator("geglu_backward", _geglu_backward, lambda grad, x: torch.empty_like(x))
 
 
 def _keep_geglu(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -365,7 +340,7 @@ def _differentiate_geglu(ctx: Any, grad: Tensor) -> Any:
     return geglu_backward.operator(grad, x)
 
 
-geglu = _Operator("geglu", _geglu, _geglu_shape, _keep_geglu, _differentiate_geglu)
+geglu = Operator("geglu", _geglu, _geglu_shape, _keep_geglu, _differentiate_geglu)
 
 
 def softmax_gradient(
@@ -377,9 +352,16 @@ def softmax_gradient(
     """The summed cross-entropy (nats) of labels under softmax(logits + bias).
 
     Unless `bias_gradient` is None, softmax - one-hot takes the place of the logits, and its sum over the rows is added
-    there (fp32).
+    there (fp32). Rows labelled -100 count for nothing.
     """
     rows, vocab = logits.shape
+    counted = labels != IGNORED
+    if not counted.all():  # rare on a CPU: the kernel does not know them
+        rest = logits[counted]
+        loss = softmax_gradient(rest, bias, labels[counted], bias_gradient)
+        if bias_gradient is not None:
+            logits.zero_()[counted] = rest
+        return loss
     if rows and not 0 <= int(labels.min()) <= int(labels.max()) < vocab:
         raise IndexError(f"a label is outside the vocabulary of {vocab}")
     precise, labels, threads = None if bias is None else bias.float(), labels.to(torch.int64).contiguous(), team()

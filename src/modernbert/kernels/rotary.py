@@ -22,6 +22,12 @@ class Rope:
         sin = angles.sin()
         return cls(torch.cat((angles.cos(),) * 2, dim=-1), torch.cat((-sin, sin), dim=-1))
 
+    @property
+    def angles(self) -> tuple[Float[Tensor, "tokens half"], Float[Tensor, "tokens half"]]:
+        """Cosine and sine of each pair's angle, without copying: what kernels that turn pairs by themselves take."""
+        half = self.cos.shape[-1] // 2
+        return self.cos[:, 0, :half], self.sin[:, 0, half:]
+
     def __call__(self, x: Float[Tensor, "tokens heads head_dim"]) -> Float[Tensor, "tokens heads head_dim"]:
         precise = x.float()
         swapped = precise.roll(x.shape[-1] // 2, dims=-1)

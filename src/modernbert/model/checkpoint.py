@@ -18,10 +18,12 @@ from modernbert.config import parse
 from modernbert.errors import CheckpointError, DataError
 from modernbert.files import settle, written_aside
 from modernbert.model.config import EncoderConfig
+from modernbert.model.quantized_folder import METHOD, WEIGHTS, dequantized, is_method, quantized
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PATTERNS = ["config.json", "*.safetensors", _INDEX, *TOKENIZER_FILES]
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -68,11 +70,11 @@ class Pretrained(nn.Module):
     ) -> Self:
         """Load a local folder, or a repository of the hub through its cache. The model comes in eval mode.
 
-        Weights keep the dtype of the file unless `dtype` is given; of several, the one that holds all. `changes` are
-        fields of the configuration that are to be other than in the folder, such as the labels of a new task. A head
-        that the file has and this class has not is left out for the bare encoder, a decoder of masked words for the
-        head of a task. The head of a task is drawn afresh where the file has none, its classifier where the file's is
-        of another task or of other labels. Every other difference is an error.
+        Weights keep the dtype of the file unless `dtype` is given; of several, the one that holds all; those stored in
+        int8 come in fp32. `changes` are fields of the configuration that are to be other than in the folder, such as
+        the labels of a new task. A head that the file has and this class has not is left out for the bare encoder, a
+        decoder of masked words for the head of a task. The head of a task is drawn afresh where the file has none, its
+        classifier where the file's is of another task or of other labels. Every other difference is an error.
 
         Raises:
             CheckpointError: there is no such folder or repository, it has no safetensors, tensors are missing,
@@ -100,23 +102,30 @@ class Pretrained(nn.Module):
         model.tokenizer_source = folder
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
         """Write a folder that `transformers` and this package load. In one that exists the files of a model are
         replaced, and everything else stays.
 
         The tokenizer files come from the folder `tokenizer`, or from where the model was loaded. The tied decoder is
-        left out, as everywhere.
+        left out, as everywhere. With `int8` matrices are stored in int8, in a quarter of the size: such a folder loads
+        in this package alone (see `quantized_folder`).
 
         Raises:
             DataError: `folder` is a file, or its config.json is not that of a model.
-            CheckpointError: it cannot be written; what was there before is untouched.
+            CheckpointError: it cannot be written, and what was there before is untouched; or a weight that is to be
+                int8 is not finite.
         """
         tensors = {name: x for name, x in self.state_dict().items() if name not in self.tied}
-        write_folder(Path(folder), self.architecture, self.config, tensors, tokenizer or self.tokenizer_source)
+        write_folder(Path(folder), self.architecture, self.config, tensors, tokenizer or self.tokenizer_source, int8)
 
 
 def write_folder(
-    folder: Path, architecture: str, config: EncoderConfig, tensors: Mapping[str, Tensor], tokenizer: str | Path | None
+    folder: Path,
+    architecture: str,
+    config: EncoderConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: str | Path | None,
+    int8: bool = False,
 ) -> None:
     """A model folder of named tensors, with the tokenizer files of another folder, in place of one that is there.
 
@@ -124,13 +133,14 @@ def write_folder(
 
     Raises:
         DataError: `folder` is a file, or its config.json is not that of a model.
-        CheckpointError: it cannot be written; what was there before is untouched.
+        CheckpointError: it cannot be written, and what was there before is untouched; or a weight that is to be int8
+            is not finite.
     """
     if (folder / "config.json").exists() and not _describes_model(folder / "config.json"):
         raise DataError(f"{folder / 'config.json'} is not that of a model and would be lost; choose another folder.")
     try:
-        with written_aside(folder, own=_weights_in_parts(folder)) as partial:
-            write_files(partial, architecture, config, tensors, tokenizer)
+        with written_aside(folder, own=_weights_in(folder)) as partial:
+            write_files(partial, architecture, config, tensors, tokenizer, int8)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"The model folder {folder} cannot be written ({error}); make room, or choose another folder."
@@ -138,14 +148,22 @@ def write_folder(
 
 
 def write_files(
-    folder: Path, architecture: str, config: EncoderConfig, tensors: Mapping[str, Tensor], tokenizer: str | Path | None
+    folder: Path,
+    architecture: str,
+    config: EncoderConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: str | Path | None,
+    int8: bool = False,
 ) -> None:
     """The files of `write_folder`, into a folder that nobody reads yet."""
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     values = config.to_hf() | {"architectures": [architecture], "dtype": dtype}
+    if int8:
+        tensors = quantized(tensors)
+        values |= {"quantization_config": METHOD, "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     contiguous = {name: x.detach().contiguous() for name, x in tensors.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(contiguous, folder / (WEIGHTS if int8 else _WHOLE), metadata={"format": "pt"})
     for name in TOKENIZER_FILES:
         if tokenizer is not None and (Path(tokenizer) / name).is_file():
             shutil.copyfile(Path(tokenizer) / name, folder / name)
@@ -159,15 +177,13 @@ def _describes_model(path: Path) -> bool:
     return isinstance(values, dict) and ("model_type" in values or "architectures" in values)
 
 
-def _weights_in_parts(folder: Path) -> list[str]:
-    """The index of a model whose weights lie in several files, and these files: another model must not be read so."""
-    index = folder / _INDEX
-    if not index.is_file():
-        return []
+def _weights_in(folder: Path) -> list[str]:
+    """The files of weights, in any form, of the model that a folder may hold: the next one must not be read so."""
     try:
-        return [_INDEX, *_parts(index)]
+        parts = _parts(folder / _INDEX) if (folder / _INDEX).is_file() else []
     except CheckpointError:
-        return [_INDEX]
+        parts = []
+    return [_WHOLE, WEIGHTS, _INDEX, *parts]
 
 
 def find_folder(
@@ -212,7 +228,10 @@ def find_folder(
 
 def read_config(folder: Path) -> EncoderConfig:
     """The configuration of a model folder."""
-    return EncoderConfig.from_hf(_config_values(folder), where=str(folder / "config.json"))
+    values = _config_values(folder)
+    if is_method(values.get("quantization_config")):  # how weights are stored says nothing of what is computed
+        del values["quantization_config"]
+    return EncoderConfig.from_hf(values, where=str(folder / "config.json"))
 
 
 def read_architecture(folder: Path) -> str | None:
@@ -303,10 +322,15 @@ def _parts(index: Path) -> list[str]:
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / _INDEX
-    if index.is_file():
+    int8 = is_method(_config_values(folder).get("quantization_config"))
+    if int8:
+        if not (folder / WEIGHTS).is_file():
+            raise CheckpointError(f"{folder} has no {WEIGHTS}, which its config.json names; copy it again.")
+        names = [WEIGHTS]
+    elif index.is_file():
         names = _parts(index)
-    elif (folder / "model.safetensors").is_file():
-        names = ["model.safetensors"]
+    elif (folder / _WHOLE).is_file():
+        names = [_WHOLE]
     else:
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         hint = (
@@ -314,7 +338,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
             if pickled
             else ""
         )
-        raise CheckpointError(f"{folder} has no model.safetensors{hint}.")
+        if (folder / WEIGHTS).is_file():
+            hint = f"; {WEIGHTS} is read only where config.json has its quantization_config: copy both again"
+        raise CheckpointError(f"{folder} has no {_WHOLE}{hint}.")
     tensors: dict[str, Tensor] = {}
     try:
         for name in names:
@@ -322,7 +348,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"The weights in {folder} cannot be read: {error}.") from None
-    return tensors
+    return dequantized(tensors, str(folder / WEIGHTS)) if int8 else tensors
 
 
 def _fit(

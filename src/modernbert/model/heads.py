@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modernbert.kernels import layer_norm
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.model.checkpoint import Pretrained
 from modernbert.model.config import EncoderConfig
-from modernbert.model.encoder import Encoder, filled_rows, layer_norm
+from modernbert.model.encoder import Encoder, filled_rows, make_norm
 from modernbert.model.init import initialize
 from modernbert.packed import Sequences
 
@@ -28,10 +29,10 @@ class PredictionHead(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.classifier_bias)
-        self.norm = layer_norm(config)
+        self.norm = make_norm(config)
 
     def forward(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
-        return self.norm(F.gelu(self.dense(x)))
+        return layer_norm(F.gelu(self.dense(x)), self.norm)
 
 
 class MaskedLM(Pretrained):

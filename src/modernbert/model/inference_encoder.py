@@ -10,6 +10,7 @@ from modernbert.errors import BackendError
 from modernbert.kernels import native
 from modernbert.kernels.native_encoder import LayerWeights, NativeEncoder
 from modernbert.kernels.rotary import Rope
+from modernbert.model import cuda_encoder
 from modernbert.model.encoder import Encoder, Layer
 from modernbert.packed import Sequences
 
@@ -17,12 +18,16 @@ from modernbert.packed import Sequences
 def make_ready(model: nn.Module, *, int8: bool = False) -> None:
     """Put an `InferenceEncoder` in the place of `model.model`, where one can stand there; gradients are gone then.
 
+    On a CUDA device that is a `CudaEncoder`, for a model in half precision.
+
     Raises:
         BackendError: int8 is wanted and the native kernels do not take this encoder.
     """
     encoder = model.get_submodule("model")
     assert isinstance(encoder, Encoder)
-    if int8 or refusal(encoder) is None:
+    if not int8 and cuda_encoder.unsupported_reason(encoder) is None:
+        model.add_module("model", cuda_encoder.CudaEncoder(encoder))
+    elif int8 or refusal(encoder) is None:
         model.add_module("model", InferenceEncoder(encoder, int8=int8))
 
 

@@ -216,12 +216,15 @@ def outer_activations(config: EncoderConfig, setting: Setting, tokens: int, pred
 
 
 def logits_bytes(config: EncoderConfig, setting: Setting, predicted: int) -> int:
-    """The decoder's gradient, a product that is added to it in fp32, and a chunk of logits with its fp32 copy."""
-    rows = chunk_rows(predicted, config.vocab_size)
-    width = setting.width + (_FP32 if rows < predicted else 0)
+    """The decoder's gradient, a product that is added to it in fp32, and a chunk of logits.
+
+    On a CPU there is an fp32 copy of a part of them; on CUDA the gradient and the product are fp32.
+    """
+    rows = chunk_rows(predicted, config.vocab_size, "cuda" if setting.on_cuda else "cpu")
+    width = (_FP32 if setting.on_cuda else setting.width) + (_FP32 if rows < predicted else 0)
     gradient = width * config.vocab_size * config.hidden_size + _FP32 * config.vocab_size
     chunk = rows * config.vocab_size
-    precise = chunk if setting.on_cuda else min(chunk, BLOCK_ELEMENTS)
+    precise = 0 if setting.on_cuda else min(chunk, BLOCK_ELEMENTS)
     return gradient + chunk * setting.width + precise * _FP32
 
 

@@ -70,6 +70,11 @@ class Processes:
         found: list[float] = together.tolist()
         return found
 
+    def add_up(self, values: Tensor) -> None:
+        """Each value becomes its sum over all processes, in place and on its device, for which nobody waits."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -155,10 +160,14 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(
-        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, labels: Int[Tensor, "tokens"]
+        self,
+        tokens: Int[Tensor, "tokens"],
+        sequences: Sequences,
+        rows: Int[Tensor, "predicted"],
+        targets: Int[Tensor, "predicted"],
     ) -> Float[Tensor, ""]:
-        """The loss of `MaskedLM.loss`."""
-        return self.model.loss(tokens, sequences, labels)
+        """The sum of `MaskedLM.loss_at`."""
+        return self.model.loss_at(tokens, sequences, rows, targets)
 
     def logits_at(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, rows: Bool[Tensor, "tokens"]

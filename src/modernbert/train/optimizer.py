@@ -9,8 +9,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from modernbert.kernels import native
+from modernbert.kernels import triton as triton_kernels
 
 _BLOCK_ELEMENTS = 1 << 18  # of a tensor at a time on a CPU: temporaries stay in its cache, and calls cost little
+
+_MULTI_TENSOR_DEVICE = "cuda"  # where all tensors are updated at once; tests set it to the CPU, for the interpreter
 
 
 class StableAdamW(torch.optim.Optimizer):
@@ -34,45 +37,93 @@ class StableAdamW(torch.optim.Optimizer):
         super().__init__(
             params, {"lr": lr, "peak_lr": peak_lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
+        self._multi_tensor: Any = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._multi_tensor = None
 
     @torch.no_grad()
-    def step(self, max_norm: float | None = None) -> None:  # type: ignore[override]
+    def step(self, max_norm: float | None = None) -> Tensor:  # type: ignore[override]
         """Update every parameter that has a gradient. Moments use debiased betas, as Adafactor does.
 
         Gradients that are together longer than `max_norm` count as if they were cut to it, as `clip_grad_norm_` cuts
         them; that they are not rewritten saves a pass over memory.
 
-        Under sharding each process updates its own part of a tensor; the clipping sees the whole of it.
+        Returns the norm of all gradients together, before the cut: 0-dim, on their device. If it is not finite, neither
+        parameters nor moments change. On CUDA the host reads nothing and waits for nothing, if all parameters are fp32
+        and whole; since it does not know the norm then, it counts that step too.
+
+        Under sharding each process updates its own part of a tensor; the norm is of the whole of it.
         """
-        scale = 1.0 if max_norm is None else self._scale(max_norm)
+        trained = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if trained and self._takes_multi_tensor(trained):
+            return self._step_at_once(trained, max_norm)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter, _ in trained])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if not norm.isfinite():
+            return norm
+        scale = 1.0 if max_norm is None else float((max_norm / (norm + 1e-6)).clamp(max=1.0))
         sharded: list[tuple[DTensor, dict[str, Any], Tensor]] = []
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                total = self._moments(parameter, parameter.grad, group, scale)
-                if isinstance(parameter, DTensor):
-                    sharded.append((parameter, group, total))
-                else:  # while its moments are in the cache
-                    self._move(parameter, group, total)
+        for parameter, group in trained:
+            total = self._moments(parameter, parameter.grad, group, scale)
+            if isinstance(parameter, DTensor):
+                sharded.append((parameter, group, total))
+            else:  # while its moments are in the cache
+                self._move(parameter, group, total)
         _sum_over_shards([(parameter, total) for parameter, _, total in sharded])
         for parameter, group, total in sharded:
             self._move(parameter, group, total)
+        return norm
 
-    def _scale(self, max_norm: float) -> float:
-        """What gradients are multiplied with to be no longer than `max_norm`."""
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return float((max_norm / (whole + 1e-6)).clamp(max=1.0))
+    def _takes_multi_tensor(self, trained: list[tuple[Tensor, dict[str, Any]]]) -> bool:
+        """Whether one kernel updates all tensors at once: on CUDA, in fp32, each of them whole and without gaps."""
+        device = trained[0][0].device
+        return (
+            device.type == _MULTI_TENSOR_DEVICE
+            and triton_kernels.takes(device, torch.float32)
+            and all(
+                x.dtype == torch.float32 and x.device == device and x.is_contiguous() and not isinstance(x, DTensor)
+                for parameter, _ in trained
+                for x in (parameter, *(self._state(parameter)[moment] for moment in ("exp_avg", "exp_avg_sq")))
+            )
+        )
 
-    def _moments(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float) -> Tensor:
-        """Bring the moments up to date. Returns the sum of g^2 / v over the local part of the tensor."""
-        state = self.state[parameter]
+    def _step_at_once(self, trained: list[tuple[Tensor, dict[str, Any]]], max_norm: float | None) -> Tensor:
+        from modernbert.kernels.triton.optimizer import MultiTensor, Settings
+
+        kinds: dict[tuple[int, int], int] = {}  # a group whose tensors have been updated equally often is one kind
+        settings: list[Settings] = []
+        tensors: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        of: list[int] = []
+        for parameter, group in trained:
+            assert parameter.grad is not None
+            state = self._state(parameter)
+            state["step"] += 1
+            kind = kinds.setdefault((id(group), state["step"]), len(settings))
+            if kind == len(settings):
+                beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
+                decay = group["weight_decay"] / group["peak_lr"]
+                settings.append(Settings(beta1, beta2, group["eps"], group["lr"], decay))
+            of.append(kind)
+            tensors.append((parameter, parameter.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"]))
+        if self._multi_tensor is None:
+            self._multi_tensor = MultiTensor()
+        norm: Tensor = self._multi_tensor.step(tensors, of, settings, max_norm)
+        return norm
+
+    def _state(self, parameter: Tensor) -> dict[str, Any]:
+        """How often a parameter was updated, and its moments."""
+        state: dict[str, Any] = self.state[parameter]
         if not state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state
+
+    def _moments(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float) -> Tensor:
+        """Bring the moments up to date. Returns the sum of g^2 / v over the local part of the tensor."""
+        state = self._state(parameter)
         state["step"] += 1
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
         grad, mean, square = (_local(x) for x in (gradient, state["exp_avg"], state["exp_avg_sq"]))
@@ -119,8 +170,14 @@ def _native_takes(*tensors: Tensor) -> bool:
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Matching parts of some tensors of one shape, small enough for a CPU's cache."""
-    flat = [x.reshape(-1) for x in tensors]
+    """Matching parts of some tensors of one shape, small enough for a CPU's cache, to be changed in place.
+
+    Tensors that do not lie in memory as they are read come whole: flat they would be copies.
+    """
+    if not all(x.is_contiguous() for x in tensors):
+        yield tensors
+        return
+    flat = [x.view(-1) for x in tensors]
     if flat[0].is_cuda:
         yield tuple(flat)
     else:

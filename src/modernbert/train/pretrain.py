@@ -3,26 +3,29 @@
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 from modernbert import config as toml
 from modernbert.data import Batch, Documents, Loader, Row, Shards, Vocabulary, load_tokenizer, validation_batches
 from modernbert.data.mixture import cap_repeats
+from modernbert.data.prefetch import Prefetch
+from modernbert.data.staging import Arriving, Inputs, Staging, send
 from modernbert.data.tokenizer import sha256, tokenizer_file
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
 from modernbert.model.checkpoint import write_folder
-from modernbert.model.heads import IGNORED
 from modernbert.runtime import autocast
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Parallelism, Processes, processes
+from modernbert.train.graphs import CudaRecorder, Gradients, Graphs
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.recipe import Phase, PretrainRecipe
 from modernbert.train.spikes import Spikes
@@ -30,9 +33,19 @@ from modernbert.train.start import first_model
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import check_trackers, followed
 from modernbert.train.tracking import Metrics
+from modernbert.train.updates import PlannedUpdate, planned_updates
 from modernbert.train.validation import evaluate
 
 logger = logging.getLogger(__name__)
+
+_UPDATES_AHEAD = 3  # made while the device works
+# Works while the host goes on: microbatches come padded and in one copy, and results are read a step late. Tests set it
+# to the CPU.
+_ASYNCHRONOUS_DEVICE = "cuda"
+
+# Adds a microbatch to the gradients and returns its part of the loss, given the tokens that this process predicts in
+# the update and, on the device, those that all processes do.
+Backward = Callable[[Batch, int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,7 @@ class Progress:
 class Update:
     """What one optimizer step reports, over all processes."""
 
+    progress: Progress  # after it
     loss: float
     tokens: int
     slots: int
@@ -66,6 +80,16 @@ class Update:
     grad_norm: float
     rows: Sequence[Row]
     stop: bool  # whether any process was asked to stop
+
+
+@dataclass(frozen=True, eq=False)
+class Launched:
+    """A step that the device may still be at."""
+
+    planned: PlannedUpdate
+    progress: Progress  # after it
+    learning_rate: float
+    results: Arriving  # loss, gradient norm, predicted tokens, and how many processes were asked to stop
 
 
 def pretrain(recipe: PretrainRecipe) -> Path | None:
@@ -107,6 +131,7 @@ class Pretraining:
         self.training, self.held_out = self._open_data()
         run = recipe.run
         self.model = first_model(recipe, self.vocabulary).to(processes.device).train()
+        self.model.model.embeddings.fp32_residual = run.fp32_residual
         self.checkpoints = checkpoint.Checkpoints(
             run.directory / "checkpoints",
             toml.dump(recipe),
@@ -145,6 +170,11 @@ class Pretraining:
         )
         if found:
             checkpoint.restore_moments(found, self.model, self.optimizer)
+        self._graphs: Graphs | None = None
+        self._gradients: Gradients | None = None
+        if self._takes_graphs():
+            self._graphs = Graphs(self._backward, CudaRecorder, processes.device)
+            self._gradients = Gradients(self.model.parameters())
 
     @property
     def total_tokens(self) -> int:
@@ -171,101 +201,149 @@ class Pretraining:
         return self._finish()
 
     def _run_phase(self, name: str, phase: Phase, stop: StopRequest) -> bool:
-        run, validation = self.recipe.run, self.recipe.validation
+        """Go to the end of a phase. False if the user asked to stop on the way; everything is saved then."""
         self._enter(phase)
-        loader = self._loader(name, phase)
-        since, seconds = [], 0.0
-        while self.progress.phase_tokens < phase.tokens:
-            began = time.perf_counter()
-            update = self._update(loader, phase, stop)
-            self.progress = self.progress.after(update.tokens)
-            self._loader_state = loader.state()
-            seconds += time.perf_counter() - began
-            since.append(update)
+        with Prefetch(self._planned(name, phase), _UPDATES_AHEAD) as updates:
+            return self._train(name, phase, updates, stop)
+
+    def _train(self, name: str, phase: Phase, updates: Iterable[PlannedUpdate], stop: StopRequest) -> bool:
+        """Take all steps of a phase. What a step has found on CUDA is read and reported after the next one has been
+        started, so that the device always has work, or at once where something waits for it. Nothing is saved before.
+        """
+        run, validation = self.recipe.run, self.recipe.validation
+        backward = self._passes(phase)
+        late = 1 if self.processes.device.type == _ASYNCHRONOUS_DEVICE else 0
+        unread: deque[Launched] = deque()
+        since: list[Update] = []
+        began = time.perf_counter()  # of the time that the next report is about
+        for planned in updates:
+            unread.append(self._update(planned, phase, backward, stop))
+            self.progress, self._loader_state = unread[-1].progress, planned.loader_state
             self._validation_loss = None
             step, ended = self.progress.step, self.progress.phase_tokens >= phase.tokens
-            self._watch(name, update)
-            if step % run.log_every_steps == 0 or ended:
-                self._report(name, since, seconds)
-                since, seconds = [], 0.0
-            if step % validation.every_steps == 0 or ended:
+            validate = step % validation.every_steps == 0 or ended
+            save = step % run.checkpoint_every_steps == 0 or ended
+            stopping = self.processes.size == 1 and stop.requested
+            while len(unread) > (0 if validate or save or stopping else late):
+                update = self._read(unread.popleft())
+                self._watch(name, update)
+                since.append(update)
+                stopping |= update.stop  # in several processes known from here alone, and then to all of them
+                if update.progress.step % run.log_every_steps == 0 or update.progress.phase_tokens >= phase.tokens:
+                    now = time.perf_counter()
+                    self._report(name, since, now - began)
+                    since, began = [], now
+            paused = time.perf_counter()
+            if validate:
                 self._validate(name, phase)
-            if step % run.checkpoint_every_steps == 0 or ended or update.stop:
+            if save or stopping:
                 self._save(phase_end=ended)
-            if update.stop:
+            if stopping:
                 self.checkpoints.wait()
                 logger.info("Stopped and saved at step %d; the same command goes on from there.", step)
                 return False
+            began += time.perf_counter() - paused
         return True
 
-    def _update(self, loader: Loader, phase: Phase, stop: StopRequest) -> Update:
-        """One optimizer step over the global batch: a sum over its masked tokens divided by their number.
+    def _planned(self, name: str, phase: Phase) -> Iterator[PlannedUpdate]:
+        """The updates that are left of a phase. They know nothing of this object: a thread makes them."""
+        return planned_updates(
+            self._loader(name, phase),
+            phase,
+            self.processes,
+            self.recipe.run.microbatch_tokens,
+            tokens=self.progress.phase_tokens,
+            updates=self.progress.phase_updates,
+        )
+
+    def _update(self, planned: PlannedUpdate, phase: Phase, backward: Backward, stop: StopRequest) -> Launched:
+        """Start one optimizer step over the global batch: a sum over its masked tokens divided by their number.
 
         DDP and FSDP take the mean over the processes, so each one's share of the loss is multiplied by their number.
         """
-        device, size = self.processes.device, self.processes.size
-        count = max(1, phase.batch_tokens.at(self.progress.phase_updates) // phase.max_length)
-        rows = loader.next_rows(count)
-        batches = self._microbatches(loader, rows, phase)
-        predicted, read, stopping = self.processes.sum(
-            sum(int((batch.labels != IGNORED).sum()) for batch in batches),
-            sum(batch.input_ids.numel() for batch in batches),
-            stop.requested,
-        )
-        if not predicted:
-            raise DataError(f"No token of step {self.progress.step + 1} is masked; raise batch_tokens or mask_ratio.")
+        device = self.processes.device
+        progress = self.progress.after(planned.tokens)
+        counts = send([planned.predicted, stop.requested], device)
+        self.processes.add_up(counts)
         # Dropout is a function of the step and the process alone.
-        torch.manual_seed(self.recipe.seed + self.progress.step + 1 + (self.processes.rank << 32))
+        torch.manual_seed(self.recipe.seed + progress.step + (self.processes.rank << 32))
         total = torch.zeros((), device=device)
-        idle = batches[-1].without_labels() if size > 1 else None
-        for number in range(self._num_microbatches(count, phase)):
-            batch = batches[number] if number < len(batches) else idle
-            assert batch is not None
-            if number < self._num_microbatches(count, phase) - 1:
-                with self.parallelism.gradients_stay():
-                    total += self._backward(batch, predicted)
-            else:
-                total += self._backward(batch, predicted)
-        learning_rate = phase.schedule.learning_rate(self.progress.phase_tokens + int(read), phase.tokens)
+        *others, last = planned.batches
+        for batch in others:
+            with self.parallelism.gradients_stay():
+                total += backward(batch, planned.predicted, counts[0])
+        total += backward(last, planned.predicted, counts[0])
+        learning_rate = phase.schedule.learning_rate(progress.phase_tokens, phase.tokens)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        grad_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        [loss] = self.processes.sum(float(total))
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        norm = self.optimizer.step()
+        self._clear_gradients()
+        loss = total.to(counts.dtype)
+        self.processes.add_up(loss)
+        results = Arriving(torch.stack([loss, norm.to(counts.dtype), *counts.unbind()]))
+        return Launched(planned, progress, learning_rate, results)
+
+    def _read(self, launched: Launched) -> Update:
+        """What a step has found, once the device is done with it.
+
+        Raises:
+            ConfigError: its loss or gradient norm is not finite. The optimizer has changed nothing then.
+            DataError: nothing was masked.
+        """
+        planned, step = launched.planned, launched.progress.step
+        loss, norm, predicted, stops = launched.results.read()
+        if not predicted:
+            raise DataError(f"No token of step {step} is masked; raise batch_tokens or mask_ratio.")
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise ConfigError(
-                f"The loss is not finite at step {self.progress.step + 1}: lower schedule.peak_lr or lengthen its "
+                f"The loss is not finite at step {step}: lower schedule.peak_lr or lengthen its "
                 f"warm-up; the last good checkpoint is in {self.checkpoints.directory}."
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        slots = count * phase.max_length
-        return Update(loss, int(read), slots, learning_rate, grad_norm, rows, bool(stopping))
+        return Update(
+            progress=launched.progress,
+            loss=loss,
+            tokens=planned.tokens,
+            slots=planned.slots,
+            learning_rate=launched.learning_rate,
+            grad_norm=norm,
+            rows=planned.rows,
+            stop=bool(stops),
+        )
 
-    def _backward(self, batch: Batch, predicted: float) -> torch.Tensor:
-        """Add a microbatch's part to the gradients. Returns its part of the loss."""
+    def _passes(self, phase: Phase) -> Backward:
+        """How a microbatch of this phase comes to the device and adds to the gradients."""
         device = self.processes.device
-        labels = batch.labels.to(device)
-        with autocast(device, self.recipe.run.precision):
-            loss = self.parallelism.objective(batch.input_ids.to(device), batch.sequences.to(device), labels)
-        share = loss * ((labels != IGNORED).sum() / predicted)
+        if device.type != _ASYNCHRONOUS_DEVICE:
+            return lambda batch, own, predicted: self._backward(Inputs.of(batch, predicted, device))
+        staging = Staging(
+            max_length=phase.max_length,
+            mask_ratio=phase.mask_ratio,
+            filler_id=self.vocabulary.cls_id,
+            pinned=device.type == "cuda",
+        )
+        if (graphs := self._graphs) is not None:  # one process, whose own count is that of all
+            graphs.forget()
+            return lambda batch, own, predicted: graphs(staging.stage(batch, own))
+
+        def backward(batch: Batch, own: int, predicted: Tensor) -> Tensor:
+            inputs = staging.stage(batch, own).on(device)
+            return self._backward(replace(inputs, predicted=predicted.to(torch.float32)))
+
+        return backward
+
+    def _backward(self, inputs: Inputs) -> Tensor:
+        """Add a microbatch's part to the gradients. Returns its part of the loss."""
+        with autocast(self.processes.device, self.recipe.run.precision):
+            nats = self.parallelism.objective(inputs.tokens, inputs.sequences, inputs.rows, inputs.targets)
+        share: Tensor = nats / inputs.predicted
         (share * self.processes.size).backward()
         return share.detach()
 
-    def _microbatches(self, loader: Loader, rows: Sequence[Row], phase: Phase) -> list[Batch]:
-        """This process's rows of a batch, as many at once as fit."""
-        own, at_once = self.processes.share(rows), self.recipe.run.microbatch_tokens // phase.max_length
-        if not own:
-            raise ConfigError(
-                f"A batch of {len(rows)} rows has none for some of the {self.processes.size} processes; "
-                "raise batch_tokens (and its start), or start fewer processes."
-            )
-        return [loader.batch(own[first : first + at_once]) for first in range(0, len(own), at_once)]
-
-    def _num_microbatches(self, rows: int, phase: Phase) -> int:
-        """How many passes every process makes, whatever the size of its own share."""
-        return -(-self.processes.largest_share(rows) // (self.recipe.run.microbatch_tokens // phase.max_length))
+    def _clear_gradients(self) -> None:
+        if self._gradients is None:
+            self.optimizer.zero_grad()
+        else:
+            self._gradients.clear()
 
     def _open_data(self) -> tuple[dict[str, Documents], dict[str, Documents]]:
         """What is trained on and what is held out, of every source."""
@@ -321,6 +399,12 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["peak_lr"] = phase.schedule.peak_lr
 
+    def _takes_graphs(self) -> bool:
+        """Whether passes are CUDA graphs. Not in fp32, whose attention asks the device where sequences begin."""
+        run, processes = self.recipe.run, self.processes
+        plain = run.precision == "bf16" and not run.activation_checkpointing and not run.compile
+        return run.cuda_graphs == "auto" and plain and processes.size == 1 and processes.device.type == "cuda"
+
     def _thetas(self) -> tuple[float, float]:
         return self.model.config.global_rope_theta, self.model.config.local_rope_theta
 
@@ -347,32 +431,34 @@ class Pretraining:
         )
         logger.warning(
             "step %6d  %s  the loss jumped to %.4f from about %.4f; the batch (all of it is in metrics.jsonl) held %s",
-            self.progress.step, phase, update.loss, usual, shown,
+            update.progress.step, phase, update.loss, usual, shown,
         )  # fmt: skip
         spike = {"loss": update.loss, "usual": usual, "documents": documents}
-        self.metrics.write({"step": self.progress.step, "phase": phase, "tokens": self.progress.tokens, "spike": spike})
+        at = {"step": update.progress.step, "phase": phase, "tokens": update.progress.tokens}
+        self.metrics.write(at | {"spike": spike})
 
     def _report(self, phase: str, updates: list[Update], seconds: float) -> None:
         if not self.processes.first:
             return
+        last = updates[-1]
         tokens, slots = sum(u.tokens for u in updates), sum(u.slots for u in updates)
         speed = tokens / seconds
         loss = sum(u.loss for u in updates) / len(updates)
-        left = (self.total_tokens - self.progress.tokens) / speed
-        done = min(1.0, self.progress.tokens / self.total_tokens)
+        left = (self.total_tokens - last.progress.tokens) / speed
+        done = min(1.0, last.progress.tokens / self.total_tokens)
         logger.info(
             "step %6d  %s  loss %.4f  lr %.2e  %s tokens/s  %3.0f %%  %s left",
-            self.progress.step, phase, loss, updates[-1].learning_rate, f"{speed:,.0f}", 100 * done, _clock(left),
+            last.progress.step, phase, loss, last.learning_rate, f"{speed:,.0f}", 100 * done, _clock(left),
         )  # fmt: skip
         self.metrics.write(
             {
-                "step": self.progress.step,
+                "step": last.progress.step,
                 "phase": phase,
-                "tokens": self.progress.tokens,
+                "tokens": last.progress.tokens,
                 "loss": loss,
-                "learning_rate": updates[-1].learning_rate,
-                "batch_tokens": updates[-1].slots,
-                "grad_norm": updates[-1].grad_norm,
+                "learning_rate": last.learning_rate,
+                "batch_tokens": last.slots,
+                "grad_norm": last.grad_norm,
                 "fill": tokens / slots,
                 "tokens_per_second": speed,
             }

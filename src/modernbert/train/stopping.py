@@ -1,4 +1,8 @@
-"""Ctrl-C, and SIGTERM from a scheduler: finish the step, save, leave."""
+"""Ctrl-C, and SIGTERM from a scheduler: finish the step, save, leave.
+
+A signal that was ignored when the process began stays ignored, as under `nohup` or behind the `&` of a script: whoever
+started it has said that Ctrl-C at the terminal is not meant for it. SIGTERM ends such a run.
+"""
 
 import signal
 import threading
@@ -16,7 +20,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(

@@ -1,0 +1,238 @@
+"""Masked-LM training steps on a CUDA device: forward and backward, and with the optimizer; transformers beside one."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modernbert.bench.cuda import (
+    CudaReport,
+    Target,
+    cuda_machine,
+    device_peak,
+    free_memory,
+    measure_ceilings,
+    model_products,
+)
+from modernbert.bench.floor import MATRICES, training_flops
+from modernbert.bench.inference import first_line
+from modernbert.bench.models import check_dtype, describe, make_model
+from modernbert.bench.peers import transformers_model
+from modernbert.bench.profiling import Profile, profile_passes
+from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, make_result
+from modernbert.bench.timing import alternate, check_rounds, relative_error
+from modernbert.bench.works import Work, choose
+from modernbert.model import MaskedLM
+from modernbert.model.heads import IGNORED
+from modernbert.packed import Sequences
+from modernbert.runtime import Precision, autocast
+from modernbert.train.optimizer import StableAdamW, parameter_groups
+
+logger = logging.getLogger(__name__)
+
+BESIDE_TRANSFORMERS = Work("32 x 1024, beside transformers", (1024,) * 32)
+WORKLOADS = (Work("96 x 1024", (1024,) * 96), Work("12 x 8192", (8192,) * 12), BESIDE_TRANSFORMERS)
+LARGE_WORKLOADS = (Work("56 x 1024", (1024,) * 56),)
+DRY_WORKLOADS = (Work("4 x 64", (64,) * 4), Work("2 x 64, beside transformers", (64,) * 2))
+WITHOUT_OPTIMIZER = f"{OURS} without optimizer"
+_MASKED = 0.3
+_COMPARED_TOKENS = 4096  # of the first documents, at least one
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Documents of a workload on the device, packed for ours and padded for transformers (nothing is padding)."""
+
+    tokens: Tensor  # (tokens,)
+    sequences: Sequences
+    rows: Tensor  # (predicted,) the tokens that are predicted
+    targets: Tensor  # (predicted,) their ids
+    ids: Tensor  # (documents, length)
+    labels: Tensor  # (documents, length), -100 where nothing is predicted
+
+
+@dataclass(frozen=True)
+class _Trainee:
+    """A model, its loss on a sample, and its optimizer."""
+
+    model: nn.Module
+    loss: Callable[[_Sample], Tensor]
+    optimizer: torch.optim.Optimizer
+
+    def backward(self, sample: _Sample, precision: Precision) -> None:
+        with autocast(sample.tokens.device, precision):
+            loss = self.loss(sample)
+        loss.backward()
+
+    def step(self, sample: _Sample, precision: Precision) -> None:
+        self.backward(sample, precision)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def step_without_optimizer(self, sample: _Sample, precision: Precision) -> None:
+        self.backward(sample, precision)
+        self.optimizer.zero_grad()
+
+
+def bench_cuda_training(
+    model: str,
+    dtype: str,
+    rounds: int,
+    target: Target,
+    works: Sequence[str] = (),
+    *,
+    profiled: bool = False,
+    on_result: Callable[[CudaReport], None] = lambda report: None,
+) -> CudaReport:
+    """Measure steps of a preset with random weights, or of a model folder; gradients are compared first.
+
+    They are compared with those of transformers in fp32, on the first documents. Only a workload that says so is timed
+    beside transformers, which decodes every token and needs the memory for it. `on_result` is given the report after
+    each workload.
+
+    Raises:
+        ConfigError: transformers is missing, or there is no such model, dtype or workload.
+    """
+    precision = check_dtype(dtype)
+    check_rounds(rounds)
+    chosen = choose(_workloads(model, target), works)
+    ours = make_model(MaskedLM, model).train()
+    theirs = transformers_model(ours).train().to(target.device)
+    ours = ours.to(target.device)
+    trainees = {OURS: _our_trainee(ours), BASELINE: _their_trainee(theirs)}
+    report = CudaReport(
+        benchmark="training",
+        model=describe(model, ours.config),
+        dtype=precision,
+        threads=torch.get_num_threads(),
+        rounds=rounds,
+        machine=cuda_machine(target, ("transformers",)),
+        missing={},
+        results=(),
+        device=target.name,
+        device_bytes=target.memory_bytes,
+        ceilings=measure_ceilings(ours.config, max(work.tokens for work in chosen), target),
+        profiles={},
+    )
+    for work in chosen:
+        free_memory(target)
+        result, profile = _measure(trainees, work, precision, rounds, target, profiled)
+        profiles = report.profiles if profile is None else report.profiles | {work.name: profile}
+        report = replace(report, results=(*report.results, result), profiles=profiles)
+        on_result(report)
+    return report
+
+
+def _workloads(model: str, target: Target) -> tuple[Work, ...]:
+    if target.dry:
+        return DRY_WORKLOADS
+    return LARGE_WORKLOADS if model == "large" else WORKLOADS
+
+
+def _our_trainee(model: MaskedLM) -> _Trainee:
+    def loss(sample: _Sample) -> Tensor:
+        return model.loss_at(sample.tokens, sample.sequences, sample.rows, sample.targets) / len(sample.rows)
+
+    return _Trainee(model, loss, StableAdamW(parameter_groups(model, 1e-5), lr=1e-5, peak_lr=1e-5))
+
+
+def _their_trainee(model: Any) -> _Trainee:
+    return _Trainee(
+        model,
+        lambda sample: model(sample.ids, labels=sample.labels).loss,
+        torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True),
+    )
+
+
+def make_sample(work: Work, vocab_size: int, device: torch.device, documents: int | None = None) -> _Sample:
+    """The first documents of a workload, or all; 30 % of their tokens are predicted, and which they are is fixed."""
+    [batch] = work.batches(vocab_size, at_once=work.tokens)
+    assert batch.full, "padding would count for transformers alone"
+    masked = torch.rand(batch.ids.shape, generator=torch.Generator().manual_seed(0)) < _MASKED
+    masked[:, 0] = True  # at least one
+    ids, masked = batch.ids[:documents], masked[:documents]
+    tokens = ids.flatten()
+    rows = masked.flatten().nonzero().squeeze(1)
+    return _Sample(
+        tokens.to(device),
+        Sequences.from_lengths(batch.lengths[:documents], device),
+        rows.to(device),
+        tokens[rows].to(device),
+        ids.to(device),
+        ids.masked_fill(~masked, IGNORED).to(device),
+    )
+
+
+def _measure(
+    trainees: Mapping[str, _Trainee],
+    work: Work,
+    precision: Precision,
+    rounds: int,
+    target: Target,
+    profiled: bool,
+) -> tuple[Result, Profile | None]:
+    logger.info("%s: %s tokens", work.name, f"{work.tokens:,}")
+    ours, theirs = trainees[OURS], trainees[BASELINE]
+    model = ours.model
+    assert isinstance(model, MaskedLM)
+    theirs.model.load_state_dict(model.state_dict())
+    config, device = model.config, target.device
+    first = make_sample(work, config.vocab_size, device, max(1, _COMPARED_TOKENS // work.lengths[0]))
+    errors = _errors(trainees, first, precision)
+    agreed = agreeing(errors)
+    sample = make_sample(work, config.vocab_size, device)
+    steps = {
+        OURS: lambda: ours.step(sample, precision),
+        WITHOUT_OPTIMIZER: lambda: ours.step_without_optimizer(sample, precision),
+    }
+    if "transformers" in work.name:
+        steps[BASELINE] = lambda: theirs.step(sample, precision)
+    entries: list[Entry] = []
+    timed: dict[str, Callable[[], None]] = {}
+    for name, step in steps.items():
+        of = BASELINE if name == BASELINE else OURS
+        entry = Entry(name, precision, errors[of])
+        if of in agreed:
+            try:
+                step()  # the moments of the optimizer stay, and are none of the memory of a step
+                entry = replace(entry, peak_bytes=device_peak(step, target))
+                timed[name] = step
+            except torch.OutOfMemoryError as error:
+                entry = replace(entry, failure=first_line(error))
+                for trainee in trainees.values():
+                    trainee.optimizer.zero_grad()
+        entries.append(entry)
+        free_memory(target)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    products, flops = model_products(config, work.tokens, dtype, target)
+    products()
+    seconds = alternate(timed | {MATRICES: products}, rounds, work.name, target.wait)
+    work = replace(work, repeats=1)
+    operations = training_flops(config, work.lengths, len(sample.rows))
+    result = make_result(work, operations, tuple(entries), seconds, flops)
+    profile = profile_passes(timed[OURS], device) if profiled and OURS in timed else None
+    return result, profile
+
+
+def _errors(trainees: Mapping[str, _Trainee], sample: _Sample, precision: Precision) -> dict[str, float]:
+    """Relative error of the parameter whose gradient is furthest from that of transformers in fp32."""
+    expected = _gradients(trainees[BASELINE], sample, "fp32")
+    errors = {}
+    for name, trainee in trainees.items():
+        found = _gradients(trainee, sample, precision)
+        assert found.keys() == expected.keys()
+        errors[name] = max(relative_error(found[key], wanted) for key, wanted in expected.items())
+    return errors
+
+
+def _gradients(trainee: _Trainee, sample: _Sample, precision: Precision) -> dict[str, Tensor]:
+    """Those of the loss, by parameter; the model is left without."""
+    trainee.optimizer.zero_grad()
+    trainee.backward(sample, precision)
+    named = trainee.model.named_parameters()
+    found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+    trainee.optimizer.zero_grad()
+    return found

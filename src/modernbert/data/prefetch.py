@@ -1,0 +1,72 @@
+"""What comes next is made in a thread, while the one before is still in use."""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Prefetch(Generic[Item]):
+    """The items of an iterable in their order, at most `ahead` of them ready before they are asked for.
+
+    The thread runs while the `with` block is entered, and is over when the block is left. It calls the iterable alone,
+    so that need not be safe for several threads. An error in it comes out of `next` after the items made before it, as
+    it is.
+    """
+
+    def __init__(self, items: Iterable[Item], ahead: int) -> None:
+        self._ready: deque[Item] = deque()
+        self._ahead = ahead
+        self._changed = threading.Condition()
+        self._over = False  # no further item will come
+        self._closed = False  # no further item is wanted
+        self._error: BaseException | None = None
+        # A daemon, so that a process in which nobody left the block can end.
+        self._thread = threading.Thread(target=self._make, args=(items,), name="prefetch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._ready.clear()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._over)
+            if self._ready:
+                item = self._ready.popleft()
+                self._changed.notify_all()
+                return item
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def _make(self, items: Iterable[Item]) -> None:
+        try:
+            for item in items:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed or len(self._ready) < self._ahead)
+                    if self._closed:
+                        return
+                    self._ready.append(item)
+                    self._changed.notify_all()
+        except BaseException as error:  # raised again where the items are used
+            self._error = error
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()

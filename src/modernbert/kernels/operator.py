@@ -1,0 +1,34 @@
+"""A kernel as an operator of torch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Operator:
+    """A function as an `operator` of torch, with what its results look like and how it is differentiated.
+
+    Called for tensors that nobody traces or differentiates it goes around torch, whose way of calling takes some 20 µs:
+    a query of 16 tokens goes through 66 operators.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        compute: Callable[..., Any],
+        shape: Callable[..., Any],
+        keep: Callable[..., None] | None = None,
+        differentiate: Callable[..., Any] | None = None,
+        mutates: Sequence[str] = (),
+    ) -> None:
+        self._compute = compute
+        self.operator = torch.library.custom_op(f"modernbert::{name}", compute, mutates_args=mutates)
+        self.operator.register_fake(shape)
+        if differentiate is not None:
+            self.operator.register_autograd(differentiate, setup_context=keep)
+
+    def __call__(self, *arguments: Any) -> Any:
+        traced = torch.compiler.is_compiling() or type(arguments[0]) is not Tensor
+        return self.operator(*arguments) if traced or torch.is_grad_enabled() else self._compute(*arguments)

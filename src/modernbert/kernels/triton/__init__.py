@@ -1,0 +1,52 @@
+"""Kernels in Triton for CUDA devices: attention, rotation, layer norm, GeGLU, cross-entropy, StableAdamW.
+
+Importing this package does not import the triton library, which a CPU build of torch does not bring; importing one of
+its modules does. With `TRITON_INTERPRET=1` in the environment before that, the kernels run on CPU tensors in Triton's
+interpreter, which is how their numerics are tested without a device.
+"""
+
+import importlib.util
+import os
+
+import torch
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+_installed = importlib.util.find_spec("triton") is not None  # known at import: torch.compile cannot trace the search
+_devices: dict[str, str | None] = {}  # why CUDA cannot be used, once that was asked
+
+
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")
+
+
+def unavailable() -> str | None:
+    """Why the kernels cannot run on this machine, or None if they can."""
+    if _installed and interpreted():
+        return None
+    return _cuda_unavailable()
+
+
+def takes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels run here, and on such tensors: fp32, bf16 or fp16 on CUDA, or on the CPU if interpreted."""
+    if dtype not in DTYPES:
+        return False
+    if device.type == "cuda":
+        return _cuda_unavailable() is None
+    return device.type == "cpu" and _installed and interpreted()
+
+
+def _cuda_unavailable() -> str | None:
+    if "cuda" not in _devices:
+        _devices["cuda"] = _why_not_on_cuda()
+    return _devices["cuda"]
+
+
+def _why_not_on_cuda() -> str | None:
+    if not _installed:
+        return "needs the package triton, which PyTorch for CUDA brings"
+    if not torch.cuda.is_available():
+        return "needs a CUDA device"
+    major, minor = torch.cuda.get_device_capability()
+    return None if major >= 8 else f"needs compute capability 8.0, and this device has {major}.{minor}"

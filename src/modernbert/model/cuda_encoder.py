@@ -1,0 +1,188 @@
+"""An encoder made ready to run on a CUDA device: weights in half precision once, and CUDA graphs for short work.
+
+It computes what the encoder's modules compute in that dtype. A batch of a few thousand tokens is over sooner than
+Python can launch its kernels one by one; so such a batch is padded to one of a few sizes, for each of which the whole
+pass is recorded once and then replayed in one launch.
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from modernbert.errors import BackendError
+from modernbert.kernels import Rope, default_backend, flash, triton
+from modernbert.model.encoder import Encoder, Layer
+from modernbert.packed import Sequences
+
+GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+GRAPH_SEQUENCES = (1, 8, 64, 512)
+
+
+def unsupported_reason(encoder: Encoder) -> str | None:
+    """Why an encoder cannot run here in this way, or None if it can."""
+    weight, config = encoder.embeddings.tok_embeddings.weight, encoder.config
+    if weight.device.type != "cuda":
+        return f"its weights are on {weight.device.type}, not on a CUDA device"
+    if weight.dtype not in (torch.bfloat16, torch.float16):
+        return f"its weights are {weight.dtype}, not bf16 or fp16"
+    if reason := triton.unavailable():
+        return f"the triton backend {reason}"
+    if config.norm_bias or config.attention_bias or config.mlp_bias:
+        return "its kernels have no biases"
+    return None
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """One layer. Linear weights are (inputs, outputs): transposed views, to be multiplied with rows of tokens."""
+
+    qkv: Tensor
+    attention_out: Tensor
+    mlp_norm: Tensor
+    up: Tensor
+    down: Tensor
+    next_norm: Tensor  # of the layer behind, or the final one
+    window: int | None
+    rope: int  # which of the two rotations
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A recorded pass, and the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    tokens: Tensor
+    cu_seqlens: Tensor
+    positions: Tensor
+    hidden: Tensor
+
+
+class CudaEncoder(nn.Module):
+    """Stands in the place of an `Encoder` on a CUDA device: the same call, no gradients.
+
+    The residual stream is in the dtype of the weights; norms, softmax and sums are fp32. Calls from several threads
+    are safe on one stream.
+
+    Raises:
+        BackendError: the encoder is not in half precision on a CUDA device, or has biases.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        if reason := unsupported_reason(encoder):
+            raise BackendError(f"The encoder cannot run on CUDA kernels alone: {reason}; use it as it is.")
+        self.config = config = encoder.config
+        self.tok_embeddings = encoder.embeddings.tok_embeddings
+        self._embedding_norm = encoder.embeddings.norm.weight.detach().float()
+        thetas = (config.global_rope_theta, config.local_rope_theta)
+        layers = [cast(Layer, layer) for layer in encoder.layers]
+        norms = [*(cast(nn.LayerNorm, layer.attn_norm) for layer in layers[1:]), encoder.final_norm]
+        self._layers = [
+            _Weights(
+                qkv=layer.attn.Wqkv.weight.detach().t(),
+                attention_out=layer.attn.Wo.weight.detach().t(),
+                mlp_norm=layer.mlp_norm.weight.detach().float(),
+                up=layer.mlp.Wi.weight.detach().t(),
+                down=layer.mlp.Wo.weight.detach().t(),
+                next_norm=norm.weight.detach().float(),
+                window=config.window(index),
+                rope=thetas.index(config.rope_theta(index)),
+            )
+            for index, (layer, norm) in enumerate(zip(layers, norms, strict=True))
+        ]
+        positions = torch.arange(config.max_position_embeddings, device=self.tok_embeddings.weight.device)
+        self._angles = [Rope.of(positions, config.head_dim, theta).angles for theta in thetas]
+        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._pool: Any = None  # of memory, which all graphs share
+        self._lock = threading.Lock()
+
+    @torch.no_grad()
+    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
+        """Hidden states after the final norm, one row for each packed token."""
+        shape = graph_shape(len(tokens), sequences.num_sequences)
+        if shape is None or torch.cuda.is_current_stream_capturing() or len(tokens) == 0:
+            return self._encode(tokens, sequences)
+        with self._lock:
+            return self._replay(tokens, sequences, shape)[: len(tokens)].clone()
+
+    def _encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+        from modernbert.kernels.triton import attention, geglu, norm, rotary
+
+        config, dtype = self.config, self.tok_embeddings.weight.dtype
+        heads, epsilon = config.num_attention_heads, config.norm_eps
+        ropes = [(cos[sequences.positions], sin[sequences.positions]) for cos, sin in self._angles]
+        x = normed = norm.embedding_norm(tokens, self.tok_embeddings.weight, self._embedding_norm, epsilon, dtype)[0]
+        for layer in self._layers:
+            qkv = (normed @ layer.qkv).view(len(tokens), 3, heads, -1)
+            q, k, _ = qkv.unbind(1)
+            rotary.rotate(q, k, None, *ropes[layer.rope], qkv)
+            if self._backend(layer.window, sequences) == "flash":
+                attended = flash.forward(qkv, sequences.cu_seqlens, sequences.max_length, -1)[0]
+            else:
+                attended = attention.attend(qkv, sequences, layer.window)
+            y = attended.flatten(1) @ layer.attention_out
+            x, normed, _, _ = norm.add_norm(x, y, layer.mlp_norm, epsilon, dtype)
+            y = geglu.geglu(normed @ layer.up) @ layer.down
+            x, normed, _, _ = norm.add_norm(x, y, layer.next_norm, epsilon, dtype)
+        return normed
+
+    def _backend(self, window: int | None, sequences: Sequences) -> str:
+        config, weight = self.config, self.tok_embeddings.weight
+        return default_backend(
+            weight.device,
+            weight.dtype,
+            config.head_dim,
+            heads=config.num_attention_heads,
+            window=window,
+            longest=sequences.max_length,
+        )
+
+    @torch.inference_mode()
+    def _replay(self, tokens: Tensor, sequences: Sequences, shape: tuple[int, int]) -> Tensor:
+        """Through the graph of a shape. Its rows behind the real ones mean nothing."""
+        if shape not in self._graphs:
+            self._graphs[shape] = self._record(*shape)
+        found = self._graphs[shape]
+        count = len(tokens)
+        found.tokens[:count].copy_(tokens)
+        found.positions[:count].copy_(sequences.positions)
+        boundaries = sequences.cu_seqlens
+        found.cu_seqlens[: len(boundaries)].copy_(boundaries)
+        found.cu_seqlens[len(boundaries) :].fill_(count)
+        found.graph.replay()
+        return found.hidden
+
+    @torch.inference_mode()
+    def _record(self, count: int, num_sequences: int) -> _Graph:
+        """Rows behind the last sequence belong to no sequence: what attention leaves there, nobody reads."""
+        device = self.tok_embeddings.weight.device
+        tokens = torch.zeros(count, dtype=torch.int64, device=device)
+        positions = torch.arange(count, device=device).clamp(max=self.config.max_position_embeddings - 1)
+        cu_seqlens = torch.full((num_sequences + 1,), count, dtype=torch.int32, device=device)
+        cu_seqlens[0] = 0
+
+        def run() -> Tensor:
+            sequences = Sequences(cu_seqlens, count, positions, positions, (num_sequences, count))
+            return self._encode(tokens, sequences)
+
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            run()  # compiles, and calibrates
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            hidden = run()
+        self._pool = graph.pool()
+        return _Graph(graph, tokens, cu_seqlens, positions, hidden)
+
+
+def graph_shape(tokens: int, sequences: int) -> tuple[int, int] | None:
+    """The smallest recorded size that holds a batch, or None where it is too large to gain by it."""
+    count = next((size for size in GRAPH_TOKENS if size >= tokens), None)
+    number = next((size for size in GRAPH_SEQUENCES if size >= sequences), None)
+    return None if count is None or number is None else (count, number)

@@ -1,0 +1,26 @@
+"""The Triton kernels run on a CUDA device where there is one, and in Triton's interpreter on the CPU elsewhere."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is imported, which tests do in their fixtures
+
+
+@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+def triton_device(request) -> Iterator[torch.device]:
+    """Where the kernels of a test run: the same claims hold on both."""
+    pytest.importorskip("triton")
+    if request.param == "interpreter":
+        if torch.cuda.is_available():
+            pytest.skip("there is a CUDA device, where the kernels themselves are tested")
+        with np.errstate(all="ignore"):  # a card gives infinities and NaN without a word
+            yield torch.device("cpu")
+    elif not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    else:
+        yield torch.device("cuda")

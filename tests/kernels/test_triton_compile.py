@@ -1,0 +1,33 @@
+"""Every kernel in Triton compiles for a Hopper card, as a run of ModernBERT-base in bf16 launches it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def resources() -> list[dict]:
+    """Of each kernel, from a process in which Triton compiles and does not interpret."""
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "modernbert.kernels.triton.resources", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout)
+
+
+def test_no_kernel_spills_registers(resources):
+    assert {r["name"]: r["spilled_bytes"] for r in resources if r["spilled_bytes"]} == {}
+
+
+def test_a_processor_holds_enough_threads_to_hide_the_memory(resources):
+    """A quarter of those that it can hold; rows of 8,192 and the cross-entropy, one program a processor, apart."""
+    few = {r["name"] for r in resources if r["programs"] * r["warps"] < 16}
+    assert few == {"add_norm backward, bf16 stream, width 8192"}
+
+
+def test_numbers_are_read_by_16_bytes(resources):
+    narrow = [r["name"] for r in resources if ".global.v4.b32" not in r["ptx"]]
+    assert narrow == ["StableAdamW, sums of tensors"]  # a few numbers of each tensor

@@ -106,14 +106,14 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the advisory lock of a file or folder, after waiting for it; where there are no locks, just go on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        _flock(descriptor, wait=True)
+        flock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)
 
 
-def _flock(descriptor: int, wait: bool) -> bool:
-    """Whether the lock could be taken; also where the system or the file system has none."""
+def flock(descriptor: int, wait: bool) -> bool:
+    """Whether the advisory lock of an open file could be taken; also where the system or the file system has none."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -140,7 +140,7 @@ def _sweep(parent: Path, stem: str) -> None:
                 continue
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                if path.is_dir() and _flock(descriptor, wait=False):
+                if path.is_dir() and flock(descriptor, wait=False):
                     shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(descriptor)

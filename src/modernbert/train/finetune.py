@@ -28,6 +28,7 @@ from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.finetune_report import write_report
 from modernbert.train.optimizer import StableAdamW
 from modernbert.train.results import Measured, SeedResult, measured
+from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
 from modernbert.train.tasks import Encoded, Item, Task, make_task
 from modernbert.train.tracking import Metrics
@@ -87,6 +88,11 @@ def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None = N
     """`finetune`, unless and until `stop` is raised, on data that may be prepared already."""
     check_packages()
     claim_folder(recipe)
+    with in_use(recipe.output):
+        return _in_folder(recipe, stop, prepared)
+
+
+def _in_folder(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None) -> Path | None:
     if (recipe.output / "report.json").exists():
         logger.info("The run in %s is complete.", recipe.output)
         return recipe.output

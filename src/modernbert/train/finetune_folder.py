@@ -18,10 +18,11 @@ from modernbert.data.reading import find_files
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file, settle, written_aside
 from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.run_folder import LOCK
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights
-_OWN = ("recipe.toml", "inputs.json", "training", FAILED)
+_OWN = ("recipe.toml", "inputs.json", "training", FAILED, LOCK)
 
 
 def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
@@ -111,7 +112,7 @@ def _abandoned(folder: Path) -> bool:
         return False
     path = folder / "recipe.toml"
     if not path.exists():
-        return not any(folder.iterdir())
+        return not any(entry.name != LOCK for entry in folder.iterdir())
     try:
         return path.read_text(encoding="utf-8") == toml.dump(toml.load(FinetuneRecipe, path))
     except ConfigError:

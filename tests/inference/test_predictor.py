@@ -95,3 +95,27 @@ def test_a_model_whose_special_tokens_have_other_names_fills_masks_as_before(fol
     assert fill("import <mask>") == expected
     with pytest.raises(DataError, match="There is no <mask> in 'import nothing'; write <mask>"):
         fill("import nothing")
+
+
+@pytest.mark.parametrize("top_k", [-1, 0])
+def test_a_number_of_answers_below_one_is_refused(top_k, folders):
+    answerer = QuestionAnswerer.from_pretrained(folders / "QuestionAnswering", device="cpu")
+    with pytest.raises(DataError, match=f"top_k is {top_k}; ask for at least one"):
+        answerer("What?", "A text.", top_k=top_k)
+    with pytest.raises(DataError, match=f"top_k is {top_k}; ask for at least one"):
+        FillMask.from_pretrained(folders / "MaskedLM", device="cpu")("[MASK]", top_k=top_k)
+
+
+@pytest.mark.parametrize("predictor", KINDS, ids=lambda kind: kind.__name__)
+def test_no_prediction_is_made_of_what_is_not_a_number(predictor, folders):
+    loaded = predictor.from_pretrained(folders / KINDS[predictor].__name__, device="cpu")
+    loaded.model.head.norm.weight.data.fill_(float("nan"))
+    arguments = {
+        ChoiceAnswerer: ("What?", ["this", "that"]),
+        Classifier: ("A text.",),
+        FillMask: ("A [MASK].",),
+        QuestionAnswerer: ("What?", "A text."),
+        TokenClassifier: ("A text.",),
+    }
+    with pytest.raises(CheckpointError, match="computes NaN or infinity for these texts"):
+        loaded(*arguments[predictor])

@@ -1,18 +1,23 @@
 """A run directory belongs to one process at a time, and to the data that its run began with."""
 
+import html
 import json
 import os
+import re
 import signal
 
 import pytest
 
 from corpora import make_shards, write_shard
 from modernbert.data import Shards
-from modernbert.errors import ConfigError, DataError
+from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.train import checkpoint
 from modernbert.train import pretrain as module
+from modernbert.train.finetune_report import _cell, _table
 from modernbert.train.pretrain import pretrain
 from modernbert.train.run_folder import LOCK, check_inputs, in_use
 from modernbert.train.stopping import StopRequest
+from modernbert.train.tracking import Metrics
 
 
 def in_another_process(work) -> int:
@@ -143,3 +148,58 @@ def test_a_signal_asks_once_and_then_interrupts(number):
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff\xfe" * 50, b"[1]\n", b'{"step": "x"}\n', b"{}\n", b"[" * 90_000, b""])
+def test_metrics_that_are_not_of_a_run_end_what_is_read(content, tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + content)
+    assert metrics.read() == [{"step": 1}, {"step": 2}]
+    metrics.forget_after(1)
+    assert metrics.read() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "[" * 90_000])
+def test_a_checkpoint_with_a_damaged_state_is_one_sentence(text, tmp_path):
+    training = tmp_path / "step-00000004" / "training"
+    training.mkdir(parents=True)
+    (training / "state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"state\.json"):
+        checkpoint.best(tmp_path, 1)
+    (training / "sha256.json").write_text(text)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_set_aside_beside_an_earlier_one_of_its_name(tmp_path):
+    for _ in range(3):
+        training = tmp_path / "step-00000004" / "training"
+        training.mkdir(parents=True)
+        (training / "state.json").write_text("{}")
+        with pytest.raises(CheckpointError, match="is damaged"):
+            checkpoint.newest(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"damaged-step-00000004{ending}" for ending in ("", "-2", "-3")
+    ]
+
+
+HOSTILE = [
+    "![](https://example.org/pixel.png)",
+    "[click](https://example.org) <img src='https://example.org/pixel.png'> **bold** _it_ `code` ~~gone~~",
+    "a | b \\| c &lt;img&gt; &#33;[x](y)",
+    "![a][b] \\![c](https://example.org/pixel.png)",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_text_of_a_document_is_no_markup_in_a_report(text):
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
+    page = markdown.render(_table(["text", "right"], [[_cell(text, 500), "x"]]))
+    assert not re.search(r"<(img|a|em|strong|code|s)\b", page)
+    [shown, _] = re.findall(r"<td>(.*?)</td>", page)
+    assert html.unescape(shown) == text
+
+
+def test_a_text_that_is_cut_ends_in_no_half_of_an_escape():
+    for longest in range(1, 30):
+        assert _cell("|[" * 20, longest).count("\\") == longest - 1

@@ -95,3 +95,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has left, which is its right
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a folder that cannot be written, a name that is too long
+        typer.echo(
+            f"modernbert: {error}: see that the path is right, that it can be written and that there is room.", err=True
+        )
+        sys.exit(2)

@@ -13,7 +13,7 @@ from modernbert.data.batching import batches_within
 from modernbert.data.tokenizer import SpecialTokens
 from modernbert.errors import DataError
 from modernbert.inference.packaged import packaged_model
-from modernbert.inference.packing import shortened, suitable_tokens
+from modernbert.inference.packing import check_finite, shortened, suitable_tokens
 from modernbert.inference.predictor import Predictor
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
@@ -112,6 +112,7 @@ class FillMask(Predictor[MaskedLM]):
         masked = tokens == self.vocabulary.mask_id
         sequences = Sequences.from_lengths(len(encoding.ids) for _, encoding in chunk)
         logits = self.model.logits_at(tokens.to(device), sequences.to(device), masked.to(device)).float().cpu()
+        check_finite(logits)
         best = logits.softmax(-1).masked_fill(self._special, 0).topk(min(top_k, int((~self._special).sum())))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [

@@ -344,7 +344,7 @@ class Finetuning:
         return measured(self.task, encoded, predictions, seconds)
 
     def _predict(self, model: TaskModel, encoded: Encoded[Any], precision: Precision) -> list[Any]:
-        found = outputs(model, encoded.sequences, self.recipe.machine.microbatch_tokens, precision)
+        found = outputs(model, encoded.sequences, self.recipe.machine.microbatch_tokens, precision, finite=False)
         return self.task.predictions(encoded, [said.numpy() for said in found])
 
     def _batches(self, epoch: int) -> Batches:

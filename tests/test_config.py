@@ -168,3 +168,10 @@ def test_a_mistake_of_the_whole_is_told_without_a_place():
 
     with pytest.raises(ConfigError, match=r"^config\.json: nothing fits\.$"):
         parse(Whole, {}, "config.json")
+
+
+@pytest.mark.parametrize("key", ["\n", "a\x00", "\ud800", "\r\n"])
+def test_a_key_that_cannot_be_printed_is_told_on_one_line(key):
+    with pytest.raises(ConfigError, match=r"\\") as error:
+        parse(Outer, {"inner": {key: 1}}, "x")
+    assert str(error.value).isprintable()

@@ -95,7 +95,7 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
             _apply(kind, changed, override)
         return kind.model_validate(changed)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(kind, error)}") from None
+        raise ConfigError(f"{where}: {_printable(_sentence(kind, error))}") from None
     except RecursionError:
         raise ConfigError(f"{where} is nested too deeply.") from None
 
@@ -145,8 +145,13 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     return f"{place}: {message}{shown}." if place else f"{message}{shown}."
 
 
+def _printable(text: str) -> str:
+    """On one line, whatever keys and values a file has."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
 def _shortened(value: str | float) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

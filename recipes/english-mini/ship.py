@@ -166,6 +166,8 @@ def install(stored: Path, package: Path = FOLDER, notice: Path = NOTICE) -> None
     """Put the folder into the package, and the attributions into NOTICE."""
     with written_aside(package, "config.json") as partial:
         shutil.copytree(stored, partial, dirs_exist_ok=True)
+        for path in partial.iterdir():
+            path.chmod(0o644)  # safetensors writes files that the user alone may read
     attribution, text = ATTRIBUTION.read_text(encoding="utf-8").strip(), notice.read_text(encoding="utf-8")
     if attribution not in text:
         with replaced_file(notice) as partial:

@@ -16,6 +16,8 @@ def kernels(triton_device, monkeypatch):
     from modernbert.kernels.triton import cross_entropy
 
     monkeypatch.setattr(seam, "_on_triton", lambda x: x.dtype in (torch.float32, HALF))
+    if triton_device.type == "cpu":
+        monkeypatch.setattr(cross_entropy, "LANES", 64)  # smaller tiles: the interpreter takes long over large ones
     return cross_entropy
 
 
@@ -28,7 +30,7 @@ def precise(logits, bias, labels):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("rows", "vocab"), [(5, 1000), (3, 8192 + 5), (1, 17), (7, 1), (70, 40)])
+@pytest.mark.parametrize(("rows", "vocab"), [(5, 1000), (3, 2 * 512 + 5), (1, 17), (7, 1), (70, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])
 def test_losses_and_gradients(kernels, triton_device, dtype, rows, vocab, bias):
     torch.manual_seed(0)

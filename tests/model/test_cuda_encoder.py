@@ -17,6 +17,7 @@ def test_a_batch_takes_the_smallest_graph_that_holds_it_and_large_ones_none():
     assert graph_shape(1, 1) == (32, 1)
     assert graph_shape(128, 1) == (128, 1)
     assert graph_shape(129, 2) == (192, 8)
+    assert graph_shape(16_385, 64) == (18_432, 64)
     assert graph_shape(GRAPH_TOKENS[-1], GRAPH_SEQUENCES[-1]) == (GRAPH_TOKENS[-1], GRAPH_SEQUENCES[-1])
     assert graph_shape(GRAPH_TOKENS[-1] + 1, 1) is None
     assert graph_shape(1000, GRAPH_SEQUENCES[-1] + 1) is None
@@ -31,7 +32,11 @@ def test_an_encoder_on_the_cpu_is_refused_with_the_reason():
 
 def encoders() -> tuple[Encoder, CudaEncoder]:
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(vocab_size=1000, local_attention=32, **SIZES)).eval().cuda()
+    encoder = (
+        Encoder(EncoderConfig(vocab_size=1000, local_attention=32, max_position_embeddings=1 << 17, **SIZES))
+        .eval()
+        .cuda()
+    )
     half = Encoder(encoder.config).cuda().eval()
     half.load_state_dict(encoder.state_dict())
     return encoder, CudaEncoder(half.bfloat16())
@@ -47,16 +52,30 @@ def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("lengths", [[1], [7, 0, 20], [128], [300, 1, 90], [16] * 40, [5000], [2000] * 4], ids=str)
+@pytest.mark.parametrize(
+    "lengths", [[1], [7, 0, 20], [128], [300, 1, 90], [16] * 40, [5000], [2000] * 4, [20_000, 3], [66_000]], ids=str
+)
 def test_it_gives_what_the_modules_give(lengths):
     encoder, ours = encoders()
     tokens, sequences = material(lengths)
     with torch.inference_mode():
         wanted = encoder(tokens, sequences)
         assert error(ours(tokens, sequences), wanted) < 2e-2
+        assert error(ours(tokens, sequences), wanted) < 2e-2  # recorded
         assert error(ours(tokens, sequences), wanted) < 2e-2  # replayed
         again, others = material(lengths, seed=1)
         assert error(ours(again, others), encoder(again, others)) < 2e-2
+
+
+@pytest.mark.gpu
+def test_a_text_may_be_longer_than_the_model_was_made_for():
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(vocab_size=1000, max_position_embeddings=64, **SIZES)).cuda().bfloat16().eval()
+    tokens, sequences = material([100, 30])
+    with torch.inference_mode():
+        wanted = encoder(tokens, sequences).float()
+        for _ in range(3):
+            assert error(CudaEncoder(encoder)(tokens, sequences), wanted) < 2e-2
 
 
 @pytest.mark.gpu

@@ -194,10 +194,11 @@ def test_installing_brings_the_attributions_once(tmp_path, monkeypatch):
     ship = script("ship", monkeypatch)
     (tmp_path / "int8").mkdir()
     (tmp_path / "int8" / "config.json").write_text("{}")
+    (tmp_path / "int8" / "config.json").chmod(0o600)
     (tmp_path / "NOTICE").write_text("modernbert\n")
     for _ in range(2):
         ship.install(tmp_path / "int8", tmp_path / "package", tmp_path / "NOTICE")
-    assert (tmp_path / "package" / "config.json").is_file()
+    assert (tmp_path / "package" / "config.json").stat().st_mode & 0o777 == 0o644  # all users of a machine read it
     notice = (tmp_path / "NOTICE").read_text()
     assert notice.startswith("modernbert\n\n")
     assert notice.count("Wikinews (CC BY 2.5)") == 1

@@ -69,7 +69,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class CudaSetting:
-    """What an engine is made of: the encoder in fp32 on the host, and where and how it runs."""
+    """What an engine is made of: the encoder in fp32 on the device, and how it runs."""
 
     encoder: Encoder
     dtype: Precision
@@ -191,7 +191,7 @@ def bench_cuda_inference(
     if published_documents is not None:
         known += published(published_documents)
     chosen = choose(known, works)
-    encoder = make_model(Encoder, model)
+    encoder = make_model(Encoder, model, target.device)
     setting = CudaSetting(encoder, precision, target)
     reference = sdpa_engine(setting, "fp32")
     engines = [our_engine(setting), sdpa_engine(setting, precision)]
@@ -233,7 +233,7 @@ def bench_cuda_scaling(
     check_rounds(rounds)
     if min(lengths, default=1) < 1:
         raise ConfigError("A sequence needs a token; give lengths of 1 or more.")
-    encoder = make_model(Encoder, model)
+    encoder = make_model(Encoder, model, target.device)
     setting = CudaSetting(encoder, precision, target)
     reference = sdpa_engine(setting, "fp32")
     engines = [our_engine(setting), sdpa_engine(setting, precision)]
@@ -366,7 +366,7 @@ def _round_of(runs: Sequence[Callable[[], Tensor]], work: Work, target: Target) 
 
 
 def _transformers_on_device(setting: CudaSetting, dtype: Precision) -> Any:
-    return transformers_model(setting.encoder).to(setting.target.device, _dtype(dtype))
+    return transformers_model(setting.encoder, setting.target.device).to(_dtype(dtype))
 
 
 def _padded(model: Callable[..., Any], batch: Batch, target: Target) -> Callable[[], Tensor]:

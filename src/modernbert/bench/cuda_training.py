@@ -99,9 +99,8 @@ def bench_cuda_training(
     precision = check_dtype(dtype)
     check_rounds(rounds)
     chosen = choose(_workloads(model, target), works)
-    ours = make_model(MaskedLM, model).train()
-    theirs = transformers_model(ours).train().to(target.device)
-    ours = ours.to(target.device)
+    ours = make_model(MaskedLM, model, target.device).train()
+    theirs = transformers_model(ours, target.device).train()
     trainees = {OURS: _our_trainee(ours), BASELINE: _their_trainee(theirs)}
     report = CudaReport(
         benchmark="training",

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _MEDIAN, _SIGMA, _LONGEST = 350, 1.1, 65_536  # tokens of a document, lognormal
 _REPORTS = 12  # lines of metrics that a measured run writes
+_GROUP_SECONDS = 0.4
 _WARM_UP_REPORTS = 3  # of them do not count
 
 
@@ -264,12 +265,18 @@ def _bare_steps(recipe: PretrainRecipe, device: torch.device, wait: Callable[[],
 
     for _ in range(3):
         step()
+    wait()
+    began = time.perf_counter()
+    step()
+    wait()
+    # In groups of about that many seconds, as one step of a small model is shorter than a wait for the device.
+    group = max(1, min(50, int(_GROUP_SECONDS / (time.perf_counter() - began))))
     found = []
-    for _ in range(5):  # groups, as one step of a small model is shorter than a wait for the device
+    for _ in range(5):
         wait()
         began = time.perf_counter()
-        for _ in range(4):
+        for _ in range(group):
             step()
         wait()
-        found.append(4 * batch.input_ids.numel() / (time.perf_counter() - began))
+        found.append(group * batch.input_ids.numel() / (time.perf_counter() - began))
     return found

@@ -28,19 +28,22 @@ PRESETS = {
 _Model = TypeVar("_Model", Encoder, MaskedLM)
 
 
-def make_model(kind: type[_Model], model: str) -> _Model:
-    """A preset's random weights, or those of a model folder, in fp32.
+def make_model(kind: type[_Model], model: str, device: torch.device | None = None) -> _Model:
+    """A preset's random weights, or those of a model folder, in fp32 on a device, the CPU unless one is given.
+
+    Weights are drawn where they lie: a card draws those of a large model in a moment.
 
     Raises:
         ConfigError: it is neither.
     """
     if model in PRESETS:
         torch.manual_seed(0)
-        made = kind(PRESETS[model])
+        with device or torch.device("cpu"):
+            made = kind(PRESETS[model])
         _make_attention_count(made)
         return made.eval()
     _check_folder(model)
-    return kind.from_pretrained(model, dtype=torch.float32)
+    return kind.from_pretrained(model, dtype=torch.float32).to(device or "cpu")
 
 
 def model_config(model: str) -> EncoderConfig:

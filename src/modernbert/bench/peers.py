@@ -103,8 +103,8 @@ def baseline(setting: Setting, dtype: Precision) -> Contestant:
     return Contestant(BASELINE, dtype, lambda batch: _padded(model, batch))
 
 
-def transformers_model(model: Encoder | MaskedLM) -> Any:
-    """The same weights in the same model of transformers, with SDPA.
+def transformers_model(model: Encoder | MaskedLM, device: torch.device | None = None) -> Any:
+    """The same weights in the same model of transformers, with SDPA, on a device (the CPU unless one is given).
 
     Raises:
         ConfigError: transformers is missing.
@@ -115,7 +115,8 @@ def transformers_model(model: Encoder | MaskedLM) -> Any:
 
     values = {key: value for key, value in model.config.to_hf().items() if key not in ("architectures", "model_type")}
     kind = ModernBertModel if isinstance(model, Encoder) else ModernBertForMaskedLM
-    theirs = kind(ModernBertConfig(**values, attn_implementation="sdpa")).eval()
+    with device or torch.device("cpu"):
+        theirs = kind(ModernBertConfig(**values, attn_implementation="sdpa")).eval()
     theirs.load_state_dict(model.state_dict())
     return theirs
 

@@ -49,11 +49,11 @@ def layer_norm(x: Float[Tensor, "*rows hidden"], norm: nn.Module) -> Float[Tenso
 
 
 def embedding_norm(
-    tokens: Int[Tensor, "*rows"], embedding: nn.Module, norm: nn.Module, *, precise: bool = False
+    tokens: Int[Tensor, "*rows"], embedding: nn.Module, norm: nn.Module, *, half: bool = False
 ) -> Float[Tensor, "*rows hidden"]:
     """The layer norm of the embedding of each token: the beginning of the residual stream.
 
-    It is in the dtype of the table; on CUDA, unless `precise`, in that of autocast.
+    It is in the dtype of the table, or with `half` on CUDA in that of autocast.
 
     `embedding` is an `nn.Embedding` and `norm` an `nn.LayerNorm`, of which the weights are taken.
     """
@@ -64,7 +64,7 @@ def embedding_norm(
     if plain and not embedding.sparse and _norm_on_triton(table, norm):
         from modernbert.kernels.triton import norm as kernels
 
-        dtype = table.dtype if precise else _dtype(table)
+        dtype = _dtype(table) if half else table.dtype
         normed: Tensor = kernels.embedding_norm(tokens, table, norm.weight, norm.eps, dtype)[0]
         return normed
     return norm(embedding(tokens))

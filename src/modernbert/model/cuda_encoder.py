@@ -1,11 +1,13 @@
 """An encoder made ready to run on a CUDA device: weights in half precision once, and CUDA graphs for short work.
 
-It computes what the encoder's modules compute in that dtype. A batch of a few thousand tokens is over sooner than
-Python can launch its kernels one by one; so such a batch is padded to one of a few sizes, for each of which the whole
-pass is recorded once and then replayed in one launch.
+It computes what the encoder's modules compute in that dtype. A card is done with a batch of up to some ten thousand
+tokens sooner than Python can launch its kernels one by one. So a batch is padded to one of some sizes, and the pass of
+a size that comes a second time is recorded, to be replayed in one launch from then on.
 """
 
 import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,12 +16,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from modernbert.errors import BackendError
-from modernbert.kernels import Rope, default_backend, flash, triton
+from modernbert.kernels import Rope, triton
 from modernbert.model.encoder import Encoder, Layer
 from modernbert.packed import Sequences
 
-GRAPH_TOKENS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+GRAPH_TOKENS = (
+    *(32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096),
+    *range(5120, 16_385, 1024),
+    *range(18_432, 65_537, 2048),
+)
 GRAPH_SEQUENCES = (1, 8, 64, 512)
+_MOST_GRAPHS = 32  # those that were not used for the longest time are forgotten
 
 
 def unsupported_reason(encoder: Encoder) -> str | None:
@@ -78,7 +85,7 @@ class CudaEncoder(nn.Module):
         self.config = config = encoder.config
         self.tok_embeddings = encoder.embeddings.tok_embeddings
         self._embedding_norm = encoder.embeddings.norm.weight.detach().float()
-        thetas = (config.global_rope_theta, config.local_rope_theta)
+        self._thetas = thetas = (config.global_rope_theta, config.local_rope_theta)
         layers = [cast(Layer, layer) for layer in encoder.layers]
         norms = [*(cast(nn.LayerNorm, layer.attn_norm) for layer in layers[1:]), encoder.final_norm]
         self._layers = [
@@ -96,56 +103,55 @@ class CudaEncoder(nn.Module):
         ]
         positions = torch.arange(config.max_position_embeddings, device=self.tok_embeddings.weight.device)
         self._angles = [Rope.of(positions, config.head_dim, theta).angles for theta in thetas]
-        self._graphs: dict[tuple[int, int], _Graph] = {}
+        self._graphs: OrderedDict[tuple[int, int], _Graph] = OrderedDict()
+        self._seen: set[tuple[int, int]] = set()
         self._pool: Any = None  # of memory, which all graphs share
         self._lock = threading.Lock()
 
     @torch.no_grad()
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
         """Hidden states after the final norm, one row for each packed token."""
+        if sequences.max_length > self.config.max_position_embeddings:
+            ropes = [Rope.of(sequences.positions, self.config.head_dim, theta).angles for theta in self._thetas]
+            return self._encode(tokens, sequences, ropes)
         shape = graph_shape(len(tokens), sequences.num_sequences)
-        if shape is None or torch.cuda.is_current_stream_capturing() or len(tokens) == 0:
-            return self._encode(tokens, sequences)
-        with self._lock:
-            return self._replay(tokens, sequences, shape)[: len(tokens)].clone()
+        if shape is not None and len(tokens) and not torch.cuda.is_current_stream_capturing():
+            with self._lock:
+                if shape in self._graphs or shape in self._seen:
+                    return self._replay(tokens, sequences, shape)[: len(tokens)].clone()
+                self._seen.add(shape)
+        return self._encode(tokens, sequences, self._ropes(sequences.positions))
 
-    def _encode(self, tokens: Tensor, sequences: Sequences) -> Tensor:
+    def _ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The angles of every token for the two rotations, from the table."""
+        return [(cos[positions], sin[positions]) for cos, sin in self._angles]
+
+    def _encode(self, tokens: Tensor, sequences: Sequences, ropes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         from modernbert.kernels.triton import attention, geglu, norm, rotary
 
         config, dtype = self.config, self.tok_embeddings.weight.dtype
         heads, epsilon = config.num_attention_heads, config.norm_eps
-        ropes = [(cos[sequences.positions], sin[sequences.positions]) for cos, sin in self._angles]
         x = normed = norm.embedding_norm(tokens, self.tok_embeddings.weight, self._embedding_norm, epsilon, dtype)[0]
         for layer in self._layers:
             qkv = (normed @ layer.qkv).view(len(tokens), 3, heads, -1)
             q, k, _ = qkv.unbind(1)
             rotary.rotate(q, k, None, *ropes[layer.rope], qkv)
-            if self._backend(layer.window, sequences) == "flash":
-                attended = flash.forward(qkv, sequences.cu_seqlens, sequences.max_length, -1)[0]
-            else:
-                attended = attention.attend(qkv, sequences, layer.window)
+            attended = attention.attend(qkv, sequences, layer.window)
             y = attended.flatten(1) @ layer.attention_out
             x, normed, _, _ = norm.add_norm(x, y, layer.mlp_norm, epsilon, dtype)
             y = geglu.geglu(normed @ layer.up) @ layer.down
             x, normed, _, _ = norm.add_norm(x, y, layer.next_norm, epsilon, dtype)
         return normed
 
-    def _backend(self, window: int | None, sequences: Sequences) -> str:
-        config, weight = self.config, self.tok_embeddings.weight
-        return default_backend(
-            weight.device,
-            weight.dtype,
-            config.head_dim,
-            heads=config.num_attention_heads,
-            window=window,
-            longest=sequences.max_length,
-        )
-
     @torch.inference_mode()
     def _replay(self, tokens: Tensor, sequences: Sequences, shape: tuple[int, int]) -> Tensor:
         """Through the graph of a shape. Its rows behind the real ones mean nothing."""
         if shape not in self._graphs:
+            if len(self._graphs) == _MOST_GRAPHS:
+                torch.cuda.synchronize(tokens.device)  # the one that goes may still be running
+                self._graphs.popitem(last=False)
             self._graphs[shape] = self._record(*shape)
+        self._graphs.move_to_end(shape)
         found = self._graphs[shape]
         count = len(tokens)
         found.tokens[:count].copy_(tokens)
@@ -167,12 +173,12 @@ class CudaEncoder(nn.Module):
 
         def run() -> Tensor:
             sequences = Sequences(cu_seqlens, count, positions, positions, (num_sequences, count))
-            return self._encode(tokens, sequences)
+            return self._encode(tokens, sequences, self._ropes(positions))
 
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
-            run()  # compiles, and calibrates
+            run()  # compiles
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
@@ -182,7 +188,7 @@ class CudaEncoder(nn.Module):
 
 
 def graph_shape(tokens: int, sequences: int) -> tuple[int, int] | None:
-    """The smallest recorded size that holds a batch, or None where it is too large to gain by it."""
+    """The smallest recorded size that holds a batch, or None where there is none."""
     count = next((size for size in GRAPH_TOKENS if size >= tokens), None)
     number = next((size for size in GRAPH_SEQUENCES if size >= sequences), None)
     return None if count is None or number is None else (count, number)

@@ -141,7 +141,7 @@ class Pretraining:
         self.training, self.held_out = self._open_data()
         run = recipe.run
         self.model = first_model(recipe, self.vocabulary).to(processes.device).train()
-        self.model.model.embeddings.fp32_residual = run.fp32_residual
+        self.model.model.embeddings.half_residual = run.half_residual
         self.checkpoints = checkpoint.Checkpoints(
             run.directory / "checkpoints",
             toml.dump(recipe),

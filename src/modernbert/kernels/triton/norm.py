@@ -139,7 +139,7 @@ def _backward(
     if rows == 0:
         return grad, second, torch.zeros_like(weight)
     at_once, block, warps = tile(width)
-    programs = min(triton.cdiv(rows, at_once), num_processors(total.device) * max(1, 8 // warps))
+    programs = min(triton.cdiv(rows, at_once), num_processors(total.device) * max(1, 16 // warps))  # as many as fit
     partial = torch.empty(programs, width, dtype=torch.float32, device=total.device)
     with on_device_of(total):
         backward_kernel[programs,](

@@ -164,3 +164,16 @@ def test_the_tiny_recipe_is_three_commands(tmp_path):
     assert made.stdout.strip() == "output/tiny/run/final"
     filled = modernbert("fill-mask", "import [MASK]", "--model", "output/tiny/run/final", "--json", cwd=tmp_path)
     assert len(json.loads(filled.stdout)[0]["masks"][0]) == 5
+
+
+@pytest.mark.parametrize("output", ["/proc/nowhere/model", "/dev/null/model", "a" * 300])
+def test_an_output_that_cannot_be_written_is_one_line_and_status_2(output, model, tmp_path):
+    for arguments in (
+        ("average", str(model), "--output", output),
+        ("tokenizer", "train", "python:json", "--output", output),
+    ):
+        more = ("--vocab-size", "512") if arguments[0] == "tokenizer" else ()
+        result = modernbert(*arguments, *more, cwd=tmp_path)
+        assert result.returncode == 2, result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.stderr.strip().splitlines()[-1].startswith("modernbert: ")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modernbert.config import Config, dump, load, parse
 from modernbert.errors import ConfigError
@@ -25,7 +25,7 @@ class Outer(Config):
     st.builds(
         Outer,
         steps=st.integers(-(2**60), 2**60),
-        inner=st.builds(Inner, rate=st.floats(allow_nan=False), name=st.none() | st.text()),
+        inner=st.builds(Inner, rate=st.floats(-3e38, 3e38), name=st.none() | st.text()),
         named=st.dictionaries(st.text(), st.builds(Inner, rate=st.floats(-1e6, 1e6))),
     )
 )
@@ -118,3 +118,60 @@ def test_what_is_no_text_is_no_recipe(tmp_path):
 def test_a_config_cannot_be_written_into():
     with pytest.raises(ValueError, match="frozen"):
         Outer().steps = 3
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e308", "1e39"])
+def test_a_number_that_nothing_can_compute_with_is_refused(value, tmp_path):
+    with pytest.raises(ConfigError, match=r"rate"):
+        load(Outer, write(tmp_path, f"[inner]\nrate = {value}\n"))
+
+
+@pytest.mark.parametrize("value", ["1e308", "9223372036854775808", "-9223372036854775808.0e3", "inf"])
+def test_a_count_that_64_bits_do_not_hold_is_refused(value, tmp_path):
+    with pytest.raises(ConfigError, match=r"steps"):
+        load(Outer, write(tmp_path, f"steps = {value}\n"))
+    assert load(Outer, write(tmp_path, "steps = 9223372036854775807\n")).steps == 2**63 - 1
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
+    assert load(Outer, write(tmp_path, "\ufeffsteps = 3\n")).steps == 3
+
+
+@pytest.mark.parametrize("text", ["steps = " + "[" * 5000, "a" + ".a" * 5000 + " = 1", "steps = " + "9" * 5000, "\0"])
+def test_a_recipe_that_is_too_deep_or_too_long_is_one_sentence(text, tmp_path):
+    with pytest.raises(ConfigError):
+        load(Outer, write(tmp_path, text))
+
+
+@pytest.mark.parametrize("override", ["a" + ".a" * 5000 + "=1", "steps=" + "[" * 5000, "steps=" + "9" * 5000])
+def test_an_override_that_is_too_deep_or_too_long_is_one_sentence(override, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load(Outer, write(tmp_path, ""), [override])
+    assert len(str(error.value)) < 12_000
+
+
+def test_an_override_sets_one_key_alone(tmp_path):
+    assert load(Outer, write(tmp_path, ""), ["inner.name=1\nb=2"]).inner.name == "1\nb=2"
+
+
+@pytest.mark.parametrize("path", ["", ".", "a\0b", "a" * 5000])
+def test_a_path_that_is_no_file_is_one_sentence(path):
+    with pytest.raises(ConfigError):
+        load(Outer, path)
+
+
+def test_a_mistake_of_the_whole_is_told_without_a_place():
+    class Whole(Config):
+        @model_validator(mode="after")
+        def _check(self):
+            raise ValueError("nothing fits")
+
+    with pytest.raises(ConfigError, match=r"^config\.json: nothing fits\.$"):
+        parse(Whole, {}, "config.json")
+
+
+@pytest.mark.parametrize("key", ["\n", "a\x00", "\ud800", "\r\n"])
+def test_a_key_that_cannot_be_printed_is_told_on_one_line(key):
+    with pytest.raises(ConfigError, match=r"\\") as error:
+        parse(Outer, {"inner": {key: 1}}, "x")
+    assert str(error.value).isprintable()

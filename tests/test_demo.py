@@ -32,6 +32,24 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
+def test_a_second_demo_removes_what_the_first_one_wrote_and_nothing_else(tmp_path):
+    demo._fresh(tmp_path)
+    for name in ("run", "tokenizer", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    (tmp_path / "loss.png").write_text("x")
+    (tmp_path / "notes.txt").write_text("mine")
+    demo._fresh(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [demo._PROOF, "mine", "notes.txt"]
+    assert (tmp_path / "mine" / "file").read_text() == "x"
+
+
+def test_a_file_is_no_place_for_a_demo(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match="is a file; choose another --output"):
+        demo.run([], tmp_path / "file")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_learns(tmp_path, capsys):

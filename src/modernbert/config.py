@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,7 +21,7 @@ class Config(BaseModel):
     A class with a `bare_key` is also read from a bare string, which is the value of that key.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     bare_key: ClassVar[str | None] = None
 
     @model_validator(mode="before")
@@ -29,9 +29,42 @@ class Config(BaseModel):
     def _from_bare(cls, value: Any) -> Any:
         return {cls.bare_key: str(value)} if cls.bare_key is not None and isinstance(value, str | Path) else value
 
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        """No number that what computes with it cannot hold."""
+        for name in type(self).model_fields:
+            for value in _numbers_in(getattr(self, name)):
+                most = _MOST_INT if isinstance(value, int) else _MOST_FLOAT
+                if not -most <= value <= most:
+                    raise ValueError(f"{name} {value:g} is out of range; the largest is {most:g}")
+        return self
+
 
 C = TypeVar("C", bound=Config)
 _ANY = "NAME"
+_MOST_INT = 2**63 - 1
+_MOST_FLOAT = 3.4e38  # of fp32
+
+
+def _numbers_in(value: Any) -> Iterator[int | float]:
+    """The numbers in a field, but for those of another Config, which has looked at its own."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _numbers_in(one)
+    elif isinstance(value, dict):
+        yield from _numbers_in(list(value.values()))
+
+
+def check_directory(path: Path, name: str) -> None:
+    """See that a path names a folder of its own, and not this one, the one above or the root.
+
+    Raises:
+        ValueError: it does not; inside a validator that becomes a ConfigError.
+    """
+    if path.name in ("", ".."):
+        raise ValueError(f"{name} = {str(path)!r} has no name of its own; name a new folder")
 
 
 def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
@@ -42,11 +75,13 @@ def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"There is no recipe {path}: give the path of a TOML file.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be read as TOML: {error}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply for a recipe.") from None
     return parse(kind, values, str(path), overrides)
 
 
@@ -56,13 +91,15 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
     Raises:
         ConfigError: naming the first unknown key and the one that was probably meant, or else the first wrong value.
     """
-    changed = deepcopy(dict(values))
-    for override in overrides:
-        _apply(kind, changed, override)
     try:
+        changed = deepcopy(dict(values))
+        for override in overrides:
+            _apply(kind, changed, override)
         return kind.model_validate(changed)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(kind, error)}") from None
+        raise ConfigError(f"{where}: {_printable(_sentence(kind, error))}") from None
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply.") from None
 
 
 def dump(config: Config) -> str:
@@ -75,8 +112,9 @@ def _apply(kind: type[Config], values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"The override {override!r} is not of the form section.key=value.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if len(parsed) == 1 else text
+    except ValueError:
         value = text  # a bare word, such as a path, needs no quotes on a command line
     *sections, last = key.strip().split(".")
     table = values
@@ -98,15 +136,25 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     mistakes = error.errors()
     # A misspelt key of a required field is two mistakes, and its name is the one to show.
     first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
-    place = ".".join(str(part) for part in first["loc"]) or "the recipe"
+    place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         meant = " or ".join(repr(key) for key in _meant(kind, tuple(map(str, first["loc"]))))
         return f"{place} is not a known key" + (f"; did you mean {meant}?" if meant else ".")
     if first["type"] == "missing":
         return f"{place} is required."
     message = first["msg"].removeprefix("Value error, ")
-    shown = f" (got {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
-    return f"{place}: {message}{shown}."
+    shown = f" (got {_shortened(first['input'])})" if isinstance(first["input"], str | int | float | bool) else ""
+    return f"{place}: {message}{shown}." if place else f"{message}{shown}."
+
+
+def _printable(text: str) -> str:
+    """On one line, whatever keys and values a file has."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def _shortened(value: str | float) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _meant(kind: type[BaseModel], written: tuple[str, ...]) -> list[str]:

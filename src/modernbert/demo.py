@@ -30,7 +30,8 @@ from modernbert.train.tracking import Metrics
 logger = logging.getLogger(__name__)
 
 _LEFT_OUT = {"test", "idlelib", "lib2to3", "turtledemo", "ensurepip", "pydoc_data", "this", "antigravity", "encodings"}
-_PROOF = ".modernbert-demo"  # a folder with this file is ours to replace
+_PROOF = ".modernbert-demo"  # in a folder with this file what a demo writes is ours to replace
+_OWN = ("tokenizer", "shards", "run", "docstrings.jsonl", "corpus.jsonl", "loss.png")
 _REQUIRED_RATIO = 3.0
 
 
@@ -70,11 +71,18 @@ def run(corpus: Sequence[str], output: Path) -> bool:
 
 
 def _fresh(output: Path) -> None:
+    """Make the folder, or remove from that of an earlier demo what the demo wrote; everything else stays."""
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output} is a file; choose another --output.")
     if output.exists() and any(output.iterdir()) and not (output / _PROOF).is_file():
         raise DataError(f"{output} holds something else than a demo; choose another --output.")
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
     (output / _PROOF).touch()
+    for path in (output / name for name in _OWN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _standard_library(output: Path) -> list[Source]:

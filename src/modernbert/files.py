@@ -1,49 +1,213 @@
-"""Nothing is ever half-written: a folder or a file is made aside and takes its place at once."""
+"""Nothing is ever half-written: files are made aside and then take their places; what somebody else put there stays."""
 
+import contextlib
+import json
+import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from modernbert.errors import DataError
 
+_REMOVED = "removed.json"  # in a folder of complete files: which earlier ones of ours go when they take their places
+_open: set[Path] = set()  # partial folders of this process, whose locks it holds: a folder may be written inside one
+_ABANDONED_SECONDS = 60  # a partial folder without an owner is removed when it is older
+
 
 @contextmanager
-def written_aside(folder: Path, proof: str) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends well. Nothing is ever half-written.
+def written_aside(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
+    """An empty folder to write into. When the block ends well, what it wrote takes its place in `folder`.
 
-    An existing folder is replaced only if it is empty or holds the file `proof`.
+    Whatever else is in `folder` stays, except that of the names `own`, which an earlier call may have written, those
+    are removed which the block does not write again. All files are on the disk before the first one is replaced.
+
+    A folder that does not exist appears at once. In one that exists, a process killed early leaves the old files. One
+    killed while files take their places has left the complete new ones inside: the folder is then the new one for all
+    that call `settle` first, as every reader of this package does.
 
     Raises:
-        DataError: `folder` is a file, or holds something else.
+        DataError: `folder` is a file, or has a folder where a file is to be.
+        OSError: it cannot be written; the old files are as they were.
     """
-    if folder.exists() and not (folder / proof).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists and has no {proof}; choose another folder or remove it.")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    folder = folder.resolve()
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise DataError(f"{folder} is a file; choose another folder.")
+    settle(folder)
+    exists = folder.is_dir()
+    parent, stem = (folder, ".modernbert") if exists else (folder.parent, f".{folder.name[:100]}")
+    parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent, stem)
+    partial = _unique(parent, stem)
+    partial.mkdir()
+    original = partial
+    _open.add(original)
     try:
-        yield partial
+        with locked(partial):  # what nobody holds is abandoned
+            yield partial
+            _sync_tree(partial)
+            if not exists and _renamed(partial, folder):
+                return
+            if partial.parent != folder:  # somebody made the folder meanwhile
+                inside = _unique(folder, ".modernbert")
+                partial.rename(inside)
+                partial = inside
+            _take_places(partial, folder, own)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if folder.exists():
-        replaced = folder.with_name(f".{folder.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        folder.rename(replaced)
-        partial.rename(folder)
-        shutil.rmtree(replaced)
-    else:
-        partial.rename(folder)
+    finally:
+        _open.discard(original)
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when the block ends well."""
+    """A file beside `path` that takes its place, on the disk, when the block ends well. A link stays a link.
+
+    Raises:
+        OSError: it cannot be written; the old file is as it was.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _unique(path.parent, f".{path.name[:100]}")
     try:
         yield partial
+        _sync(partial)
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """Give complete new files their places, where a process was killed while it did so. Else nothing happens.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    if not any(folder.glob(".modernbert.*.ready")):
+        return
+    try:
+        with locked(folder):
+            for ready in sorted(folder.glob(".modernbert.*.ready")):  # another process may have been here first
+                _settle(ready, folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder} was being written when the program was killed, and it cannot be completed ({error}); make it "
+            "writable and give the same command again."
+        ) from None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the advisory lock of a file or folder, after waiting for it; where there are no locks, just go on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        flock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def flock(descriptor: int, wait: bool) -> bool:
+    """Whether the advisory lock of an open file could be taken; also where the system or the file system has none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a network file system without locks
+        return True
+    return True
+
+
+def _unique(parent: Path, stem: str) -> Path:
+    return parent / f"{stem}.{uuid.uuid4().hex[:12]}.partial"
+
+
+def _sweep(parent: Path, stem: str) -> None:
+    """Remove what writers that were killed have left. Names of our own making only, and none that is being written."""
+    pattern = re.compile(rf"{re.escape(stem)}\.[0-9a-f]{{12}}\.partial")
+    for path in parent.glob(".*.partial"):
+        with contextlib.suppress(OSError):  # somebody else removed it first
+            if not pattern.fullmatch(path.name) or time.time() - path.stat().st_mtime < _ABANDONED_SECONDS:
+                continue
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if path.is_dir() and flock(descriptor, wait=False):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _renamed(partial: Path, folder: Path) -> bool:
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return False
+    _sync(folder.parent)
+    return True
+
+
+def _take_places(partial: Path, folder: Path, own: Iterable[str]) -> None:
+    written = _files(partial)
+    for path in written:
+        if (target := folder / path.relative_to(partial)).is_dir():
+            raise DataError(f"{target} is a folder, where a file is to be written; choose another folder or remove it.")
+    stale = [name for name in own if not (partial / name).exists() and os.path.lexists(folder / name)]
+    (partial / _REMOVED).write_text(json.dumps(stale), encoding="utf-8")
+    _sync(partial / _REMOVED)
+    _sync(partial)
+    ready = partial.with_suffix(".ready")
+    with nullcontext() if folder in _open else locked(folder):
+        partial.rename(ready)  # from here on the folder is the new one
+        _sync(folder)
+        _settle(ready, folder)
+
+
+def _settle(ready: Path, folder: Path) -> None:
+    for path in _files(ready):
+        if path.name == _REMOVED and path.parent == ready:
+            continue
+        target = folder / path.relative_to(ready)
+        if target.parent != folder:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    record = ready / _REMOVED
+    names = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    for name in names:
+        if Path(name).name != name:  # never a path to elsewhere
+            continue
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    _sync(folder)
+    shutil.rmtree(ready)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if not path.is_symlink():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

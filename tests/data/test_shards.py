@@ -224,3 +224,64 @@ def test_documents_are_numbered_in_four_bytes_and_in_the_order_of_eight(tmp_path
 def test_lengths_that_need_eight_bytes_have_them():
     assert shards._width_for(2**31 - 1) is np.int32
     assert shards._width_for(2**31) is np.int64
+
+
+def test_a_shard_that_is_cut_off_while_it_is_mapped_is_one_sentence(tmp_path):
+    """Reading behind its end would kill the process."""
+    for name in ("a.ds", "a.ds.index"):
+        folder = tmp_path / name
+        write_shard(folder / "a.ds", [[1] * 5000] * 2000)
+        found = Shards.open(folder)
+        assert len(found.document(1999)) == 5000
+        with (folder / name).open("r+b") as file:
+            file.truncate(4096)
+        with pytest.raises(DataError, match=f"{name} has now 4,096 bytes instead of .*; put it back"):
+            found.document(1999)
+    with pytest.raises(DataError, match=r"a\.ds\.index has now 4,096 bytes"):
+        _ = found.lengths
+
+
+def test_an_id_above_the_vocabulary_is_named_wherever_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_SAMPLE_DOCUMENTS", 2)
+    write_shard(tmp_path / "a.ds", [[1], [2], [], [70, 3]])
+    found = Shards.open(tmp_path)
+    found.check_vocabulary(vocabulary_of(64), "")
+    assert found.document(2).tolist() == []
+    assert found.slice(3, 1, None).tolist() == [3]
+    with pytest.raises(DataError, match="holds the id 70 in document 3, outside the vocabulary of 64"):
+        found.document(3)
+
+
+def vocabulary_of(size):
+    special = np.zeros(size, dtype=np.bool_)
+    return Vocabulary(size, 0, 0, 0, 0, special, special.astype(np.int32))
+
+
+def test_a_fingerprint_knows_shards_that_were_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_BLOCK", 64)
+    monkeypatch.setattr(shards, "_BLOCKS", 5)
+    documents = [[number % 60] * 7 for number in range(400)]
+    write_shard(tmp_path / "a.ds", documents)
+    before = Shards.open(tmp_path).fingerprint()
+    assert Shards.open(tmp_path).fingerprint() == before
+    changes = {
+        "another order": documents[::-1],
+        "other lengths": [documents[0][:6], [documents[0][0], *documents[1]], *documents[2:]],
+        "the first id": [[59, *documents[0][1:]], *documents[1:]],
+        "the last id": [*documents[:-1], [*documents[-1][:-1], 59]],
+    }
+    for name, changed in changes.items():
+        write_shard(tmp_path / "a.ds", changed)
+        assert Shards.open(tmp_path).fingerprint() != before, name
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 320, 321, 100_000])
+def test_the_blocks_of_a_fingerprint_lie_in_the_file(size, monkeypatch):
+    monkeypatch.setattr(shards, "_BLOCK", 64)
+    monkeypatch.setattr(shards, "_BLOCKS", 5)
+    places = shards._sampled(size)
+    assert len(places) == min(5, -(-size // 64))
+    assert all(0 <= place < size for place in places)
+    if size:
+        assert places[0] == 0
+        assert places[-1] + 64 >= size

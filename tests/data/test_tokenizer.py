@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from modernbert.data.encoding import special_ids
 from modernbert.data.reading import read_texts
-from modernbert.data.tokenizer import Vocabulary, evaluate_tokenizer, load_tokenizer, train_tokenizer
+from modernbert.data.tokenizer import SpecialTokens, Vocabulary, evaluate_tokenizer, load_tokenizer, train_tokenizer
 from modernbert.errors import DataError
 
 JAPANESE = [
@@ -160,11 +161,126 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_another_folder_is_not_overwritten(tmp_path):
+def test_what_else_is_in_the_folder_stays(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(DataError, match=r"has no tokenizer\.json"):
-        train_tokenizer(["text"], tmp_path, vocab_size=320)
+    for text in ("text", "another text"):
+        train_tokenizer([text], tmp_path, vocab_size=320)
+        load_tokenizer(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors"])
+def test_the_tokenizer_of_a_model_is_not_replaced(name, tmp_path):
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(DataError, match=r"holds a model .* needs its own tokenizer; choose another folder"):
+        train_tokenizer(["text"], tmp_path, vocab_size=320)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_tokenizer_json_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"mine": 1}')
+    with pytest.raises(DataError, match="is not a tokenizer and would be lost"):
+        train_tokenizer(["text"], tmp_path, vocab_size=320)
+    assert (tmp_path / "tokenizer.json").read_text() == '{"mine": 1}'
+
+
+NAMES = {"[CLS]": "<begin>", "[SEP]": "<end>", "[PAD]": "<nothing>", "[MASK]": "<hole>", "[UNK]": "<what>"}
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def renamed(folder: Path, target: Path, files=FILES) -> Path:
+    """A copy of a tokenizer whose special tokens have other names."""
+    target.mkdir()
+    for name in files:
+        text = (folder / name).read_text(encoding="utf-8")
+        for old, new in NAMES.items():
+            text = text.replace(old, new)
+        (target / name).write_text(text, encoding="utf-8")
+    return target
+
+
+def without_frame(path: Path) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(values | {"post_processor": None}), encoding="utf-8")
+
+
+def ids_of(vocabulary: Vocabulary) -> list[int]:
+    return [vocabulary.cls_id, vocabulary.sep_id, vocabulary.pad_id, vocabulary.mask_id]
+
+
+@pytest.mark.parametrize("framed", [True, False])
+@pytest.mark.parametrize("beside", FILES[1:])
+def test_special_tokens_have_the_names_that_the_folder_gives_them(beside, framed, folder, tmp_path):
+    other = renamed(folder, tmp_path / "other", (FILES[0], beside))
+    if not framed:
+        without_frame(other / "tokenizer.json")
+    tokenizer = load_tokenizer(other)
+    assert SpecialTokens.of(tokenizer) == SpecialTokens("<begin>", "<end>", "<nothing>", "<hole>", "<what>")
+    mine, theirs = Vocabulary.of(load_tokenizer(folder)), Vocabulary.of(tokenizer)
+    assert ids_of(mine) == ids_of(theirs)
+    assert np.array_equal(mine.special, theirs.special)
+    assert np.array_equal(mine.byte_lengths, theirs.byte_lengths)
+    assert special_ids(tokenizer) == (mine.cls_id, mine.sep_id)
+
+
+def test_special_tokens_are_found_by_the_ids_of_config_json(folder, tmp_path):
+    other = renamed(folder, tmp_path / "other", FILES[:1])
+    without_frame(other / "tokenizer.json")
+    names = ("cls", "sep", "pad", "mask")
+    ids = dict(zip(names, ids_of(Vocabulary.of(load_tokenizer(folder))), strict=True))
+    (other / "config.json").write_text(json.dumps({f"{name}_token_id": index for name, index in ids.items()}))
+    assert ids_of(Vocabulary.of(load_tokenizer(other))) == list(ids.values())
+
+
+def test_what_a_text_is_framed_with_goes_before_what_is_called_cls(folder, tmp_path):
+    """As in Japanese models that have a <cls> of their own and yet begin with <s>."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens(["<cls>", "<sep>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    said = {"cls_token": "<cls>", "sep_token": "<sep>", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    names = SpecialTokens.of(load_tokenizer(tmp_path))
+    assert (names.cls, names.sep, names.mask) == ("[CLS]", "[SEP]", "[MASK]")
+
+
+def test_a_token_that_the_tokenizer_has_not_is_not_taken(folder, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "special_tokens_map.json").write_text('{"mask_token": "<gone>", "pad_token": {"content": 3}}')
+    assert SpecialTokens.of(load_tokenizer(tmp_path)).mask == "[MASK]"
+
+
+def test_a_repository_needs_no_special_tokens_map(folder, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(repository, name, **_):
+        if name == "special_tokens_map.json":
+            raise LocalEntryNotFoundError(f"404: {name}")
+        return str(folder / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(Path, "is_file", lambda path: path.exists() and path.name != "special_tokens_map.json")
+    assert SpecialTokens.of(load_tokenizer("someone/model")).mask == "[MASK]"
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "{", "[" * 100_000])
+def test_files_beside_a_tokenizer_that_hold_something_else_are_one_sentence(text, folder, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(DataError, match=r"tokenizer_config\.json (cannot be read|holds a)"):
+        load_tokenizer(tmp_path)
+
+
+def test_pieces_of_sentencepiece_count_their_bytes():
+    from tokenizers import decoders, models, pre_tokenizers
+
+    names = ["<s>", "</s>", "<pad>", "<mask>", "<unk>"]
+    pieces = [*names, "\u2581", "\u2581a", "猫", "a", "<0xE3>"]
+    tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, [], byte_fallback=True))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer.add_special_tokens(names)
+    vocabulary = Vocabulary.of(tokenizer)
+    assert vocabulary.byte_lengths[: len(pieces)].tolist() == [0, 0, 0, 0, 0, 1, 2, 3, 1, 1]
 
 
 def test_a_vocabulary_that_holds_no_bytes_is_refused(tmp_path):

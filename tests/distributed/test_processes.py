@@ -19,6 +19,7 @@ from modernbert.config import dump, parse
 from modernbert.errors import ProcessError
 from modernbert.train import distributed as training
 from modernbert.train.distributed import name_of_attempt
+from modernbert.train.peers import lost_a_peer
 from modernbert.train.recipe import PretrainRecipe
 
 pytestmark = pytest.mark.distributed
@@ -225,3 +226,76 @@ def test_torchrun_brings_a_killed_run_back(write_recipe, alone, tmp_path):
     assert agent.returncode == 0, errors
     assert "Going on from" in errors
     assert_same_run(tmp_path / "run", alone)
+
+
+FULL_DISK = """
+import sys
+from modernbert.cli import main
+from modernbert.model import checkpoint
+from modernbert.train import checkpoint as training
+
+def full(*arguments, **named):
+    raise OSError(28, "No space left on device")
+
+checkpoint.save_file = training.save_file = full
+sys.argv[:1] = ["modernbert", "pretrain"]
+main()
+"""
+
+
+def test_a_full_disk_of_the_first_process_ends_the_others_with_its_sentence(write_recipe, tmp_path):
+    with started(write_recipe(tmp_path), 2, ["-c", FULL_DISK]) as [first, second]:
+        _, told = first.communicate(timeout=ENDED)
+        _, passed_on = second.communicate(timeout=30)
+    assert first.returncode == second.returncode == 2, told + passed_on
+    assert "could not be written ([Errno 28] No space left on device); make room in" in told
+    assert "Process 1 of 2 stops because process 0 has failed: The checkpoint of step 4 could not be" in passed_on
+    assert "Traceback" not in told + passed_on
+
+
+def test_a_directory_of_another_recipe_ends_all_processes_with_that_sentence(write_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with started(write_recipe(tmp_path), 2) as processes:
+        said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert all("is not empty and holds no run; choose another run.directory" in one for one in said)
+    assert not any("Traceback" in one for one in said)
+
+
+STUCK = """
+import sys, time
+from modernbert.errors import DataError
+from modernbert.train.distributed import processes
+
+try:
+    with processes("cpu") as these:
+        if these.first:
+            raise DataError("the disk of process 0 is full")
+        time.sleep(600)  # as in a collective that nobody can interrupt
+except DataError as error:
+    time.sleep(20)  # it lives on: no connection is closed
+"""
+
+
+def test_a_process_that_cannot_be_interrupted_is_ended_all_the_same(tmp_path):
+    with started(tmp_path, 2, ["-c", STUCK]) as [_, second]:
+        _, said = second.communicate(timeout=60)
+    assert second.returncode == 2
+    assert said.endswith("Process 1 of 2 stops because process 0 has failed: the disk of process 0 is full\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5"), True),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"), True),
+        (torch.distributed.DistNetworkError("The client socket has timed out"), True),
+        (torch.distributed.DistBackendError("NCCL error: unhandled cuda error, out of memory"), False),
+        (RuntimeError("this build has no NCCL"), False),
+        (RuntimeError("gloo has no product for this dtype"), False),
+        (RuntimeError("shapes differ"), False),
+    ],
+)
+def test_only_an_error_of_another_process_says_that_it_has_ended(error, lost):
+    assert lost_a_peer(error) == lost

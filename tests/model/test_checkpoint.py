@@ -56,8 +56,7 @@ def test_a_loaded_model_trains(folder):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_shards_of_a_model_load_like_one_file(folder):
-    model = MaskedLM.from_pretrained(folder)
+def in_parts(folder):
     tensors = load_file(folder / "model.safetensors")
     names = sorted(tensors)
     (folder / "model.safetensors").unlink()
@@ -65,6 +64,11 @@ def test_shards_of_a_model_load_like_one_file(folder):
     for file in set(files.values()):
         save_file({name: tensors[name] for name in names if files[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+def test_shards_of_a_model_load_like_one_file(folder):
+    model = MaskedLM.from_pretrained(folder)
+    in_parts(folder)
     assert equal(model, MaskedLM.from_pretrained(folder))
 
 
@@ -134,12 +138,43 @@ def test_a_snapshot_in_the_hub_cache_is_found(folder, tmp_path):
     assert equal(loaded, make())
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(DataError, match=r"has no config\.json"):
-        make().save_pretrained(tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+@pytest.mark.parametrize("there_is_a_model", [True, False])
+def test_what_else_is_in_a_folder_stays(there_is_a_model, tmp_path):
+    """As in a repository that was cloned, with or without a model in it."""
+    folder = tmp_path / "clone"
+    if there_is_a_model:
+        make(num_hidden_layers=1).save_pretrained(folder)
+    foreign = {".git/HEAD": "main", "README.md": "mine", "onnx/model.onnx": "mine", "modules.json": "[]"}
+    for name, text in foreign.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    make().save_pretrained(folder)
+    assert equal(MaskedLM.from_pretrained(folder), make())
+    assert {name: (folder / name).read_text() for name in foreign} == foreign
+    assert len(list(folder.iterdir())) == 6
+
+
+def test_a_config_json_of_something_else_is_not_replaced(tmp_path):
+    for text in ('{"port": 80}', "[]", "not JSON", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(DataError, match=r"is not that of a model and would be lost"):
+            make().save_pretrained(tmp_path)
+        assert (tmp_path / "config.json").read_text() == text
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_model_can_be_saved_into_the_working_directory_that_it_was_loaded_from(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    MaskedLM.from_pretrained(".").save_pretrained(".")
+    assert equal(MaskedLM.from_pretrained("."), make())
+
+
+def test_the_parts_of_an_earlier_model_are_not_read_for_the_new_one(folder):
+    in_parts(folder)
+    (folder / "other.safetensors").write_bytes(b"mine")
+    make(num_hidden_layers=1).save_pretrained(folder)
+    assert equal(MaskedLM.from_pretrained(folder), make(num_hidden_layers=1))
+    assert sorted(path.name for path in folder.glob("*.safetensors*")) == ["model.safetensors", "other.safetensors"]
 
 
 def test_a_crash_while_saving_leaves_the_old_model(folder, monkeypatch):
@@ -147,10 +182,89 @@ def test_a_crash_while_saving_leaves_the_old_model(folder, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", broken)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\); make room"):
         make(num_hidden_layers=1).save_pretrained(folder)
     assert equal(MaskedLM.from_pretrained(folder), make())
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_model_whose_writer_was_killed_loads_as_the_new_one(folder, tmp_path):
+    make(num_hidden_layers=1).save_pretrained(tmp_path / "new")
+    ready = folder / ".modernbert.0123456789ab.ready"
+    (tmp_path / "new").rename(ready)
+    (ready / "config.json").replace(folder / "config.json")  # it came as far as this
+    assert equal(MaskedLM.from_pretrained(folder), make(num_hidden_layers=1))
+
+
+def replace_weights(folder, **tensors):
+    save_file(load_file(folder / "model.safetensors") | tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.int64, torch.complex64, torch.bool])
+@pytest.mark.parametrize("wanted", [None, torch.float32])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype, wanted, folder):
+    replace_weights(folder, **{"head.norm.weight": torch.ones(32).to(dtype)})
+    with pytest.raises(CheckpointError, match=r"holds head\.norm\.weight in .*; only weights in float32, bfloat16"):
+        MaskedLM.from_pretrained(folder, dtype=wanted)
+
+
+def test_weights_of_several_dtypes_are_taken_in_the_one_that_holds_all(folder, caplog):
+    caplog.set_level("INFO", "modernbert")
+    replace_weights(folder, **{"head.dense.weight": make().head.dense.weight.detach().bfloat16()})
+    loaded = MaskedLM.from_pretrained(folder)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.head.dense.weight, make().head.dense.weight.bfloat16().float())
+    assert "has weights in bfloat16 and float32; all are taken in float32" in caplog.text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_not_finite_are_refused(value, dtype, folder):
+    make().to(dtype).save_pretrained(folder)
+    bad = torch.ones(32, dtype=dtype)
+    bad[7] = value
+    replace_weights(folder, **{"head.norm.weight": bad})
+    with pytest.raises(CheckpointError, match=r"head\.norm\.weight holds NaN or infinity"):
+        MaskedLM.from_pretrained(folder)
+
+
+def test_weights_that_a_dtype_does_not_hold_are_refused(folder):
+    replace_weights(folder, **{"head.norm.weight": torch.full((32,), 1e5)})
+    with pytest.raises(CheckpointError, match=r"holds 100000, too large for float16; take bfloat16"):
+        MaskedLM.from_pretrained(folder, dtype=torch.float16)
+    MaskedLM.from_pretrained(folder, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["../model/model.safetensors", "/etc/passwd", "a/../../x", "..", "", "."])
+def test_an_index_that_names_files_elsewhere_is_refused(name, folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(CheckpointError, match="which is not in its folder"):
+        MaskedLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", "null", '{"weight_map": []}', '{"weight_map": {"a": 3}}', '{"weight_map": {}}', "[" * 100_000]
+)
+def test_an_index_of_wrong_types_is_one_sentence(text, folder):
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json"):
+        MaskedLM.from_pretrained(folder)
+
+
+def test_parts_may_be_links_as_in_the_cache_of_the_hub(folder, tmp_path):
+    in_parts(folder)
+    (tmp_path / "blobs").mkdir()
+    for number, path in enumerate(list(folder.iterdir())):
+        path.rename(tmp_path / "blobs" / str(number))
+        path.symlink_to(f"../blobs/{number}")
+    assert equal(MaskedLM.from_pretrained(folder), make())
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_name_is_no_model(source):
+    with pytest.raises(CheckpointError, match="is not a model folder"):
+        MaskedLM.from_pretrained(source)
 
 
 def test_tokenizer_files_travel_with_the_model(folder, tmp_path):

@@ -114,3 +114,82 @@ def test_parameter_counts_are_the_published_ones(config, bare, with_head):
     with torch.device("meta"):
         assert sum(p.numel() for p in Encoder(config).parameters()) == bare
         assert sum(p.numel() for p in MaskedLM(config).parameters()) == with_head
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 64},
+        {"num_key_value_heads": 12},
+        {"partial_rotary_factor": 1.0},
+        {"rope_parameters": {"full_attention": {"rope_theta": 160000.0, "partial_rotary_factor": 1.0}}},
+        {"sliding_window": 16},
+        {"sliding_window": None},
+    ],
+)
+def test_what_changes_nothing_is_read(changes):
+    assert EncoderConfig.from_hf(OLDER | changes) == EncoderConfig.from_hf(OLDER)
+
+
+def test_a_sliding_window_means_what_it_means_in_transformers():
+    values = {key: value for key, value in OLDER.items() if key != "local_attention"} | {"sliding_window": 24}
+    theirs = ModernBertConfig.from_dict(values)
+    ours = EncoderConfig.from_hf(values)
+    assert ours.local_attention == theirs.local_attention == 48
+    assert ours.window(1) == theirs.sliding_window == 24
+
+
+# What a file of something else, a slip or an attacker may write. Each is one sentence, at once.
+DEEP = json.loads("[" * 400 + "]" * 400)
+STRANGE = [None, True, -1, 0, 3.5, 1e308, float("nan"), float("inf"), 10**9, 2**63, 10**40, "", "x", [], [[]], {}]
+STRANGE += [{"a": 1}, {"": None}, {"0": 3}, [1] * 5, ["full_attention"], DEEP, "\ud800"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "key", [*EncoderConfig(num_hidden_layers=4).to_hf(), "num_labels", "sliding_window", "head_dim"]
+)
+def test_a_value_of_any_type_or_size_is_read_or_is_one_sentence(key):
+    for value in STRANGE:
+        values = EncoderConfig(num_hidden_layers=4).to_hf() | {key: value}
+        try:
+            config = EncoderConfig.from_hf(values)
+        except ConfigError as error:
+            said = str(error)
+        else:
+            said = ""
+            assert config.num_hidden_layers <= 1000
+            assert len(config.labels) <= 1_000_000
+        assert "\n" not in said
+        assert len(said) < 5000
+
+
+@pytest.mark.parametrize("values", [[], None, 3, "x", [{}]])
+def test_a_config_that_is_no_object_is_one_sentence(values):
+    with pytest.raises(ConfigError, match="and not an object with keys"):
+        EncoderConfig.from_hf(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_labels": 10**9}, "num_labels = 1000000000 is not a number of labels from 1 to 1,000,000"),
+        ({"head_dim": 32}, "head_dim = 32 is not implemented; only 64 is"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads = 4 is not implemented; only 12 is"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not implemented"),
+        ({"sliding_window": 32}, "sliding_window = 32 is half of local_attention, which is 32"),
+        ({"sliding_window": -1}, "sliding_window = -1 is not a number of tokens"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"global_rope_theta": float("inf")}, "global_rope_theta"),
+        ({"norm_eps": 1e308}, "norm_eps"),
+    ],
+)
+def test_values_that_change_what_is_computed_are_refused_by_name(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        EncoderConfig.from_hf(OLDER | changes)
+
+
+def test_a_mistake_in_config_json_is_not_called_one_of_a_recipe():
+    with pytest.raises(ConfigError) as error:
+        EncoderConfig.from_hf(OLDER | {"num_attention_heads": 7})
+    assert str(error.value).startswith("config.json: hidden_size 768 must divide into 7 heads")

@@ -244,3 +244,89 @@ def test_shuffled_labels_give_chance_on_examples_not_seen():
     assert abs(accuracy(model, fresh) - 1 / 3) < 0.1
     learned, _ = fit(SequenceClassifier, epochs=15)
     assert accuracy(learned, fresh) > 0.9  # the same test finds what there is to find
+
+
+def parts(lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(4, 96, (sum(lengths),), generator=generator), Sequences.from_lengths(lengths)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("head", [SequenceClassifier, MultipleChoice])
+@pytest.mark.parametrize("lengths", [(0, 5, 3), (5, 0, 3), (5, 3, 0), (0, 0, 4), (0, 5, 0, 0, 3, 0)])
+def test_an_empty_sequence_is_pooled_to_zeros_and_leaves_its_neighbours_alone(lengths, head, pooling):
+    model = make(head, classifier_pooling=pooling, **THREE).eval()
+    tokens, sequences = parts(lengths)
+    found = model(tokens, sequences)
+    expected = iter(model(tokens, Sequences.from_lengths(length for length in lengths if length)))
+    of_zeros = model.classify(torch.zeros(1, 32))[0]
+    of_zeros = of_zeros if head is SequenceClassifier else of_zeros[0]
+    for length, row in zip(lengths, found, strict=True):
+        torch.testing.assert_close(row, next(expected) if length else of_zeros)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_gradients_of_a_batch_with_an_empty_sequence_are_finite(pooling):
+    model = make(SequenceClassifier, classifier_pooling=pooling, **THREE).train()
+    tokens, sequences = parts((4, 0, 3, 0))
+    model.loss(tokens, sequences, torch.tensor([0, 1, 2, 0])).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def none_labelled(head, **changes):
+    """A head with a batch of which nothing is labelled, and its further arguments."""
+    model = make(head, **(THREE | changes)).train()
+    tokens, sequences = parts((4, 3))
+    if head is SequenceClassifier:
+        shape = (2,) if changes.get("problem_type") is None else (2, 3)
+        return model, tokens, sequences, (torch.full(shape, -100 if len(shape) == 1 else -100.0),)
+    if head is QuestionAnswering:
+        return model, tokens, sequences, (torch.full((2, 2), -100),)
+    if head is MultipleChoice:
+        return model, tokens, sequences, (torch.full((1,), -100), (2,))
+    return model, tokens, sequences, (torch.full((7,), -100),)
+
+
+NONE_LABELLED = [(head, {}) for head in [*HEADS, MaskedLM]]
+NONE_LABELLED += [(SequenceClassifier, {"problem_type": "multi_label_classification"})]
+
+
+@pytest.mark.parametrize(("head", "changes"), NONE_LABELLED)
+def test_the_loss_over_no_label_is_zero_and_so_are_its_gradients(head, changes):
+    model, tokens, sequences, labels = none_labelled(head, **changes)
+    loss = model.loss(tokens, sequences, *labels)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    if head is not MaskedLM:
+        assert model.loss(tokens, sequences, *labels, total=0.0).item() == 0
+        assert model.loss(tokens, sequences, *labels, total=5.0).item() == 0
+    if head in (SequenceClassifier, TokenClassifier):
+        assert model.loss(tokens, sequences, *labels, class_weights=torch.ones(3)).item() == 0
+
+
+def test_an_answer_outside_its_sequence_is_left_out_as_in_transformers():
+    model = make(QuestionAnswering).eval()
+    tokens, sequences = parts((4, 0, 3))
+    inside = torch.tensor([[1, 2], [-100, -100], [0, 1]])
+    outside = torch.tensor([[1, 2], [0, 0], [0, 1]])
+    assert torch.equal(model.loss(tokens, sequences, outside), model.loss(tokens, sequences, inside))
+    behind = torch.tensor([[1, 2], [-100, -100], [3, 900]])
+    known = torch.tensor([[1, 2], [-100, -100], [-100, -100]])
+    assert torch.equal(model.loss(tokens, sequences, behind), model.loss(tokens, sequences, known))
+
+
+def test_a_question_without_choices_is_left_out():
+    model = make(MultipleChoice).eval()
+    tokens, sequences = parts((4, 2, 3))
+    with_one = model.loss(tokens, sequences, torch.tensor([0, 1, 0]), (0, 3, 0))
+    assert torch.equal(with_one, model.loss(tokens, sequences, torch.tensor([1]), (3,)))
+
+
+def test_a_label_of_several_that_is_not_known_is_left_out():
+    model = make(SequenceClassifier, problem_type="multi_label_classification", **THREE).eval()
+    tokens, sequences = parts((4, 3))
+    labels = torch.tensor([[0.0, 1.0, -100.0], [-100.0, -100.0, -100.0]])
+    logits = model(tokens, sequences)[0, :2]
+    expected = F.binary_cross_entropy_with_logits(logits, labels[0, :2], reduction="sum") / 3
+    torch.testing.assert_close(model.loss(tokens, sequences, labels), expected)

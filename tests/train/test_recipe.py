@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modernbert.config import dump, load, parse
+from modernbert.data.recipe import CorpusRecipe
 from modernbert.errors import ConfigError
 from modernbert.train.recipe import BatchSize, PretrainRecipe, Schedule
 
@@ -101,3 +102,28 @@ def test_the_largest_seed_is_taken_and_written_as_it_is(tmp_path):
     recipe = parse(PretrainRecipe, RECIPE | {"seed": 2**63 - 1}, "test")
     (tmp_path / "recipe.toml").write_text(dump(recipe))
     assert load(PretrainRecipe, tmp_path / "recipe.toml").seed == 2**63 - 1
+
+
+@pytest.mark.parametrize("directory", ["", ".", "..", "a/..", "/"])
+def test_a_run_directory_without_a_name_of_its_own_is_refused(directory):
+    with pytest.raises(ConfigError, match=r"run\.directory = .* has no name of its own; name a new folder"):
+        parse(PretrainRecipe, RECIPE | {"run": {"directory": directory}}, "x")
+
+
+@pytest.mark.parametrize("change", ["data", "phases"])
+def test_a_source_or_phase_without_a_name_is_refused(change):
+    values = RECIPE | {change: {"": next(iter(RECIPE[change].values()))} | RECIPE[change]}
+    with pytest.raises(ConfigError, match="has no name; give it one"):
+        parse(PretrainRecipe, values, "x")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a\n"])
+def test_a_source_of_a_corpus_is_named_like_a_folder(name):
+    values = {"tokenizer": "t", "output": "shards", "sources": [{"name": name, "paths": ["a.txt"]}]}
+    with pytest.raises(ConfigError, match=r"sources\.0\.name"):
+        parse(CorpusRecipe, values, "x")
+
+
+def test_a_batch_that_grows_in_countless_steps_is_refused():
+    with pytest.raises(ConfigError, match="the batch starts at 1 tokens, less than 1 / 10,000 of"):
+        parse(BatchSize, {"tokens": 2**60, "start": 1, "warmup_tokens": 9}, "x")

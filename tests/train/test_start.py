@@ -146,3 +146,37 @@ def test_a_model_without_its_head_is_no_start(material, tmp_path):
     encoder.save_pretrained(tmp_path / "encoder", tokenizer=tokenizer)
     with pytest.raises(CheckpointError):
         pretrain(recipe_from(tmp_path / "encoder", tokenizer, shards, tmp_path / "run"))
+
+
+def test_tokens_that_a_models_own_tokenizer_got_later_start_from_the_mean(material, old, tmp_path):
+    _, shards = material
+    folder = tmp_path / "model"
+    MaskedLM.from_pretrained(old).save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["<ent>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    recipe = parse(
+        PretrainRecipe, tiny_recipe(folder, shards, tmp_path / "run") | {"model": {"start": str(folder)}}, "x"
+    )
+    model = first_model(recipe, Vocabulary.of(load_tokenizer(folder)))
+    rows, before = model.state_dict()[EMBEDDING], MaskedLM.from_pretrained(old).state_dict()[EMBEDDING]
+    assert len(before) == 1024
+    assert len(rows) == 1088
+    assert torch.equal(rows[:1024], before)
+    assert torch.allclose(rows[1024], before.mean(0))
+
+
+def test_a_model_of_a_vocabulary_that_is_no_multiple_of_64_can_be_started_from(material, old, tmp_path):
+    tokenizer, shards = material
+    trimmed = MaskedLM.from_pretrained(old)
+    ids = load_tokenizer(tokenizer).get_vocab(with_added_tokens=True).values()
+    rows = max(ids) + 1
+    model = MaskedLM(trimmed.config.model_copy(update={"vocab_size": rows + 3}))
+    weights = model.state_dict()
+    for name, x in trimmed.state_dict().items():
+        weights[name][: len(x)] = x[: len(weights[name])]
+    model.load_state_dict(weights)
+    model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    values = tiny_recipe(tokenizer, shards, tmp_path / "run") | {"model": {"start": str(tmp_path / "model")}}
+    started = first_model(parse(PretrainRecipe, values, "x"), Vocabulary.of(load_tokenizer(tokenizer)))
+    assert started.config.vocab_size == rows + 3

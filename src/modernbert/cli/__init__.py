@@ -69,7 +69,9 @@ def doctor(as_json: Json = False) -> None:
 def demo(
     corpus: Annotated[list[str] | None, typer.Option(help="Your own text instead; may be repeated.")] = None,
     files: Annotated[list[str] | None, typer.Argument(help="More files of your own text.", hidden=True)] = None,
-    output: Annotated[Path, typer.Option(help="The folder to work in; it is made anew.")] = Path("output/demo"),
+    output: Annotated[Path, typer.Option(help="The folder to work in; what a demo wrote there is made anew.")] = Path(
+        "output/demo"
+    ),
 ) -> None:
     """Train a small ModernBERT from raw text to filled masks, in minutes, with no network."""
     from modernbert.demo import run
@@ -93,3 +95,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe has left, which is its right
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a folder that cannot be written, a name that is too long
+        typer.echo(
+            f"modernbert: {error}: see that the path is right, that it can be written and that there is room.", err=True
+        )
+        sys.exit(2)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from modernbert.data.examples import ChoiceExample
+from modernbert.data.tokenizer import SpecialTokens
 from modernbert.errors import ConfigError
 
 Ids = npt.NDArray[np.int32]
@@ -74,9 +75,10 @@ def longest_first(one: int, other: int, room: int) -> tuple[int, int]:
 
 def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     """The ids of [CLS] and [SEP]."""
-    cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    names = SpecialTokens.of(tokenizer)
+    cls_id, sep_id = tokenizer.token_to_id(names.cls), tokenizer.token_to_id(names.sep)
     assert cls_id is not None
-    assert sep_id is not None, "load_tokenizer lets no other tokenizer pass"
+    assert sep_id is not None, "it was found in this tokenizer"
     return cls_id, sep_id
 
 

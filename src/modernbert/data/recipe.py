@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from modernbert.config import Config
+from modernbert.config import Config, check_directory
 from modernbert.data import reading
 
 FilterName = Literal["gopher-quality", "gopher-repetition", "c4", "fineweb"]
@@ -30,7 +30,7 @@ class Source(Config):
     duplicate.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")  # of a folder; one that begins with a dot is hidden
     paths: tuple[str, ...] = Field(min_length=1)
     kind: reading.Kind = "auto"
     pattern: str = "**/*"
@@ -90,6 +90,7 @@ class CorpusRecipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        check_directory(self.output, "output")
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError("two sources have the same name")

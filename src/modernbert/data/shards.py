@@ -1,10 +1,12 @@
 """Token shards in datatrove's format, memory mapped: `*.ds` ids, `*.ds.index` document ends, `*.ds.metadata`."""
 
+import hashlib
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Counts = npt.NDArray[np.signedinteger]
 
 _SAMPLE_DOCUMENTS = 1000  # looked at before a run, to see whose ids they are
+_BLOCK, _BLOCKS = 1 << 16, 256  # what is hashed of a large shard
 _SPLIT_SEED = 1234  # which documents are held out depends on the corpus alone, never on the seed of a run
 
 
@@ -37,6 +40,7 @@ class Shards:
         self.folder = folder
         self.manifest = manifest
         self._shards = tuple(shards)
+        self._vocab_size: int | None = None  # once it was checked; no id that is read is above
         self._first_document = np.cumsum([0, *(len(shard.ends) for shard in shards)])
 
     @classmethod
@@ -86,6 +90,23 @@ class Shards:
                 what = "is gone" if size is None else f"has now {size:,} bytes instead of {shard.tokens.nbytes:,}"
                 raise DataError(f"{shard.path} {what}; put it back and give the same command again.")
 
+    def fingerprint(self) -> str:
+        """A hash by which a run knows its shards again: names, sizes, where documents end, and ids.
+
+        Of a shard above 16 MiB it reads 256 blocks of 64 KiB, evenly spread, so that a corpus of any size takes
+        seconds: a shard that was built anew or swapped is another one, a single id that was changed may not be.
+        """
+        digest = hashlib.sha256()
+        for shard in self._shards:
+            size = shard.tokens.nbytes
+            digest.update(f"{shard.path.name} {size} {len(shard.ends)}\n".encode())
+            digest.update(np.ascontiguousarray(shard.ends).tobytes())
+            with shard.path.open("rb") as file:
+                for place in _sampled(size):
+                    file.seek(place)
+                    digest.update(file.read(_BLOCK))
+        return digest.hexdigest()
+
     @property
     def num_documents(self) -> int:
         return int(self._first_document[-1])
@@ -103,6 +124,7 @@ class Shards:
         """
         parts: list[Counts] = []
         for shard in self._shards:
+            _check_size(shard.path.with_name(f"{shard.path.name}.index"), shard.ends)
             lengths = np.diff(shard.ends.astype(np.int64), prepend=0)
             if lengths.min(initial=0) < 0:
                 raise DataError(f"The document ends in {shard.path}.index go down; write the shard again.")
@@ -114,12 +136,25 @@ class Shards:
         return self.slice(index, 0, None)
 
     def slice(self, index: int, start: int, stop: int | None) -> Tokens:
-        """Some ids of one document, from `start` to `stop` (None: its end)."""
+        """Some ids of one document, from `start` to `stop` (None: its end).
+
+        Raises:
+            DataError: the shard was cut off since it was opened, or, after `check_vocabulary`, an id is outside the
+                vocabulary.
+        """
         number = int(np.searchsorted(self._first_document, index, side="right")) - 1
         shard, local = self._shards[number], index - int(self._first_document[number])
+        _check_size(shard.path, shard.tokens)
+        _check_size(shard.path.with_name(f"{shard.path.name}.index"), shard.ends)
         begin = int(shard.ends[local - 1]) if local else 0
         end = int(shard.ends[local])
-        return shard.tokens[begin + start : end if stop is None else min(end, begin + stop)]
+        ids = shard.tokens[begin + start : end if stop is None else min(end, begin + stop)]
+        if self._vocab_size is not None and ids.max(initial=0) >= self._vocab_size:
+            raise DataError(
+                f"{shard.path} holds the id {ids.max()} in document {local}, outside the vocabulary of "
+                f"{self._vocab_size}; write the shard again with this tokenizer."
+            )
+        return ids
 
     def check_vocabulary(self, vocabulary: Vocabulary, tokenizer_sha256: str) -> None:
         """Refuse shards of another tokenizer. Without a manifest, look at the ids of the first documents.
@@ -148,6 +183,7 @@ class Shards:
                 f"The documents in {self.folder} already begin with [CLS] or end with [SEP], which packing adds; write "
                 "them without: datatrove does with a tokenizer.json whose post_processor is null and no eos_token."
             )
+        self._vocab_size = vocabulary.size
 
     def split(self, validation_fraction: float) -> "Split":
         """Hold out a fraction of the documents, at least one: always the same ones.
@@ -218,6 +254,28 @@ def _open_shard(path: Path, manifest: Manifest | None) -> Shard:
         # Documents come in random order: what the system reads ahead is not theirs. docs/benchmarks/loader.md has both.
         tokens.base.madvise(mmap.MADV_RANDOM)
     return Shard(path, tokens, ends)
+
+
+def _check_size(path: Path, mapped: npt.NDArray[Any]) -> None:
+    """See that a mapped file is still as long as it was: to read behind its end kills a process (SIGBUS).
+
+    Raises:
+        DataError: it is shorter.
+    """
+    mapping = getattr(mapped, "_mmap", None)
+    if mapping is not None and mapping.size() < mapped.nbytes:
+        raise DataError(
+            f"{path} has now {mapping.size():,} bytes instead of {mapped.nbytes:,}; put it back and give the same "
+            "command again."
+        )
+
+
+def _sampled(size: int) -> list[int]:
+    """Where the blocks of a file begin that `fingerprint` reads: all of a small one, the first and last of any."""
+    blocks = -(-size // _BLOCK)
+    if blocks <= _BLOCKS:
+        return [block * _BLOCK for block in range(blocks)]
+    return [round(number * (size - _BLOCK) / (_BLOCKS - 1)) for number in range(_BLOCKS)]
 
 
 def _numbers(count: int) -> Counts:

@@ -1,12 +1,13 @@
 """Tokenizers with ModernBERT's special tokens: load the published one, or train one for a language or a domain."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from modernbert.errors import DataError
-from modernbert.files import written_aside
+from modernbert.files import settle, written_aside
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +26,38 @@ Kind = Literal["bpe", "unigram"]
 
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _SPACES = [" " * n for n in range(24, 1, -1)]  # one token for each run, so that code stays short
+_ATTRIBUTE = "special_tokens_of_folder"  # of a Tokenizer, which allows attributes but no subclass
+# For each part that a special token plays: its keys in special_tokens_map.json and tokenizer_config.json, then names
+# that are taken where nothing is said.
+_PARTS = {
+    "cls": (("cls_token", "bos_token"), ("[CLS]", "<cls>", "<s>")),
+    "sep": (("sep_token", "eos_token"), ("[SEP]", "<sep>", "</s>")),
+    "pad": (("pad_token",), ("[PAD]", "<pad>")),
+    "mask": (("mask_token",), ("[MASK]", "<mask>")),
+    "unk": (("unk_token",), ("[UNK]", "<unk>")),
+}
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _UNUSED = re.compile(r"\[unused\d+\]")
 # A word with the space before it, digits, punctuation, line breaks, other white space. For Unigram, whose pieces stay
 # inside one match; byte-level BPE brings its own.
 _WORDS = Regex(r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|[\r\n]+|[^\S\r\n]+(?=\S)|\s+")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The special tokens of a tokenizer by what they do, whatever their names."""
+
+    cls: str  # begins every sequence
+    sep: str  # ends every sequence, and stands between the two of a pair
+    pad: str
+    mask: str
+    unk: str | None  # byte-level tokenizers need none
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "SpecialTokens":
+        """Those that `load_tokenizer` found in its folder; of another tokenizer, what it tells by itself."""
+        found = getattr(tokenizer, _ATTRIBUTE, None)
+        return found if isinstance(found, cls) else _special_tokens(tokenizer, [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +78,24 @@ class Vocabulary:
         tokens = tokenizer.get_vocab(with_added_tokens=True)
         size = -(-(max(tokens.values()) + 1) // 64) * 64
         added = tokenizer.get_added_tokens_decoder()
-        byte_level = json.loads(tokenizer.to_str())["model"]["type"] == "BPE"
+        parts = json.loads(tokenizer.to_str())
+        shown = json.dumps([parts["pre_tokenizer"], parts["decoder"]], ensure_ascii=False)
+        byte_level, metaspace = '"ByteLevel"' in shown, "\u2581" in shown
+        names = SpecialTokens.of(tokenizer)
+        cls_id, sep_id, pad_id, mask_id = (tokens[name] for name in (names.cls, names.sep, names.pad, names.mask))
         special, lengths = np.ones(size, dtype=np.bool_), np.zeros(size, dtype=np.int32)
         for token, index in tokens.items():
             if index in added and (added[index].special or _UNUSED.fullmatch(token)):
                 continue
+            if index in (cls_id, sep_id, pad_id, mask_id):
+                continue
             special[index] = False
             if byte_level and index not in added:
                 lengths[index] = len(token)  # one character stands for one byte
+            elif _BYTE.fullmatch(token):
+                lengths[index] = 1
             else:
-                lengths[index] = 1 if _BYTE.fullmatch(token) else len(token.encode())
-        cls_id, sep_id, pad_id, mask_id = (tokens[name] for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]"))
+                lengths[index] = len((token.replace("\u2581", " ") if metaspace else token).encode())
         return cls(size, cls_id, sep_id, pad_id, mask_id, special, lengths)
 
     @cached_property
@@ -72,20 +107,93 @@ class Vocabulary:
 def load_tokenizer(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
     """A tokenizer from a folder, a tokenizer.json, or the hub (through its cache).
 
+    Its special tokens are those that it frames a text with, and those that special_tokens_map.json,
+    tokenizer_config.json or config.json beside it name (`SpecialTokens.of`).
+
     Raises:
-        DataError: it cannot be found or read, or lacks one of [CLS] [SEP] [PAD] [MASK].
+        DataError: it cannot be found or read, or has no token to begin, end, pad or mask with.
     """
     path = tokenizer_file(source, revision=revision, token=token)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise DataError(f"{path} cannot be read as a tokenizer: {error}.") from None
-    for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]"):
-        if tokenizer.token_to_id(name) is None:
-            raise DataError(f"{path} has no {name}; ModernBERT needs it: see `modernbert tokenizer train`.")
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    files = [path.with_name(name) for name in ("special_tokens_map.json", "tokenizer_config.json", "config.json")]
+    said = [read_object(file) for file in files if file.is_file()]
+    try:
+        setattr(tokenizer, _ATTRIBUTE, _special_tokens(tokenizer, said))
+    except LookupError as error:
+        keys, names = _PARTS[str(error.args[0])]
+        raise DataError(
+            f"{path} has no {names[0]}, and nothing beside it names a token in its place: set {keys[0]} in "
+            "tokenizer_config.json; a tokenizer that has all of them comes from `modernbert tokenizer train`."
+        ) from None
     return tokenizer
+
+
+def num_ids(tokenizer: Tokenizer) -> int:
+    """One more than the highest id: what a model must embed. Ids may have gaps, so it is not the number of entries."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def check_fits(tokenizer: Tokenizer, vocab_size: int, model: str | Path) -> None:
+    """See that a model has an embedding for every token.
+
+    Raises:
+        DataError: it has not.
+    """
+    if (ids := num_ids(tokenizer)) > vocab_size:
+        raise DataError(
+            f"The tokenizer of {model} has ids up to {ids - 1}, but the model embeds {vocab_size}: use the tokenizer "
+            "that it was trained with, or pretrain it further with this one (`modernbert pretrain --from`)."
+        )
+
+
+def _special_tokens(tokenizer: Tokenizer, said: Sequence[Mapping[str, Any]]) -> SpecialTokens:
+    """What is framed with comes first, since the model was trained so; then what the files say, in their order.
+
+    Raises:
+        LookupError: with the name of a part that no token plays.
+    """
+    framed = tokenizer.encode("a")
+    found: dict[str, str] = {}
+    if tokenizer.num_special_tokens_to_add(False) == 2 and [
+        *framed.special_tokens_mask[:1],
+        *framed.special_tokens_mask[-1:],
+    ] == [1, 1]:
+        found = {"cls": framed.tokens[0], "sep": framed.tokens[-1]}
+    for part, (keys, names) in _PARTS.items():
+        candidates = [values.get(key) for key in keys for values in said]
+        candidates += [_token_of(tokenizer, values.get(f"{key}_id")) for key in keys for values in said]
+        for candidate in [*candidates, *names]:
+            name = candidate.get("content") if isinstance(candidate, dict) else candidate
+            if part not in found and isinstance(name, str) and tokenizer.token_to_id(name) is not None:
+                found[part] = name
+        if part not in found and part != "unk":
+            raise LookupError(part)
+    return SpecialTokens(found["cls"], found["sep"], found["pad"], found["mask"], found.get("unk"))
+
+
+def _token_of(tokenizer: Tokenizer, index: object) -> str | None:
+    known = isinstance(index, int) and 0 <= index < 1 << 32
+    return tokenizer.id_to_token(index) if known else None  # type: ignore[arg-type]  # bool is harmless
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file beside a tokenizer.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds a {type(values).__name__} and not an object with keys.")
+    return values
 
 
 def tokenizer_file(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
@@ -97,16 +205,19 @@ def tokenizer_file(source: str | Path, *, revision: str | None = None, token: st
     path = Path(source)
     if path.is_file():
         return path
+    settle(path)
     if (path / "tokenizer.json").is_file():
         return path / "tokenizer.json"
     if path.is_dir():
         raise DataError(f"{path} has no tokenizer.json.")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     try:
-        for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"):
-            found = hf_hub_download(str(source), name, revision=revision, token=token)
+        found = hf_hub_download(str(source), "tokenizer.json", revision=revision, token=token)
+        for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json"):  # not every repository has all
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(str(source), name, revision=revision, token=token)
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(
@@ -130,9 +241,13 @@ def train_tokenizer(texts: Iterable[str], output: str | Path, *, vocab_size: int
     exactly, up to NFC. `vocab_size` counts everything and is rounded up to a multiple of 64; what the texts cannot
     fill is [unusedN].
 
+    In a folder that exists its tokenizer is replaced, and everything else stays.
+
     Raises:
-        DataError: there is no text, the vocabulary is too small, or `output` holds something else.
+        DataError: there is no text, the vocabulary is too small, or `output` holds a model, which needs its own
+            tokenizer, or a tokenizer.json that is not one.
     """
+    _check_output(Path(output))
     size = -(-vocab_size // 64) * 64
     if size != vocab_size:
         logger.info("The vocabulary is rounded up from %d to %d, a multiple of 64.", vocab_size, size)
@@ -150,11 +265,20 @@ def train_tokenizer(texts: Iterable[str], output: str | Path, *, vocab_size: int
         pair="[CLS] $A [SEP] $B:0 [SEP]:0",
         special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
     )
-    with written_aside(Path(output), "tokenizer.json") as partial:
+    with written_aside(Path(output)) as partial:
         tokenizer.save(str(partial / "tokenizer.json"))
         for name, value in _companions().items():
             (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     return tokenizer
+
+
+def _check_output(output: Path) -> None:
+    """Refuse to write a tokenizer where it would take the place of something that is needed."""
+    for path in (*output.glob("*.safetensors"), *output.glob("*.safetensors.index.json")):
+        raise DataError(f"{output} holds a model ({path.name}), which needs its own tokenizer; choose another folder.")
+    path = output / "tokenizer.json"
+    if path.is_file() and "model" not in read_object(path):
+        raise DataError(f"{path} is not a tokenizer and would be lost; choose another folder.")
 
 
 def _counted(texts: Iterable[str]) -> Iterator[str]:
@@ -241,8 +365,9 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerR
     """
     vocabulary = Vocabulary.of(tokenizer)
     used = np.zeros(vocabulary.size, dtype=np.bool_)
-    unknown_id = tokenizer.get_vocab().get("[UNK]", -1)
-    documents = num_bytes = tokens = words = characters = failures = unknown = 0
+    unknown = SpecialTokens.of(tokenizer).unk
+    unknown_id = tokenizer.get_vocab(with_added_tokens=True).get(unknown or "", -1)
+    documents = num_bytes = tokens = words = characters = failures = num_unknown = 0
     first: str | None = None
     seconds = 0.0
     for text in texts:
@@ -250,7 +375,8 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerR
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         seconds += time.perf_counter() - began
         used[ids] = True
-        documents, tokens, unknown = documents + 1, tokens + len(ids), unknown + ids.count(unknown_id)
+        documents, tokens = documents + 1, tokens + len(ids)
+        num_unknown += ids.count(unknown_id)
         num_bytes += len(text.encode("utf-8", "ignore"))
         words, characters = words + len(text.split()), characters + len(text)
         if tokenizer.decode(ids, skip_special_tokens=False) != unicodedata.normalize("NFC", text):
@@ -267,7 +393,7 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerR
         tokens_per_character=tokens / characters,
         round_trip_failures=failures,
         first_failure=first,
-        unknown_tokens=unknown,
+        unknown_tokens=num_unknown,
         unused_entries=int((~used & ~vocabulary.special).sum()),
         vocab_size=vocabulary.size,
         seconds=seconds,

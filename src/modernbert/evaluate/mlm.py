@@ -13,8 +13,10 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from modernbert.data import Batch, Vocabulary, load_tokenizer
+from modernbert.data.encoding import special_ids
 from modernbert.data.masking import mask_tokens
 from modernbert.data.reading import read_texts
+from modernbert.data.tokenizer import check_fits
 from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
@@ -122,11 +124,12 @@ def load_masked_model(model: str | Path, device: str) -> tuple[MaskedLM, Tokeniz
 
     Raises:
         CheckpointError: there is no such model.
-        DataError: it has no tokenizer.
+        DataError: it has no tokenizer, or one with ids that it does not embed.
     """
     loaded = MaskedLM.from_pretrained(model, device=select_device(device), dtype=torch.float32)
     assert loaded.tokenizer_source is not None
     tokenizer = load_tokenizer(loaded.tokenizer_source)
+    check_fits(tokenizer, loaded.config.vocab_size, model)
     return loaded, tokenizer, Vocabulary.of(tokenizer)
 
 
@@ -163,7 +166,7 @@ def source_names(sources: Sequence[str]) -> list[str]:
 
 
 def _rows(tokenizer: Tokenizer, texts: Iterator[str], max_length: int) -> Iterator[Row]:
-    cls_id, sep_id = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    cls_id, sep_id = special_ids(tokenizer)
     room = max_length - 2
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids

@@ -28,7 +28,7 @@ def cut_entities(data: Path, work: Path) -> Path:
         digest = hashlib.sha256(str(record.values["curid"]).encode()).digest()
         part = {0: "test", 1: "validation"}.get(int.from_bytes(digest[:4], "big") % 10, "train")
         parts[part].append(json.dumps(dict(record.values), ensure_ascii=False))
-    with written_aside(work, "train.jsonl") as partial:
+    with written_aside(work) as partial:
         for name, lines in parts.items():
             (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return work

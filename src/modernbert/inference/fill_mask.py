@@ -10,9 +10,10 @@ from tokenizers import Encoding, Tokenizer
 
 from modernbert.data import Vocabulary
 from modernbert.data.batching import batches_within
+from modernbert.data.tokenizer import SpecialTokens
 from modernbert.errors import DataError
 from modernbert.inference.packaged import packaged_model
-from modernbert.inference.packing import shortened, suitable_tokens
+from modernbert.inference.packing import check_finite, shortened, suitable_tokens
 from modernbert.inference.predictor import Predictor
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
@@ -39,7 +40,10 @@ class FillMask(Predictor[MaskedLM]):
     def __init__(self, model: MaskedLM, tokenizer: Tokenizer, max_length: int | None = None) -> None:
         super().__init__(model, tokenizer, max_length)
         self.vocabulary = Vocabulary.of(tokenizer)
-        self._special = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
+        self.mask = SpecialTokens.of(tokenizer).mask
+        self._special = torch.ones(model.config.vocab_size, dtype=torch.bool)  # ids without a token, too
+        known = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
+        self._special[: len(known)] = known
 
     @classmethod
     def from_pretrained(
@@ -92,7 +96,9 @@ class FillMask(Predictor[MaskedLM]):
     def _encode(self, text: str) -> Encoding:
         encoding = self.tokenizer.encode(text)
         if self.vocabulary.mask_id not in encoding.ids:
-            raise DataError(f"There is no [MASK] in {shortened(text)!r}; write [MASK] where a word is to be found.")
+            raise DataError(
+                f"There is no {self.mask} in {shortened(text)!r}; write {self.mask} where a word is to be found."
+            )
         tokens = len(encoding.ids)
         if tokens > self.max_length:
             raise DataError(
@@ -106,6 +112,7 @@ class FillMask(Predictor[MaskedLM]):
         masked = tokens == self.vocabulary.mask_id
         sequences = Sequences.from_lengths(len(encoding.ids) for _, encoding in chunk)
         logits = self.model.logits_at(tokens.to(device), sequences.to(device), masked.to(device)).float().cpu()
+        check_finite(logits)
         best = logits.softmax(-1).masked_fill(self._special, 0).topk(min(top_k, int((~self._special).sum())))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modernbert.data.batching import batches_within
 from modernbert.data.encoding import EncodedTexts, Ids
+from modernbert.errors import CheckpointError
 from modernbert.model.heads import TaskModel
 from modernbert.packed import Sequences
 from modernbert.runtime import Precision, autocast
@@ -25,10 +26,14 @@ def outputs(
     texts: Sequence[Ids],
     tokens_at_once: int | None = None,
     precision: Precision = "fp32",
+    finite: bool = True,
 ) -> list[Tensor]:
     """What a head says of each sequence of ids, in fp32 on the CPU: its row, or a row for each of its tokens.
 
     Batches hold as many tokens as suit the device, unless `tokens_at_once` is given.
+
+    Raises:
+        CheckpointError: with `finite`, where the model says NaN or infinity.
     """
     device = next(model.parameters()).device
     tokens_at_once = tokens_at_once or suitable_tokens(device)
@@ -38,6 +43,8 @@ def outputs(
         tokens = torch.from_numpy(np.concatenate([texts[index] for index in batch]))
         with autocast(device, precision):
             said = model(tokens.to(device), sequences.to(device)).float().cpu()
+        if finite:
+            check_finite(said)
         found += said.split(sequences.lengths) if model.per_token else said.unbind()
     return found
 
@@ -45,6 +52,19 @@ def outputs(
 def suitable_tokens(device: torch.device) -> int:
     """Tokens of a batch that keep a device busy."""
     return CUDA_TOKENS_AT_ONCE if device.type == "cuda" else TOKENS_AT_ONCE
+
+
+def check_finite(said: Tensor) -> None:
+    """Refuse to make predictions of what is not a number.
+
+    Raises:
+        CheckpointError: the model has computed NaN or infinity.
+    """
+    if not said.isfinite().all():
+        raise CheckpointError(
+            "The model computes NaN or infinity for these texts: load it with dtype=torch.float32, or take another "
+            "checkpoint if that does not help."
+        )
 
 
 def overlap(max_length: int) -> int:

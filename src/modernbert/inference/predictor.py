@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from modernbert.data import load_tokenizer
+from modernbert.data.tokenizer import check_fits
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.inference.packing import overlap
 from modernbert.model.checkpoint import Pretrained, find_folder, read_architecture
@@ -61,7 +62,7 @@ class Predictor(Generic[M]):
 
         Raises:
             CheckpointError: there is no such model, or it is one of another kind.
-            DataError: it has no tokenizer.
+            DataError: it has no tokenizer, or one with ids that the model does not embed.
             ConfigError: the model does not read `max_length` tokens, or there is no such device.
             BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
         """
@@ -78,4 +79,6 @@ class Predictor(Generic[M]):
             logger.info("%s runs in bf16 on %s; dtype=torch.float32 keeps fp32.", source, place)
         model = cls.kind.from_pretrained(folder, device=place, dtype=dtype)
         make_ready(model, int8=int8)
-        return cls(model, load_tokenizer(folder), max_length)
+        tokenizer = load_tokenizer(folder)
+        check_fits(tokenizer, model.config.vocab_size, source)
+        return cls(model, tokenizer, max_length)

@@ -29,8 +29,10 @@ class QuestionAnswerer(Predictor[QuestionAnswering]):
         have an answer never gives it. Lists of questions and of contexts, one for each, give a list of such lists.
 
         Raises:
-            DataError: a text is empty, or there are not as many contexts as questions.
+            DataError: a text is empty, there are not as many contexts as questions, or `top_k` is not above 0.
         """
+        if top_k < 1:
+            raise DataError(f"top_k is {top_k}; ask for at least one answer.")
         if isinstance(questions, str):
             return self([questions], [contexts] if isinstance(contexts, str) else contexts, top_k)[0]
         if isinstance(contexts, str) or len(questions) != len(contexts):

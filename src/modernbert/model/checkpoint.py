@@ -1,7 +1,9 @@
 """Model folders, exactly as `transformers` reads and writes them: config.json, safetensors, tokenizer files."""
 
+import functools
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,15 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modernbert.config import parse
-from modernbert.errors import CheckpointError
-from modernbert.files import written_aside
+from modernbert.errors import CheckpointError, DataError
+from modernbert.files import settle, written_aside
 from modernbert.model.config import EncoderConfig
 from modernbert.model.quantized_folder import METHOD, WEIGHTS, dequantized, is_method, quantized
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_PATTERNS = ["config.json", "*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES]
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PATTERNS = ["config.json", "*.safetensors", _INDEX, *TOKENIZER_FILES]
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Pretrained(nn.Module):
@@ -65,15 +70,15 @@ class Pretrained(nn.Module):
     ) -> Self:
         """Load a local folder, or a repository of the hub through its cache. The model comes in eval mode.
 
-        Weights keep the dtype of the file unless `dtype` is given; those stored in int8 come in fp32. `changes` are
-        fields of the configuration that are to be other than in the folder, such as the labels of a new task. A head
-        that the file has and this class has not is left out for the bare encoder, a decoder of masked words for the
-        head of a task. The head of a task is drawn afresh where the file has none, its classifier where the file's is
-        of another task or of other labels. Every other difference is an error.
+        Weights keep the dtype of the file unless `dtype` is given; of several, the one that holds all; those stored in
+        int8 come in fp32. `changes` are fields of the configuration that are to be other than in the folder, such as
+        the labels of a new task. A head that the file has and this class has not is left out for the bare encoder, a
+        decoder of masked words for the head of a task. The head of a task is drawn afresh where the file has none, its
+        classifier where the file's is of another task or of other labels. Every other difference is an error.
 
         Raises:
-            CheckpointError: there is no such folder or repository, it has no safetensors, or tensors are missing,
-                unexpected or of another shape (all are listed).
+            CheckpointError: there is no such folder or repository, it has no safetensors, tensors are missing,
+                unexpected or of another shape (all are listed), or they are not finite floating-point numbers.
             ConfigError: its config.json asks for something that is not implemented.
         """
         folder = find_folder(source, revision, token, cache_dir, local_files_only)
@@ -84,10 +89,13 @@ class Pretrained(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         tensors, fresh = _fit(model, _read_tensors(folder), folder, same_task)
+        found_dtype = common_dtype(tensors, folder)
+        dtype = dtype or found_dtype
+        check_numbers(tensors, dtype, folder)
         model.load_state_dict({name: x.to(device, dtype) for name, x in tensors.items()}, strict=False, assign=True)
         model.tie_weights()
         for name in fresh:
-            model.get_submodule(name).to_empty(device=device).to(dtype or next(iter(tensors.values())).dtype)
+            model.get_submodule(name).to_empty(device=device).to(dtype)
         if fresh:
             model.draw(fresh)
             logger.info("%s has no %s for this task: drawn afresh, to be trained.", folder, " and ".join(fresh))
@@ -95,15 +103,17 @@ class Pretrained(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
-        """Write a folder that `transformers` and this package load. A model folder that is there is replaced.
+        """Write a folder that `transformers` and this package load. In one that exists the files of a model are
+        replaced, and everything else stays.
 
         The tokenizer files come from the folder `tokenizer`, or from where the model was loaded. The tied decoder is
         left out, as everywhere. With `int8` matrices are stored in int8, in a quarter of the size: such a folder loads
         in this package alone (see `quantized_folder`).
 
         Raises:
-            DataError: `folder` exists and is not a model folder.
-            CheckpointError: a weight that is to be int8 is not finite.
+            DataError: `folder` is a file, or its config.json is not that of a model.
+            CheckpointError: it cannot be written, and what was there before is untouched; or a weight that is to be
+                int8 is not finite.
         """
         tensors = {name: x for name, x in self.state_dict().items() if name not in self.tied}
         write_folder(Path(folder), self.architecture, self.config, tensors, tokenizer or self.tokenizer_source, int8)
@@ -117,24 +127,63 @@ def write_folder(
     tokenizer: str | Path | None,
     int8: bool = False,
 ) -> None:
-    """A model folder of named tensors, with the tokenizer files of another folder. One that is there is replaced.
+    """A model folder of named tensors, with the tokenizer files of another folder, in place of one that is there.
+
+    What is not of a model stays as it is.
 
     Raises:
-        DataError: `folder` exists and is not a model folder.
-        CheckpointError: a weight that is to be int8 is not finite.
+        DataError: `folder` is a file, or its config.json is not that of a model.
+        CheckpointError: it cannot be written, and what was there before is untouched; or a weight that is to be int8
+            is not finite.
     """
+    if (folder / "config.json").exists() and not _describes_model(folder / "config.json"):
+        raise DataError(f"{folder / 'config.json'} is not that of a model and would be lost; choose another folder.")
+    try:
+        with written_aside(folder, own=_weights_in(folder)) as partial:
+            write_files(partial, architecture, config, tensors, tokenizer, int8)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The model folder {folder} cannot be written ({error}); make room, or choose another folder."
+        ) from None
+
+
+def write_files(
+    folder: Path,
+    architecture: str,
+    config: EncoderConfig,
+    tensors: Mapping[str, Tensor],
+    tokenizer: str | Path | None,
+    int8: bool = False,
+) -> None:
+    """The files of `write_folder`, into a folder that nobody reads yet."""
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     values = config.to_hf() | {"architectures": [architecture], "dtype": dtype}
     if int8:
         tensors = quantized(tensors)
         values |= {"quantization_config": METHOD, "dtype": "float32"}
-    with written_aside(folder, "config.json") as partial:
-        (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        contiguous = {name: x.detach().contiguous() for name, x in tensors.items()}
-        save_file(contiguous, partial / (WEIGHTS if int8 else "model.safetensors"), metadata={"format": "pt"})
-        for name in TOKENIZER_FILES:
-            if tokenizer is not None and (Path(tokenizer) / name).is_file():
-                shutil.copyfile(Path(tokenizer) / name, partial / name)
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    contiguous = {name: x.detach().contiguous() for name, x in tensors.items()}
+    save_file(contiguous, folder / (WEIGHTS if int8 else _WHOLE), metadata={"format": "pt"})
+    for name in TOKENIZER_FILES:
+        if tokenizer is not None and (Path(tokenizer) / name).is_file():
+            shutil.copyfile(Path(tokenizer) / name, folder / name)
+
+
+def _describes_model(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and ("model_type" in values or "architectures" in values)
+
+
+def _weights_in(folder: Path) -> list[str]:
+    """The files of weights, in any form, of the model that a folder may hold: the next one must not be read so."""
+    try:
+        parts = _parts(folder / _INDEX) if (folder / _INDEX).is_file() else []
+    except CheckpointError:
+        parts = []
+    return [_WHOLE, WEIGHTS, _INDEX, *parts]
 
 
 def find_folder(
@@ -149,10 +198,12 @@ def find_folder(
     Raises:
         CheckpointError: neither exists.
     """
+    if str(source).strip() and Path(source).is_dir():
+        settle(Path(source))
     if (Path(source) / "config.json").is_file():
         return Path(source)
-    if Path(source).exists():
-        raise CheckpointError(f"{source} is not a model folder: it has no config.json.")
+    if not str(source).strip() or Path(source).exists():
+        raise CheckpointError(f"{str(source)!r} is not a model folder: it has no config.json.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -185,45 +236,117 @@ def read_config(folder: Path) -> EncoderConfig:
 
 def read_architecture(folder: Path) -> str | None:
     """The name that `transformers` gives to what a folder holds, or None where its config.json does not tell."""
-    names = _config_values(folder).get("architectures") or [None]
-    return str(names[0]) if names[0] else None
+    names = _config_values(folder).get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) and names[0] else None
 
 
-def _config_values(folder: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder.
+
+    Raises:
+        CheckpointError: it cannot be read, or is something else.
+    """
     try:
-        values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}.") from None
+        raise CheckpointError(f"{path} cannot be read: {error}.") from None
+    except RecursionError:
+        raise CheckpointError(f"{path} cannot be read: it is nested too deeply.") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__} and not an object with keys.")
     return values
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    int8 = is_method(_config_values(folder).get("quantization_config"))
-    try:
-        if int8:
-            if not (folder / WEIGHTS).is_file():
-                raise CheckpointError(f"{folder} has no {WEIGHTS}, which its config.json names; copy it again.")
-            names = [WEIGHTS]
-        elif index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        elif (folder / "model.safetensors").is_file():
-            names = ["model.safetensors"]
-        else:
-            pickled = sorted(path.name for path in folder.glob("*.bin"))
-            hint = (
-                f"; {pickled[0]} is pickled and is not read: convert it with transformers' save_pretrained"
-                if pickled
-                else ""
+def common_dtype(tensors: Mapping[str, Tensor], source: str | Path) -> torch.dtype:
+    """The dtype of all tensors; of several, the one that holds the values of all, and that is said.
+
+    Raises:
+        CheckpointError: some are not floating-point numbers of at least 16 bits.
+    """
+    for name, x in tensors.items():
+        if x.dtype not in _DTYPES:
+            kind = str(x.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{source} holds {name} in {kind}; only weights in float32, bfloat16 or float16 are read: convert it "
+                "with the program that wrote it."
             )
-            if (folder / WEIGHTS).is_file():
-                hint = f"; {WEIGHTS} is read only where config.json has its quantization_config: copy both again"
-            raise CheckpointError(f"{folder} has no model.safetensors{hint}.")
-        tensors: dict[str, Tensor] = {}
+    found = list(dict.fromkeys(x.dtype for x in tensors.values()))
+    dtype = functools.reduce(torch.promote_types, found)
+    if len(found) > 1:
+        names = " and ".join(sorted(str(one).removeprefix("torch.") for one in found))
+        logger.info("%s has weights in %s; all are taken in %s.", source, names, str(dtype).removeprefix("torch."))
+    return dtype
+
+
+def check_numbers(tensors: Mapping[str, Tensor], dtype: torch.dtype, source: str | Path) -> None:
+    """Refuse weights with a NaN or an infinity, or with a number that `dtype` does not hold.
+
+    Raises:
+        CheckpointError: naming the first such tensor.
+    """
+    for name, x in tensors.items():
+        if not x.numel():
+            continue
+        low, high = (float(value) for value in x.detach().aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise CheckpointError(
+                f"{source} is damaged: {name} holds NaN or infinity. If a training run wrote it, that run diverged; "
+                "take an earlier checkpoint."
+            )
+        if dtype.is_floating_point and max(-low, high) > torch.finfo(dtype).max:
+            kind = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"{source}: {name} holds {max(-low, high):g}, too large for {kind}; take bfloat16.")
+
+
+def _config_values(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "config.json")
+
+
+def _parts(index: Path) -> list[str]:
+    """The files that an index names, each in the folder of the index.
+
+    Raises:
+        CheckpointError: it is not an index, or names a file elsewhere.
+    """
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise CheckpointError(f"{index} has no weight_map that names a file for each tensor.")
+    for name in named.values():
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name:
+            raise CheckpointError(
+                f"{index} names {name!r}, which is not in its folder; weights are read from there alone."
+            )
+    return sorted(set(named.values()))
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / _INDEX
+    int8 = is_method(_config_values(folder).get("quantization_config"))
+    if int8:
+        if not (folder / WEIGHTS).is_file():
+            raise CheckpointError(f"{folder} has no {WEIGHTS}, which its config.json names; copy it again.")
+        names = [WEIGHTS]
+    elif index.is_file():
+        names = _parts(index)
+    elif (folder / _WHOLE).is_file():
+        names = [_WHOLE]
+    else:
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        hint = (
+            f"; {pickled[0]} is pickled and is not read: convert it with transformers' save_pretrained"
+            if pickled
+            else ""
+        )
+        if (folder / WEIGHTS).is_file():
+            hint = f"; {WEIGHTS} is read only where config.json has its quantization_config: copy both again"
+        raise CheckpointError(f"{folder} has no {_WHOLE}{hint}.")
+    tensors: dict[str, Tensor] = {}
+    try:
         for name in names:
             with safe_open(folder / name, framework="pt") as file:
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"The weights in {folder} cannot be read: {error}.") from None
     return dequantized(tensors, str(folder / WEIGHTS)) if int8 else tensors
 

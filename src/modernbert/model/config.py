@@ -33,9 +33,15 @@ _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "rope_scaling": (None,),
     "partial_rotary_factor": (1.0, None),
-    "head_dim": (None,),
-    "num_key_value_heads": (None,),
 }
+
+_MOST_LAYERS = 1000  # far above any encoder: a mistake in a file must not become minutes of work
+_MOST_LABELS = 1_000_000
+_INT32 = 2**31 - 1
+
+
+# What follows from the sizes: another value would change what is computed.
+_SAME = {"head_dim", "num_key_value_heads"}
 
 
 class EncoderConfig(Config):
@@ -50,15 +56,15 @@ class EncoderConfig(Config):
     answers of at most `max_answer_tokens`.
     """
 
-    vocab_size: int = Field(50368, gt=0)
-    hidden_size: int = Field(768, gt=0)
-    intermediate_size: int = Field(1152, gt=0)
-    num_hidden_layers: int = Field(22, gt=0)
-    num_attention_heads: int = Field(12, gt=0)
-    max_position_embeddings: int = Field(8192, gt=0)
+    vocab_size: int = Field(50368, gt=0, le=_INT32)
+    hidden_size: int = Field(768, gt=0, le=1 << 20)
+    intermediate_size: int = Field(1152, gt=0, le=1 << 24)
+    num_hidden_layers: int = Field(22, gt=0, le=_MOST_LAYERS)
+    num_attention_heads: int = Field(12, gt=0, le=1 << 16)
+    max_position_embeddings: int = Field(8192, gt=0, le=_INT32)
     layer_types: tuple[LayerType, ...] = ()
     global_attn_every_n_layers: int | None = Field(3, gt=0)
-    local_attention: int = Field(128, gt=0)
+    local_attention: int = Field(128, gt=0, le=_INT32)
     global_rope_theta: float = Field(160_000.0, gt=0)
     local_rope_theta: float = Field(10_000.0, gt=0)
     norm_eps: float = Field(1e-5, gt=0)
@@ -96,9 +102,9 @@ class EncoderConfig(Config):
         values = dict(values)
         every, layers = values.get("global_attn_every_n_layers") or 3, values.get("num_hidden_layers", 22)
         if not values.get("layer_types") and isinstance(every, int) and isinstance(layers, int) and every > 0:
-            values["layer_types"] = _pattern(every, layers)
-        if values.get("layer_types"):
-            given = tuple(values["layer_types"])
+            values["layer_types"] = _pattern(every, min(layers, _MOST_LAYERS))
+        if isinstance(types := values.get("layer_types"), list | tuple) and 0 < len(types) <= _MOST_LAYERS:
+            given = tuple(types)
             periods = range(1, len(given) + 1)
             values["global_attn_every_n_layers"] = next((n for n in periods if _pattern(n, len(given)) == given), None)
         vocab_size = values.get("vocab_size", 50368)
@@ -161,6 +167,8 @@ class EncoderConfig(Config):
         Raises:
             ConfigError: it is of another model, or asks for something that is not implemented, which it names.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{where} holds a {type(values).__name__} and not an object with keys.")
         if values.get("model_type", "modernbert") != "modernbert":
             raise ConfigError(f"{where} describes a {values['model_type']!r} model, not a 'modernbert'.")
         for key, accepted in _UNIMPLEMENTED.items():
@@ -169,14 +177,18 @@ class EncoderConfig(Config):
         own = {key: value for key, value in values.items() if key in cls.model_fields and value is not None}
         own.setdefault("classifier_pooling", "cls")  # what transformers assumes where the file is silent
         own |= _thetas(values, where)
-        if not own.get("id2label") and values.get("num_labels"):
-            own["id2label"] = {index: f"LABEL_{index}" for index in range(values["num_labels"])}
-        if own.get("id2label"):
-            own["id2label"] = {int(index): label for index, label in own["id2label"].items()}
-        known = cls.model_fields.keys() | _BOOKKEEPING | _UNIMPLEMENTED.keys() | {"rope_parameters", "label2id"}
-        if ignored := sorted(values.keys() - known):
+        own |= _window(values, where)
+        own |= _named_labels(values, where)
+        known = cls.model_fields.keys() | _BOOKKEEPING | _UNIMPLEMENTED.keys() | _SAME | {"rope_parameters", "label2id"}
+        if ignored := sorted(map(str, values.keys() - known - {"sliding_window"})):
             logger.warning("%s: ignoring keys that ModernBERT does not have: %s", where, ", ".join(ignored))
-        return parse(cls, own, where=where)
+        config = parse(cls, own, where=where)
+        for key, derived in (("head_dim", config.head_dim), ("num_key_value_heads", config.num_attention_heads)):
+            if values.get(key) not in (None, derived):
+                raise ConfigError(
+                    f"{where}: {key} = {values[key]!r} is not implemented; only {derived} is, which its sizes give."
+                )
+        return config
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json of this model: both spellings, as other servers need the older one."""
@@ -212,7 +224,11 @@ def _pattern(every: int, layers: int) -> tuple[LayerType, ...]:
 def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
     """Both bases, from `rope_parameters` where they are given there, otherwise from the older two fields."""
     parameters = values.get("rope_parameters") or {}
-    if unknown := sorted(parameters.keys() - {"full_attention", "sliding_attention"}):
+    if not isinstance(parameters, Mapping) or not all(isinstance(one, Mapping | None) for one in parameters.values()):
+        raise ConfigError(
+            f"{where}: rope_parameters must name full_attention and sliding_attention, each with a table."
+        )
+    if unknown := sorted(map(str, parameters.keys() - {"full_attention", "sliding_attention"})):
         raise ConfigError(
             f"{where}: rope_parameters has {unknown[0]!r}; only full_attention and sliding_attention exist."
         )
@@ -221,7 +237,10 @@ def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
         given = parameters.get(kind) or {}
         if given.get("rope_type", "default") != "default":
             raise ConfigError(f"{where}: rope_type {given['rope_type']!r} is not implemented; only 'default' is.")
-        if unknown := sorted(given.keys() - {"rope_type", "rope_theta"}):
+        if given.get("partial_rotary_factor") not in (None, 1.0):
+            factor = given["partial_rotary_factor"]
+            raise ConfigError(f"{where}: partial_rotary_factor = {factor!r} is not implemented; only 1.0 is.")
+        if unknown := sorted(map(str, given.keys() - {"rope_type", "rope_theta", "partial_rotary_factor"})):
             raise ConfigError(f"{where}: the rope parameter {unknown[0]!r} is not implemented.")
         theta = given.get("rope_theta", values.get(old))
         if (theta is None and old in values) or theta == -1:
@@ -229,5 +248,36 @@ def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
         elif theta is None:
             theta = EncoderConfig.model_fields[old].default
         if theta is not None:
-            thetas[old] = float(theta)
+            thetas[old] = theta
     return thetas
+
+
+def _window(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The window, where it has the name that it has inside `transformers`: `sliding_window`, of one side."""
+    side, both = values.get("sliding_window"), values.get("local_attention")
+    if side is None:
+        return {}
+    if isinstance(side, bool) or not isinstance(side, int) or side < 1:
+        raise ConfigError(f"{where}: sliding_window = {side!r} is not a number of tokens.")
+    if both is not None and both != 2 * side and both != 2 * side + 1:
+        raise ConfigError(
+            f"{where}: sliding_window = {side} is half of local_attention, which is {both!r}; leave out the wrong one."
+        )
+    return {"local_attention": 2 * side} if both is None else {}
+
+
+def _named_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`id2label` with numbers as keys; where only their number is given, with the names of `transformers`."""
+    labels, count = values.get("id2label"), values.get("num_labels")
+    if labels:
+        if not isinstance(labels, Mapping):
+            raise ConfigError(f"{where}: id2label must name a label for each number.")
+        try:
+            return {"id2label": {int(index): label for index, label in labels.items()}}
+        except (ValueError, TypeError):
+            raise ConfigError(f'{where}: id2label must name a label for each number, such as "0".') from None
+    if count is None or count == 0:
+        return {}
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_LABELS:
+        raise ConfigError(f"{where}: num_labels = {count!r} is not a number of labels from 1 to {_MOST_LABELS:,}.")
+    return {"id2label": {index: f"LABEL_{index}" for index in range(count)}}

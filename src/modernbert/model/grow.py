@@ -4,7 +4,6 @@ Every matrix of the small model stands in the centre of the larger one and is wr
 and values are tiled apart and head by head, and so are the two halves of a GeGLU.
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from modernbert.errors import ConfigError
+from modernbert.model.checkpoint import read_json
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import MaskedLM
 
@@ -67,10 +67,7 @@ def grow_folder(
         raise ConfigError(f"There is no depth map {depth_map!r}; choose same-kind or published.")
     model = MaskedLM.from_pretrained(small)
     if config is not None:
-        try:
-            shape = EncoderConfig.from_hf(json.loads(config.read_text(encoding="utf-8")), where=str(config))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{config} cannot be read: {error}.") from None
+        shape = EncoderConfig.from_hf(read_json(config), where=str(config))
     else:
         kept = [
             *("vocab_size", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "max_position_embeddings"),

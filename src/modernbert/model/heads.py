@@ -71,7 +71,10 @@ class MaskedLM(Pretrained):
     def loss(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, labels: Int[Tensor, "tokens"]
     ) -> Float[Tensor, ""]:
-        """Mean cross-entropy (nats) over the tokens whose label is not -100. Only those rows are decoded, in chunks."""
+        """Mean cross-entropy (nats) over the tokens whose label is not -100, or 0 where there are none.
+
+        Only those rows are decoded, in chunks.
+        """
         predicted = labels != IGNORED
         return self._loss(self.model(tokens, sequences)[predicted], labels[predicted], "mean")
 
@@ -146,7 +149,7 @@ class SequenceClassifier(TaskModel):
         self.losses = _LOSSES[self.problem_type]
 
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences labels"]:
-        """Logits, or the predicted numbers. The sequences must not be empty."""
+        """Logits, or the predicted numbers. Of an empty sequence, what the head says of a pooled vector of zeros."""
         return self.classify(self.pool(self.model(tokens, sequences), sequences))
 
     def loss(
@@ -158,7 +161,7 @@ class SequenceClassifier(TaskModel):
         class_weights: Float[Tensor, "labels"] | None = None,
     ) -> Float[Tensor, ""]:
         """Of classes (`labels` their numbers, or -100) the cross-entropy; of several labels (0 or 1 for each) the
-        binary one and of numbers the squared error, both averaged over the labels of a sequence.
+        binary one (-100 is left out) and of numbers the squared error, both averaged over the labels of a sequence.
 
         With `class_weights`, each sequence counts as its class weighs, and `total` is the sum of these weights. Of
         several labels, each weighs where it applies, and `total` stays the number of sequences.
@@ -218,11 +221,11 @@ class QuestionAnswering(TaskModel):
     ) -> Float[Tensor, ""]:
         """Cross-entropy over the tokens of each sequence, the mean of begin and end.
 
-        `labels` are the first and the last token of the answer, counted from the beginning of the sequence; -100 is
-        left out.
+        `labels` are the first and the last token of the answer, counted from the beginning of the sequence; -100, and
+        a place behind its end, are left out.
         """
         begins, ends = (_rows(scores, sequences.lengths) for scores in self(tokens, sequences).unbind(-1))
-        first, last = labels.unbind(-1)
+        first, last = _within(labels, sequences.lengths).unbind(-1)
         return (_cross_entropy(begins, first, total) + _cross_entropy(ends, last, total)) / 2
 
 
@@ -248,7 +251,7 @@ class MultipleChoice(TaskModel):
         total: float | None = None,
     ) -> Float[Tensor, ""]:
         """Cross-entropy over the choices of each question. Question i has the next `choices[i]` sequences."""
-        return _cross_entropy(_rows(self(tokens, sequences), choices), labels, total)
+        return _cross_entropy(_rows(self(tokens, sequences), choices), _within(labels, choices), total)
 
 
 def _mean(x: Float[Tensor, "tokens hidden"], sequences: Sequences) -> Float[Tensor, "sequences hidden"]:
@@ -256,16 +259,33 @@ def _mean(x: Float[Tensor, "tokens hidden"], sequences: Sequences) -> Float[Tens
     lengths = sequences.cu_seqlens.diff()
     owner = torch.repeat_interleave(lengths, output_size=len(x))
     sums = x.new_zeros(len(lengths), x.shape[1], dtype=torch.float32).index_add_(0, owner, x.float())
-    return (sums / lengths.unsqueeze(1)).to(x.dtype)
+    return (sums / lengths.clamp(min=1).unsqueeze(1)).to(x.dtype)
 
 
 def _first(x: Float[Tensor, "tokens hidden"], sequences: Sequences) -> Float[Tensor, "sequences hidden"]:
-    return x[sequences.cu_seqlens[:-1]]
+    """The first token of each sequence; zeros for one that has none, behind which the next one begins."""
+    if not len(x):
+        return x.new_zeros(len(sequences.lengths), x.shape[1])
+    begins, empty = sequences.cu_seqlens[:-1], sequences.cu_seqlens.diff() == 0
+    return x[begins.clamp(max=len(x) - 1)].masked_fill(empty.unsqueeze(1), 0)
 
 
 def _rows(scores: Float[Tensor, "scores"], lengths: tuple[int, ...]) -> Float[Tensor, "rows longest"]:
     """Scores that lie one after the other, a row for each of `lengths`; what a row lacks can never be chosen."""
+    if not lengths:
+        return scores.new_zeros(0, 1)
     return nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
+
+
+def _within(labels: Int[Tensor, "rows *two"], lengths: tuple[int, ...]) -> Int[Tensor, "rows *two"]:
+    """Labels that are places in rows of `lengths`; those that a row does not have are ignored."""
+    most = torch.tensor(lengths, device=labels.device).view(-1, *[1] * (labels.dim() - 1))
+    return labels.masked_fill(labels >= most, IGNORED)
+
+
+def _mean_of(nats: Float[Tensor, ""], count: int | float | Tensor) -> Float[Tensor, ""]:
+    """A sum divided by its count; the sum over nothing is 0."""
+    return nats / count if count else nats
 
 
 def _cross_entropy(
@@ -277,7 +297,7 @@ def _cross_entropy(
     labelled = labels[labels != IGNORED]
     own = weights[labelled].sum() if weights is not None else len(labelled)
     nats = F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORED, reduction="sum")
-    return nats / (own if total is None else total)
+    return _mean_of(nats, own if total is None else total)
 
 
 def _binary_cross_entropy(
@@ -286,8 +306,11 @@ def _binary_cross_entropy(
     total: float | None,
     weights: Float[Tensor, "labels"] | None = None,
 ) -> Float[Tensor, ""]:
-    nats = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weights, reduction="sum")
-    return nats / logits.shape[1] / (len(labels) if total is None else total)
+    known = labels != IGNORED
+    nats = F.binary_cross_entropy_with_logits(
+        logits.float(), labels.where(known, 0), known.to(torch.float32), pos_weight=weights, reduction="sum"
+    )
+    return _mean_of(nats / logits.shape[1], int(known.any(1).sum()) if total is None else total)
 
 
 def _squared_error(
@@ -298,7 +321,7 @@ def _squared_error(
 ) -> Float[Tensor, ""]:
     assert weights is None, "a number has no class"
     error = F.mse_loss(numbers.float(), labels, reduction="sum")
-    return error / labels.shape[1] / (len(labels) if total is None else total)
+    return _mean_of(error / labels.shape[1], len(labels) if total is None else total)
 
 
 _Pooling = Callable[[Tensor, Sequences], Tensor]

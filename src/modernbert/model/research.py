@@ -1,20 +1,27 @@
 """Checkpoints of the ModernBERT research code (FlexBERT under Composer), read without unpickling code."""
 
-import json
+import datetime
+import logging
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modernbert.errors import CheckpointError, ConfigError
-from modernbert.model.checkpoint import TOKENIZER_FILES, find_folder
+from modernbert.model.checkpoint import TOKENIZER_FILES, check_numbers, common_dtype, find_folder, read_json
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import MaskedLM
 
-_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+logger = logging.getLogger(__name__)
+
+# what DDP, FSDP, torch.compile and activation checkpointing put between the parts of a name
+_WRAPPERS = re.compile(r"\b(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_BUFFERS = re.compile(r"\.rotary_emb\.|\.inv_freq$|\.position_ids$")  # computed from the configuration, not trained
 # the research code's names on the left, those of every model folder on the right
 _RENAMES = (
     (re.compile(r"^model\.bert\.encoder\.layers\."), "model.layers."),
@@ -35,15 +42,19 @@ def import_research_checkpoint(
 ) -> MaskedLM:
     """Write the model folder of a research checkpoint, and return its model.
 
-    The file is read with `weights_only=True`, so nothing in it can run. Sizes come from the tensors; the number of
-    heads, the layer pattern and the RoPE thetas from `config` (a config.json) or from the preset.
+    The file is read with `weights_only=True`, so nothing in it can run. Sizes come from the tensors. The number of
+    heads, the layer pattern, window, RoPE bases and dropout come from `config` (a config.json), or else from the
+    checkpoint's own record of its model. Only what that does not say is taken from the preset, and that is said.
 
     Raises:
         CheckpointError: the file cannot be read safely, or its tensors do not make a MaskedLM.
-        ConfigError: there is no such preset, or `config` is wrong.
+        ConfigError: there is no such preset, `config` is wrong, or the record asks for what is not implemented.
+        DataError: `output` is a file, or holds a config.json that is not that of a model.
     """
-    tensors = {_rename(name): x for name, x in _weights(Path(checkpoint)).items()}
-    shape = _configuration(tensors, preset, config)
+    content = _content(Path(checkpoint))
+    tensors = {_rename(name): x for name, x in _weights(content, checkpoint).items() if not _BUFFERS.search(name)}
+    check_numbers(tensors, common_dtype(tensors, checkpoint), checkpoint)
+    shape = _configuration(tensors, _record(content), preset, config, checkpoint)
     with torch.device("meta"):
         model = MaskedLM(shape)
     tensors = {name: x for name, x in tensors.items() if name not in model.tied}
@@ -53,10 +64,12 @@ def import_research_checkpoint(
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise CheckpointError(f"{checkpoint} does not hold a MaskedLM: {shown}.")
+    dtype = common_dtype(tensors, checkpoint)
     try:
-        model.load_state_dict(tensors, strict=False, assign=True)
+        model.load_state_dict({name: x.to(dtype) for name, x in tensors.items()}, strict=False, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint} does not fit its configuration: {error}") from None
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{checkpoint} does not fit its configuration: {reason}") from None
     model.tie_weights()
     source = None
     if tokenizer is not None:
@@ -65,25 +78,49 @@ def import_research_checkpoint(
     return model.eval()
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
+def _content(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}: give the .pt file of the research trainer.")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([datetime.timedelta, *_numpy_scalars()]):  # as in Composer's timestamps
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it holds {named[1]}" if named else "it holds more than tensors"
         raise CheckpointError(
             f"{path} cannot be read safely: {what}; save only its state['state']['model'] with torch.save first."
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged file fails in any part of the reader
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).partition(chr(10))[0]}") from None
+    return content if isinstance(content, Mapping) else {}
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a NumPy number is pickled with. None of it runs code of the file."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [scalar, np.dtype, *(type(np.dtype(name)) for name in ("f8", "f4", "i8", "i4", "bool"))]
+
+
+def _weights(content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Tensor]:
+    state = content
     for key in ("state", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
+        if isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(x, Tensor) for x in state.values()):
-        raise CheckpointError(f"{path} holds no tensors under state['state']['model'].")
-    return {name: x for name, x in state.items() if isinstance(x, Tensor)}
+    found = {name: x for name, x in state.items() if isinstance(name, str) and isinstance(x, Tensor)}
+    if not found:
+        raise CheckpointError(f"{checkpoint} holds no tensors under state['state']['model'].")
+    for name, x in found.items():
+        if x.layout != torch.strided or x.is_meta or x.is_quantized:
+            raise CheckpointError(f"{checkpoint}: {name} is not an ordinary tensor with all its numbers.")
+    return found
+
+
+def _record(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What Composer wrote of the model's configuration beside its weights; nothing where there is none."""
+    found: Any = content
+    for key in ("state", "integrations", "huggingface", "model", "config", "content"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _rename(name: str) -> str:
@@ -95,26 +132,98 @@ def _rename(name: str) -> str:
     return name
 
 
-def _configuration(tensors: dict[str, Tensor], preset: str, config: str | Path | None) -> EncoderConfig:
+def _configuration(
+    tensors: dict[str, Tensor],
+    record: Mapping[str, Any],
+    preset: str,
+    config: str | Path | None,
+    checkpoint: str | Path,
+) -> EncoderConfig:
     if config is not None:
-        try:
-            return EncoderConfig.from_hf(json.loads(Path(config).read_text(encoding="utf-8")), where=str(config))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{config} cannot be read: {error}.") from None
+        return EncoderConfig.from_hf(read_json(Path(config)), where=str(config))
     if preset not in ("base", "large"):
         raise ConfigError(f"There is no preset {preset!r}; choose base or large, or give --config.")
     try:
         vocab_size, hidden_size = tensors["model.embeddings.tok_embeddings.weight"].shape
         intermediate_size = tensors["model.layers.0.mlp.Wo.weight"].shape[1]
+        layers = {int(name.split(".")[2]) for name in tensors if name.startswith("model.layers.")}
     except KeyError as error:
         raise CheckpointError(f"The checkpoint has no {error.args[0]}; is it of the research code?") from None
-    layers = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("model.layers."))
+    except (ValueError, IndexError):
+        raise CheckpointError(f"{checkpoint} has weights of other shapes or names than the research code.") from None
+    if layers != set(range(len(layers))):
+        raise CheckpointError(
+            f"{checkpoint} has the layer {max(layers)}, but only {len(layers)} of them; some are gone."
+        )
+    own = _described(record, len(layers), str(checkpoint))
     make = EncoderConfig.large if preset == "large" else EncoderConfig.base
-    return make(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden_size // 64,
-        decoder_bias="decoder.bias" in tensors,
+    shape = make(
+        **{"num_attention_heads": hidden_size // 64}
+        | own
+        | {
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_hidden_layers": len(layers),
+            "decoder_bias": "decoder.bias" in tensors,
+        }
     )
+    names = ("global_rope_theta", "local_rope_theta", "local_attention", "num_attention_heads")
+    if assumed := [f"{name} = {getattr(shape, name):,}" for name in names if name not in own]:
+        logger.warning(
+            "%s does not record all of its model: %s come from preset %s; give --config if it was trained otherwise.",
+            checkpoint, ", ".join(assumed), preset,
+        )  # fmt: skip
+    if own:
+        logger.info(
+            "%s records: RoPE bases %s (global) and %s (local), a window of %s tokens, %s heads.",
+            checkpoint, f"{shape.global_rope_theta:,}", f"{shape.local_rope_theta:,}", shape.local_attention,
+            shape.num_attention_heads,
+        )  # fmt: skip
+    return shape
+
+
+# Of the research code's configuration: what this package computes. Other values make another function of equal shapes.
+_COMPUTED: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("gelu",),
+    "head_pred_act": ("gelu",),
+    "mlp_layer": ("glu",),
+    "bert_layer": ("prenorm",),
+    "normalization": ("layernorm", "low_precision_layernorm", "triton_layernorm"),
+    "rotary_emb_interleaved": (False,),
+    "rotary_emb_scale_base": (None,),
+}
+_DROPOUTS = {
+    "attn_out_dropout_prob": "attention_output_dropout",
+    "mlp_dropout_prob": "mlp_dropout",
+    "embed_dropout_prob": "embedding_dropout",
+}
+
+
+def _described(record: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
+    """The fields of `EncoderConfig` that a record of the research code sets."""
+    for name, accepted in _COMPUTED.items():
+        if record.get(name) is not None and record[name] not in accepted:
+            raise ConfigError(f"{where}: {name} = {record[name]!r} is not implemented; only {accepted[0]!r} is.")
+    own: dict[str, Any] = {new: record[old] for old, new in _DROPOUTS.items() if record.get(old) is not None}
+    for name in ("num_attention_heads", "global_attn_every_n_layers"):
+        if record.get(name) is not None:
+            own[name] = record[name]
+    base, local = record.get("rotary_emb_base"), record.get("local_attn_rotary_emb_base")
+    if base is not None:
+        own["global_rope_theta"] = base
+        own["local_rope_theta"] = base if local in (None, -1) else local
+    window, every = record.get("sliding_window"), own.get("global_attn_every_n_layers")
+    if window == -1:  # no layer has a window
+        own["layer_types"] = ("full_attention",) * layers
+        own["local_attention"] = EncoderConfig.model_fields["local_attention"].default
+    elif window is not None:
+        own["local_attention"] = window  # both sides, as in `local_attention`
+        if every == -1:  # every layer has one
+            own["layer_types"] = ("sliding_attention",) * layers
+    if every == -1:
+        del own["global_attn_every_n_layers"]
+    norm = record.get("norm_kwargs")
+    if isinstance(norm, Mapping) and norm.get("eps") is not None:
+        own["norm_eps"] = norm["eps"]
+    return own

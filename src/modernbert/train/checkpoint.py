@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modernbert.errors import CheckpointError
+from modernbert.files import settle, written_aside
 from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.model.checkpoint import write_folder
+from modernbert.model.checkpoint import read_json, write_files
 from modernbert.model.heads import TaskModel
 from modernbert.train.distributed import like, whole
 from modernbert.train.optimizer import StableAdamW
@@ -107,25 +108,22 @@ def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, ke
     """Write a checkpoint, then remove those that `keep` does not name. Returns its folder."""
     state = snapshot.state
     target = directory / f"step-{state['step']:08d}"
-    partial = directory / f".{target.name}.partial"
     older = folders(directory)
     seen = _state(older[-1])["tokens"] if older else 0
     milestone = state["phase_end"]
     if keep.every_tokens is not None:
         milestone |= state["tokens"] // keep.every_tokens > seen // keep.every_tokens
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        write_folder(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
-        training = partial / "training"
-        training.mkdir()
-        save_file(snapshot.moments, training / "optimizer.safetensors")
-        (training / "recipe.toml").write_text(recipe, encoding="utf-8")
-        (training / "state.json").write_text(json.dumps(state | {"milestone": milestone}, indent=2), encoding="utf-8")
-        (training / "sha256.json").write_text(json.dumps(_hashes(partial), indent=2), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        with written_aside(target) as partial:
+            write_files(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
+            training = partial / "training"
+            training.mkdir()
+            save_file(snapshot.moments, training / "optimizer.safetensors")
+            (training / "recipe.toml").write_text(recipe, encoding="utf-8")
+            values = state | {"milestone": milestone}
+            (training / "state.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+            (training / "sha256.json").write_text(json.dumps(_hashes(partial), indent=2), encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"The checkpoint of step {state['step']} could not be written ({error}); make room in {directory} and give "
             "the same command again, which goes on from the one before."
@@ -146,10 +144,13 @@ def newest(directory: Path) -> Path | None:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
     found = folders(directory)
+    for folder in found:
+        settle(folder)
     for folder in reversed(found):
         if damaged := _damage(folder):
             logger.warning("The checkpoint %s is damaged (%s); it is set aside for the one before.", folder, damaged)
-            folder.rename(folder.with_name(f"damaged-{folder.name}"))
+            names = (f"damaged-{folder.name}{ending}" for ending in ("", *(f"-{number}" for number in range(2, 1000))))
+            folder.rename(next(path for name in names if not (path := folder.with_name(name)).exists()))
         else:
             return folder
     if found or any(directory.glob("damaged-*")):
@@ -187,7 +188,9 @@ def _prune(found: list[Path], keep: Keep) -> None:
 
 
 def _state(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / "training" / "state.json").read_text(encoding="utf-8"))
+    state = read_json(folder / "training" / "state.json")
+    if missing := {"step", "tokens", "phase", "validation_loss"} - state.keys():
+        raise CheckpointError(f"The checkpoint {folder} is damaged: its state.json has no {min(missing)}; remove it.")
     return state
 
 
@@ -202,9 +205,11 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _damage(folder: Path) -> str | None:
     """The first file that is missing or changed, or None."""
     try:
-        written: dict[str, str] = json.loads((folder / "training" / "sha256.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written = read_json(folder / "training" / "sha256.json")
+    except CheckpointError:
         return "training/sha256.json cannot be read"
+    if "training/state.json" not in written:
+        return "training/sha256.json does not name training/state.json"
     now = _hashes(folder)
     return next((name for name, digest in written.items() if now.get(name) != digest), None)
 
@@ -223,7 +228,8 @@ def restore_weights(folder: Path, model: MaskedLM | TaskModel) -> dict[str, Any]
         if unexpected or set(missing) - model.tied:
             raise KeyError([*missing, *unexpected][0])
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"The checkpoint {folder} is not of this model: {error}.") from None
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"The checkpoint {folder} is not of this model: {reason}.") from None
     return state
 
 

@@ -28,10 +28,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from modernbert.errors import ConfigError, ProcessError
+from modernbert.errors import ConfigError, ModernBertError, ProcessError
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
 from modernbert.runtime import Precision, select_device
+from modernbert.train.peers import Peers
 
 Parallel = Literal["ddp", "fsdp"]
 Item = TypeVar("Item")
@@ -90,7 +91,7 @@ def processes(device: str) -> Iterator[Processes]:
 
     Raises:
         ConfigError: there is no such device.
-        ProcessError: another process ended while this one was waiting for it.
+        ProcessError: another process failed, with its sentence, or ended while this one was waiting for it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(0, 1, select_device(device))
@@ -105,15 +106,11 @@ def processes(device: str) -> Iterator[Processes]:
     store = PrefixStore(name_of_attempt(store, rank, size), store)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     try:
-        yield Processes(rank, size, chosen)
-    except RuntimeError as error:
-        if not _lost_a_peer(error):
-            raise
+        with Peers(store, rank, size).told():
+            yield Processes(rank, size, chosen)
+    except ModernBertError as error:
         traceback.clear_frames(error.__traceback__)
-        raise ProcessError(
-            f"Process {rank} of {size} stops because another one has ended ({str(error).splitlines()[0]}); "
-            "give the same command again, which goes on from the newest checkpoint; torchrun --max-restarts does so."
-        ) from None
+        raise
     finally:
         gc.collect()
     distributed.destroy_process_group()
@@ -143,12 +140,6 @@ def name_of_attempt(store: Store, rank: int, size: int) -> str:
     raise ProcessError(
         f"Process {rank} of {size} waited {PATIENCE / 60:.0f} minutes for the others to start; look into their output, "
         "then start all of them again."
-    )
-
-
-def _lost_a_peer(error: RuntimeError) -> bool:
-    return isinstance(error, distributed.DistError) or any(
-        word in str(error) for word in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
     )
 
 

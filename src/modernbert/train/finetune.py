@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modernbert import config as toml
 from modernbert.data import load_tokenizer
 from modernbert.data.batching import Batches, batches_of, batches_within, shuffled
+from modernbert.data.tokenizer import check_fits
 from modernbert.errors import ConfigError, DataError
 from modernbert.inference.packing import outputs
 from modernbert.model.checkpoint import find_folder, read_config
@@ -27,6 +28,7 @@ from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.finetune_report import write_report
 from modernbert.train.optimizer import StableAdamW
 from modernbert.train.results import Measured, SeedResult, measured
+from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
 from modernbert.train.tasks import Encoded, Item, Task, make_task
 from modernbert.train.tracking import Metrics
@@ -86,6 +88,11 @@ def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None = N
     """`finetune`, unless and until `stop` is raised, on data that may be prepared already."""
     check_packages()
     claim_folder(recipe)
+    with in_use(recipe.output):
+        return _in_folder(recipe, stop, prepared)
+
+
+def _in_folder(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None) -> Path | None:
     if (recipe.output / "report.json").exists():
         logger.info("The run in %s is complete.", recipe.output)
         return recipe.output
@@ -110,11 +117,14 @@ def run(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None = N
 def prepare(recipe: FinetuneRecipe) -> Prepared:
     """Read and encode all data, before any training."""
     folder = find_folder(recipe.model)
-    reads = read_config(folder).max_position_embeddings
+    config = read_config(folder)
+    reads = config.max_position_embeddings
     max_length = recipe.max_length or reads
     if max_length > reads:
         raise ConfigError(f"max_length is {max_length}, but {recipe.model} reads {reads} tokens; lower it.")
-    task = make_task(recipe, load_tokenizer(folder), max_length)
+    tokenizer = load_tokenizer(folder)
+    check_fits(tokenizer, config.vocab_size, recipe.model)
+    task = make_task(recipe, tokenizer, max_length)
     if recipe.training.metric not in (None, *task.metric_names):
         raise ConfigError(
             f"training.metric {recipe.training.metric!r} is none of this task: take one of "
@@ -334,7 +344,7 @@ class Finetuning:
         return measured(self.task, encoded, predictions, seconds)
 
     def _predict(self, model: TaskModel, encoded: Encoded[Any], precision: Precision) -> list[Any]:
-        found = outputs(model, encoded.sequences, self.recipe.machine.microbatch_tokens, precision)
+        found = outputs(model, encoded.sequences, self.recipe.machine.microbatch_tokens, precision, finite=False)
         return self.task.predictions(encoded, [said.numpy() for said in found])
 
     def _batches(self, epoch: int) -> Batches:

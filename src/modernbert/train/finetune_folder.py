@@ -8,7 +8,6 @@ report.json   and the model, its report and pictures, when it is
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,12 +16,13 @@ from pathlib import Path
 from modernbert import config as toml
 from modernbert.data.reading import find_files
 from modernbert.errors import ConfigError
-from modernbert.files import replaced_file, written_aside
+from modernbert.files import replaced_file, settle, written_aside
 from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.run_folder import LOCK
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights
-_OWN = ("recipe.toml", "inputs.json", "training", FAILED)
+_OWN = ("recipe.toml", "inputs.json", "training", FAILED, LOCK)
 
 
 def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
@@ -35,6 +35,7 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
         DataError: a file of the data is not there.
     """
     folder, path = recipe.output, recipe.output / "recipe.toml"
+    settle(folder)
     over = any((folder / name).exists() for name in (results, FAILED))
     if path.exists() and (over or any(folder.glob("training/seed-*/checkpoints/*"))):
         old = toml.load(FinetuneRecipe, path)
@@ -64,20 +65,9 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
 
 @contextmanager
 def completed(recipe: FinetuneRecipe) -> Iterator[Path]:
-    """A new folder in place of the one of the run. What somebody else put there stays."""
-    folder = recipe.output
-    with written_aside(folder, "recipe.toml") as partial:
+    """A new folder whose files take their places in the one of the run. What somebody else put there stays."""
+    with written_aside(recipe.output, own=("training", FAILED)) as partial:
         yield partial
-        for name in ("recipe.toml", "inputs.json"):
-            if (folder / name).exists():
-                shutil.copyfile(folder / name, partial / name)
-        for strange in folder.iterdir():
-            if strange.name in _OWN or (partial / strange.name).exists():
-                continue
-            if strange.is_dir():
-                shutil.copytree(strange, partial / strange.name, symlinks=True)
-            else:
-                shutil.copy2(strange, partial / strange.name, follow_symlinks=False)
 
 
 def input_hashes(recipe: FinetuneRecipe) -> dict[str, str]:
@@ -122,7 +112,7 @@ def _abandoned(folder: Path) -> bool:
         return False
     path = folder / "recipe.toml"
     if not path.exists():
-        return not any(folder.iterdir())
+        return not any(entry.name != LOCK for entry in folder.iterdir())
     try:
         return path.read_text(encoding="utf-8") == toml.dump(toml.load(FinetuneRecipe, path))
     except ConfigError:

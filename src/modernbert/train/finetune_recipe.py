@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from modernbert.config import Config, Seed, load, parse
+from modernbert.config import Config, Seed, check_directory, load, parse
 from modernbert.data.reading_examples import Source
 from modernbert.data.records import told_format
 from modernbert.errors import ConfigError
@@ -118,8 +118,7 @@ class FinetuneRecipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.output.name in ("", ".."):
-            raise ValueError(f"output = {str(self.output)!r} has no name of its own; name a new folder")
+        check_directory(self.output, "output")
         if self.training.class_weights != "none" and self.task not in ("classify", "multi-label", "tokens"):
             raise ValueError(f"class_weights is set, but the task {self.task!r} has no classes")
         if len(set(self.seeds)) != len(self.seeds):

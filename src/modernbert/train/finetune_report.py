@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -113,7 +114,7 @@ def _speed(sets: "Sets", best: SeedResult) -> dict[str, float]:
 
 
 def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResult, final: str | None) -> str:
-    parts = [f"# {recipe.task}: {recipe.model}\n"]
+    parts = [f"# {recipe.task}: {_cell(recipe.model, 200)}\n"]
     for name, metrics in values["metrics"].items():
         several = len(recipe.seeds) > 1
         parts.append(f"## {name.capitalize()} set, {values['sets'][name]['examples']:,} examples\n")
@@ -158,7 +159,9 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
     rows = [[name.replace("_", " "), f"{value:,.1f}"] for name, value in values["speed"].items()]
     parts.append(_table(["", ""], rows))
     parts.append(f"On {values['machine']}, torch {values['versions']['torch']}.\n")
-    parts.append(f"## Settings\n\n```toml\n{tomli_w.dumps(values['settings']).strip()}\n```\n")
+    settings = tomli_w.dumps(values["settings"]).strip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", settings)), default=0))  # longer than any in a value
+    parts.append(f"## Settings\n\n{fence}toml\n{settings}\n{fence}\n")
     return "\n".join(parts)
 
 
@@ -181,10 +184,12 @@ def _labels(counts: Mapping[str, int]) -> str:
 
 def _notes(one: Mapping[str, Any]) -> str:
     counts = {name: count for name, count in one.items() if name not in ("examples", "tokens", "labels", "left_out")}
-    counts |= {f"left out: {reason}": count for reason, count in one["left_out"].items()}
+    counts |= {f"left out: {_cell(reason, 60)}": count for reason, count in one["left_out"].items()}
     return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
 
 
 def _cell(text: str, longest: int) -> str:
-    flat = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
-    return flat if len(flat) <= longest else f"{flat[: longest - 1]}…"
+    """A text that stands in a cell as it is: nothing in it is markup, and no picture is fetched when it is shown."""
+    flat = " ".join(text.split())
+    flat = flat if len(flat) <= longest else f"{flat[: longest - 1]}…"
+    return re.sub(r"([\\|`*_~\[\]!])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))

@@ -28,6 +28,7 @@ from modernbert.train.distributed import Parallelism, Processes, processes
 from modernbert.train.graphs import CudaRecorder, Gradients, Graphs
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.recipe import Phase, PretrainRecipe
+from modernbert.train.run_folder import LOCK, check_inputs, in_use
 from modernbert.train.spikes import Spikes
 from modernbert.train.start import first_model
 from modernbert.train.stopping import StopRequest
@@ -98,7 +99,8 @@ def pretrain(recipe: PretrainRecipe) -> Path | None:
     Returns the folder of the final model, or None if the user asked to stop (everything is saved then).
 
     Raises:
-        ConfigError: the directory holds a run of another recipe, a tracker is missing, or the loss is no longer finite.
+        ConfigError: the directory holds a run of another recipe or of other data, another process works in it, a
+            tracker is missing, or the loss is no longer finite.
         DataError: a shard folder is missing, empty, of another tokenizer, or vanished during the run.
         CheckpointError: a checkpoint cannot be written, or every one that is there is damaged.
         ProcessError: another process of the run has ended.
@@ -112,10 +114,18 @@ def _pretrain(recipe: PretrainRecipe, these: Processes, stop: StopRequest) -> Pa
     if these.first:
         _claim_directory(recipe)
     these.wait()
+    with in_use(recipe.run.directory) if these.first else nullcontext():
+        return _in_directory(recipe, these, stop)
+
+
+def _in_directory(recipe: PretrainRecipe, these: Processes, stop: StopRequest) -> Path | None:
     final = recipe.run.directory / "final"
     if final.exists():
         logger.info("The run in %s is complete.", recipe.run.directory)
         return final
+    if these.first:
+        check_inputs(recipe)
+    these.wait()
     pretraining = Pretraining(recipe, these)
     with followed(pretraining.metrics, recipe) if these.first else nullcontext():
         return pretraining.run(stop)
@@ -360,6 +370,12 @@ class Pretraining:
                     f"{data.path} has no document of {data.min_tokens} to {data.max_tokens or 'any number of'} tokens; "
                     f"change data.{name}."
                 )
+        for name, phase in self.recipe.phases.items():
+            if not any(held_out[source].lengths.any() for source in phase.mixture):
+                raise DataError(
+                    f"What is held out of the sources of phases.{name} has no token; raise validation.fraction, or "
+                    "leave empty documents out of the shards."
+                )
         return training, held_out
 
     def _loader(self, name: str, phase: Phase) -> Loader:
@@ -535,7 +551,7 @@ def _claim_directory(recipe: PretrainRecipe) -> None:
                     f"{directory} holds a run whose [{name}] differs from this recipe; "
                     "choose another run.directory, or go on with the recipe.toml in it."
                 )
-    elif directory.exists() and any(directory.iterdir()):
+    elif directory.exists() and any(path.name != LOCK for path in directory.iterdir()):
         raise ConfigError(f"{directory} is not empty and holds no run; choose another run.directory.")
     with replaced_file(path) as partial:
         partial.write_text(toml.dump(recipe), encoding="utf-8")

@@ -5,9 +5,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from modernbert.config import Config, Seed
+from modernbert.config import Config, Seed, check_directory
 from modernbert.model.config import EncoderConfig
 
+_MOST_GROWTH = 10_000  # sizes that a batch takes while it grows
 TrackerName = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -50,6 +51,10 @@ class BatchSize(Config):
             raise ValueError("a batch warm-up needs both start and warmup_tokens")
         if self.start is not None and self.start > self.tokens:
             raise ValueError(f"the batch starts at {self.start} tokens, above its final {self.tokens}")
+        if self.start is not None and self.tokens // self.start > _MOST_GROWTH:
+            raise ValueError(
+                f"the batch starts at {self.start} tokens, less than 1 / {_MOST_GROWTH:,} of {self.tokens}"
+            )
         return self
 
     def growth(self) -> tuple[list[int], int]:
@@ -183,7 +188,12 @@ class PretrainRecipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        check_directory(self.run.directory, "run.directory")
+        if not all(name.strip() for name in (*self.data, *self.phases)):
+            raise ValueError("a source of [data] or a phase has no name; give it one")
         for name, phase in self.phases.items():
+            if not phase.mixture:
+                raise ValueError(f"phases.{name}.mixture names no source of [data]")
             if unknown := sorted(phase.mixture.keys() - self.data.keys()):
                 raise ValueError(f"phases.{name}.mixture names {unknown[0]!r}, which is not in [data]")
             if phase.max_length > self.run.microbatch_tokens:

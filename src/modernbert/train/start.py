@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from modernbert.data import Vocabulary, load_tokenizer
-from modernbert.data.tokenizer import sha256
+from modernbert.data.tokenizer import num_ids, sha256
 from modernbert.errors import ConfigError
 from modernbert.model import MaskedLM
 from modernbert.model.checkpoint import find_folder
@@ -46,12 +46,15 @@ def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
     values["max_position_embeddings"] = max(values["max_position_embeddings"], old.config.max_position_embeddings)
     values["attention_output_dropout"] = recipe.model.attention_output_dropout
     same = (folder / "tokenizer.json").is_file() and sha256(folder) == sha256(recipe.tokenizer)
-    if same and old.config.vocab_size >= vocabulary.size:
-        values["vocab_size"] = old.config.vocab_size
+    rows = old.config.vocab_size
+    same &= num_ids(load_tokenizer(recipe.tokenizer)) <= rows  # its own tokenizer may have got tokens since
+    if same:
+        values["vocab_size"] = rows
     model = MaskedLM(type(old.config).model_validate(old.config.model_dump() | values))
     weights = old.state_dict()
     if not same:
         pieces = old_pieces(load_tokenizer(folder), load_tokenizer(recipe.tokenizer), vocabulary)
+        pieces = [[index for index in ids if index < rows] for ids in pieces]
         kept = sum(len(ids) == 1 for ids in pieces)
         logger.info(
             "%s has another tokenizer: %s of %s tokens keep their embedding, the others start from the mean of their "

@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM from a scheduler: finish the step, save, leave.
+"""Ctrl-C, SIGTERM from a scheduler, SIGHUP of a terminal that is closed: finish the step, save, leave.
 
 A signal that was ignored when the process began stays ignored, as under `nohup` or behind the `&` of a script: whoever
 started it has said that Ctrl-C at the terminal is not meant for it. SIGTERM ends such a run.
@@ -8,6 +8,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -19,7 +21,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._request)
         return self

@@ -23,15 +23,18 @@ class Metrics:
             self.follow(values)
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines; one that a crash left half-written is dropped."""
+        """All lines up to the first one that is not of a run: a crash may leave the last one half-written."""
         if not self.path.exists():
             return []
         lines = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
+                values = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+                break
+            lines.append(values)
         return lines
 
     def forget_after(self, step: int) -> None:

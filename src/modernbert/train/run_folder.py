@@ -1,0 +1,75 @@
+"""Whose a run directory is: one process at a time works in it, on the data and the tokenizer that it began with."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modernbert.data import Shards
+from modernbert.data.tokenizer import sha256
+from modernbert.errors import ConfigError
+from modernbert.files import flock, replaced_file
+from modernbert.train.recipe import PretrainRecipe
+
+LOCK = ".lock"
+_INPUTS = "inputs.json"
+
+
+@contextmanager
+def in_use(directory: Path) -> Iterator[None]:
+    """Hold a run directory, which exists, until the block ends. The system lets go of it when the process is killed.
+
+    Where the file system has no locks, nothing is held.
+
+    Raises:
+        ConfigError: another process holds it; its number and its machine are told.
+    """
+    path = directory / LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not flock(descriptor, wait=False):
+            owner = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise ConfigError(
+                f"{directory} is in use by {owner}; wait for it or stop it, or choose another directory for this run."
+            )
+        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            break
+        os.close(descriptor)  # its owner has removed it meanwhile
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def check_inputs(recipe: PretrainRecipe) -> None:
+    """See that a run that has begun goes on with the shards and the tokenizer that it began with; keep their hashes.
+
+    Raises:
+        ConfigError: some were rebuilt or replaced since; they are named.
+        DataError: there is no such shard folder or tokenizer.
+    """
+    path = recipe.run.directory / _INPUTS
+    hashes = {f"data.{name}": Shards.open(data.path).fingerprint() for name, data in recipe.data.items()}
+    hashes["tokenizer"] = sha256(recipe.tokenizer)
+    begun = any((recipe.run.directory / "checkpoints").glob("step-*"))
+    if begun and path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+            changed = [name for name in hashes if old.get(name, hashes[name]) != hashes[name]]
+        except (ValueError, AttributeError):
+            raise ConfigError(f"{path} is damaged; remove it to go on with the data as they are.") from None
+        if changed:
+            raise ConfigError(
+                f"{recipe.run.directory} holds a run whose {' and '.join(changed)} changed since it began, so that it "
+                "would read other documents in another order: put back what was there, choose another run.directory, "
+                f"or remove {path} to go on all the same."
+            )
+        return
+    with replaced_file(path) as partial:
+        partial.write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,266 @@
+"""Folders and files are written whole, keep what others put there, and survive a crash at every call to the system."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from modernbert.errors import DataError
+from modernbert.files import replaced_file, settle, written_aside
+
+OLD = {"config.json": "old", "index.json": "old", "part-1": "old"}
+NEW = {"config.json": "new", "weights": "new", "training/state.json": "new"}
+FOREIGN = {".git/HEAD": "main", "README.md": "mine", ".folder.partial": "mine", "training/notes.txt": "mine"}
+CALLS = ("rename", "replace", "mkdir", "rmdir", "unlink", "open", "close", "fsync")
+
+
+def put(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def held(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def write(folder: Path) -> None:
+    with written_aside(folder, own=("index.json", "part-1")) as partial:
+        put(partial, NEW)
+
+
+def write_file(path: Path) -> None:
+    with replaced_file(path) as partial:
+        partial.write_text("new")
+
+
+class Interrupted:
+    """Names of `os` that end the process, or fail, before or after the n-th call."""
+
+    def __init__(self, monkeypatch, number: int, kind: str) -> None:
+        self.left, self.kind, self.was_reached = number, kind, False
+        for name in CALLS:
+            monkeypatch.setattr(os, name, self.wrapped(getattr(os, name)))
+
+    def wrapped(self, call):
+        def called(*arguments, **named):
+            self.left -= 1
+            if self.left:
+                return call(*arguments, **named)
+            self.was_reached = True
+            if self.kind == "fails":
+                raise OSError(28, "No space left on device")
+            try:
+                if self.kind == "killed after":
+                    call(*arguments, **named)
+            finally:
+                os._exit(9)
+
+        return called
+
+
+def killed(number: int, kind: str, work, monkeypatch) -> bool:
+    """Whether a process that does `work` was killed at its n-th call, and not done before."""
+    child = os.fork()
+    if child == 0:
+        try:
+            Interrupted(monkeypatch, number, kind)
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def at_every_call(kind: str, work, monkeypatch, prepare, check) -> int:
+    for number in range(1, 500):
+        prepare()
+        if kind == "fails":
+            with monkeypatch.context() as patched:
+                interrupted = Interrupted(patched, number, kind)
+                with contextlib.suppress(OSError):
+                    work()
+            reached = interrupted.was_reached
+        else:
+            reached = killed(number, kind, work, monkeypatch)
+        check()
+        if not reached:
+            return number - 1
+    raise AssertionError("it never came to an end")
+
+
+@pytest.fixture
+def cleared(tmp_path):
+    """A way to have an empty place again and again."""
+    import shutil
+
+    def clear(files: dict[str, str]) -> None:
+        shutil.rmtree(tmp_path / "place", ignore_errors=True)
+        (tmp_path / "place").mkdir()
+        put(tmp_path / "place", files)
+
+    return tmp_path / "place", clear
+
+
+@pytest.mark.parametrize("kind", ["killed before", "killed after", "fails"])
+def test_a_crash_at_any_call_leaves_the_old_or_the_new_folder(kind, cleared, monkeypatch):
+    place, clear = cleared
+    folder = place / "folder"
+    seen = set()
+
+    def check():
+        settle(folder)
+        found = held(folder)
+        found = {name: text for name, text in found.items() if ".partial/" not in name}
+        foreign = {name: found.pop(name) for name in FOREIGN}
+        assert foreign == FOREIGN
+        assert found in (OLD, NEW)
+        seen.add(found["config.json"])
+
+    def prepare():
+        clear({f"folder/{name}": text for name, text in (OLD | FOREIGN).items()})
+
+    assert at_every_call(kind, lambda: write(folder), monkeypatch, prepare, check) > 20
+    assert seen == {"old", "new"}
+
+
+@pytest.mark.parametrize("kind", ["killed before", "killed after", "fails"])
+def test_a_crash_at_any_call_leaves_no_half_of_a_new_folder(kind, cleared, monkeypatch):
+    place, clear = cleared
+    folder = place / "folder"
+    seen = set()
+
+    def check():
+        found = held(folder) if folder.exists() else None
+        assert found in (None, NEW)
+        seen.add(found is None)
+
+    assert at_every_call(kind, lambda: write(folder), monkeypatch, lambda: clear({}), check) > 10
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("kind", ["killed before", "killed after", "fails"])
+def test_a_crash_at_any_call_leaves_the_old_or_the_new_file(kind, cleared, monkeypatch):
+    place, clear = cleared
+    seen = set()
+
+    def check():
+        seen.add((place / "file").read_text())
+        if kind == "fails":  # at least as long as the process lives, nothing is left behind
+            assert len(list(place.iterdir())) <= 2
+
+    prepare = lambda: clear({"file": "old"})  # noqa: E731
+    assert at_every_call(kind, lambda: write_file(place / "file"), monkeypatch, prepare, check) > 3
+    assert seen == {"old", "new"}
+
+
+def test_everything_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    put(tmp_path / "folder", OLD)
+    synced, order = set(), []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.add(os.fstat(number).st_ino), fsync(number)))
+
+    def renamed(source, target):
+        if str(target).endswith(".ready"):
+            order.extend(path.name for path in Path(source).rglob("*") if path.stat().st_ino not in synced)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    write(tmp_path / "folder")
+    assert order == []
+    assert (tmp_path / "folder").stat().st_ino in synced
+
+
+def test_what_others_put_into_a_folder_stays(tmp_path):
+    put(tmp_path / "folder", OLD | FOREIGN)
+    (tmp_path / "folder" / "link").symlink_to("README.md")
+    write(tmp_path / "folder")
+    assert (tmp_path / "folder" / "link").is_symlink()
+    (tmp_path / "folder" / "link").unlink()
+    assert held(tmp_path / "folder") == FOREIGN | NEW
+
+
+def test_a_folder_of_the_users_own_that_looks_partial_stays(tmp_path):
+    put(tmp_path, {".out.partial/thesis.txt": "mine", ".out.0123.partial/thesis.txt": "mine"})
+    write(tmp_path / "out")
+    write_file(tmp_path / "out" / "file")
+    assert held(tmp_path)[".out.partial/thesis.txt"] == "mine"
+    assert held(tmp_path)[".out.0123.partial/thesis.txt"] == "mine"
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one_unless_it_is_in_use(tmp_path):
+    left, young = tmp_path / ".out.0123456789ab.partial", tmp_path / ".out.ba9876543210.partial"
+    for folder in (left, young):
+        put(folder, {"weights": "half"})
+    os.utime(left, (time.time() - 3600,) * 2)
+    write(tmp_path / "out")
+    assert not left.exists()
+    assert young.exists()
+    put(tmp_path, {"out/mine": "mine"})
+    with written_aside(tmp_path / "out") as partial:
+        os.utime(partial, (time.time() - 3600,) * 2)
+        write(tmp_path / "out")
+        assert partial.exists()
+        put(partial, {"late": "too"})
+    assert held(tmp_path / "out") == NEW | {"mine": "mine", "late": "too"}
+
+
+@pytest.mark.parametrize("target_exists", [True, False])
+def test_a_link_to_a_folder_stays_a_link(target_exists, tmp_path):
+    if target_exists:
+        put(tmp_path / "real", OLD)
+    (tmp_path / "link").symlink_to("real")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert held(tmp_path / "real") == NEW
+
+
+def test_a_link_to_a_file_stays_a_link(tmp_path):
+    put(tmp_path, {"real": "old"})
+    (tmp_path / "link").symlink_to("real")
+    write_file(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_the_working_directory_can_be_written_to(tmp_path, monkeypatch):
+    put(tmp_path / "here", FOREIGN)
+    monkeypatch.chdir(tmp_path / "here")
+    write(Path())
+    assert held(Path()) == FOREIGN | NEW
+
+
+def test_two_writers_of_one_folder_do_not_mix(tmp_path):
+    with written_aside(tmp_path / "out") as first, written_aside(tmp_path / "out") as second:
+        put(first, {"a": "first", "b": "first"})
+        put(second, {"a": "second", "b": "second"})
+    assert held(tmp_path / "out") == {"a": "first", "b": "first"}
+
+
+def test_a_file_and_a_folder_in_the_place_of_a_file_are_refused(tmp_path):
+    put(tmp_path, {"file": "mine", "folder/config.json/mine": "mine"})
+    with pytest.raises(DataError, match="is a file"):
+        write(tmp_path / "file")
+    with pytest.raises(DataError, match="is a folder, where a file is to be written"):
+        write(tmp_path / "folder")
+    assert held(tmp_path) == {"file": "mine", "folder/config.json/mine": "mine"}
+
+
+def test_a_record_never_removes_what_is_elsewhere(tmp_path):
+    ready = "folder/.modernbert.0123456789ab.ready"
+    put(tmp_path, {"precious": "mine", f"{ready}/a": "new", f"{ready}/removed.json": '["../precious", "gone"]'})
+    settle(tmp_path / "folder")
+    assert held(tmp_path) == {"precious": "mine", "folder/a": "new"}
+
+
+@pytest.mark.timeout(20)
+def test_a_folder_can_be_written_inside_one_that_is_being_written(tmp_path):
+    put(tmp_path / "out", OLD | FOREIGN)
+    with written_aside(tmp_path / "out", own=("index.json", "part-1")) as partial:
+        write(partial)
+        write(partial / "model")
+    assert held(tmp_path / "out") == FOREIGN | NEW | {f"model/{name}": text for name, text in NEW.items()}

@@ -103,6 +103,7 @@ def read_spans(
     tags: str | None = None,
     joined_by: str = " ",
     labels: Collection[str] | None = None,
+    check: Callable[[SpanExample], Bad | None] | None = None,
     skip_bad: bool = False,
 ) -> Examples[SpanExample]:
     """Texts with labelled spans.
@@ -110,7 +111,8 @@ def read_spans(
     Either a column `text` and a column `spans`, a list of [begin, end, label] or of objects with those names (also
     `start`, `start_offset`, `end_offset`, `span`, `type`; if they tell the text of the span, as `text` or `name`, it is
     compared). Or columns `words` and `tags` (IOB, IOB2, BIOES), which CoNLL files have; the text is then the words
-    `joined_by` something. Offsets count characters. `labels` are the only ones allowed.
+    `joined_by` something. Offsets count characters. `labels` are the only ones allowed; `check` may refuse an example.
+    White space at the ends of a span is no part of it.
     """
 
     def make(record: Record) -> SpanExample | Bad:
@@ -123,6 +125,8 @@ def read_spans(
             for span in found.spans:
                 if span.label not in labels:
                     return _unknown_label(record, span.label, labels)
+        if isinstance(found, SpanExample) and check is not None and (bad := check(found)):
+            return bad
         return found
 
     return Examples(_source(source), make, skip_bad)

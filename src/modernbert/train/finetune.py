@@ -138,6 +138,11 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
         if encoded is not None:
             notes = "".join(f", {count:,} {what}" for what, count in encoded.notes.items() if count)
             logger.info("%s set: %s examples%s", name, f"{len(encoded.examples):,}", notes)
+            if encoded.lost:
+                logger.warning(
+                    "%s set: %s spans begin or end inside a token and cannot be predicted; the first is %s.",
+                    name, f"{len(encoded.lost):,}", encoded.lost[0],
+                )  # fmt: skip
     return task, sets
 
 
@@ -193,9 +198,13 @@ def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tup
             learned |= labels
             held.difference_update(part)
     if not held or len(held) == len(examples):
+        texts, labels = (
+            len({task.group(one) for one in examples}),
+            {one for each in examples for one in task.labels_of(each)},
+        )
         raise DataError(
-            f"{len(examples)} examples are too few to hold some out and train on every label; name a validation set in "
-            "data.validation, or set data.held_out = 0."
+            f"{len(examples)} examples ({texts} different texts, {len(labels)} labels) are too few to hold some out and "
+            "train on every label; name a validation set in data.validation, or set data.held_out = 0."
         )
     return (
         [example for index, example in enumerate(examples) if index not in held],

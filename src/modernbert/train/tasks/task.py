@@ -50,6 +50,7 @@ class Encoded(Generic[E]):
     items: list[Item]
     state: Any = None
     notes: Mapping[str, int] = field(default_factory=dict)  # what was cut or lost, counted
+    lost: Sequence[str] = ()  # labels that no prediction can give back, each with its place in a file
 
     @property
     def sequences(self) -> list[Ids]:
@@ -118,6 +119,10 @@ class Task(ABC, Generic[E, P]):
         return {
             "id2label": None,
             "problem_type": None,
+            "label_words": None,
+            "span_units": None,
+            "joined_by": None,
+            "reads_pairs": None,
             "read_tokens": self.recipe.max_length,
             "overlap_tokens": self.recipe.overlap_tokens,
             "max_answer_tokens": self.recipe.max_answer_tokens,

@@ -52,7 +52,11 @@ class TextTask(Task[TextExample, Scores]):
         return f"{example.text}\n{example.pair}"
 
     def changes(self) -> dict[str, Any]:
-        return super().changes() | {"id2label": dict(enumerate(self.names)), "problem_type": self.problem_type}
+        return super().changes() | {
+            "id2label": dict(enumerate(self.names)),
+            "problem_type": self.problem_type,
+            "reads_pairs": self.recipe.data.pair is not None,
+        }
 
     def encode(self, examples: list[TextExample]) -> Encoded[TextExample]:
         found = encode_texts(

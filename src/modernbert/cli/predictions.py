@@ -1,6 +1,7 @@
 """What `modernbert predict` prints, whatever a model was trained for."""
 
 import glob
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def predictions(
             raise ConfigError("Name the file in which the answers stand with --context.")
         return _answers(loaded(QuestionAnswerer), wanted, context)
     if found == SequenceClassifier.architecture:
-        return _labels(loaded(Classifier), wanted)
+        return _labels(loaded(Classifier), wanted, pairs=_may_read_pairs(find_folder(model)))
     raise CheckpointError(f"{model} holds a {found or 'bare model'}, which predicts no labels; train one: `finetune`.")
 
 
@@ -88,15 +89,19 @@ def _empty(text: str, name: str = "text") -> Shown:
     return Shown(text, ["empty"], {name: text, "empty": True})
 
 
-def _labels(classifier: Classifier, texts: Sequence[str]) -> list[Shown]:
-    cut = classifier.model.config.reads_pairs is not False  # nobody knows of a folder that does not say
-    pairs = [
-        (first, second) if cut and first.strip() and second.strip() else text
+def _may_read_pairs(folder: Path) -> bool:
+    """Whether a model was trained on pairs of texts, or whether its folder, of another trainer, does not say."""
+    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("reads_pairs", True))
+
+
+def _labels(classifier: Classifier, texts: Sequence[str], pairs: bool) -> list[Shown]:
+    given = [
+        (first, second) if pairs and first.strip() and second.strip() else text
         for text, (first, _, second) in ((text, text.partition("\t")) for text in texts)
     ]
     kind = classifier.model.problem_type
     shown = []
-    for text, scores in _in_place(texts, classifier([one for one in pairs if _is_text(one)])):
+    for text, scores in _in_place(texts, classifier([one for one in given if _is_text(one)])):
         if scores is None:
             shown.append(_empty(text))
             continue

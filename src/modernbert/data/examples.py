@@ -36,6 +36,11 @@ class Span:
     label: str
 
 
+def is_tag(text: str) -> bool:
+    """Whether a text is a tag of a word: O, or B-NAME and the like (IOB, BIOES, BILOU, BMES)."""
+    return text == "O" or (text[:2] in ("B-", "I-", "M-", "E-", "L-", "S-", "U-") and len(text) > 2)
+
+
 @dataclass(frozen=True)
 class SpanExample:
     """A text and the spans in it, in order and not overlapping.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from modernbert.data.examples import Origin, Span, SpanExample
+from modernbert.data.examples import Origin, Span, SpanExample, is_tag
 from modernbert.data.records import Bad, Record, missing_column
 from modernbert.data.words import join, parts_cluster
 
@@ -61,6 +61,12 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
     """A text of words, and the spans that their tags mean."""
     for column in (word_column, tag_column):
         if column not in record.values:
+            tagged = [name for name, cells in record.values.items() if name.isdecimal() and all(map(is_tag, cells))]
+            if column == "tags" and len(tagged) > 1:
+                sentence = (
+                    f"the columns {' and '.join(tagged)} all hold tags; name one of them, as data.tags = {tagged[0]}."
+                )
+                return Bad("several columns of tags", sentence, record.origin)
             return missing_column(record, column)
     words, tags = record.values[word_column], record.values[tag_column]
     for column, listed in ((word_column, words), (tag_column, tags)):
@@ -70,7 +76,10 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
                 sentence = f"{column} holds numbers, and the file does not name what they mean; write tags as texts."
             return Bad("strange words", sentence, record.origin)
     if len(words) != len(tags):
-        sentence = f"{word_column} has {len(words)} words, and {tag_column} has {len(tags)} tags; give one for each."
+        sentence = (
+            f"{word_column} and {tag_column} should be lists of the same length, and have {len(words)} and {len(tags)} "
+            "elements."
+        )
         return Bad("strange words", sentence, record.origin)
     if not words or not all(word.strip() for word in words):
         return Bad("empty text", "a word is empty; leave it out.", record.origin)
@@ -83,11 +92,6 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
             return Bad("strange tag", f"{tag!r} is no tag; write O, B-NAME or I-NAME.", origin)
     text, places = join(words, joined_by)
     return SpanExample(text, spans_of_tags(places, tags), places, record.origin)
-
-
-def is_tag(text: str) -> bool:
-    """Whether a text is a tag: O, or B-NAME and the like."""
-    return text == "O" or (text[:2] in ("B-", "I-", "M-", "E-", "L-", "S-", "U-") and len(text) > 2)
 
 
 def spans_of_tags(places: Sequence[tuple[int, int]], tags: Sequence[str]) -> tuple[Span, ...]:

@@ -7,7 +7,7 @@ from typing import overload
 from tokenizers import Tokenizer
 
 from modernbert.data.encoding_spans import decode_spans, encode_spans
-from modernbert.data.examples import Origin, SpanExample
+from modernbert.data.examples import Origin, SpanExample, is_tag
 from modernbert.data.words import Places, WordRule, join
 from modernbert.errors import CheckpointError
 from modernbert.inference.packing import outputs
@@ -43,7 +43,7 @@ class TokenClassifier(Predictor[Head]):
     def __init__(self, model: Head, tokenizer: Tokenizer, max_length: int | None = None) -> None:
         super().__init__(model, tokenizer, max_length)
         tags = model.config.labels
-        if not all(tag == "O" or (tag[:2] in _BEGINNINGS and tag[2:]) for tag in tags):
+        if not all(map(is_tag, tags)):
             raise CheckpointError(
                 f"The labels of this model are no tags of spans (O, B-..., I-...): {', '.join(tags)}."
             )
@@ -87,9 +87,6 @@ class TokenClassifier(Predictor[Head]):
             return checked(given, f"Text {number}"), None
         words = [checked(word, f"Word {place} of text {number}") for place, word in enumerate(given, 1)]
         return join(words, self.rule.joined_by)
-
-
-_BEGINNINGS = ("B-", "I-", "E-", "L-", "S-", "U-", "M-")
 
 
 def _rule(config: EncoderConfig) -> WordRule:

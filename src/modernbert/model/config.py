@@ -85,7 +85,7 @@ class EncoderConfig(Config):
     label_words: bool | None = None
     span_units: Literal["tokens", "words", "characters"] | None = None
     joined_by: str | None = None
-    reads_pairs: bool | None = None
+    reads_pairs: bool = False
     always_answers: bool = False
     read_tokens: int | None = Field(None, gt=0)
     overlap_tokens: int | None = Field(None, ge=0)

@@ -122,6 +122,7 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
         )
     skipped: dict[str, dict[str, int]] = {}
     train, validation = _read(task, "train", skipped), None
+    task.check(train)
     if recipe.data.validation is None and recipe.data.held_out:
         train, validation = split(task, train, recipe.data.held_out)
     task.learn_labels(train)
@@ -198,12 +199,10 @@ def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tup
             learned |= labels
             held.difference_update(part)
     if not held or len(held) == len(examples):
-        texts, labels = (
-            len({task.group(one) for one in examples}),
-            {one for each in examples for one in task.labels_of(each)},
-        )
+        texts = len({task.group(example) for example in examples})
+        count = len({label for example in examples for label in task.labels_of(example)})
         raise DataError(
-            f"{len(examples)} examples ({texts} different texts, {len(labels)} labels) are too few to hold some out and "
+            f"{len(examples)} examples ({texts} different texts, {count} labels) are too few to hold some out and "
             "train on every label; name a validation set in data.validation, or set data.held_out = 0."
         )
     return (

@@ -99,6 +99,13 @@ class Task(ABC, Generic[E, P]):
     def examples(self, source: Source) -> Examples[E]:
         """The labelled examples of a source. Labels that `learn_labels` has not seen are an error."""
 
+    def check(self, examples: Sequence[E]) -> None:
+        """See that training examples, as they were read, are of this task.
+
+        Raises:
+            DataError: they are not, which no single one of them tells.
+        """
+
     def learn_labels(self, examples: Sequence[E]) -> None:
         """Find the labels in the training examples."""
 
@@ -122,7 +129,7 @@ class Task(ABC, Generic[E, P]):
             "label_words": None,
             "span_units": None,
             "joined_by": None,
-            "reads_pairs": None,
+            "reads_pairs": False,
             "read_tokens": self.recipe.max_length,
             "overlap_tokens": self.recipe.overlap_tokens,
             "max_answer_tokens": self.recipe.max_answer_tokens,

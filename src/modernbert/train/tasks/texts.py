@@ -108,6 +108,15 @@ class Classify(TextTask):
     problem_type = "single_label_classification"
     metric_names = ("accuracy", "f1_macro", "matthews")
 
+    def check(self, examples: Sequence[TextExample]) -> None:
+        labels = {str(example.label) for example in examples}
+        fractions = [label for label in labels if re.fullmatch(r"[-+]?\d*[.,]\d+(?:e[-+]?\d+)?", label, re.IGNORECASE)]
+        if len(labels) > 20 and len(fractions) > len(labels) / 2 and all(map(_is_number, labels)):
+            raise DataError(
+                f"The labels are {len(labels)} different numbers, such as {min(fractions)}; numbers are learned with "
+                'task = "regress".'
+            )
+
     def learn_labels(self, examples: Sequence[TextExample]) -> None:
         self.names = _ordered({str(example.label) for example in examples})
         if len(self.names) < 2:
@@ -179,6 +188,12 @@ class MultiLabel(TextTask):
         self.names = _ordered(found) if isinstance(columns, str) else columns
         if not found:
             raise DataError("No training example has a label; name the column of the labels in data.label.")
+        if isinstance(columns, str) and found == {"0", "1"} and all(len(_several(one)) == 2 for one in examples):
+            raise DataError(
+                f"Every training example has both labels, 0 and 1; if {columns} says for each label whether it is "
+                "there, give the names of those that are, or a column of 0 and 1 for each label and their names in "
+                "data.label."
+            )
 
     def labels_of(self, example: TextExample) -> Sequence[str]:
         return _several(example)
@@ -281,6 +296,14 @@ def _number(example: TextExample) -> float:
 def _several(example: TextExample) -> tuple[str, ...]:
     assert isinstance(example.label, tuple), "read as several classes"
     return example.label
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:

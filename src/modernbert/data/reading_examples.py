@@ -272,7 +272,9 @@ def _pieces(value: str, separator: str) -> list[Any]:
     text = value.strip()
     if len(text) < 2 or text[0] + text[-1] not in ("[]", "()", "{}"):
         return value.split(separator)
-    between = re.sub(r"""(['"\d])\s+(['"\d])""", r"\1, \2", text[1:-1])  # NumPy writes no comma
+    if re.fullmatch(r"[\d\s.]+", text[1:-1]):  # NumPy writes no commas
+        return text[1:-1].split()
+    between = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text[1:-1])
     try:
         return list(ast.literal_eval(f"[{between}]"))
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):

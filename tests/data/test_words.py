@@ -165,6 +165,19 @@ def test_whole_words_are_what_stands_between_spaces_without_the_marks_around_it(
     ]  # fmt: skip
 
 
+def test_the_first_token_speaks_for_a_whole_word(byte_level):
+    text, rule, tags = "of Coca-Cola, import", WordRule("whole words"), bio_tags(["A"])
+    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.cut(text), HERE)], tags, max_length=64, stride=0)
+    [window], [units] = encoded.windows, encoded.units
+    assert len(window.ids) - 2 > len(units.places) == 4
+    logits = np.random.default_rng(0).normal(size=(len(window.ids), 3))  # of tokens that were never trained
+    logits[1 + units.anchors] = 0
+    for anchor, tag in zip(units.anchors, ["O", "B-A", "O", "O"], strict=True):
+        logits[1 + anchor, tags.index(tag)] = 9
+    [[(span, _)]] = decode_spans(encoded, [logits])
+    assert text[span.begin : span.end] == "Coca-Cola"
+
+
 def test_a_token_of_two_words_neither_breaks_an_entity_nor_counts_as_found():
     tokenizer = Tokenizer(
         models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "大阪": 3, "城。": 4}, unk_token="[UNK]")

@@ -240,6 +240,7 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerR
     Words are runs between white space; in languages without spaces look at tokens per character instead.
     """
     vocabulary = Vocabulary.of(tokenizer)
+    tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     used = np.zeros(vocabulary.size, dtype=np.bool_)
     unknown_id = tokenizer.get_vocab().get("[UNK]", -1)
     documents = num_bytes = tokens = words = characters = failures = unknown = 0

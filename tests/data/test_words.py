@@ -208,7 +208,10 @@ def test_no_span_ends_inside_a_word_that_was_handed_over(byte_level):
 def test_places_inside_characters_and_words():
     text = "ab e\u0301c 東京 서울 1x"
     assert [place for place in range(len(text) + 1) if parts_cluster(text, place)] == [4]
-    assert [place for place in range(len(text) + 1) if inside_word(text, place)] == [1, 4, 5, len(text) - 1]
+    assert [place for place in range(len(text) + 1) if inside_word(text, place)] == [1, 4, 5]
+    text = "FCvs NY1 India 12a"
+    ends = [place for place in range(len(text) + 1) if inside_word(text, place)]
+    assert [text[place - 1 : place + 1] for place in ends] == ["FC", "vs", "NY", "In", "nd", "di", "ia", "12"]
 
 
 def test_a_span_that_cuts_a_word_is_seen_where_no_token_ends_there(byte_level):

@@ -103,7 +103,9 @@ def test_spans_that_no_prediction_can_give_back_are_counted_and_listed(model, tm
     assert "Lost spans of the train set: " in (folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize(("span", "told"), [([7, 10], "'lin' and cuts the word 'line'"), ([8, 11], "'ine' and cuts")])
+@pytest.mark.parametrize(
+    ("span", "told"), [([7, 10], "'lin' and cuts the word 'line', where"), ([8, 11], "'ine' and cuts")]
+)
 def test_a_span_that_cuts_a_word_is_told_with_its_line_or_left_out(span, told, model, tmp_path):
     records = [{"text": f"import line {number}", "entities": [[7, 11, "A"]]} for number in range(40)]
     records[2]["entities"] = [[*span, "A"]]
@@ -112,6 +114,18 @@ def test_a_span_that_cuts_a_word_is_told_with_its_line_or_left_out(span, told, m
         prepare(recipe(model, tmp_path / "run", "tokens", data=data))
     _, sets = prepare(recipe(model, tmp_path / "run", "tokens", data=data, skip_bad=True))
     assert sets.skipped == {"train": {"span inside a word": 1}}
+
+
+def test_spans_that_cut_words_as_a_rule_are_refused_whatever_the_tokens_are(model, tmp_path):
+    records = [{"text": f"qxzj line {number}", "entities": [[0, 3, "A"]]} for number in range(40)]
+    data = {"train": str(write_lines(tmp_path / "x.jsonl", records))}
+    with pytest.raises(DataError, match=r"x\.jsonl:1: .*'qxz' and cuts the word 'qxzj', as 40 of 40 .*mean 0 to 4\?"):
+        prepare(recipe(model, tmp_path / "run", "tokens", data=data))
+    prepare(recipe(model, tmp_path / "run", "tokens", data=data | {"inside_words": True}))
+    for record in records[2:]:
+        record["entities"] = [[5, 9, "A"]]
+    data = {"train": str(write_lines(tmp_path / "y.jsonl", records))}
+    prepare(recipe(model, tmp_path / "run", "tokens", data=data))
 
 
 def test_white_space_at_the_ends_of_a_span_is_no_error_of_the_model(model, tmp_path):

@@ -134,13 +134,19 @@ def encode_spans(
     return EncodedSpans(tuple(tags), texts, all_units, cut, lost)
 
 
+def spans_that_cut_words(example: SpanExample) -> list[Span]:
+    """The spans of which an end is between two letters or digits."""
+    text = example.text
+    return [span for span in example.spans if inside_word(text, span.begin) or inside_word(text, span.end)]
+
+
 def span_inside_word(tokenizer: Tokenizer, example: SpanExample) -> tuple[Span, Span] | None:
     """The first span that cuts a word between two letters where no unit ends, and the same span with the whole word.
 
     Such a span is most likely a mistake of counting. Scripts without spaces and Hangul have no such words.
     """
     text = example.text
-    suspects = [span for span in example.spans if inside_word(text, span.begin) or inside_word(text, span.end)]
+    suspects = spans_that_cut_words(example)
     if not suspects:
         return None
     lost = {span for _, span in encode_spans(tokenizer, [example], bio_tags([span.label for span in example.spans]),

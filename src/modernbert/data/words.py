@@ -21,6 +21,8 @@ _UNSPACED = (
 _CLUSTER = regex.compile(r"\X")
 _UNSPACED_CLUSTER = regex.compile(rf"[{_UNSPACED}]")
 _WORD_CLUSTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
+_BOTH = {"letters": regex.compile(r"[\p{L}\p{M}]{2}"), "digits": regex.compile(r"\p{N}{2}")}
+_ABBREVIATED = regex.compile(r"\p{Lu}\p{Lu}\p{Ll}")
 _CHUNK = regex.compile(r"\S+")
 _OPENS = regex.compile(r"[\p{Ps}\p{Pi}\p{Pf}\"'¿¡]")
 _CLOSES = regex.compile(r"[\p{Pe}\p{Pi}\p{Pf}\"',;:!?.…。、]")
@@ -78,10 +80,15 @@ def parts_cluster(text: str, place: int) -> bool:
 
 
 def inside_word(text: str, place: int) -> bool:
-    """Whether a place is between two letters or digits of a script that is written with spaces."""
-    return 0 < place < len(text) and all(
-        _WORD_CLUSTER.match(text, at) and not _UNSPACED_CLUSTER.match(text, at) for at in (place - 1, place)
-    )
+    """Whether a place is between two letters, or two digits, of a script that is written with spaces.
+
+    Between a letter and a digit, and behind an abbreviation in capitals (the FC of "FCvs"), a word may well end.
+    """
+    if not 0 < place < len(text) or any(_UNSPACED_CLUSTER.match(text, at) for at in (place - 1, place)):
+        return False
+    if _ABBREVIATED.match(text, max(0, place - 2)):
+        return False
+    return any(_BOTH[kind].match(text, place - 1) is not None for kind in ("letters", "digits"))
 
 
 def word_around(text: str, begin: int, end: int) -> tuple[int, int]:

@@ -39,6 +39,7 @@ class TaskData(Config):
     )
     tags: str | None = None
     joined_by: str = " "  # what stands between words
+    inside_words: bool = False  # tokens: spans may begin and end between two letters of a word
     question: str = "question"
     context: str = "context"
     answers: str = "answers"

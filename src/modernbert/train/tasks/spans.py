@@ -11,11 +11,18 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from modernbert.data.encoding_spans import EncodedSpans, bio_tags, decode_spans, encode_spans, span_inside_word
+from modernbert.data.encoding_spans import (
+    EncodedSpans,
+    bio_tags,
+    decode_spans,
+    encode_spans,
+    span_inside_word,
+    spans_that_cut_words,
+)
 from modernbert.data.examples import Span, SpanExample
 from modernbert.data.reading_examples import Examples, Source, read_spans
 from modernbert.data.records import Bad
-from modernbert.data.words import WordRule
+from modernbert.data.words import WordRule, word_around
 from modernbert.errors import DataError
 from modernbert.model.heads import IGNORED, TaskModel, TokenClassifier
 from modernbert.packed import Sequences
@@ -46,8 +53,10 @@ class Tokens(Task[SpanExample, Scored]):
         data = self.recipe.data
 
         def check(example: SpanExample) -> Bad | None:
-            cut = span_inside_word(self.tokenizer, example) if example.words is None else None
-            return None if cut is None else _cut_word(example, *cut)
+            if data.inside_words or example.words is not None:
+                return None
+            cut = span_inside_word(self.tokenizer, example)
+            return None if cut is None else _cut_word(example, *cut, "where no token of the model ends; ")
 
         return read_spans(
             source,
@@ -60,6 +69,18 @@ class Tokens(Task[SpanExample, Scored]):
             check=check,
             skip_bad=self.recipe.skip_bad,
         )
+
+    def check(self, examples: Sequence[SpanExample]) -> None:
+        """See that spans do not cut words as a rule: a few may, but many are a mistake of counting."""
+        if self.recipe.data.inside_words:
+            return
+        marked = [example for example in examples if example.words is None]
+        cut = [(example, span) for example in marked for span in spans_that_cut_words(example)]
+        total = sum(len(example.spans) for example in marked)
+        if len(cut) > max(2, total / 10):
+            example, span = cut[0]
+            whole = Span(*word_around(example.text, span.begin, span.end), span.label)
+            raise _cut_word(example, span, whole, f"as {len(cut)} of {total} spans do; ").error()
 
     def learn_labels(self, examples: Sequence[SpanExample]) -> None:
         self.names = tuple(sorted({span.label for example in examples for span in example.spans}))
@@ -193,12 +214,12 @@ def _spans(scored: Scored) -> tuple[Span, ...]:
     return tuple(span for span, _ in scored)
 
 
-def _cut_word(example: SpanExample, span: Span, whole: Span) -> Bad:
+def _cut_word(example: SpanExample, span: Span, whole: Span, why: str) -> Bad:
     text = example.text
     sentence = (
         f"the span {span.begin} to {span.end} ({span.label}) is {text[span.begin : span.end]!r} and cuts the word "
-        f"{text[whole.begin : whole.end]!r} where no token of the model ends; did you mean {whole.begin} to "
-        f"{whole.end}? The end is behind the last character."
+        f"{text[whole.begin : whole.end]!r}, {why}did you mean {whole.begin} to {whole.end}? The end is behind the "
+        "last character. Set data.inside_words = true if spans may be parts of words."
     )
     return Bad("span inside a word", sentence, example.origin)
 

@@ -96,7 +96,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     mistakes = error.errors()
     # A misspelt key of a required field is two mistakes, and its name is the one to show.
     first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
-    place = ".".join(str(part) for part in first["loc"]) or "the recipe"
+    place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         meant = " or ".join(repr(key) for key in _meant(kind, tuple(map(str, first["loc"]))))
         return f"{place} is not a known key" + (f"; did you mean {meant}?" if meant else ".")
@@ -104,7 +104,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
         return f"{place} is required."
     message = first["msg"].removeprefix("Value error, ")
     shown = f" (got {first['input']!r})" if isinstance(first["input"], str | int | float | bool) else ""
-    return f"{place}: {message}{shown}."
+    return f"{place}: {message}{shown}." if place else f"{message}{shown}."
 
 
 def _meant(kind: type[BaseModel], written: tuple[str, ...]) -> list[str]:

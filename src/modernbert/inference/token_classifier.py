@@ -47,7 +47,7 @@ class TokenClassifier(Predictor[Head]):
             raise CheckpointError(
                 f"The labels of this model are no tags of spans (O, B-..., I-...): {', '.join(tags)}."
             )
-        self.rule = _rule(model.config)
+        self.rule = rule_of(model.config)
 
     @overload
     def __call__(self, texts: str) -> list[Entity]: ...  # type: ignore[overload-overlap]
@@ -89,7 +89,8 @@ class TokenClassifier(Predictor[Head]):
         return join(words, self.rule.joined_by)
 
 
-def _rule(config: EncoderConfig) -> WordRule:
+def rule_of(config: EncoderConfig) -> WordRule:
+    """How a model cuts texts into units."""
     if config.span_units is not None:
         return WordRule(config.span_units, " " if config.joined_by is None else config.joined_by)
     # no key: another trainer, or an older version, which told words from tokens by label_words

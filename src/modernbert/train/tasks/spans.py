@@ -23,7 +23,9 @@ from modernbert.data.examples import Span, SpanExample
 from modernbert.data.reading_examples import Examples, Source, read_spans
 from modernbert.data.records import Bad
 from modernbert.data.words import WordRule, word_around
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
+from modernbert.inference.token_classifier import rule_of
+from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import IGNORED, TaskModel, TokenClassifier
 from modernbert.packed import Sequences
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -88,6 +90,12 @@ class Tokens(Task[SpanExample, Scored]):
             raise DataError("No training example has a span; name their column in data.spans, or data.words and tags.")
         if any(example.words is not None for example in examples):
             self.rule = WordRule.of_words(self.recipe.data.joined_by)
+
+    def recall(self, config: EncoderConfig) -> None:
+        self.names = tuple(sorted({tag[2:] for tag in config.labels if tag != "O"}))
+        self.rule = rule_of(config)
+        if config.labels != self.tags:
+            raise ConfigError(f"The labels of the model are no tags that are learned here: {', '.join(config.labels)}.")
 
     def labels_of(self, example: SpanExample) -> Sequence[str]:
         return [span.label for span in example.spans]

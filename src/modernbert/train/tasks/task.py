@@ -16,6 +16,7 @@ from modernbert.data.examples import ChoiceExample, QuestionExample, SpanExample
 from modernbert.data.reading_examples import Examples, Source
 from modernbert.errors import ConfigError
 from modernbert.inference.packing import overlap
+from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import TaskModel
 from modernbert.packed import Sequences
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -108,6 +109,16 @@ class Task(ABC, Generic[E, P]):
 
     def learn_labels(self, examples: Sequence[E]) -> None:
         """Find the labels in the training examples."""
+
+    def recall(self, config: EncoderConfig) -> None:
+        """Take what `learn_labels` has learned from the configuration of a model that was trained for this task.
+
+        Raises:
+            ConfigError: its labels are not of the kind that this task gives.
+        """
+
+    def look_at(self, examples: Sequence[E]) -> None:
+        """See in examples what does not depend on their labels and the model does not keep."""
 
     def group(self, example: E) -> str:
         """Examples with the same are never on both sides of a split."""

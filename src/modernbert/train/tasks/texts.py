@@ -18,6 +18,7 @@ from modernbert.data.examples import TextExample
 from modernbert.data.reading_examples import Examples, Kind, Source, read_texts_with_labels
 from modernbert.errors import DataError
 from modernbert.inference.classifier import scores
+from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import SequenceClassifier, TaskModel
 from modernbert.packed import Sequences
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -47,6 +48,9 @@ class TextTask(Task[TextExample, Scores]):
             separator=data.separator,
             skip_bad=self.recipe.skip_bad,
         )
+
+    def recall(self, config: EncoderConfig) -> None:
+        self.names = config.labels
 
     def group(self, example: TextExample) -> str:
         return f"{example.text}\n{example.pair}"

@@ -45,7 +45,8 @@ def is_tag(text: str) -> bool:
 class SpanExample:
     """A text and the spans in it, in order and not overlapping.
 
-    `words` are the pieces that the file itself cuts the text into (CoNLL); None where spans are all it tells.
+    `words` are the pieces that get one tag each: those that the file itself cuts the text into (CoNLL), or those of a
+    `WordRule`; None where spans are all that is known.
     """
 
     text: str

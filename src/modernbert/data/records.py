@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveInt, ValidationInfo, field_validator
 
 from modernbert.config import Config
+from modernbert.data.conll import LOOKED_AT, RANGE, counts_words, read_sentences
 from modernbert.data.examples import Origin, is_tag
 from modernbert.data.opening import UnreadableError, find_files, read_lines, read_raw_lines
 from modernbert.errors import DataError
@@ -393,14 +394,14 @@ def _conll(path: Path, source: Source) -> Iterator[Record | Bad]:
     names it. Where the first column counts the words, the word is the second, and the tag the only column of tags.
     """
     names: list[str] = list(source.columns or ())
-    sentences = _sentences(path, source.comments, names)
-    beginning = list(islice(sentences, _LOOKED_AT))
-    counted = _counts_words(beginning)
+    sentences = read_sentences(path, source.comments, names)
+    beginning = list(islice(sentences, LOOKED_AT))
+    counted = counts_words(beginning)
     if counted:
         logger.info("%s: the first column counts the words, so the second one is the word.", path)
     for rows in chain(beginning, sentences):
         if counted:
-            rows = [(number, columns) for number, columns in rows if not _RANGE.fullmatch(columns[0])]
+            rows = [(number, columns) for number, columns in rows if not RANGE.fullmatch(columns[0])]
         untagged = next(((number, columns[0]) for number, columns in rows if len(columns) == 1), None)
         if untagged is not None:
             number, word = untagged
@@ -418,57 +419,6 @@ def _conll(path: Path, source: Source) -> Iterator[Record | Bad]:
             values |= {str(place): column for place, column in enumerate(cells, 1)}
             values |= dict(zip(names, cells, strict=False))
             yield Record(values, Origin(str(path), lines[0]))
-
-
-_LOOKED_AT = 50  # sentences that tell whether the first column counts
-_RANGE = re.compile(r"\d+[-.]\d+")  # words written as one, and words that are not written (CoNLL-U)
-
-Rows = list[tuple[int, list[str]]]  # of a sentence: the number of each line, and its columns
-
-
-def _sentences(path: Path, comments: str | None, names: list[str]) -> Iterator[Rows]:
-    """The sentences of columns, without markers and comments; `names` takes what the file itself calls its columns.
-
-    Unless told by what they begin, comments are lines before a sentence that begin with # and do not end with a tag.
-    """
-    rows: Rows = []
-    noticed = False
-    for number, line in read_lines(path):
-        text = line.strip(" \t\r\n")
-        columns = re.split(r"[ \t]+", text)
-        if not text.strip() or columns[0] == "-DOCSTART-":
-            if rows:
-                yield rows
-            rows = []
-            continue
-        if re.search(r"\r[^\r]", text):
-            sentence = f"{path}: its lines end with a carriage return alone (CR); save it with line feeds (LF)."
-            raise UnreadableError("carriage returns", sentence, f"{path}:{number}")
-        told = comments is not None and line.startswith(comments)
-        seen = comments is None and not rows and text.startswith("#") and len(columns) > 1 and not is_tag(columns[-1])
-        if told or seen:
-            if not names and (found := re.fullmatch(r"#\s*global\.columns\s*=\s*(.*)", text)):
-                names += found[1].split()
-            if seen and not noticed:
-                logger.info("%s:%d begins with # and ends with no tag: lines like it are comments.", path, number)
-                noticed = True
-            continue
-        rows.append((number, columns))
-    if rows:
-        yield rows
-
-
-def _counts_words(sentences: Sequence[Rows]) -> bool:
-    """Whether the first of at least three columns counts 1, 2, 3 in all of these sentences."""
-    evident = False
-    for rows in sentences:
-        if any(len(columns) < 3 for _, columns in rows):
-            return False
-        numbers = [columns[0] for _, columns in rows if not _RANGE.fullmatch(columns[0])]
-        if numbers != [str(number) for number in range(1, len(numbers) + 1)]:
-            return False
-        evident = evident or len(numbers) > 1
-    return evident
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[Record | Bad]:

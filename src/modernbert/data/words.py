@@ -19,6 +19,7 @@ _UNSPACED = (
     r"\p{Javanese}\p{Balinese}\p{Tai_Tham}\p{New_Tai_Lue}\p{Tai_Le}\p{Tai_Viet}ーｰ々〆"
 )
 _CLUSTER = regex.compile(r"\X")
+_APART = regex.compile(r"\p{GCB=Other}{2}")  # between two such characters a cluster always ends
 _UNSPACED_CLUSTER = regex.compile(rf"[{_UNSPACED}]")
 _WORD_CLUSTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _BOTH = {"letters": regex.compile(r"[\p{L}\p{M}]{2}"), "digits": regex.compile(r"\p{N}{2}")}
@@ -73,7 +74,7 @@ def clusters(text: str) -> Iterator[tuple[int, int]]:
 
 def parts_cluster(text: str, place: int) -> bool:
     """Whether a cut at a place would part a letter from its marks."""
-    if not 0 < place < len(text) or text[place - 1 : place + 1].isascii():
+    if not 0 < place < len(text) or _APART.match(text, place - 1):
         return False
     begin = max(0, place - 64)  # clusters are shorter: a search from there finds their ends again
     return place - begin not in {one for one, _ in clusters(text[begin : place + 1])}

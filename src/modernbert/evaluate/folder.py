@@ -23,9 +23,7 @@ _TASKS: dict[str, TaskName] = {
 _PROBLEMS: dict[str | None, TaskName] = {"regression": "regress", "multi_label_classification": "multi-label"}
 
 
-def measure_folder(
-    source: str | Path, data: Path, overrides: Iterable[str] = (), *, device: str = "auto", limit: int | None = None
-) -> Measured:
+def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = (), *, device: str = "auto") -> Measured:
     """Predictions of a folder for labelled data, and their metrics with confidence intervals, as its report has them.
 
     The columns have the names that the folder's own recipe.toml gives them, or the usual ones; `overrides` change them,
@@ -47,8 +45,7 @@ def measure_folder(
         )
     task.recall(config)
     assert recipe.data.test is not None
-    chosen = recipe.data.test if limit is None else recipe.data.test.model_copy(update={"limit": limit})
-    examples = list(task.examples(chosen))
+    examples = list(task.examples(recipe.data.test))
     task.look_at(examples)
     encoded = task.encode(examples)
     model: TaskModel = task.head.from_pretrained(folder, device=select_device(device))

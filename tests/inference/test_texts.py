@@ -12,7 +12,7 @@ from corpora import make_model
 from modernbert import Classifier, FillMask, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
 from modernbert.data.encoding_spans import bio_tags
-from modernbert.errors import DataError
+from modernbert.errors import CheckpointError, DataError
 from modernbert.model import QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
 
@@ -142,6 +142,27 @@ def test_folders_of_other_trainers_and_of_older_versions_give_whole_words(start)
     text = 'The "Coca-Cola" of O\'Neill, U.S.A.'
     whole = {"The", '"', "Coca-Cola", "of", "O'Neill", ",", "U.S.A."}
     assert {text[begin:end] for begin, end in other.rule.cut(text)} == whole
+
+
+def test_labels_that_are_no_tags_or_lack_the_tag_outside_are_refused(start):
+    for number, labels in enumerate(({0: "B-X", 1: "I-X"}, {0: "O", 1: "X"})):
+        with pytest.raises(CheckpointError, match="are no tags of spans"):
+            TokenClassifier.from_pretrained(saved(start, TokenHead, f"no tags {number}", id2label=labels), device="cpu")
+
+
+def test_a_file_of_json_lines_is_read_as_such_and_not_as_its_text(classes, answers, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "fire"}\n{"text": "the sea"}\n')
+    found = shown("predict", "--file", tmp_path / "x.jsonl", "--model", classes)
+    assert [one["text"] for one in found] == ["fire", "the sea"]
+    for wrong in ('{"body": "fire"}', '{"text": ["fire"]}', '{"text": null}'):
+        (tmp_path / "x.jsonl").write_text(wrong)
+        result = CliRunner().invoke(app, ["predict", "--file", str(tmp_path / "x.jsonl"), "--model", str(classes)])
+        assert isinstance(result.exception, DataError)
+        assert "x.jsonl:1: there is no text in a column text" in str(result.exception)
+    (tmp_path / "context.txt").write_text("in the house")
+    (tmp_path / "x.jsonl").write_text('{"question": "where?"}\n')
+    asked = shown("predict", "--file", tmp_path / "x.jsonl", "--model", answers, "--context", tmp_path / "context.txt")
+    assert [one["question"] for one in asked] == ["where?"]
 
 
 def shown(*command):

@@ -66,6 +66,15 @@ def test_too_few_examples_say_how_many_different_ones_there_are(model, tmp_path)
         prepared(model, tmp_path, path)
 
 
+def test_columns_of_a_conll_file_are_named_by_number_in_a_recipe(model, tmp_path):
+    rows = "1\tAnna\tB-PER\tO\n2\tOsloer\tO\tB-LOC\n3\tx\tO\tO\n\n"
+    (tmp_path / "x.conll").write_text(rows * 20)
+    task, sets = prepared(model, tmp_path, tmp_path / "x.conll", "tokens", words=2, tags=4, held_out=0)
+    assert (task.names, sets.train.examples[0].text) == (("LOC",), "Anna Osloer x")
+    task, _ = prepared(model, tmp_path, tmp_path / "x.conll", "tokens", tags="3", held_out=0)
+    assert task.names == ("PER",)
+
+
 def test_special_tokens_in_texts_are_text_in_training_and_in_use(model, tmp_path):
     rows = [(f"{text} [MASK] {word}", label) for text, label in sentences(60, 1) for word in ("[SEP]", "[CLS]")]
     folder = finetune(

@@ -17,7 +17,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides of the recipe.", metavar="[SECTION.KEY=VALUE]...")
 ]
 Corpus = Annotated[
-    list[str], typer.Argument(help="JSON lines (.gz, .zst), Parquet, text files, folders, globs, or python:MODULE.")
+    list[str],
+    typer.Argument(help="JSON lines (.gz, .zst), JSON, CSV, Parquet, text files, folders, globs, or python:MODULE."),
 ]
 
 

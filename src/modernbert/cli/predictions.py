@@ -64,7 +64,7 @@ def predictions(
         return _choices(loaded(ChoiceAnswerer), *offered)
     if found == TokenHead.architecture:
         return _spans(loaded(TokenClassifier), _texts_or_words(texts, file))
-    wanted = texts_of(texts, file)
+    wanted = _texts(texts, file, "question" if found == QuestionAnswering.architecture else "text")
     if found == QuestionAnswering.architecture:
         if context is None:
             raise ConfigError("Name the file in which the answers stand with --context.")
@@ -131,18 +131,28 @@ def _spans(classifier: TokenClassifier, texts: Sequence[str | list[str]]) -> lis
     return shown
 
 
-def _texts_or_words(texts: list[str], file: Path | None) -> list[str | list[str]]:
-    """Texts as `texts_of` gives them; of a file whose name tells that it has columns, those of `text` or `words`."""
+def _texts(texts: list[str], file: Path | None, column: str) -> list[str]:
+    """Texts as `texts_of` gives them; of a file whose name tells that it has columns, those of one column."""
+    found = _texts_or_words(texts, file, column, words=())
+    return [one for one in found if isinstance(one, str)]
+
+
+def _texts_or_words(
+    texts: list[str], file: Path | None, column: str = "text", words: Sequence[str] = ("words", "tokens")
+) -> list[str | list[str]]:
+    """The same, and lists of texts in the columns `words`. CSV and TSV are read as lines, as pairs of texts are."""
     if file is None or told_format(file) in (None, "csv", "tsv"):
         return list(texts_of(texts, file))
     found: list[str | list[str]] = list(texts_of(texts, None)) if texts else []
     for record in read_records(Source(path=glob.escape(str(file)))):
         if isinstance(record, Bad):
             raise record.error()
-        words = next((record.values[name] for name in ("words", "tokens") if name in record.values), None)
-        given = record.values.get("text", words)
-        if not isinstance(given, str) and not (isinstance(given, list) and all(isinstance(one, str) for one in given)):
-            raise DataError(f"{record.origin}: there is neither a text in a column text, nor a list of texts in words.")
+        listed = next((record.values[name] for name in words if name in record.values), None)
+        given = record.values.get(column, listed)
+        as_words = bool(words) and isinstance(given, list) and all(isinstance(one, str) for one in given)
+        if not isinstance(given, str) and not as_words:
+            also = f", and no list of texts in {' or '.join(words)}" if words else ""
+            raise DataError(f"{record.origin}: there is no text in a column {column}{also}.")
         found.append(given)
     if not found:
         raise DataError(f"{file} holds no text.")

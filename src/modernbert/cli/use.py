@@ -93,7 +93,7 @@ def predict(
         Path | None,
         typer.Option(
             help="A file with one text a line; result n is that of line n. For a model of pairs a tab stands before "
-            "the second text. Of a model that finds spans also JSON lines, Parquet or CoNLL with texts or words. "
+            "the second text. JSON lines, JSON and Parquet have the column text (or question, or for spans words). "
             "Of a model that chooses, without --choices: JSON lines, or another table, with question and choices."
         ),
     ] = None,

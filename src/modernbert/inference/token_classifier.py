@@ -43,7 +43,7 @@ class TokenClassifier(Predictor[Head]):
     def __init__(self, model: Head, tokenizer: Tokenizer, max_length: int | None = None) -> None:
         super().__init__(model, tokenizer, max_length)
         tags = model.config.labels
-        if not all(map(is_tag, tags)):
+        if "O" not in tags or not all(map(is_tag, tags)):
             raise CheckpointError(
                 f"The labels of this model are no tags of spans (O, B-..., I-...): {', '.join(tags)}."
             )

@@ -1,11 +1,13 @@
 import gzip
 import json
+import pickle
 
 import pyarrow
 import pytest
 import zstandard
 from pyarrow import parquet
 
+from modernbert.data.opening import UnreadableError
 from modernbert.data.reading import Document, Skipped, find_files, first_bytes, read_documents, read_texts
 from modernbert.data.reading_examples import read_texts_with_labels
 from modernbert.errors import DataError
@@ -64,6 +66,11 @@ def test_what_is_broken_in_other_files_is_named_too(tmp_path):
     assert reasons("x.json", b'[{"text": "one"}, 3, {"text": nothing}]') == ["one", "no text", "broken file"]
     assert reasons("x.jsonl", b'{"text": \n{"text": "two"}\n') == ["broken line", "two"]
     assert reasons("y.json", b'{"rows":\n[]}') == ["broken file"]
+
+
+def test_an_error_of_reading_survives_the_way_from_another_process():
+    error = pickle.loads(pickle.dumps(UnreadableError("damaged file", "x is damaged", "x:3")))
+    assert (error.reason, str(error), error.origin) == ("damaged file", "x is damaged", "x:3")
 
 
 def test_a_table_without_the_column_of_the_text_is_refused_with_the_remedy(tmp_path):

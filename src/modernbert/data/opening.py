@@ -22,6 +22,9 @@ class UnreadableError(DataError):
         self.reason = reason
         self.origin = origin
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # it may come from another process
+        return type(self), (self.reason, str(self), self.origin)
+
 
 def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
     """The files that some paths mean, sorted within each: files, globs, folders (searched by `pattern`), and

@@ -136,7 +136,7 @@ def test_fill_mask_prints_json_for_machines(model, tmp_path):
         "fill-mask", "-", "--file", lines, "--model", model, "--top-k", 2, "--json", stdin="a [MASK] b\n"
     )
     found = json.loads(result.stdout)
-    assert [entry["text"] for entry in found] == ["a [MASK] b", "def [MASK]():", "[MASK] x in y"]
+    assert [entry["text"] for entry in found] == ["a [MASK] b", "def [MASK]():", "", "[MASK] x in y"]
     assert all(len(mask) == 2 for entry in found for mask in entry["masks"])
 
 

@@ -32,8 +32,21 @@ def test_probabilities_are_those_of_the_model(fill):
 def test_each_mask_of_a_text_has_its_candidates(fill):
     first, second = fill("for  [MASK] in x[MASK]:", top_k=4)
     assert [len(first), len(second)] == [4, 4]
-    assert [c.text for c in first] == [f"for{c.token} in x[MASK]:" for c in first]  # [MASK] swallows the spaces before
+    assert [c.text for c in first] == [f"for  {c.token.lstrip(' ')} in x[MASK]:" for c in first]
     assert [c.text for c in second] == [f"for  [MASK] in x{c.token}:" for c in second]
+
+
+@pytest.mark.parametrize("space", ["\n", " ", "\r\n", "\n\t ", "\u3000"])
+def test_the_text_around_a_mask_stays_as_it_is(fill, space):
+    [candidates] = fill(f"line one{space}[MASK] two", top_k=8)
+    assert [c.text for c in candidates] == [f"line one{space}{c.token.lstrip(' ')} two" for c in candidates]
+
+
+def test_other_special_tokens_in_a_text_are_text(fill):
+    ids = fill._encode("a [SEP] b[CLS] [MASK]").ids
+    assert (ids.count(fill.vocabulary.sep_id), ids.count(fill.vocabulary.cls_id)) == (1, 1)
+    assert ids.count(fill.vocabulary.mask_id) == 1
+    assert len(fill("a [SEP] b [MASK]", top_k=1)) == 1
 
 
 def test_many_texts_give_what_each_gives_alone(fill):
@@ -56,6 +69,9 @@ def test_special_tokens_are_no_candidates(fill):
         ("no mask", 5, r"There is no \[MASK\] in 'no mask'"),
         ("[MASK] " + "word " * 100, 5, "tokens, and the model reads 64"),
         ("[MASK]", 0, "at least one candidate"),
+        (["a [MASK]", None], 5, "Text 2 is None and should be a text"),
+        (["a [MASK]", "[MASK] \ud83d"], 5, "Text 2 holds half a surrogate pair"),
+        (3, 5, "3 should be a text, or a list of texts"),
     ],
 )
 def test_wrong_input_is_one_sentence(fill, text, top_k, message):

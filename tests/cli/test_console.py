@@ -14,7 +14,7 @@ from modernbert.errors import DataError
 from modernbert.model import QuestionAnswering
 
 LINES = ["\ufeffa\u2028b", "c\x85d\x0ce", "f\tg", "", "h"]
-TEXTS = ["a\u2028b", "c\x85d\x0ce", "f\tg", "h"]
+TEXTS = ["a\u2028b", "c\x85d\x0ce", "f\tg", "", "h"]
 
 
 def give_stdin(monkeypatch, raw):
@@ -27,6 +27,14 @@ def test_texts_are_cut_at_ends_of_lines_alone_and_have_no_byte_order_mark(end, t
     (tmp_path / "x.txt").write_bytes(raw)
     give_stdin(monkeypatch, raw)
     assert texts_of(["x\u2028y", "-"], tmp_path / "x.txt") == ["x\u2028y", *TEXTS, *TEXTS]
+
+
+def test_text_n_of_a_file_is_its_line_n(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"\none\n  \ntwo\n")
+    assert texts_of([], tmp_path / "x.txt") == ["", "one", "  ", "two"]
+    (tmp_path / "x.txt").write_bytes(b"\n \n")
+    with pytest.raises(DataError, match="There is no text"):
+        texts_of([], tmp_path / "x.txt")
 
 
 def test_what_is_not_utf_8_is_one_sentence(tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 import gzip
 import json
+import pickle
 
 import pyarrow
 import pytest
 import zstandard
 from pyarrow import parquet
 
+from modernbert.data.opening import UnreadableError
 from modernbert.data.reading import Document, Skipped, find_files, first_bytes, read_documents, read_texts
+from modernbert.data.reading_examples import read_texts_with_labels
 from modernbert.errors import DataError
 
 LINES = b'{"text": "one"}\nnot json\n{"title": "no text"}\n{"text": "  "}\n{"text": "\xff"}\n\n[1]\n{"text": "two"}\n'
@@ -29,6 +32,53 @@ def test_half_a_surrogate_pair_is_skipped_as_no_tokenizer_takes_it(tmp_path):
     skipped, document = read_documents(tmp_path / "x.jsonl")
     assert skipped.reason == "half a surrogate pair"
     assert document.text == "a whole 😀 one"
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "texts"),
+    [
+        ("x.jsonl", b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n', ["one", "two"]),
+        ("x.txt", b"\xef\xbb\xbfone\r\ntwo", ["one\r\ntwo"]),
+        ("x.json", b'[\n {"text": "one"},\n {"text": "two"}\n]\n', ["one", "two"]),
+        ("x.jsonl", b'[\n {"text": "one"},\n {"text": "two"}\n]\n', ["one", "two"]),
+        ("x.json", b'[{"text": "one"}, {"text": "two"}]', ["one", "two"]),
+        ("x.json", b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}', ["one", "two"]),
+        ("x.json", b'{\n "text": "one"\n}\n', ["one"]),
+        ("x.csv", b'\xef\xbb\xbftext,label\none,red\n"two, and\nmore",green\n', ["one", "two, and\nmore"]),
+        ("x.tsv", b"label\ttext\nred\tone\n", ["one"]),
+        ("x.csv.gz", gzip.compress(b"label,text\nred,one\n", mtime=0), ["one"]),
+    ],
+)
+def test_a_corpus_reads_what_labelled_data_may_be_written_in(tmp_path, name, raw, texts):
+    (tmp_path / name).write_bytes(raw)
+    assert [one.text for one in read_documents(tmp_path / name)] == texts
+    if not name.endswith(".txt"):
+        assert [one.text for one in read_texts_with_labels(tmp_path / name, label=None)] == texts
+
+
+def test_what_is_broken_in_other_files_is_named_too(tmp_path):
+    def reasons(name, raw):
+        (tmp_path / name).write_bytes(raw)
+        return [one.reason if isinstance(one, Skipped) else one.text for one in read_documents(tmp_path / name)]
+
+    assert reasons("x.csv", b"text,label\none,a\ntwo\n\xff,b\n") == ["one", "other number of columns", "not UTF-8"]
+    assert reasons("y.csv", b'text,label\none,a\n"two,a\n') == ["one", "quotation marks"]
+    assert reasons("x.json", b'[{"text": "one"}, 3, {"text": nothing}]') == ["one", "no text", "broken file"]
+    assert reasons("x.jsonl", b'{"text": \n{"text": "two"}\n') == ["broken line", "two"]
+    assert reasons("y.json", b'{"rows":\n[]}') == ["broken file"]
+
+
+def test_an_error_of_reading_survives_the_way_from_another_process():
+    error = pickle.loads(pickle.dumps(UnreadableError("damaged file", "x is damaged", "x:3")))
+    assert (error.reason, str(error), error.origin) == ("damaged file", "x is damaged", "x:3")
+
+
+def test_a_table_without_the_column_of_the_text_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "x.csv").write_text("body,label\none,a\n")
+    with pytest.raises(DataError, match=r"no column 'text'; it has body, label\. Name it in text_key, or .* \"text\""):
+        list(read_documents(tmp_path / "x.csv"))
+    assert [one.text for one in read_documents(tmp_path / "x.csv", text_key="body")] == ["one"]
+    assert [one.text for one in read_documents(tmp_path / "x.csv", kind="text")] == ["body,label\none,a\n"]
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])

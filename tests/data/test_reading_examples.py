@@ -153,6 +153,106 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name, content, sen
         list(read_texts_with_labels(tmp_path / name, skip_bad=True))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['text\tlabel\n"great\tpos\nit was "\tneg\nok\tpos\n', 'label\ttext\npos\t"great\nneg\tit was "\npos\tok\n'],
+)
+def test_a_quotation_mark_that_would_join_two_lines_of_a_tsv_is_refused(tmp_path, text):
+    (tmp_path / "x.tsv").write_text(text)
+    with pytest.raises(DataError, match=r"x\.tsv:2: the quotation marks do not fit .*line 3.* or set literal_quotes"):
+        list(read_texts_with_labels(tmp_path / "x.tsv"))
+    literal = Source(path=str(tmp_path / "x.tsv"), literal_quotes=True)
+    assert [(one.text, one.label) for one in read_texts_with_labels(literal)] == [
+        ('"great', "pos"),
+        ('it was "', "neg"),
+        ("ok", "pos"),
+    ]
+
+
+def test_quoted_line_breaks_and_tabs_of_a_tsv_are_read(tmp_path):
+    (tmp_path / "x.tsv").write_text('text\tlabel\n"one\nmore"\ta\n"two\ttabs"\tb\n')
+    assert [one.text for one in read_texts_with_labels(tmp_path / "x.tsv")] == ["one\nmore", "two\ttabs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "sentence"),
+    [
+        ("x.csv", b"text,label\rfire,red\rgrass,green\r", "lines end with a carriage return alone"),
+        ("x.tsv", b"text\tlabel\rfire\tred", "lines end with a carriage return alone"),
+        ("x.csv", b"text,label\nfire\rsea,red\n", "x\\.csv:2: a carriage return .* stands inside the line"),
+        ("x.conll", b"Anna B-PER\rsleeps O\r", "lines end with a carriage return alone"),
+        ("x.jsonl", b'{"text": "a", "label": "b"}\r{"text": "c", "label": "d"}\r', "carriage return alone"),
+    ],
+)
+def test_carriage_returns_alone_are_named_as_the_cause(tmp_path, name, raw, sentence):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(DataError, match=sentence):
+        list(read_spans(tmp_path / name) if name == "x.conll" else read_texts_with_labels(tmp_path / name))
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_line_that_tells_what_stands_between_columns_is_followed(tmp_path, quote):
+    (tmp_path / "x.csv").write_bytes(f"\ufeff{quote}sep=;{quote}\r\ntext;label\r\nfire, blood;red\r\n;\r\n".encode())
+    assert next(iter(read_texts_with_labels(tmp_path / "x.csv"))).text == "fire, blood"
+    with pytest.raises(DataError, match=r"x\.csv:4: text is empty"):
+        list(read_texts_with_labels(tmp_path / "x.csv"))
+
+
+def test_names_of_classes_in_the_schema_of_a_parquet_file_are_read(tmp_path):
+    features = {
+        "text": {"dtype": "string", "_type": "Value"},
+        "label": {"names": ["bad", "good"], "_type": "ClassLabel"},
+        "tokens": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
+        "ner_tags": {"feature": {"names": ["O", "B-X"], "_type": "ClassLabel"}, "_type": "Sequence"},
+        "old_tags": [{"names": {"0": "O", "1": "B-Y"}, "_type": "ClassLabel"}],
+    }
+    rows = [{"text": "one", "label": 1, "tokens": ["a", "b"], "ner_tags": [0, 1], "old_tags": [1, 0]}]
+    table = pyarrow.Table.from_pylist(rows)
+    path = tmp_path / "x.parquet"
+    parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path
+    )
+    assert [one.label for one in read_texts_with_labels(path)] == ["good"]
+    assert [one.spans for one in read_spans(path, words="tokens", tags="ner_tags")] == [(Span(2, 3, "X"),)]
+    assert [one.spans for one in read_spans(path, words="tokens", tags="old_tags")] == [(Span(0, 1, "Y"),)]
+    parquet.write_table(table, path)
+    assert [one.label for one in read_texts_with_labels(path)] == ["1"]
+    with pytest.raises(DataError, match="ner_tags holds numbers, and the file does not name what they mean"):
+        list(read_spans(path, words="tokens", tags="ner_tags"))
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        ("['blue']", ("blue",)),
+        ("['green', 'red']", ("green", "red")),
+        ('["green", "it\'s"]', ("green", "it's")),
+        ("['green' 'red']", ("green", "red")),
+        ("('green', 'red')", ("green", "red")),
+        ("{'red'}", ("red",)),
+        ("[blue, red]", ("blue", "red")),
+        ("[]", ()),
+        ("['room 1 2']", ("room 1 2",)),
+        ("['a' 'b' 'c d']", ("a", "b", "c d")),
+        ("[3 12]", ("3", "12")),
+        ("[3, 12]", ("3", "12")),
+        ("blue, red", ("blue", "red")),
+        ("(blue)", ("(blue)",)),
+    ],
+)
+def test_a_list_of_labels_that_is_written_as_a_text_is_a_list(tmp_path, written, labels):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": written}) + "\n")
+    [example] = read_texts_with_labels(tmp_path / "x.jsonl", kind="classes")
+    assert example.label == labels
+
+
+@pytest.mark.parametrize("vector", [[1, 0, 1], [0.0, 0.0], [True, False, False], "[0, 1, 0]", "0,1,1", "[0 1 0]"])
+def test_zeros_and_ones_for_labels_are_refused(tmp_path, vector):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": vector}) + "\n")
+    with pytest.raises(DataError, match=r"x\.jsonl:1: label is .* names of those that are, or a column of 0 and 1"):
+        list(read_texts_with_labels(tmp_path / "x.jsonl", kind="classes"))
+
+
 def test_a_line_of_another_number_of_columns_is_told(tmp_path):
     (tmp_path / "x.tsv").write_text("text\tlabel\na\tb\tc\nd\te\n")
     with pytest.raises(DataError, match=r"x\.tsv:2: there are 3 columns where 2 are expected \(text, label\)"):
@@ -223,6 +323,8 @@ def test_conll_columns_become_texts_with_spans_and_words(tmp_path):
         ("B-A B-A I-A I-A", [(0, 1, "A"), (1, 4, "A")]),
         ("S-A B-A E-A E-A", [(0, 1, "A"), (1, 3, "A"), (3, 4, "A")]),
         ("U-A B-B L-B O", [(0, 1, "A"), (1, 3, "B")]),
+        ("B-A M-A E-A M-A", [(0, 3, "A"), (3, 4, "A")]),
+        ("B-A M-A M-B E-B", [(0, 2, "A"), (2, 4, "B")]),
     ],
 )
 def test_tags_of_every_scheme_are_read_as_the_conll_script_reads_them(tags, spans):
@@ -235,6 +337,77 @@ def test_spans_of_tags_agree_with_seqeval(tags):
         (span.label, span.begin, span.end - 1) for span in spans_of_tags([(i, i + 1) for i in range(len(tags))], tags)
     ]
     assert ours == get_entities(tags)
+
+
+def read_columns(tmp_path, text, **options):
+    (tmp_path / "x.conll").write_text(text, encoding="utf-8")
+    names = {name: options.pop(name) for name in ("words", "tags", "skip_bad") if name in options}
+    examples = read_spans(Source(path=str(tmp_path / "x.conll"), **options), **names)
+    return [(one.text, [(span.label, one.text[span.begin : span.end]) for span in one.spans]) for one in examples]
+
+
+@pytest.mark.parametrize("behind", ["", "\n"])
+@pytest.mark.parametrize("marker", ["-DOCSTART- -X- O O\n", "-DOCSTART-\n", "-DOCSTART- O\n", "-DOCSTART-\tO\r\n"])
+def test_of_a_marker_and_what_follows_only_the_line_of_the_marker_goes(tmp_path, marker, behind):
+    text = f"{marker}{behind}Anna B-PER\nsleeps O\n\nOslo B-LOC\n{marker}{behind}Rome B-LOC\n"
+    expected = [("Anna sleeps", [("PER", "Anna")]), ("Oslo", [("LOC", "Oslo")]), ("Rome", [("LOC", "Rome")])]
+    assert read_columns(tmp_path, text) == expected
+
+
+NUMBERED = "1\tAnna\tB-PER\tO\n2\tOsloer\tO\tB-LOC\n\n1\tOslo\tB-LOC\tO\n"
+
+
+def test_columns_are_named_by_number_or_by_name(tmp_path):
+    outer = [("Anna Osloer", [("PER", "Anna")]), ("Oslo", [("LOC", "Oslo")])]
+    inner = [("Anna Osloer", [("LOC", "Osloer")]), ("Oslo", [])]
+    assert read_columns(tmp_path, NUMBERED, words="2", tags="3") == outer
+    assert read_columns(tmp_path, NUMBERED, words="2", tags="4") == inner
+    assert read_columns(tmp_path, NUMBERED, tags="3") == outer
+    names = ("id", "word", "outer", "inner")
+    assert read_columns(tmp_path, NUMBERED, columns=names, words="word", tags="inner") == inner
+    own = f"# global.columns = ID FORM OUTER INNER\n{NUMBERED}"
+    assert read_columns(tmp_path, own, words="FORM", tags="OUTER") == outer
+    with pytest.raises(DataError, match="there is no column '7'; there are words, lines, tags, 1, 2"):
+        read_columns(tmp_path, "a O\n", tags="7")
+
+
+def test_a_first_column_that_counts_is_no_word(tmp_path):
+    with pytest.raises(DataError, match=r"x\.conll:1: the columns 3 and 4 all hold tags; name .* data\.tags = 3"):
+        read_columns(tmp_path, NUMBERED)
+    text = "1\tAnna\tNNP\tB-PER\n2-3\tim\t_\t_\n2\tin\tIN\tO\n3\tdem\tDT\tO\n"
+    assert read_columns(tmp_path, text) == [("Anna in dem", [("PER", "Anna")])]
+    scores = "1 CD O\n\n2 CD O\n\n1 CD O\n2 CD B-X\n3 CD O\n\nAnna NNP O\n"
+    assert [text for text, _ in read_columns(tmp_path, scores)] == ["1", "2", "1 2 3", "Anna"]
+    assert [text for text, _ in read_columns(tmp_path, "1 O\n2 B-X\n")] == ["1 2"]
+
+
+def test_comments_are_told_by_what_they_begin_with_or_noticed(tmp_path):
+    text = "# id 1\tdomain=en\n# text = Anna\nAnna _ B-PER\n# _ O\n\n#newdoc id\nOslo _ B-LOC\n"
+    assert read_columns(tmp_path, text) == [("Anna #", [("PER", "Anna")]), ("Oslo", [("LOC", "Oslo")])]
+    assert read_columns(tmp_path, "%% O\nAnna B-PER\n%% x\n", comments="%%") == [("Anna", [("PER", "Anna")])]
+    assert read_columns(tmp_path, "# O\n1 O\n") == [("# 1", [])]
+    with pytest.raises(DataError, match=r"x\.conll:2: 'x' is no tag"):
+        read_columns(tmp_path, "Anna B-PER\n# x\n")
+
+
+def test_bmes_and_bmeo_are_read_as_bioes(tmp_path):
+    text = "王 B-PER\n小 M-PER\n明 E-PER\n住 O\n沪 S-LOC\n\n王 B-PER\n明 E-PER\n京 B-LOC\n在 O\n"
+    first, second = read_columns(tmp_path, text)
+    assert first == ("王 小 明 住 沪", [("PER", "王 小 明"), ("LOC", "沪")])
+    assert second == ("王 明 京 在", [("PER", "王 明"), ("LOC", "京")])
+
+
+def test_white_space_at_the_ends_of_a_span_is_no_part_of_it(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "Piet \\u00a0reads", "entities": [[0, 6, "PER"], [5, 11, "ACT"]]}\n')
+    with pytest.raises(DataError, match="overlap"):
+        list(read_spans(Source(path=str(write(tmp_path, [[0, 6, "A"], [4, 8, "B"]])))))
+    [example] = read_spans(tmp_path / "x.jsonl")
+    assert example.spans == (Span(0, 4, "PER"), Span(6, 11, "ACT"))
+
+
+def write(folder, spans):
+    (folder / "y.jsonl").write_text(json.dumps({"text": "Pietreads", "entities": spans}) + "\n")
+    return folder / "y.jsonl"
 
 
 def test_words_and_tags_in_json_lines(tmp_path):
@@ -267,6 +440,11 @@ def test_spans_by_their_offsets_in_every_spelling(tmp_path):
         ({"text": "one two", "entities": [{"span": [1, 4], "type": "A", "name": "one"}]}, "another text in the span",
          "'ne ' and not 'one'; count characters"),
         ({"text": "one two", "entities": [[0, 3, "C"]]}, "unknown label", "'C' is none of A, B"),
+        ({"text": "one  two", "entities": [[3, 5, "A"]]}, "empty span", "holds white space alone"),
+        ({"text": "zoe\u0308", "entities": [[0, 3, "A"]]}, "span inside a character", "parts a letter from its marks"),
+        ({"text": "क्षि", "entities": [[2, 4, "A"]]}, "span inside a character", "parts a letter from its marks"),
+        ({"words": ["a\ud83d"], "tags": ["O"]}, "half a surrogate pair", "a word holds half"),
+        ({"words": ["one"], "tags": "O"}, "strange words", "tags is 'O' and should be a list of texts"),
         ({"text": "one two"}, "missing column", "no column 'entities'"),
         ({"text": "", "entities": []}, "empty text", "text is empty"),
         ({"words": ["one"], "tags": ["B-A", "O"]}, "strange words", "same length"),

@@ -81,8 +81,9 @@ def test_a_question_that_is_too_long_is_cut_and_that_is_said(folder, answer, cap
         ("who", "me", "at least two choices, all texts"),
         ("who", [["me", "you"]], "at least two choices, all texts"),
         (["who"], ["me"], "at least two choices, all texts"),
-        ("who", ["me", " "], "one of its choices is empty"),
-        ("", ["me", "you"], "Question 1 or one of its choices is empty"),
+        ("who", ["me", " "], "Choice 2 of question 1 is empty"),
+        ("who", ["me", None], "Choice 2 of question 1 is None and should be a text"),
+        ("", ["me", "you"], "Question 1 is empty"),
         (["who", "what"], [["me", "you"]], "one list of choices for each of the 2 questions"),
     ],
 )

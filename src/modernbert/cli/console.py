@@ -17,12 +17,15 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="Overrides of the recipe.", metavar="[SECTION.KEY=VALUE]...")
 ]
 Corpus = Annotated[
-    list[str], typer.Argument(help="JSON lines (.gz, .zst), Parquet, text files, folders, globs, or python:MODULE.")
+    list[str],
+    typer.Argument(help="JSON lines (.gz, .zst), JSON, CSV, Parquet, text files, folders, globs, or python:MODULE."),
 ]
 
 
 def texts_of(texts: list[str], file: Path | None) -> list[str]:
-    """The texts of the command line, of the lines of stdin where one is -, and of those of a file; no empty ones.
+    """The texts of the command line, of the lines of stdin where one is -, and of those of a file.
+
+    An empty line is an empty text, so that text n of a file is its line n.
 
     Raises:
         DataError: there is none, one is not UTF-8, or the file cannot be read.
@@ -32,8 +35,7 @@ def texts_of(texts: list[str], file: Path | None) -> list[str]:
         found += _lines(_decoded(sys.stdin.buffer.read(), "stdin")) if text == "-" else [whole(text)]
     if file is not None:
         found += _lines(read_text(file))
-    found = [text for text in found if text.strip()]
-    if not found:
+    if not any(text.strip() for text in found):
         raise DataError("There is no text; give one, or --file, or - for stdin.")
     return found
 
@@ -72,7 +74,7 @@ def _decoded(raw: bytes, where: str) -> str:
 
 def _lines(text: str) -> list[str]:
     """Cut at line feeds alone: `splitlines` also cuts at characters that stand inside texts, such as U+2028."""
-    return [line.removesuffix("\r") for line in text.split("\n")]
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def print_json(value: Any) -> None:

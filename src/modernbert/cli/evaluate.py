@@ -1,5 +1,6 @@
 """`modernbert evaluate`: how good a model is."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -146,6 +147,45 @@ def evaluate_length(
             for one in found.results
         ],
     )  # fmt: skip
+
+
+@app.command(
+    "folder",
+    epilog="""Examples:
+
+    modernbert evaluate folder output/reviews new-reviews.csv
+
+    modernbert evaluate folder output/entities more.conll --predictions found.jsonl
+
+    modernbert evaluate folder some/model texts.tsv data.text=sentence data.label=class --json""",
+)
+def evaluate_folder(
+    model: Annotated[str, typer.Argument(help="A folder that `modernbert finetune` wrote, or a hub id.")],
+    data: Annotated[Path, typer.Argument(help="Labelled data, in any format that fine-tuning reads.")],
+    overrides: Overrides = None,
+    predictions: Annotated[Path | None, typer.Option(help="JSON lines: each example beside its prediction.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """How good a fine-tuned folder is on labelled data. Columns are named as in its recipe, unless overrides say so."""
+    from modernbert.evaluate.folder import measure_folder
+    from modernbert.files import replaced_file
+
+    found = measure_folder(model, data, overrides or (), device=device)
+    if predictions is not None:
+        with replaced_file(predictions) as partial:
+            lines = (json.dumps(one.record, ensure_ascii=False) + "\n" for one in found.judgements)
+            partial.write_text("".join(lines), encoding="utf-8")
+    if as_json:
+        metrics = {name: asdict(interval) for name, interval in found.metrics.items()}
+        print_json({"model": model, "data": str(data), "examples": len(found.judgements), "metrics": metrics})
+        return
+    typer.echo(f"{len(found.judgements):,} examples of {data}\n")
+    rows = [
+        (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f}", f"{one.high:.4f}")
+        for name, one in found.metrics.items()
+    ]
+    print_table(("", "value", "95 % from", "to"), rows)
 
 
 @app.command(

@@ -39,7 +39,9 @@ def fill_mask(
     wanted = texts_of(texts or [], file)
     from modernbert.inference import FillMask
 
-    results = FillMask.from_pretrained(model, device=device, int8=int8)(wanted, top_k)
+    fill = FillMask.from_pretrained(model, device=device, int8=int8)
+    filled = iter(fill([text for text in wanted if text.strip()], top_k))
+    results = [next(filled) if text.strip() else [] for text in wanted]  # an empty line stays one
     if as_json:
         print_json(
             [
@@ -92,8 +94,9 @@ def predict(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="A file with one text a line; a tab stands before a pair. Of a model that chooses, without --choices: "
-            "JSON lines, or another table, with the columns question and choices."
+            help="A file with one text a line; result n is that of line n. For a model of pairs a tab stands before "
+            "the second text. JSON lines, JSON and Parquet have the column text (or question, or for spans words). "
+            "Of a model that chooses, without --choices: JSON lines, or another table, with question and choices."
         ),
     ] = None,
     context: Annotated[Path | None, typer.Option(help="The file in which questions find their answers.")] = None,

@@ -83,12 +83,17 @@ def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 def encodings(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Encoding]:
-    """Tokens of each text with their offsets in characters, without special tokens around them."""
+    """Tokens of each text with their offsets in characters, without special tokens around them or in them.
+
+    [SEP] or [MASK] that is written in a text is text, as it is in the shards of a corpus.
+    """
+    tokenizer.encode_special_tokens = True
     for begin in range(0, len(texts), _AT_ONCE):
         yield from tokenizer.encode_batch(list(texts[begin : begin + _AT_ONCE]), add_special_tokens=False)
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
+    tokenizer.encode_special_tokens = True
     for begin in range(0, len(texts), _AT_ONCE):
         for encoding in tokenizer.encode_batch_fast(list(texts[begin : begin + _AT_ONCE]), add_special_tokens=False):
             yield encoding.ids

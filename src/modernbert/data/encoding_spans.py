@@ -1,6 +1,5 @@
 """Spans of a text as labels of tokens, and predictions for tokens as spans of the text."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,7 @@ from modernbert.data.examples import Span, SpanExample
 from modernbert.data.masking import IGNORED
 from modernbert.data.reading_spans import spans_of_tags
 from modernbert.data.tokenized import TokenizedText, best_windows, windows
-
-Places = tuple[tuple[int, int], ...]
-
-_WORD = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
+from modernbert.data.words import Places, inside_word, parts_cluster, word_around
 
 
 def bio_tags(labels: Sequence[str]) -> tuple[str, ...]:
@@ -25,17 +21,12 @@ def bio_tags(labels: Sequence[str]) -> tuple[str, ...]:
     return ("O", *(f"{begin}-{label}" for label in sorted(set(labels)) for begin in "BI"))
 
 
-def split_words(text: str) -> Places:
-    """Words and punctuation marks of a text, for a model that was trained on words."""
-    return tuple(match.span() for match in _WORD.finditer(text))
-
-
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What of a text gets one tag each: the words that the data has, or else the smallest pieces that tokens end with.
+    """What of a text gets one tag each: words, or else the smallest pieces that tokens end with.
 
-    `anchors` are the tokens that speak for them: the first of each. Tokens that share a character are one unit, so no
-    span can end inside a character.
+    `anchors` are the tokens that speak for them: the first of each, and of no other. Words that have the same first
+    token are one unit, as are tokens that share a character or a grapheme cluster: no span can end between them.
     """
 
     places: Places
@@ -52,7 +43,7 @@ class Units:
         for token, (begin, end) in enumerate(text.offsets.tolist()):
             if begin == end:
                 continue  # white space belongs to no span, and ends none
-            if places and begin < places[-1][1]:
+            if places and (begin < places[-1][1] or (begin == places[-1][1] and parts_cluster(text.text, begin))):
                 places[-1] = (places[-1][0], max(end, places[-1][1]))
             else:
                 places.append((begin, end))
@@ -63,11 +54,13 @@ class Units:
     @classmethod
     def _of_words(cls, text: TokenizedText, words: Places) -> "Units":
         begins = np.array([begin for begin, _ in words], dtype=np.int64)
-        anchors = np.searchsorted(text.offsets[:, 1], begins, side="right").clip(max=len(text.ids) - 1)
+        of_words = np.searchsorted(text.offsets[:, 1], begins, side="right").clip(max=len(text.ids) - 1)
+        anchors, first = np.unique(of_words, return_index=True)
+        last = np.append(first[1:], len(words)) - 1
+        places = tuple((words[one][0], words[other][1]) for one, other in zip(first, last, strict=True))
         of_tokens = np.full(len(text.ids), -1, dtype=np.int64)
-        first, owners = np.unique(anchors, return_index=True)
-        of_tokens[first] = owners
-        return cls(words, anchors, of_tokens)
+        of_tokens[anchors] = np.arange(len(places))
+        return cls(places, anchors.astype(np.int64), of_tokens)
 
     def tags(self, spans: Sequence[Span]) -> list[str]:
         """The tag of each unit. A unit in two spans belongs to the first of them."""
@@ -98,14 +91,15 @@ class SpanWindow:
 class EncodedSpans:
     """Texts with marked spans as a token classifier reads them.
 
-    `lost` counts the spans that no prediction could give back, as they end inside a token.
+    `lost` are the spans that no prediction can give back, as they begin or end inside a unit, each behind the number
+    of its example.
     """
 
     tags: tuple[str, ...]
     texts: list[TokenizedText]
     units: list[Units]
     windows: list[SpanWindow]
-    lost: int
+    lost: list[tuple[int, Span]]
 
 
 def encode_spans(
@@ -113,21 +107,23 @@ def encode_spans(
 ) -> EncodedSpans:
     """Windows of at most `max_length` tokens; neighbours of the same text share `stride` tokens, at most half of them.
 
-    Where the data has words, the first token of each has the label; otherwise all tokens have one. `tags` are those of
-    `bio_tags`.
+    The words of an example are its units, and the first token of each has the label; where it has none, all tokens have
+    one. `tags` are those of `bio_tags`.
 
     Raises:
         ConfigError: `max_length` leaves no room for a token.
     """
     cls_id, sep_id = special_ids(tokenizer)
     numbers: Mapping[str, int] = {tag: number for number, tag in enumerate(tags)}
-    texts, all_units, cut, lost = [], [], [], 0
+    texts, all_units, cut = [], [], []
+    lost: list[tuple[int, Span]] = []
     found = encodings(tokenizer, [example.text for example in examples])
     for number, (example, encoding) in enumerate(zip(examples, found, strict=True)):
         text = TokenizedText.of(example.text, encoding)
         units = Units.of(text, example.words)
         own = units.tags(example.spans)
-        lost += len(set(example.spans) - set(spans_of_tags(units.places, own)))
+        found_again = set(spans_of_tags(units.places, own))
+        lost += [(number, span) for span in example.spans if span not in found_again]
         labels = _token_labels(units, own, numbers)
         for begin, end in windows(len(text.ids), max_length - 2, stride):
             ids = np.array([cls_id, *text.ids[begin:end], sep_id], dtype=np.int32)
@@ -138,22 +134,48 @@ def encode_spans(
     return EncodedSpans(tuple(tags), texts, all_units, cut, lost)
 
 
+def spans_that_cut_words(example: SpanExample) -> list[Span]:
+    """The spans of which an end is between two letters or digits."""
+    text = example.text
+    return [span for span in example.spans if inside_word(text, span.begin) or inside_word(text, span.end)]
+
+
+def span_inside_word(tokenizer: Tokenizer, example: SpanExample) -> tuple[Span, Span] | None:
+    """The first span that cuts a word between two letters where no unit ends, and the same span with the whole word.
+
+    Such a span is most likely a mistake of counting. Scripts without spaces and Hangul have no such words.
+    """
+    text = example.text
+    suspects = spans_that_cut_words(example)
+    if not suspects:
+        return None
+    lost = {span for _, span in encode_spans(tokenizer, [example], bio_tags([span.label for span in example.spans]),
+                                             max_length=len(text.encode()) * 4 + 16, stride=0).lost}  # fmt: skip
+    for span in suspects:
+        if span in lost:
+            return span, Span(*word_around(text, span.begin, span.end), span.label)
+    return None
+
+
 def decode_spans(
-    encoded: EncodedSpans, logits: Sequence[npt.NDArray[np.floating]]
+    encoded: EncodedSpans,
+    logits: Sequence[npt.NDArray[np.floating]],
+    words: Sequence[Places | None] | None = None,
 ) -> list[tuple[tuple[Span, float], ...]]:
     """The spans of each text, each with the mean probability of its tags.
 
     The tags are the most probable ones together of which none goes on with a span under another label (`best_path`).
     `logits` has for each window (tokens, tags), [CLS] and [SEP] included. Where windows share a token, the one decides
-    in which it has the most context.
+    in which it has the most context. No span begins or ends inside one of the `words` of its text, if they are given.
     """
-    broken = _breaks(encoded.tags)
+    broken, parted = _breaks(encoded.tags), _parts(encoded.tags)
     of_texts: list[list[int]] = [[] for _ in encoded.texts]
     for number, window in enumerate(encoded.windows):
         of_texts[window.example].append(number)
     assert len(logits) == len(encoded.windows), "one array of logits for each window"
     decoded: list[tuple[tuple[Span, float], ...]] = []
-    for units, numbers in zip(encoded.units, of_texts, strict=True):
+    given = [None] * len(encoded.texts) if words is None else words
+    for units, numbers, own_words in zip(encoded.units, of_texts, given, strict=True):
         own = [encoded.windows[number] for number in numbers]
         if not units.places:
             decoded.append(())
@@ -168,27 +190,32 @@ def decode_spans(
         ).astype(np.float64)
         rows -= rows.max(1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(1, keepdims=True))
-        path = best_path(rows, broken)
+        path = best_path(rows, broken, parted, None if own_words is None else _inside(units.places, own_words))
         probabilities = np.exp(np.take_along_axis(rows, path[:, None], 1)[:, 0])
         decoded.append(_scored(units.places, [encoded.tags[index] for index in path], probabilities))
     return decoded
 
 
 def best_path(
-    scores: Float[np.ndarray, "units tags"], forbidden: Bool[np.ndarray, "tags tags"]
+    scores: Float[np.ndarray, "units tags"],
+    forbidden: Bool[np.ndarray, "tags tags"],
+    forbidden_inside: Bool[np.ndarray, "tags tags"] | None = None,
+    inside: Bool[np.ndarray, "units"] | None = None,
 ) -> Int[np.ndarray, "units"]:
     """The classes with the highest sum of scores among which b never follows a where `forbidden[a, b]` (Viterbi 1967).
 
-    Some class has to be allowed behind each.
+    Some class has to be allowed behind each. Of a unit that is `inside` something `forbidden_inside` says it instead.
     """
     path: npt.NDArray[np.int64] = scores.argmax(1)
-    if not forbidden[path[:-1], path[1:]].any():
+    kinds = np.stack([forbidden, forbidden if forbidden_inside is None else forbidden_inside])
+    kind = np.zeros(len(scores), dtype=np.int64) if inside is None else inside.astype(np.int64)
+    if not kinds[kind[1:], path[:-1], path[1:]].any():
         return path
-    bars = np.where(forbidden, -np.inf, 0.0)
+    bars = np.where(kinds, -np.inf, 0.0)
     reached = scores[0]
     came_from = np.empty(scores.shape, dtype=np.int64)
     for unit in range(1, len(scores)):
-        ways = reached[:, None] + bars
+        ways = reached[:, None] + bars[kind[unit]]
         came_from[unit] = ways.argmax(0)
         reached = ways.max(0) + scores[unit]
     path[-1] = reached.argmax()
@@ -202,10 +229,31 @@ def _breaks(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
 
     I- behind O is none of them: there are data in which spans begin so.
     """
-    inside = np.array([tag[0] in "BI" for tag in tags])
-    going_on = np.array([tag[0] in "IEL" for tag in tags])
+    inside, going_on, same = _kinds(tags)
+    return inside[:, None] & going_on[None, :] & ~same
+
+
+def _parts(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which tag may not follow which inside a word: a span goes on there, or there is none."""
+    inside, going_on, same = _kinds(tags)
+    outside = np.array([tag == "O" for tag in tags])
+    return ~((inside[:, None] & going_on[None, :] & same) | (outside[:, None] & outside[None, :]))
+
+
+def _kinds(tags: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which tags may be followed by the rest of their span, which are such a rest, and which have the same label."""
     labels = np.array([tag[2:] for tag in tags])
-    return inside[:, None] & going_on[None, :] & (labels[:, None] != labels[None, :])
+    inside = np.array([tag[0] in "BIM" for tag in tags])
+    going_on = np.array([tag[0] in "IELM" for tag in tags])
+    return inside, going_on, labels[:, None] == labels[None, :]
+
+
+def _inside(places: Places, words: Places) -> npt.NDArray[np.bool_]:
+    """Which units begin inside a word, and not with it."""
+    begins, ends = np.array(words, dtype=np.int64).reshape(-1, 2).T
+    units = np.array([begin for begin, _ in places], dtype=np.int64)
+    word = np.searchsorted(begins, units, side="right") - 1
+    return (word >= 0) & (units > begins[word]) & (units < ends[word])
 
 
 def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int]) -> npt.NDArray[np.int64]:
@@ -215,8 +263,7 @@ def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int])
     labels = np.full(len(units.of_tokens), IGNORED, dtype=np.int64)
     learned = units.of_tokens >= 0
     labels[learned] = going_on[units.of_tokens[learned]]
-    anchors = np.unique(units.anchors)
-    labels[anchors] = first[units.of_tokens[anchors]]
+    labels[units.anchors] = first
     return labels
 
 

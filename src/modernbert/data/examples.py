@@ -36,11 +36,17 @@ class Span:
     label: str
 
 
+def is_tag(text: str) -> bool:
+    """Whether a text is a tag of a word: O, or B-NAME and the like (IOB, BIOES, BILOU, BMES)."""
+    return text == "O" or (text[:2] in ("B-", "I-", "M-", "E-", "L-", "S-", "U-") and len(text) > 2)
+
+
 @dataclass(frozen=True)
 class SpanExample:
     """A text and the spans in it, in order and not overlapping.
 
-    `words` are the pieces that the file itself cuts the text into (CoNLL); None where spans are all it tells.
+    `words` are the pieces that get one tag each: those that the file itself cuts the text into (CoNLL), or those of a
+    `WordRule`; None where spans are all that is known.
     """
 
     text: str

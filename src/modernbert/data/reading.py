@@ -1,23 +1,20 @@
-"""Documents from files: JSON lines (plain, .gz, .zst), Parquet, text and source code."""
+"""Documents from files: JSON lines, JSON, CSV, TSV, Parquet, text and source code, plain or compressed (.gz, .zst).
 
-import glob
-import gzip
-import io
-import json
-import sysconfig
-import zlib
+The readers are those of labelled data (`records`); here what cannot be used is reported, and the rest goes on.
+"""
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
+from modernbert.data.opening import UnreadableError, find_files, read_lines
+from modernbert.data.records import NO_OBJECT, Bad, read_file, told_format
 from modernbert.errors import DataError
 
-Kind = Literal["auto", "jsonl", "parquet", "text"]
+__all__ = ["Document", "Kind", "Skipped", "find_files", "first_bytes", "guess_kind", "read_documents", "read_texts"]
 
-_JSONL = (".jsonl", ".ndjson", ".json")
-_COMPRESSED = (".gz", ".zst")
-_PYTHON = "python:"
+Kind = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "text"]
 
 
 @dataclass(frozen=True)
@@ -36,38 +33,30 @@ class Skipped:
     origin: str
 
 
-def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
-    """The files that some paths mean, sorted within each: files, globs, folders (searched by `pattern`), and
-    `python:NAME`, which is a package or module of the running Python's standard library.
-
-    Raises:
-        DataError: a path leads to no file.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.startswith(_PYTHON):
-            found = _standard_library(path.removeprefix(_PYTHON))
-        elif Path(path).is_dir():
-            found = sorted(p for p in Path(path).glob(pattern) if p.is_file() and not p.name.startswith("."))
-        else:
-            found = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
-        if not found:
-            raise DataError(f"There is no file at {path!r}; give files, folders, globs, or python:MODULE.")
-        files += found
-    return files
-
-
 def read_documents(path: Path, kind: Kind = "auto", text_key: str = "text") -> Iterator[Document | Skipped]:
     """All documents of one file, in order; what cannot be read is reported and the rest goes on.
 
     Raises:
-        DataError: a reader for the format is not installed.
+        DataError: a reader for the format is not installed, or a table has no column `text_key`.
     """
-    if kind == "auto":
-        kind = guess_kind(path)
-    if kind == "parquet":
-        return _parquet(path, text_key)
-    return _json_lines(path, text_key) if kind == "jsonl" else _text(path)
+    kind = guess_kind(path) if kind == "auto" else kind
+    try:
+        if kind == "text" or kind == "auto":
+            yield _document("".join(line for _, line in read_lines(path)), str(path))
+            return
+        for record in read_file(path, kind, column=text_key):
+            if isinstance(record, Bad):
+                reason = "no text" if record.sentence.startswith(NO_OBJECT) else record.reason
+                yield Skipped(reason, str(record.origin))
+            elif record.from_table and text_key not in record.values:
+                raise DataError(
+                    f"{path} has no column {text_key!r}; it has {', '.join(record.values)}. Name it in text_key, or "
+                    'read the file as one text: kind = "text".'
+                )
+            else:
+                yield _document(record.values.get(text_key), str(record.origin))
+    except UnreadableError as error:
+        yield Skipped(error.reason, error.origin)
 
 
 def read_texts(paths: Iterable[str], text_key: str = "text") -> Iterator[str]:
@@ -83,100 +72,13 @@ def read_texts(paths: Iterable[str], text_key: str = "text") -> Iterator[str]:
                 empty = False
                 yield document.text
     if empty:
-        raise DataError(f"No text was found; for JSON lines and Parquet, is {text_key!r} the name of the text column?")
+        raise DataError(f"No text was found; for JSON, CSV and Parquet, is {text_key!r} the name of the text column?")
 
 
 def guess_kind(path: Path) -> Kind:
     """The kind of a file by its name."""
-    name = path.name.lower()
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    if name.endswith(".parquet"):
-        return "parquet"
-    return "jsonl" if name.endswith(_JSONL) else "text"
-
-
-def _standard_library(name: str) -> list[Path]:
-    root = Path(sysconfig.get_path("stdlib"))
-    if (root / f"{name}.py").is_file():
-        return [root / f"{name}.py"]
-    return sorted(path for path in (root / name).glob("**/*.py") if path.is_file()) if name else []
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """A file to be read, unpacked where its name ends with .gz or .zst.
-
-    Raises:
-        DataError: zstandard is missing.
-    """
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise DataError(f"{path} needs zstandard: pip install 'modernbert[corpus]'.") from None
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
-    return path.open("rb")
-
-
-def _json_lines(path: Path, text_key: str) -> Iterator[Document | Skipped]:
-    number = 0
-    try:
-        with open_bytes(path) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _from_json(line, text_key, f"{path}:{number}")
-    except (OSError, EOFError, zlib.error) as error:
-        if number == 0 and isinstance(error, FileNotFoundError):
-            raise
-        yield Skipped("damaged file", f"{path}:{number}")
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":  # zstandard is optional, so its class has no name here
-            raise
-        yield Skipped("damaged file", f"{path}:{number}")
-
-
-def _from_json(line: bytes, text_key: str, origin: str) -> Document | Skipped:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return Skipped("not UTF-8", origin)
-    except ValueError:
-        return Skipped("broken line", origin)
-    return _document(record.get(text_key) if isinstance(record, dict) else None, origin)
-
-
-def _parquet(path: Path, text_key: str) -> Iterator[Document | Skipped]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path} needs pyarrow: pip install 'modernbert[corpus]'.") from None
-    row = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            if text_key not in file.schema_arrow.names:
-                raise DataError(f"{path} has no column {text_key!r}; it has {', '.join(file.schema_arrow.names)}.")
-            for batch in file.iter_batches(batch_size=256, columns=[text_key]):
-                for value in batch.column(0).to_pylist():
-                    yield _document(value, f"{path}:{row}")
-                    row += 1
-    except (pyarrow.ArrowException, OSError):
-        yield Skipped("damaged file", f"{path}:{row}")
-
-
-def _text(path: Path) -> Iterator[Document | Skipped]:
-    try:
-        with open_bytes(path) as file:
-            content = file.read()
-    except (OSError, EOFError, zlib.error):
-        yield Skipped("damaged file", str(path))
-        return
-    try:
-        yield _document(content.decode("utf-8"), str(path))
-    except UnicodeDecodeError:
-        yield Skipped("not UTF-8", str(path))
+    told = told_format(path)
+    return told if told in ("jsonl", "json", "csv", "tsv", "parquet") else "text"
 
 
 def _document(text: object, origin: str) -> Document | Skipped:

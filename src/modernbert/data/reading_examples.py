@@ -4,7 +4,9 @@
 for, the same ones every time.
 """
 
+import ast
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -72,9 +74,10 @@ def read_texts_with_labels(
 ) -> Examples[TextExample]:
     """Texts, or pairs of texts, and what is to be predicted of them. The names are those of columns.
 
-    `class` is one label, as it is written (a number too); `classes` is a list of them, or a text cut at `separator`, or
-    with several columns named the names of those that hold 1; `number` is a finite number. Without `label` nothing is
-    read of it, for prediction. `labels` are the only ones allowed.
+    `class` is one label, as it is written (a number too); `classes` is a list of them, also written as a text
+    (`['red', 'blue']`), or a text cut at `separator`, or with several columns named the names of those that hold 1;
+    `number` is a finite number. Without `label` nothing is read of it, for prediction. `labels` are the only ones
+    allowed.
     """
 
     def make(record: Record) -> TextExample | Bad:
@@ -103,6 +106,7 @@ def read_spans(
     tags: str | None = None,
     joined_by: str = " ",
     labels: Collection[str] | None = None,
+    check: Callable[[SpanExample], Bad | None] | None = None,
     skip_bad: bool = False,
 ) -> Examples[SpanExample]:
     """Texts with labelled spans.
@@ -110,7 +114,8 @@ def read_spans(
     Either a column `text` and a column `spans`, a list of [begin, end, label] or of objects with those names (also
     `start`, `start_offset`, `end_offset`, `span`, `type`; if they tell the text of the span, as `text` or `name`, it is
     compared). Or columns `words` and `tags` (IOB, IOB2, BIOES), which CoNLL files have; the text is then the words
-    `joined_by` something. Offsets count characters. `labels` are the only ones allowed.
+    `joined_by` something. Offsets count characters. `labels` are the only ones allowed; `check` may refuse an example.
+    White space at the ends of a span is no part of it.
     """
 
     def make(record: Record) -> SpanExample | Bad:
@@ -123,6 +128,8 @@ def read_spans(
             for span in found.spans:
                 if span.label not in labels:
                     return _unknown_label(record, span.label, labels)
+        if isinstance(found, SpanExample) and check is not None and (bad := check(found)):
+            return bad
         return found
 
     return Examples(_source(source), make, skip_bad)
@@ -242,15 +249,36 @@ def _label(
     if kind == "number":
         return _number(value, column, record)
     if kind == "class":
+        remedy = '; numbers are learned with task = "regress"' if isinstance(value, float) else ""
         found = _class(value)
-        return found or Bad("no label", f"{column} is {value!r} and should be a label.", record.origin)
-    pieces = value.split(separator) if isinstance(value, str) else value
+        return found or Bad("no label", f"{column} is {value!r} and should be a label{remedy}.", record.origin)
+    pieces = _pieces(value, separator) if isinstance(value, str) else value
     if not isinstance(pieces, list):
         return Bad("no label", f"{column} is {value!r} and should be a list of labels.", record.origin)
     several = [_class(piece) for piece in pieces]
     if isinstance(value, list) and None in several:
         return Bad("no label", f"{column} is {value!r} and should be a list of labels.", record.origin)
+    if len(several) > len(set(several)) and set(several) <= {"0", "1", "true", "false"}:
+        sentence = (
+            f"{column} is {value!r}, which seems to say for each label whether it is there; give the names of those "
+            "that are, or a column of 0 and 1 for each label and their names in data.label."
+        )
+        return Bad("zeros and ones for labels", sentence, record.origin)
     return tuple(dict.fromkeys(one for one in several if one))
+
+
+def _pieces(value: str, separator: str) -> list[Any]:
+    """The labels that a text names: a list as Python, JSON or NumPy writes it, or what stands between separators."""
+    text = value.strip()
+    if len(text) < 2 or text[0] + text[-1] not in ("[]", "()", "{}"):
+        return value.split(separator)
+    if re.fullmatch(r"[\d\s.]+", text[1:-1]):  # NumPy writes no commas
+        return text[1:-1].split()
+    between = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text[1:-1])
+    try:
+        return list(ast.literal_eval(f"[{between}]"))
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return text[1:-1].split(separator) if text[0] == "[" else value.split(separator)
 
 
 def _columns_that_hold(record: Record, columns: Sequence[str]) -> tuple[str, ...] | Bad:

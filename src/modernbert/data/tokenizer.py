@@ -364,6 +364,7 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerR
     Words are runs between white space; in languages without spaces look at tokens per character instead.
     """
     vocabulary = Vocabulary.of(tokenizer)
+    tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     used = np.zeros(vocabulary.size, dtype=np.bool_)
     unknown = SpecialTokens.of(tokenizer).unk
     unknown_id = tokenizer.get_vocab(with_added_tokens=True).get(unknown or "", -1)

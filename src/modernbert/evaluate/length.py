@@ -117,6 +117,7 @@ def quality_by_length(
 def _stretches(tokenizer: Tokenizer, sources: Sequence[str], text_key: str, size: int, wanted: int) -> list[Row]:
     """The first `wanted` stretches of `size` tokens, each of one document, without special tokens."""
     found: list[Row] = []
+    tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     for text in read_texts(sources, text_key):
         if 4 * len(text) < size:  # a character has four bytes at most, and each byte a token at most
             continue

@@ -168,6 +168,7 @@ def source_names(sources: Sequence[str]) -> list[str]:
 def _rows(tokenizer: Tokenizer, texts: Iterator[str], max_length: int) -> Iterator[Row]:
     cls_id, sep_id = special_ids(tokenizer)
     room = max_length - 2
+    tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         for begin in range(0, len(ids), room):

@@ -11,6 +11,7 @@ from modernbert.data.examples import ChoiceExample, Origin
 from modernbert.errors import DataError
 from modernbert.inference.packing import outputs, warn_of_cut
 from modernbert.inference.predictor import Predictor
+from modernbert.inference.texts import checked, listed
 from modernbert.model import MultipleChoice
 
 
@@ -50,9 +51,10 @@ class ChoiceAnswerer(Predictor[MultipleChoice]):
         """
         if isinstance(questions, str):
             return self._rank([_example(1, questions, choices)])[0]
-        if isinstance(choices, str) or len(questions) != len(choices):
-            raise DataError(f"Give one list of choices for each of the {len(questions)} questions.")
-        pairs = zip(questions, choices, strict=True)
+        asked, offered = listed(questions), [] if isinstance(choices, str) else listed(choices)
+        if len(asked) != len(offered):
+            raise DataError(f"Give one list of choices for each of the {len(asked)} questions.")
+        pairs = zip(asked, offered, strict=True)
         return self._rank([_example(number, *pair) for number, pair in enumerate(pairs, 1)])
 
     def _rank(self, examples: list[ChoiceExample]) -> list[list[Choice]]:
@@ -62,13 +64,13 @@ class ChoiceAnswerer(Predictor[MultipleChoice]):
         return [_ranked(example, torch.stack([next(scores) for _ in example.choices])) for example in examples]
 
 
-def _example(number: int, question: str, choices: Sequence[str] | Sequence[Sequence[str]]) -> ChoiceExample:
-    texts = () if isinstance(choices, str) else tuple(choice for choice in choices if isinstance(choice, str))
-    if len(texts) < 2 or len(texts) < len(choices):
+def _example(number: int, question: object, choices: object) -> ChoiceExample:
+    asked = checked(question, f"Question {number}")
+    offered = [] if isinstance(choices, str) else listed(choices)
+    if len(offered) < 2:
         raise DataError(f"Question {number} needs a list of at least two choices, all texts.")
-    if not all(text.strip() for text in (question, *texts)):
-        raise DataError(f"Question {number} or one of its choices is empty; leave it out.")
-    return ChoiceExample(question, texts, None, Origin("question", number))
+    texts = tuple(checked(one, f"Choice {place} of question {number}") for place, one in enumerate(offered, 1))
+    return ChoiceExample(asked, texts, None, Origin("question", number))
 
 
 def _ranked(example: ChoiceExample, scores: torch.Tensor) -> list[Choice]:

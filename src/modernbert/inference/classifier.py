@@ -10,6 +10,7 @@ from modernbert.data.encoding import encode_texts
 from modernbert.errors import DataError
 from modernbert.inference.packing import outputs, warn_of_cut
 from modernbert.inference.predictor import Predictor
+from modernbert.inference.texts import checked, listed
 from modernbert.model import SequenceClassifier
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
@@ -29,29 +30,25 @@ class Classifier(Predictor[SequenceClassifier]):
     kind = SequenceClassifier
 
     @overload
-    def __call__(self, texts: Text) -> list[LabelScore]: ...
+    def __call__(self, texts: str) -> list[LabelScore]: ...  # type: ignore[overload-overlap]
     @overload
-    def __call__(self, texts: list[str] | list[tuple[str, str]] | list[Text]) -> list[list[LabelScore]]: ...
-    def __call__(
-        self, texts: Text | list[str] | list[tuple[str, str]] | list[Text]
-    ) -> list[LabelScore] | list[list[LabelScore]]:
-        """Every label with its probability, best first; a list of such for a list of texts. A tuple is a pair.
+    def __call__(self, texts: Sequence[Text]) -> list[list[LabelScore]]: ...
+    def __call__(self, texts: str | Sequence[Text]) -> list[LabelScore] | list[list[LabelScore]]:
+        """Every label with its probability, best first; a list of such for any sequence of texts (list, tuple, array).
 
+        In place of a text in a sequence a tuple of two is a pair; of one pair alone give `[(first, second)]`.
         Classes share a probability of 1; where a text may have several labels, each has its own. How many texts are
         too long and are cut is said.
 
         Raises:
-            DataError: a text is empty.
+            DataError: a text is empty or is no text.
         """
-        if not isinstance(texts, list):
+        if isinstance(texts, str):
             return self._classify([texts])[0]
-        return self._classify(texts)
+        return self._classify(listed(texts))
 
-    def _classify(self, texts: Sequence[Text]) -> list[list[LabelScore]]:
-        pairs = [(text, None) if isinstance(text, str) else text for text in texts]
-        for number, parts in enumerate(pairs, 1):
-            if not all(part is None or part.strip() for part in parts):
-                raise DataError(f"Text {number} is empty; leave it out.")
+    def _classify(self, texts: Sequence[object]) -> list[list[LabelScore]]:
+        pairs = [_pair(number, text) for number, text in enumerate(texts, 1)]
         encoded = encode_texts(
             self.tokenizer, [text for text, _ in pairs], [pair for _, pair in pairs], max_length=self.max_length
         )
@@ -60,6 +57,16 @@ class Classifier(Predictor[SequenceClassifier]):
         labels = self.model.config.labels
         ranked = [sorted(zip(values, labels, strict=True), key=lambda one: -one[0]) for values in found]
         return [[LabelScore(label, value) for value, label in row] for row in ranked]
+
+
+def _pair(number: int, given: object) -> tuple[str, str | None]:
+    if isinstance(given, tuple) and len(given) == 2:
+        first, second = (checked(one, f"The {which} text of pair {number}")
+                         for one, which in zip(given, ("first", "second"), strict=True))  # fmt: skip
+        return first, second
+    if isinstance(given, tuple | list):
+        raise DataError(f"Text {number} is a {type(given).__name__} of {len(given)}; a pair is a tuple of two texts.")
+    return checked(given, f"Text {number}"), None
 
 
 def scores(problem_type: str, logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The words that fit a [MASK]."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ from modernbert.errors import DataError
 from modernbert.inference.packaged import packaged_model
 from modernbert.inference.packing import check_finite, shortened, suitable_tokens
 from modernbert.inference.predictor import Predictor
+from modernbert.inference.texts import checked_list
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One word for one [MASK]. `text` is the whole input with the word in its place and other masks as they are."""
+    """One word for one [MASK]. `text` is the whole input with the word in its place and everything else as it is."""
 
     token: str
     token_id: int
@@ -41,6 +43,7 @@ class FillMask(Predictor[MaskedLM]):
         super().__init__(model, tokenizer, max_length)
         self.vocabulary = Vocabulary.of(tokenizer)
         self.mask = SpecialTokens.of(tokenizer).mask
+        self._encoder = _only_mask_is_special(tokenizer, self.vocabulary.mask_id)
         self._special = torch.ones(model.config.vocab_size, dtype=torch.bool)  # ids without a token, too
         known = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
         self._special[: len(known)] = known
@@ -75,7 +78,8 @@ class FillMask(Predictor[MaskedLM]):
     def __call__(self, texts: str | Sequence[str], top_k: int = 5) -> Fillings | list[Fillings]:
         """For each [MASK] of a text its `top_k` likeliest words with their probabilities; a list for a list of texts.
 
-        Special tokens are no candidates; the probabilities are those of the whole vocabulary.
+        Special tokens are no candidates; the probabilities are those of the whole vocabulary. In the texts [MASK] alone
+        is special, and [SEP] or the like is text.
 
         Raises:
             DataError: a text has no [MASK] or is longer than the model can read, or `top_k` is not above 0.
@@ -85,7 +89,7 @@ class FillMask(Predictor[MaskedLM]):
         if top_k < 1:
             raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
         results: list[Fillings] = []
-        encoded = [(text, self._encode(text)) for text in texts]
+        encoded = [(text, self._encode(text)) for text in checked_list(texts, "Text")]
         lengths = [len(encoding.ids) for _, encoding in encoded]
         for batch in batches_within(
             range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
@@ -94,7 +98,7 @@ class FillMask(Predictor[MaskedLM]):
         return results
 
     def _encode(self, text: str) -> Encoding:
-        encoding = self.tokenizer.encode(text)
+        encoding = self._encoder.encode(text)
         if self.vocabulary.mask_id not in encoding.ids:
             raise DataError(
                 f"There is no {self.mask} in {shortened(text)!r}; write {self.mask} where a word is to be found."
@@ -128,8 +132,25 @@ class FillMask(Predictor[MaskedLM]):
         self, text: str, span: tuple[int, int], found: list[int], probabilities: list[float]
     ) -> list[Candidate]:
         tokens = [self.tokenizer.decode([index]) for index in found]
-        begin, end = span  # of [MASK] and the space that it swallowed, which the word brings back if it wants one
+        begin, end = span  # of [MASK] and the white space that it swallowed, which stays
+        swallowed, _, behind = text[begin:end].partition(self.mask)
         return [
-            Candidate(token, index, probability, text[:begin] + token + text[end:])
+            Candidate(
+                token,
+                index,
+                probability,
+                text[:begin] + swallowed + (token.lstrip(" ") if swallowed else token) + behind + text[end:],
+            )
             for token, index, probability in zip(tokens, found, probabilities, strict=True)
         ]
+
+
+def _only_mask_is_special(tokenizer: Tokenizer, mask_id: int) -> Tokenizer:
+    """The same tokenizer for which other special tokens, written in a text, are text."""
+    values = json.loads(tokenizer.to_str())
+    for token in values["added_tokens"]:
+        if token["id"] == mask_id:
+            token["special"] = False
+    changed = Tokenizer.from_str(json.dumps(values))
+    changed.encode_special_tokens = True
+    return changed

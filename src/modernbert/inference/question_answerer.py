@@ -8,6 +8,7 @@ from modernbert.data.examples import Origin, QuestionExample
 from modernbert.errors import DataError
 from modernbert.inference.packing import outputs
 from modernbert.inference.predictor import Predictor
+from modernbert.inference.texts import checked_list, listed
 from modernbert.model import QuestionAnswering
 
 
@@ -29,20 +30,21 @@ class QuestionAnswerer(Predictor[QuestionAnswering]):
         have an answer never gives it. Lists of questions and of contexts, one for each, give a list of such lists.
 
         Raises:
-            DataError: a text is empty, there are not as many contexts as questions, or `top_k` is not above 0.
+            DataError: a text is empty or is no text, there are not as many contexts as questions, or `top_k` is not
+                above 0.
         """
         if top_k < 1:
             raise DataError(f"top_k is {top_k}; ask for at least one answer.")
         if isinstance(questions, str):
             return self([questions], [contexts] if isinstance(contexts, str) else contexts, top_k)[0]
-        if isinstance(contexts, str) or len(questions) != len(contexts):
-            raise DataError(f"Give one context for each of the {len(questions)} questions.")
-        for number, (question, context) in enumerate(zip(questions, contexts, strict=True), 1):
-            if not question.strip() or not context.strip():
-                raise DataError(f"Question {number} or its context is empty; leave it out.")
+        asked = checked_list(questions, "Question")
+        if isinstance(contexts, str) or len(asked) != len(listed(contexts)):
+            raise DataError(f"Give one context for each of the {len(asked)} questions.")
         examples = [
             QuestionExample(str(number), question, context, (), Origin("question", number))
-            for number, (question, context) in enumerate(zip(questions, contexts, strict=True), 1)
+            for number, (question, context) in enumerate(
+                zip(asked, checked_list(contexts, "The context of question"), strict=True), 1
+            )
         ]
         encoded = encode_questions(self.tokenizer, examples, max_length=self.max_length, stride=self.stride)
         logits = [said.numpy() for said in outputs(self.model, [window.ids for window in encoded.windows])]

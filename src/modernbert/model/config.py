@@ -51,9 +51,10 @@ class EncoderConfig(Config):
     first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
     `local_attention // 2` tokens on each side, both ends included. The encoder reads nothing of `id2label` and
     `problem_type`: they are what a head was trained for, and lie here because config.json holds them. So do
-    `label_words` (of words only the first token was labelled), `always_answers` (every question had an answer), and how
-    texts were read: `read_tokens` at once (what the encoder reads unless set), `overlap_tokens` between windows, and
-    answers of at most `max_answer_tokens`.
+    `span_units` and `joined_by` (how texts are cut into what has one tag each: `modernbert.data.words`), `label_words`
+    (the same in folders of older versions), `reads_pairs` (texts were pairs), `always_answers` (every question had an
+    answer), and how texts were read: `read_tokens` at once (what the encoder reads unless set), `overlap_tokens`
+    between windows, and answers of at most `max_answer_tokens`.
     """
 
     vocab_size: int = Field(50368, gt=0, le=_INT32)
@@ -87,7 +88,10 @@ class EncoderConfig(Config):
     mask_token_id: int | None = 50284
     id2label: dict[int, str] | None = None
     problem_type: ProblemType | None = None
-    label_words: bool = False
+    label_words: bool | None = None
+    span_units: Literal["tokens", "words", "characters"] | None = None
+    joined_by: str | None = None
+    reads_pairs: bool = False
     always_answers: bool = False
     read_tokens: int | None = Field(None, gt=0)
     overlap_tokens: int | None = Field(None, ge=0)

@@ -132,6 +132,7 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
         )
     skipped: dict[str, dict[str, int]] = {}
     train, validation = _read(task, "train", skipped), None
+    task.check(train)
     if recipe.data.validation is None and recipe.data.held_out:
         train, validation = split(task, train, recipe.data.held_out)
     task.learn_labels(train)
@@ -148,6 +149,11 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
         if encoded is not None:
             notes = "".join(f", {count:,} {what}" for what, count in encoded.notes.items() if count)
             logger.info("%s set: %s examples%s", name, f"{len(encoded.examples):,}", notes)
+            if encoded.lost:
+                logger.warning(
+                    "%s set: %s spans begin or end inside a token and cannot be predicted; the first is %s.",
+                    name, f"{len(encoded.lost):,}", encoded.lost[0],
+                )  # fmt: skip
     return task, sets
 
 
@@ -203,9 +209,11 @@ def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tup
             learned |= labels
             held.difference_update(part)
     if not held or len(held) == len(examples):
+        texts = len({task.group(example) for example in examples})
+        count = len({label for example in examples for label in task.labels_of(example)})
         raise DataError(
-            f"{len(examples)} examples are too few to hold some out and train on every label; name a validation set in "
-            "data.validation, or set data.held_out = 0."
+            f"{len(examples)} examples ({texts} different texts, {count} labels) are too few to hold some out and "
+            "train on every label; name a validation set in data.validation, or set data.held_out = 0."
         )
     return (
         [example for index, example in enumerate(examples) if index not in held],

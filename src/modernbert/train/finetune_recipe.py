@@ -10,6 +10,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -33,14 +34,22 @@ class TaskData(Config):
     label: str | tuple[str, ...] = "label"  # several columns, each 0 or 1, for multi-label
     separator: str = ","  # between the labels of multi-label, where they stand in one column
     spans: str = "entities"  # tokens: spans with offsets in characters
-    words: str | None = None  # tokens: words and tags instead; CoNLL files have both by themselves
+    words: str | None = (
+        None  # tokens: words and tags instead; CoNLL files have both by themselves, and by their numbers
+    )
     tags: str | None = None
     joined_by: str = " "  # what stands between words
+    inside_words: bool = False  # tokens: spans may begin and end between two letters of a word
     question: str = "question"
     context: str = "context"
     answers: str = "answers"
     identifier: str | None = "id"
     choices: str | tuple[str, ...] = "choices"
+
+    @field_validator("words", "tags", mode="before")
+    @classmethod
+    def _as_name(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class Training(Config):

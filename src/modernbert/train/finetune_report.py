@@ -89,6 +89,7 @@ def _values(
                 "labels": task.count_labels(one.examples),
                 "left_out": dict(sets.skipped.get(name, {})),
                 **{what.replace(" ", "_"): count for what, count in one.notes.items()},
+                **({"lost": list(one.lost)} if one.lost else {}),
             }
             for name, one in encoded.items()
             if one is not None
@@ -155,6 +156,7 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
         for name, one in values["sets"].items()
     ]
     parts.append(_table(["set", "examples", "tokens", "labels", "notes"], rows))
+    parts += _lost(values["sets"])
     parts.append("## Speed\n")
     rows = [[name.replace("_", " "), f"{value:,.1f}"] for name, value in values["speed"].items()]
     parts.append(_table(["", ""], rows))
@@ -182,8 +184,23 @@ def _labels(counts: Mapping[str, int]) -> str:
     return shown + (f", and {len(most) - 12} more" if len(most) > 12 else "")
 
 
+def _lost(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The labels that no prediction can give back: all of them are in report.json."""
+    parts = []
+    for name, one in sets.items():
+        if lost := one.get("lost"):
+            parts.append(f"### Lost spans of the {name} set: {len(lost):,}\n")
+            parts.append(
+                "They begin or end inside a token of the model, so that nothing it predicts can be equal to them; "
+                "they count as not found. All of them are in report.json.\n"
+            )
+            parts.append("\n".join(f"- {_cell(place, 160)}" for place in lost[:_WORST]) + "\n")
+    return parts
+
+
 def _notes(one: Mapping[str, Any]) -> str:
-    counts = {name: count for name, count in one.items() if name not in ("examples", "tokens", "labels", "left_out")}
+    other = ("examples", "tokens", "labels", "left_out", "lost")
+    counts = {name: count for name, count in one.items() if name not in other}
     counts |= {f"left out: {_cell(reason, 60)}": count for reason, count in one["left_out"].items()}
     return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
 

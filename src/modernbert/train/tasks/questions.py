@@ -8,6 +8,7 @@ from torch import Tensor
 from modernbert.data.encoding_questions import EncodedQuestions, Reply, decode_answers, encode_questions
 from modernbert.data.examples import QuestionExample
 from modernbert.data.reading_examples import Examples, Source, read_questions
+from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import QuestionAnswering, TaskModel
 from modernbert.packed import Sequences
 from modernbert.train.metrics import mean, squad_scores
@@ -35,6 +36,12 @@ class Questions(Task[QuestionExample, list[Reply]]):
 
     def learn_labels(self, examples: Sequence[QuestionExample]) -> None:
         self.some_unanswered = any(not example.answers for example in examples)
+        self.look_at(examples)
+
+    def recall(self, config: EncoderConfig) -> None:
+        self.some_unanswered = not config.always_answers
+
+    def look_at(self, examples: Sequence[QuestionExample]) -> None:
         contexts = {example.context for example in examples}
         characters = sum(map(len, contexts))
         spaces = sum(sum(character.isspace() for character in context) for context in contexts)

@@ -16,6 +16,7 @@ from modernbert.data.examples import ChoiceExample, QuestionExample, SpanExample
 from modernbert.data.reading_examples import Examples, Source
 from modernbert.errors import ConfigError
 from modernbert.inference.packing import overlap
+from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import TaskModel
 from modernbert.packed import Sequences
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -50,6 +51,7 @@ class Encoded(Generic[E]):
     items: list[Item]
     state: Any = None
     notes: Mapping[str, int] = field(default_factory=dict)  # what was cut or lost, counted
+    lost: Sequence[str] = ()  # labels that no prediction can give back, each with its place in a file
 
     @property
     def sequences(self) -> list[Ids]:
@@ -98,8 +100,25 @@ class Task(ABC, Generic[E, P]):
     def examples(self, source: Source) -> Examples[E]:
         """The labelled examples of a source. Labels that `learn_labels` has not seen are an error."""
 
+    def check(self, examples: Sequence[E]) -> None:
+        """See that training examples, as they were read, are of this task.
+
+        Raises:
+            DataError: they are not, which no single one of them tells.
+        """
+
     def learn_labels(self, examples: Sequence[E]) -> None:
         """Find the labels in the training examples."""
+
+    def recall(self, config: EncoderConfig) -> None:
+        """Take what `learn_labels` has learned from the configuration of a model that was trained for this task.
+
+        Raises:
+            ConfigError: its labels are not of the kind that this task gives.
+        """
+
+    def look_at(self, examples: Sequence[E]) -> None:
+        """See in examples what does not depend on their labels and the model does not keep."""
 
     def group(self, example: E) -> str:
         """Examples with the same are never on both sides of a split."""
@@ -118,6 +137,10 @@ class Task(ABC, Generic[E, P]):
         return {
             "id2label": None,
             "problem_type": None,
+            "label_words": None,
+            "span_units": None,
+            "joined_by": None,
+            "reads_pairs": False,
             "read_tokens": self.recipe.max_length,
             "overlap_tokens": self.recipe.overlap_tokens,
             "max_answer_tokens": self.recipe.max_answer_tokens,

@@ -18,6 +18,7 @@ from modernbert.data.examples import TextExample
 from modernbert.data.reading_examples import Examples, Kind, Source, read_texts_with_labels
 from modernbert.errors import DataError
 from modernbert.inference.classifier import scores
+from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import SequenceClassifier, TaskModel
 from modernbert.packed import Sequences
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -48,11 +49,18 @@ class TextTask(Task[TextExample, Scores]):
             skip_bad=self.recipe.skip_bad,
         )
 
+    def recall(self, config: EncoderConfig) -> None:
+        self.names = config.labels
+
     def group(self, example: TextExample) -> str:
         return f"{example.text}\n{example.pair}"
 
     def changes(self) -> dict[str, Any]:
-        return super().changes() | {"id2label": dict(enumerate(self.names)), "problem_type": self.problem_type}
+        return super().changes() | {
+            "id2label": dict(enumerate(self.names)),
+            "problem_type": self.problem_type,
+            "reads_pairs": self.recipe.data.pair is not None,
+        }
 
     def encode(self, examples: list[TextExample]) -> Encoded[TextExample]:
         found = encode_texts(
@@ -103,6 +111,15 @@ class Classify(TextTask):
     kind: Kind = "class"
     problem_type = "single_label_classification"
     metric_names = ("accuracy", "f1_macro", "matthews")
+
+    def check(self, examples: Sequence[TextExample]) -> None:
+        labels = {str(example.label) for example in examples}
+        fractions = [label for label in labels if re.fullmatch(r"[-+]?\d*[.,]\d+(?:e[-+]?\d+)?", label, re.IGNORECASE)]
+        if len(labels) > 20 and len(fractions) > len(labels) / 2 and all(map(_is_number, labels)):
+            raise DataError(
+                f"The labels are {len(labels)} different numbers, such as {min(fractions)}; numbers are learned with "
+                'task = "regress".'
+            )
 
     def learn_labels(self, examples: Sequence[TextExample]) -> None:
         self.names = _ordered({str(example.label) for example in examples})
@@ -175,6 +192,12 @@ class MultiLabel(TextTask):
         self.names = _ordered(found) if isinstance(columns, str) else columns
         if not found:
             raise DataError("No training example has a label; name the column of the labels in data.label.")
+        if isinstance(columns, str) and found == {"0", "1"} and all(len(_several(one)) == 2 for one in examples):
+            raise DataError(
+                f"Every training example has both labels, 0 and 1; if {columns} says for each label whether it is "
+                "there, give the names of those that are, or a column of 0 and 1 for each label and their names in "
+                "data.label."
+            )
 
     def labels_of(self, example: TextExample) -> Sequence[str]:
         return _several(example)
@@ -277,6 +300,14 @@ def _number(example: TextExample) -> float:
 def _several(example: TextExample) -> tuple[str, ...]:
     assert isinstance(example.label, tuple), "read as several classes"
     return example.label
+
+
+def _is_number(label: str) -> bool:
+    try:
+        float(label.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:

@@ -1,0 +1,110 @@
+"""Files that paths mean, and their bytes and lines, compressed or not: what every reader begins with."""
+
+import glob
+import gzip
+import io
+import sysconfig
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from modernbert.errors import DataError
+
+_PYTHON = "python:"
+
+
+class UnreadableError(DataError):
+    """The content of a file cannot be read; `reason` is two or three words to count by, `origin` the place."""
+
+    def __init__(self, reason: str, sentence: str, origin: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+        self.origin = origin
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # it may come from another process
+        return type(self), (self.reason, str(self), self.origin)
+
+
+def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
+    """The files that some paths mean, sorted within each: files, globs, folders (searched by `pattern`), and
+    `python:NAME`, which is a package or module of the running Python's standard library.
+
+    Raises:
+        DataError: a path leads to no file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.startswith(_PYTHON):
+            found = _standard_library(path.removeprefix(_PYTHON))
+        elif Path(path).is_dir():
+            found = sorted(p for p in Path(path).glob(pattern) if p.is_file() and not p.name.startswith("."))
+        else:
+            found = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
+        if not found:
+            raise DataError(f"There is no file at {path!r}; give files, folders, globs, or python:MODULE.")
+        files += found
+    return files
+
+
+def _standard_library(name: str) -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    if (root / f"{name}.py").is_file():
+        return [root / f"{name}.py"]
+    return sorted(path for path in (root / name).glob("**/*.py") if path.is_file()) if name else []
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """A file to be read, unpacked where its name ends with .gz or .zst.
+
+    Raises:
+        DataError: zstandard is missing.
+    """
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raise DataError(f"{path} needs zstandard: pip install 'modernbert[corpus]'.") from None
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
+    return path.open("rb")
+
+
+def read_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers and their ends, without a byte order mark.
+
+    Raises:
+        UnreadableError: the file is damaged.
+    """
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, number, error) from None
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # zstandard is optional, so its class has no name here
+            raise
+        raise _damaged(path, number, error) from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers and their ends, without a byte order mark.
+
+    Raises:
+        UnreadableError: the file is damaged or not UTF-8.
+    """
+    for number, line in read_raw_lines(path):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            sentence = f"{path}:{number} is not UTF-8; convert the file to UTF-8."
+            raise UnreadableError("not UTF-8", sentence, f"{path}:{number}") from None
+        yield number, text
+
+
+def _damaged(path: Path, number: int, error: Exception) -> UnreadableError:
+    sentence = f"{path} is damaged after line {number} ({error}); copy or make it again."
+    return UnreadableError("damaged file", sentence, f"{path}:{number}")

@@ -1,0 +1,50 @@
+"""What is given as a text or as many of them, seen to be text before any tokenizer takes it."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from modernbert.errors import DataError
+
+
+def listed(texts: object) -> list[object]:
+    """Any sequence of texts (list, tuple, array, series, ...) as a list.
+
+    Raises:
+        DataError: it is none.
+    """
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise DataError(f"{_shown(texts)} should be a text, or a list of texts.")
+    return list(texts)
+
+
+def checked(text: object, name: str) -> str:
+    """A text, unless it is empty or none.
+
+    Raises:
+        DataError: so it is; `name` says which one, as in "Text 3".
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{name} is {_shown(text)} and should be a text; replace it, or leave it out.")
+    if not text.strip():
+        raise DataError(f"{name} is empty; leave it out.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # no tokenizer takes it
+        raise DataError(f"{name} holds half a surrogate pair ({text[:60]!a}); write it again.") from None
+    return str(text)
+
+
+def checked_list(texts: object, name: str) -> list[str]:
+    """Texts of which none is empty or no text; `name` is what one of them is called.
+
+    Raises:
+        DataError: one is.
+    """
+    return [checked(text, f"{name} {number}") for number, text in enumerate(listed(texts), 1)]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return "not a number (NaN, an empty cell of a table)"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

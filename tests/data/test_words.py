@@ -179,9 +179,8 @@ def test_the_first_token_speaks_for_a_whole_word(byte_level):
 
 
 def test_a_token_of_two_words_neither_breaks_an_entity_nor_counts_as_found():
-    tokenizer = Tokenizer(
-        models.WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "大阪": 3, "城。": 4}, unk_token="[UNK]")
-    )
+    names = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "大阪", "城。"]
+    tokenizer = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("大阪|城。"), "isolated")
     text, rule = "大阪城。", WordRule.of_words("")
     assert learned(tokenizer, text, (Span(0, 2, "A"),), rule) == ({Span(0, 2, "A")}, set())

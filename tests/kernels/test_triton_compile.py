@@ -23,9 +23,10 @@ def test_no_kernel_spills_registers(resources):
 
 
 def test_a_processor_holds_enough_threads_to_hide_the_memory(resources):
-    """A quarter of those that it can hold; rows of 8,192 and the cross-entropy, one program a processor, apart."""
+    """A quarter of those that it can hold. Rows of 8,192 apart, and attention, which loads ahead instead."""
     few = {r["name"] for r in resources if r["programs"] * r["warps"] < 16}
-    assert few == {"add_norm backward, bf16 stream, width 8192"}
+    assert {name for name in few if not name.startswith("attention")} == {"add_norm backward, bf16 stream, width 8192"}
+    assert all(r["programs"] * r["warps"] >= 8 for r in resources)
 
 
 def test_numbers_are_read_by_16_bytes(resources):

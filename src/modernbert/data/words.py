@@ -87,7 +87,7 @@ def inside_word(text: str, place: int) -> bool:
     """
     if not 0 < place < len(text) or any(_UNSPACED_CLUSTER.match(text, at) for at in (place - 1, place)):
         return False
-    if _ABBREVIATED.match(text, max(0, place - 2)):
+    if place >= 2 and _ABBREVIATED.match(text, place - 2):
         return False
     return any(_BOTH[kind].match(text, place - 1) is not None for kind in ("letters", "digits"))
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modernbert.kernels.rotary import Rope
+from modernbert.kernels.triton.launch import on_device_of, power_of_two
 from modernbert.kernels.triton.rotary import rotated
 from modernbert.kernels.triton.tiles import tiles
 from modernbert.packed import Sequences
@@ -349,11 +350,12 @@ def forward(qkv: Tensor, row_tiles: Tensor, window: int, sizes: Blocks | None = 
     logsumexp = qkv.new_empty(heads, tokens, dtype=torch.float32)
     size = sizes or blocks(window, dim, qkv.dtype)[0]
     if tokens:
-        attention_forward_kernel[(len(row_tiles), heads)](
-            qkv, row_tiles, out, logsumexp, tokens, dim**-0.5 * LOG2_E.value,
-            HEADS=heads, DIM=dim, DIM_BLOCK=triton.next_power_of_2(dim), WINDOW=window, ROWS=size.own, KEYS=size.visit,
-            PRECISE=qkv.dtype == torch.float32, **size.options,
-        )  # fmt: skip
+        with on_device_of(qkv):
+            attention_forward_kernel[(len(row_tiles), heads)](
+                qkv, row_tiles, out, logsumexp, tokens, dim**-0.5 * LOG2_E.value,
+                HEADS=heads, DIM=dim, DIM_BLOCK=power_of_two(dim), WINDOW=window, ROWS=size.own, KEYS=size.visit,
+                PRECISE=qkv.dtype == torch.float32, **size.options,
+            )  # fmt: skip
     return out, logsumexp
 
 
@@ -377,19 +379,20 @@ def backward(
     turned = cos is not None
     angles = (cos, sin, cos.stride(0)) if cos is not None else (logsumexp, logsumexp, 0)
     constants = {
-        "HEADS": heads, "DIM": dim, "DIM_BLOCK": triton.next_power_of_2(dim), "WINDOW": window, "ROTATED": turned,
+        "HEADS": heads, "DIM": dim, "DIM_BLOCK": power_of_two(dim), "WINDOW": window, "ROTATED": turned,
         "PRECISE": qkv.dtype == torch.float32,
     }  # fmt: skip
     if tokens:
         scale = dim**-0.5 * LOG2_E.value
-        attention_query_gradient_kernel[(len(query_tiles), heads)](
-            qkv, query_tiles, out, logsumexp, grad, delta, result, *angles, tokens, scale,
-            ROWS=queries.own, KEYS=queries.visit, **queries.options, **constants,
-        )  # fmt: skip
-        attention_key_gradient_kernel[(len(key_tiles), heads)](
-            qkv, key_tiles, logsumexp, grad, delta, result, *angles, tokens, scale,
-            KEYS=keys.own, ROWS=keys.visit, **keys.options, **constants,
-        )  # fmt: skip
+        with on_device_of(qkv):
+            attention_query_gradient_kernel[(len(query_tiles), heads)](
+                qkv, query_tiles, out, logsumexp, grad, delta, result, *angles, tokens, scale,
+                ROWS=queries.own, KEYS=queries.visit, **queries.options, **constants,
+            )  # fmt: skip
+            attention_key_gradient_kernel[(len(key_tiles), heads)](
+                qkv, key_tiles, logsumexp, grad, delta, result, *angles, tokens, scale,
+                KEYS=keys.own, ROWS=keys.visit, **keys.options, **constants,
+            )  # fmt: skip
     return result
 
 

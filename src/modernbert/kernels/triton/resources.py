@@ -36,6 +36,7 @@ class Kernel:
     constants: dict[str, Any]
     warps: int
     stages: int = 3
+    divisible: tuple[str, ...] = ()  # numbers that are multiples of 16 in such a run, which Triton looks at
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def _rotation(name: str, inverse: bool, heads: int = 12, dim: int = 64) -> Kerne
         "HEADS": heads, "HALF": dim // 2, "HEADS_BLOCK": power_of_two(heads), "HALF_BLOCK": dim // 2,
         "TOKENS": rotary.TOKENS, "INVERSE": inverse,
     }  # fmt: skip
-    return Kernel(name, rotary.rotate_kernel, pointers | dict.fromkeys(strides, "i32"), constants, rotary.WARPS)
+    signature = pointers | dict.fromkeys(strides, "i32")
+    return Kernel(name, rotary.rotate_kernel, signature, constants, rotary.WARPS, divisible=strides[1:])
 
 
 _TABLES = {"tensors": "*i64", "chunks": "*i64", "settings": "*fp32", "sums": "*fp32"}
@@ -171,7 +173,11 @@ def compiled(kernel: Kernel, target: GPUTarget = HOPPER) -> Resources:
     names = kernel.function.arg_names
     types = {name: kernel.signature.get(name, "constexpr") for name in names}
     constants = {(names.index(name),): value for name, value in kernel.constants.items()}
-    aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if types[name].startswith("*")}
+    aligned = {
+        (at,): [["tt.divisibility", 16]]
+        for at, name in enumerate(names)
+        if types[name].startswith("*") or name in kernel.divisible
+    }
     source = ASTSource(kernel.function, types, constants, aligned)
     found = triton.compile(source, target=target, options={"num_warps": kernel.warps, "num_stages": kernel.stages})
     registers, local = _used(found.asm["cubin"])

@@ -8,6 +8,8 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
+from modernbert.kernels.triton.launch import on_device_of, power_of_two
+
 TOKENS, WARPS = 4, 4  # of a program, which turns one of q, k and v: 6 KiB at 12 heads of 64
 
 
@@ -86,12 +88,13 @@ def rotate(
     assert cos.stride() == sin.stride()
     half = dim // 2
     grid = (triton.cdiv(tokens, TOKENS), 2 if v is None else 3)
-    rotate_kernel[grid](
-        q, k, k if v is None else v, out, cos, sin, tokens, q.stride(0), k.stride(0),
-        k.stride(0) if v is None else v.stride(0), out.stride(0), cos.stride(0),
-        HEADS=heads, HALF=half, HEADS_BLOCK=triton.next_power_of_2(heads), HALF_BLOCK=triton.next_power_of_2(half),
-        TOKENS=TOKENS, INVERSE=inverse, num_warps=WARPS,
-    )  # fmt: skip
+    with on_device_of(q):
+        rotate_kernel[grid](
+            q, k, k if v is None else v, out, cos, sin, tokens, q.stride(0), k.stride(0),
+            k.stride(0) if v is None else v.stride(0), out.stride(0), cos.stride(0),
+            HEADS=heads, HALF=half, HEADS_BLOCK=power_of_two(heads), HALF_BLOCK=power_of_two(half),
+            TOKENS=TOKENS, INVERSE=inverse, num_warps=WARPS,
+        )  # fmt: skip
 
 
 def rotated(qkv: Float[Tensor, "tokens 3 heads head_dim"], cos: Tensor, sin: Tensor) -> Tensor:

@@ -166,6 +166,7 @@ def test_the_tiny_recipe_is_three_commands(tmp_path):
     assert len(json.loads(filled.stdout)[0]["masks"][0]) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["/proc/nowhere/model", "/dev/null/model", "a" * 300])
 def test_an_output_that_cannot_be_written_is_one_line_and_status_2(output, model, tmp_path):
     for arguments in (

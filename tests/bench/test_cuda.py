@@ -115,6 +115,7 @@ def test_a_peer_that_is_missing_is_named_with_its_remedy(monkeypatch):
         bench_cuda_inference("tiny", "fp32", 1, DRY, peers=("openvino",))
 
 
+@pytest.mark.slow
 def test_training_is_timed_with_and_without_the_optimizer_and_beside_transformers_where_it_is_said(monkeypatch):
     both = (Work("3 x 16", (16,) * 3), Work("2 x 16, beside transformers", (16,) * 2))
     monkeypatch.setattr(cuda_training, "DRY_WORKLOADS", both)
@@ -151,6 +152,7 @@ def test_every_length_is_scaled_and_threads_are_refused():
     assert all(0 < point.cost.lowest <= point.cost.median <= point.cost.highest for point in points)
 
 
+@pytest.mark.slow
 def test_attention_is_compared_with_fp32_and_timed_with_and_without_a_window():
     report = bench_attention(DRY, (16, 200), tokens=400)
     assert [(time.length, time.window) for time in report.times] == [(16, None), (16, 64), (200, None), (200, 64)]
@@ -162,6 +164,7 @@ def test_attention_is_compared_with_fp32_and_timed_with_and_without_a_window():
         bench_attention(DRY, (401,), tokens=400)
 
 
+@pytest.mark.slow
 def test_a_loop_is_a_run_beside_its_bare_step():
     report = bench_loop("tiny", "cpu", None, 1.0, steps=12)
     assert report.bare_tokens_per_second.median > 0

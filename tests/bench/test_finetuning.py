@@ -24,6 +24,7 @@ def texts(tmp_path_factory):
     return str(write_csv(tmp_path_factory.mktemp("texts") / "texts.csv", sentences(96, seed=1)))
 
 
+@pytest.mark.slow
 def test_both_learn_and_results_are_kept(model, texts, tmp_path):
     chosen = recipe(model, tmp_path / "run", data={"train": texts, "held_out": 0.25}, seeds=[0, 1])
     report = bench_finetuning(chosen, threads=1)

@@ -33,6 +33,7 @@ def test_it_says_how_it_is_called(tmp_path):
     assert done.stderr.startswith("usage: runs/gpu.sh [--dry] check | train")
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_does_not_keep_the_next_one_from_running(tmp_path):
     broken = tmp_path / "python"
     broken.write_text(f'#!/bin/sh\ncase "$*" in *ceilings*) exit 3;; esac\nexec {sys.executable} "$@"\n')

@@ -23,6 +23,7 @@ def report():
     return bench_inference("tiny", "fp32", threads=1, rounds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
 def test_beside_bf16_there_is_int8_which_has_no_floor():
     [result] = bench_inference("tiny", "bf16", threads=1, rounds=1, works=("one",)).results
@@ -91,6 +92,7 @@ def with_other_weights(setting, change):
     return encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"local_attention": 30}, {"layer_types": ("full_attention",) * 4}, {"local_rope_theta": 160_000.0}],

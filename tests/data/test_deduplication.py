@@ -96,6 +96,7 @@ def test_how_near_is_a_matter_of_the_options(tokenizer, tmp_path):
     assert (strict.documents, loose.documents) == (3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "minhash"])
 def test_the_number_of_workers_changes_nothing(kind, tokenizer, tmp_path):
     texts = [text(seed) for seed in range(20)]
@@ -118,6 +119,7 @@ def test_what_a_filter_refused_is_no_original(tokenizer, tmp_path):
     assert manifest.skipped == {"duplicate": 1, "gopher-quality: gopher_short_doc": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_in", ["MinhashDedupSignature", "MinhashDedupCluster", "TokenShardWriter"])
 def test_an_interrupted_source_goes_on_with_the_stage_it_stopped_in(stopped_in, tokenizer, tmp_path, monkeypatch):
     from modernbert.data import deduplication, steps

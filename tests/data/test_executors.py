@@ -61,6 +61,7 @@ def others_ray(monkeypatch):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @RAYS_WARNINGS
 def test_two_workers_of_ray_write_what_the_local_executor_writes(others_ray, texts, tokenizer, tmp_path):
@@ -71,6 +72,7 @@ def test_two_workers_of_ray_write_what_the_local_executor_writes(others_ray, tex
     assert local[0].skipped == {"broken line": 2, "duplicate": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @RAYS_WARNINGS
 def test_what_fails_under_ray_is_said_with_its_reason(ray, tokenizer, tmp_path):
@@ -82,6 +84,7 @@ def test_what_fails_under_ray_is_said_with_its_reason(ray, tokenizer, tmp_path):
         build(tmp_path, tokenizer, tmp_path / "out", executor="ray", sources=[source])
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @RAYS_WARNINGS
 def test_ray_finishes_what_the_local_executor_began(ray, texts, tokenizer, tmp_path, monkeypatch):
@@ -145,6 +148,7 @@ def cluster(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_what_slurm_is_asked_to_run_writes_what_the_local_executor_writes(cluster, texts, tokenizer, tmp_path):
     """No Slurm: its programs are played by others, which run the scripts as they are."""

@@ -48,10 +48,12 @@ def free_port():
         return str(found.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_one_node_trains_with_overrides(recipe):
     launch([RUNS / "one-node.sh", recipe, "run.parallel=fsdp"], recipe, RESTARTS="0")
 
 
+@pytest.mark.slow
 def test_the_slurm_file_trains_where_srun_runs_its_command_here(recipe):
     for name, line in {"srun": 'exec "$@"', "scontrol": "echo 127.0.0.1; echo other-node"}.items():
         (recipe.parent / name).write_text(f"#!/bin/sh\n{line}\n")
@@ -60,6 +62,7 @@ def test_the_slurm_file_trains_where_srun_runs_its_command_here(recipe):
     launch(["bash", RUNS / "cluster.slurm", recipe], recipe, **slurm)
 
 
+@pytest.mark.slow
 def test_the_kubernetes_command_trains_with_the_variables_of_its_pod(recipe):
     service, job = yaml.safe_load_all((RUNS / "cluster.kubernetes.yaml").read_text())
     pod = job["spec"]["template"]["spec"]

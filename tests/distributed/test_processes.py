@@ -132,8 +132,14 @@ def alone(write_recipe, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"parallel": "ddp"}, {"parallel": "fsdp", "activation_checkpointing": True}],
-    ids=["ddp", "fsdp with activation checkpointing"],
+    [
+        pytest.param({"parallel": "ddp"}, id="ddp"),
+        pytest.param(
+            {"parallel": "fsdp", "activation_checkpointing": True},
+            id="fsdp with activation checkpointing",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_two_processes_train_to_the_losses_of_one(write_recipe, alone, tmp_path, changes):
     """Microbatches of one process and of two are cut differently; the global count of predicted tokens is the same."""
@@ -141,6 +147,7 @@ def test_two_processes_train_to_the_losses_of_one(write_recipe, alone, tmp_path,
     assert_same_run(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_one_process_goes_on_in_two_shards(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path, parallel="fsdp")
     with started(recipe, 1, ["-c", SIGNAL_AT_STEP_5.replace("{name}", "SIGINT")]) as [process]:
@@ -150,6 +157,7 @@ def test_a_run_stopped_in_one_process_goes_on_in_two_shards(write_recipe, alone,
     assert_same_run(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path)
     with started(recipe, 2, ["-c", SIGNAL_AT_STEP_5.replace("{name}", "SIGKILL")]) as [first, second]:
@@ -180,6 +188,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_nothing_that_holds_the_group_outlives_it(write_recipe, alone, tmp_path):
     """Or a process hangs at its end, one time in a few."""
     with started(write_recipe(tmp_path), 2, ["-c", AT_THE_END]) as processes:
@@ -211,6 +220,7 @@ def test_a_process_does_not_wait_for_ever(monkeypatch):
         name_of_attempt(torch.distributed.HashStore(), 1, 2)
 
 
+@pytest.mark.slow
 def test_torchrun_brings_a_killed_run_back(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
@@ -243,6 +253,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_the_first_process_ends_the_others_with_its_sentence(write_recipe, tmp_path):
     with started(write_recipe(tmp_path), 2, ["-c", FULL_DISK]) as [first, second]:
         _, told = first.communicate(timeout=ENDED)
@@ -253,6 +264,7 @@ def test_a_full_disk_of_the_first_process_ends_the_others_with_its_sentence(writ
     assert "Traceback" not in told + passed_on
 
 
+@pytest.mark.slow
 def test_a_directory_of_another_recipe_ends_all_processes_with_that_sentence(write_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
@@ -278,6 +290,7 @@ except DataError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_interrupted_is_ended_all_the_same(tmp_path):
     with started(tmp_path, 2, ["-c", STUCK]) as [_, second]:
         _, said = second.communicate(timeout=60)

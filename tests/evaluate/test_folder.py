@@ -58,6 +58,7 @@ def numbers(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "make", "more"),
     [

@@ -66,6 +66,7 @@ def report(model, glue, tmp_path_factory):
     return found, output
 
 
+@pytest.mark.slow
 def test_every_task_with_data_is_scored_and_the_others_are_named(report):
     found, _ = report
     assert [score.task for score in found.scores] == ["MNLI", "CoLA", "MRPC"]
@@ -132,6 +133,7 @@ def test_a_given_mnli_model_is_the_start(model, glue, tmp_path, monkeypatch):
     assert seen == ["elsewhere"]
 
 
+@pytest.mark.slow
 def test_the_same_is_run_from_random_weights_beside(model, glue, tmp_path):
     arguments = ["evaluate", "glue", model, "--data", str(glue), "--output", str(tmp_path), "--task", "CoLA", *FAST]
     result = CliRunner().invoke(app, [*arguments, "--seed", "0", "--seed", "1", "--random"])

@@ -156,6 +156,7 @@ def test_a_misspelt_setting_is_one_sentence_and_not_a_silent_fall_to_plain_pytor
     assert "MODERNBERT_NATIVE is 'avx-2', which is no level" in told.stderr
 
 
+@pytest.mark.slow
 def test_a_foreign_library_is_one_sentence(tmp_path):
     (tmp_path / "text.so").write_text("not a library")
     for library in (tmp_path / "text.so", "libm.so.6"):

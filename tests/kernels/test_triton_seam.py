@@ -89,6 +89,7 @@ def test_on_a_cpu_they_are_the_modules_of_pytorch():
     assert torch.equal(layer_norm(embedding(tokens), norm), norm(embedding(tokens)))
 
 
+@pytest.mark.slow
 def test_compiled_code_goes_through_the_operators_without_a_break(triton_device):
     """In a process of its own: the checks of shapes that run under pytest cannot be traced."""
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if triton_device.type == "cpu" else {})

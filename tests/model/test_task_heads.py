@@ -225,9 +225,11 @@ def accuracy(model, batches):
 @pytest.mark.parametrize(
     ("head", "problem"),
     [
-        *((head, None) for head in HEADS),
-        (SequenceClassifier, "multi_label_classification"),
-        (SequenceClassifier, "regression"),
+        (SequenceClassifier, None),
+        (TokenClassifier, None),
+        *(pytest.param(head, None, marks=pytest.mark.slow) for head in HEADS[2:]),
+        pytest.param(SequenceClassifier, "multi_label_classification", marks=pytest.mark.slow),
+        pytest.param(SequenceClassifier, "regression", marks=pytest.mark.slow),
     ],
 )
 def test_200_examples_are_learned_by_heart(head, problem):

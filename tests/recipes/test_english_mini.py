@@ -85,6 +85,7 @@ def test_unpacking_needs_nothing_but_python(run, tmp_path, monkeypatch):
     assert (tmp_path / "there" / "shards" / "library" / "library.ds").is_file()
 
 
+@pytest.mark.slow
 def test_training_from_shards_needs_no_extra():
     """As the machine to which they are carried need not have them."""
     code = """

@@ -127,6 +127,7 @@ def test_special_tokens_never_reach_the_decoder():
     assert many.layers == few.layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("attention", ["blocked", "like flash"])
 def test_activations_are_what_the_graph_keeps(precision, attention, monkeypatch):

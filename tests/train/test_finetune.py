@@ -128,6 +128,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(model, csvs, tmp_path):
     assert predicted(whole) == predicted(found)
 
 
+@pytest.mark.slow
 def test_a_seed_decides_everything(model, csvs, tmp_path):
     one, two, three = (
         finetune(recipe(model, tmp_path / name, data=csvs, seed=seed, training={"epochs": 1}))
@@ -177,6 +178,7 @@ def test_training_ends_early_without_improvement_and_the_best_is_kept(model, csv
     assert scores[found["best_step"]] == max(scores.values())
 
 
+@pytest.mark.slow
 def test_numbers_of_any_size_are_learned_and_come_back_as_such(model, tmp_path):
     worth = {"red": 1000.0, "green": 3000.0, "blue": 8000.0}
     rows = [(text, worth[label]) for text, label in sentences(200, 1)]
@@ -192,6 +194,7 @@ def test_numbers_of_any_size_are_learned_and_come_back_as_such(model, tmp_path):
         assert number.score == pytest.approx(line["predicted"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_several_labels_at_once(model, tmp_path):
     pairs = zip(sentences(250, 1), sentences(250, 2), strict=True)
     rows = [(f"{one} {other}", ";".join({first, second})) for (one, first), (other, second) in pairs]
@@ -244,6 +247,7 @@ def test_words_with_tags_are_learned_as_words(model, tmp_path):
     assert (found.begin, found.end, found.label) == (6, 10, "GREEN")
 
 
+@pytest.mark.slow
 def test_answers_are_found_in_long_contexts_or_not_at_all(model, tmp_path):
     questions = []
     for number, (text, _) in enumerate(sentences(200, 1)):
@@ -330,6 +334,7 @@ def chosen(model, tmp_path_factory):
     return finetune(recipe(model, base / "run", "choose", data=data, training=training))
 
 
+@pytest.mark.slow
 def test_the_right_choice_is_learned(chosen):
     assert report(chosen)["metrics"]["test"]["accuracy"]["value"] > 0.9
 

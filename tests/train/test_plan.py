@@ -202,6 +202,7 @@ def test_longer_documents_cost_more_attention_and_nothing_else(tmp_path):
     assert found[1].layers == found[0].layers
 
 
+@pytest.mark.slow
 def test_checkpointing_takes_more_hours_for_the_same_operations():
     plain = plan(small(), Cluster.of(count=1)).total
     again = plan(small(run=SMALL["run"] | {"activation_checkpointing": True}), Cluster.of(count=1)).total
@@ -209,6 +210,7 @@ def test_checkpointing_takes_more_hours_for_the_same_operations():
     assert 1 < again.hours / plain.hours < 4 / 3
 
 
+@pytest.mark.slow
 def test_hours_fall_with_devices_and_cost_does_not():
     one, eight = (plan(small(), Cluster.of(count=n, cost_per_hour=2.0)).total for n in (1, 8))
     assert one.hours == pytest.approx(8 * eight.hours)

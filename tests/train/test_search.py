@@ -118,6 +118,7 @@ def test_predictions_that_are_not_finite_are_a_failure(recipe_for, monkeypatch):
     assert [one.state.name for one in study(wanted).trials] == ["FAIL", "FAIL"]
 
 
+@pytest.mark.slow
 def test_trials_are_drawn_within_the_ranges_and_the_best_is_run(recipe_for, untrained):
     wanted = recipe_for(**RANGES, trials=4)
     folder = search(wanted)
@@ -140,6 +141,7 @@ def draws(recipe):
     return Draws(recipe.search, recipe.seeds[0], "accuracy", recipe.output.with_name(f"{recipe.output.name}-search"))
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_goes_on_with_the_same_trials(recipe_for, monkeypatch):
     whole, parts = (recipe_for(name, **RANGES, trials=3) for name in ("whole", "parts"))
     search(whole)
@@ -163,6 +165,7 @@ class Entered(StopAfter):
         """There are none to give back."""
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_from_those_that_are_there(recipe_for):
     fewer, more = (recipe_for(**RANGES, trials=count) for count in (1, 2))
     search(fewer)
@@ -217,6 +220,7 @@ def test_a_study_goes_on_under_other_rates_but_not_under_other_epochs(tmp_path):
         Draws(Search(epochs=(4,), trials=3), 0, "accuracy", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_study_is_told_and_its_trials_are_in_their_folders(recipe_for, untrained):
     wanted = recipe_for(**RANGES, trials=2)
     folder = search(wanted)

@@ -103,6 +103,7 @@ def pretrain_with_a_crash(recipe, monkeypatch, step):
     pretrain(recipe)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_repeats_no_line_and_loses_none(tracked, service, monkeypatch, capsys):
     """It crashes between two checkpoints."""
     recipe = tracked(service.__name__, project="letters")
@@ -116,6 +117,7 @@ def test_a_run_that_goes_on_repeats_no_line_and_loses_none(tracked, service, mon
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 6])
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(tracked, monkeypatch, step):
     """It crashes before the first checkpoint, and between two."""
@@ -132,6 +134,7 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tracked, monkeypatch,
         assert drawn == [(values["step"], pytest.approx(values[name], rel=1e-6)) for values in written]
 
 
+@pytest.mark.slow
 def test_what_is_learned_does_not_know_of_trackers(tracked, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", StandIn("wandb"))
     plain = load_file(pretrain(tracked(run="plain")) / "model.safetensors")

@@ -9,9 +9,9 @@ GOLDEN = json.loads(Path(__file__).with_name("losses.json").read_text(encoding="
 
 
 def test_a_refactor_leaves_the_losses_where_they_were(tmp_path):
-    """To the bit where they were recorded; another processor sums in another order, so elsewhere to 1e-4."""
+    """To the bit where they were recorded; another processor sums in another order: 1.8e-7 was seen."""
     found = golden_losses(tmp_path)
-    assert found == pytest.approx(GOLDEN, rel=1e-4)
+    assert found == pytest.approx(GOLDEN, rel=1e-6)
 
 
 def test_the_losses_repeat_to_the_bit(tmp_path):

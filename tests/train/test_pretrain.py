@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
-from modernbert.train.pretrain import pretrain
+from modernbert.train.pretrain import choose_precision, pretrain
+from modernbert.train.recipe import Run
 from modernbert.train.stopping import StopRequest
 from modernbert.train.tracking import Metrics
 
@@ -542,3 +544,12 @@ def _phase(**changes):
         "schedule": {"peak_lr": 1e-3},
         "batch_tokens": 512,
     } | changes
+
+
+def test_the_precision_is_what_the_recipe_says_or_what_the_device_is_fast_at(monkeypatch):
+    cpu, run = torch.device("cpu"), Run(directory=Path("x"))
+    for fast, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("modernbert.runtime.fast_bf16", lambda fast=fast: fast)
+        assert choose_precision(run, cpu) == expected
+        assert choose_precision(run, torch.device("cuda")) == "bf16"
+        assert choose_precision(run.model_copy(update={"precision": "bf16"}), cpu) == "bf16"

@@ -26,7 +26,7 @@ from modernbert.model import MaskedLM
 from modernbert.model.heads import IGNORED
 from modernbert.runtime import autocast
 from modernbert.train.optimizer import StableAdamW, parameter_groups
-from modernbert.train.pretrain import pretrain
+from modernbert.train.pretrain import choose_precision, pretrain
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.start import first_model
 from modernbert.train.tracking import Metrics
@@ -106,7 +106,7 @@ def bench_loop(model: str, device: str, target: Target | None, seconds: float, s
     loop = speeds[min(_WARM_UP_REPORTS, len(speeds) - 1) :]
     return LoopReport(
         model=describe(model, PRESETS[model]),
-        dtype=made.run.precision,
+        dtype=choose_precision(made.run, torch.device("cpu") if target is None else target.device),
         machine=cuda_machine(target) if target else machine(()),
         device=target.name if target else "CPU",
         batch_tokens=shape.batch_tokens,
@@ -257,7 +257,7 @@ def _bare_steps(recipe: PretrainRecipe, device: torch.device, wait: Callable[[],
     on_device, tokens, sequences = rows.to(device), batch.input_ids.to(device), batch.sequences.to(device)
 
     def step() -> None:
-        with autocast(device, recipe.run.precision):
+        with autocast(device, choose_precision(recipe.run, device)):
             loss = model.loss_at(tokens, sequences, on_device, targets) / len(rows)
         loss.backward()
         optimizer.step()

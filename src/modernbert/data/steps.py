@@ -12,7 +12,7 @@ from datatrove.pipeline.readers.base import BaseReader
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 
 from modernbert.data import reading, samples
-from modernbert.data.tokenizer import load_tokenizer
+from modernbert.data.tokenizer import load_tokenizer, num_ids
 
 SKIPPED = "skipped"  # the key of the metadata under which a document that is not wanted carries the reason
 
@@ -70,7 +70,7 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         tokenizer = load_tokenizer(self.tokenizer)
         tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
-        token_bytes = 2 if tokenizer.get_vocab_size(with_added_tokens=True) <= 1 << 16 else 4
+        token_bytes = 2 if num_ids(tokenizer) <= 1 << 16 else 4
         name = f"{self.source}-{rank:05d}.ds"
         file = TokenizedFile(
             str(self.folder),

@@ -11,6 +11,7 @@ instruction for bf16 is slower than fp32. `MODERNBERT_NATIVE` in the environment
 """
 
 import ctypes
+import logging
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # what their names promise, t
 KINDS = ("fp32", "bf16", "int8")  # of products; each takes the level that is fastest at it
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 IGNORED = -100  # the label of a row without loss, as everywhere in PyTorch
+logger = logging.getLogger(__name__)
+
 _VERSION = 2  # of src/native/interface.h
 _CLEARLY = 1.05  # a level whose name promises less has to be faster by this
 
@@ -156,6 +159,8 @@ if hasattr(os, "register_at_fork"):
 
 
 _selected = _load(os.environ.get("MODERNBERT_NATIVE", ""))
+if os.environ.get("MODERNBERT_NATIVE") in LEVELS and isinstance(_selected, str):
+    logger.warning("MODERNBERT_NATIVE is set, but plain PyTorch runs: the native backend %s.", _selected)
 
 
 def select(level: str) -> None:

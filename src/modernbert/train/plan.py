@@ -21,6 +21,7 @@ from modernbert.data.tokenizer import Vocabulary, load_tokenizer
 from modernbert.errors import ConfigError, DataError
 from modernbert.model.checkpoint import read_config
 from modernbert.model.config import EncoderConfig
+from modernbert.runtime import Precision
 from modernbert.train.costs import (
     DEVICES,
     Device,
@@ -297,8 +298,9 @@ def _plan_phase(
     warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_row)
     flops = count_flops(config, rows, phase.mask_ratio)
     work = flops.total + (flops.recomputed if run.activation_checkpointing else 0.0)
+    precision: Precision = "fp32" if run.precision == "fp32" else "bf16"  # the devices of a plan are fast at it
     setting = Setting(
-        run.precision,
+        precision,
         shards=cluster.count if run.parallel == "fsdp" else 1,
         activation_checkpointing=run.activation_checkpointing,
         compiled=run.compile,
@@ -321,7 +323,7 @@ def _plan_phase(
         growing_updates=sum(stage.updates for stage in stages if stage.batch_tokens < batch.tokens),
         rate_warmup_updates=sum(stage.updates for stage in warmup),
         flops_per_token=flops,
-        effort=_effort(phase.tokens, updates, flops.total, work, cluster if run.precision == "bf16" else None),
+        effort=_effort(phase.tokens, updates, flops.total, work, cluster if precision == "bf16" else None),
         microbatch_rows=at_once,
         passes=math.ceil(share / at_once),
         memory=memory(at_once),

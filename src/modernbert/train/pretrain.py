@@ -22,12 +22,12 @@ from modernbert.data.tokenizer import sha256, tokenizer_file
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
 from modernbert.model.checkpoint import write_folder
-from modernbert.runtime import autocast
+from modernbert.runtime import Precision, autocast, select_precision
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Parallelism, Processes, processes
 from modernbert.train.graphs import CudaRecorder, Gradients, Graphs
 from modernbert.train.optimizer import StableAdamW, parameter_groups
-from modernbert.train.recipe import Phase, PretrainRecipe
+from modernbert.train.recipe import Phase, PretrainRecipe, Run
 from modernbert.train.run_folder import LOCK, check_inputs, in_use
 from modernbert.train.spikes import Spikes
 from modernbert.train.start import first_model
@@ -140,6 +140,11 @@ class Pretraining:
         self.vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
         self.training, self.held_out = self._open_data()
         run = recipe.run
+        self.precision = choose_precision(run, processes.device)
+        if run.precision == "auto" and processes.first:
+            logger.info(
+                "Matrix products are in %s; run.precision=%s keeps that elsewhere.", self.precision, self.precision
+            )
         self.model = first_model(recipe, self.vocabulary).to(processes.device).train()
         self.model.model.embeddings.half_residual = run.half_residual
         self.checkpoints = checkpoint.Checkpoints(
@@ -168,7 +173,7 @@ class Pretraining:
             parallel=run.parallel,
             activation_checkpointing=run.activation_checkpointing,
             compile=run.compile,
-            precision=run.precision,
+            precision=self.precision,
         )
         peak = next(iter(recipe.phases.values())).schedule.peak_lr
         self.optimizer = StableAdamW(
@@ -343,7 +348,7 @@ class Pretraining:
 
     def _backward(self, inputs: Inputs) -> Tensor:
         """Add a microbatch's part to the gradients. Returns its part of the loss."""
-        with autocast(self.processes.device, self.recipe.run.precision):
+        with autocast(self.processes.device, self.precision):
             nats = self.parallelism.objective(inputs.tokens, inputs.sequences, inputs.rows, inputs.targets)
         share: Tensor = nats / inputs.predicted
         (share * self.processes.size).backward()
@@ -418,7 +423,7 @@ class Pretraining:
     def _takes_graphs(self) -> bool:
         """Whether passes are CUDA graphs. Not in fp32, whose attention asks the device where sequences begin."""
         run, processes = self.recipe.run, self.processes
-        plain = run.precision == "bf16" and not run.activation_checkpointing and not run.compile
+        plain = self.precision == "bf16" and not run.activation_checkpointing and not run.compile
         return run.cuda_graphs == "auto" and plain and processes.size == 1 and processes.device.type == "cuda"
 
     def _thetas(self) -> tuple[float, float]:
@@ -482,7 +487,7 @@ class Pretraining:
 
     def _validate(self, name: str, phase: Phase) -> None:
         """Measure the held-out documents of the phase's sources, each process a part of them."""
-        model, precision = self.parallelism.evaluated, self.recipe.run.precision
+        model, precision = self.parallelism.evaluated, self.precision
         results = {
             source: evaluate(model, batches, self.vocabulary, precision, self.processes)
             for source, batches in self._validation_batches(phase).items()
@@ -538,6 +543,11 @@ class Pretraining:
                 logger.info("The model is in %s.", final)
         self.processes.wait()
         return final
+
+
+def choose_precision(run: Run, device: torch.device) -> Precision:
+    """What the recipe says, or what is fast on the device of this process."""
+    return select_precision(device) if run.precision == "auto" else run.precision
 
 
 def _claim_directory(recipe: PretrainRecipe) -> None:

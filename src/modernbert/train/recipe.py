@@ -117,7 +117,7 @@ class Run(Config):
 
     directory: Path
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 where it is fast (on CUDA always), otherwise fp32
     microbatch_tokens: PositiveInt = 16_384  # at once in one process
     parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole copies of the model, or shards of it
     activation_checkpointing: bool = False  # compute each layer twice rather than keep what is inside it

@@ -25,7 +25,7 @@ def _place(rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr)
 
 @triton.jit(do_not_specialize=["rows"])
 @no_type_check
-def forward_kernel(x, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def geglu_forward_kernel(x, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row, column, mask = _place(rows, WIDTH, ROWS, COLUMNS)
     a = tl.load(x + row * (2 * WIDTH) + column, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(x + row * (2 * WIDTH) + WIDTH + column, mask=mask, other=0.0).to(tl.float32)
@@ -35,7 +35,7 @@ def forward_kernel(x, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COL
 
 @triton.jit(do_not_specialize=["rows"])
 @no_type_check
-def backward_kernel(grad, x, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def geglu_backward_kernel(grad, x, result, rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row, column, mask = _place(rows, WIDTH, ROWS, COLUMNS)
     a = tl.load(x + row * (2 * WIDTH) + column, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(x + row * (2 * WIDTH) + WIDTH + column, mask=mask, other=0.0).to(tl.float32)
@@ -63,7 +63,7 @@ def _geglu(x: Tensor) -> Tensor:
         width = result.shape[-1]
         rows = result.numel() // width
         with on_device_of(x):
-            forward_kernel[_grid(rows, width)](
+            geglu_forward_kernel[_grid(rows, width)](
                 x, result, rows, WIDTH=width, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS
             )
     return result
@@ -77,7 +77,7 @@ def _geglu_backward(grad: Tensor, x: Tensor) -> Tensor:
         width = grad.shape[-1]
         rows = grad.numel() // width
         with on_device_of(x):
-            backward_kernel[_grid(rows, width)](
+            geglu_backward_kernel[_grid(rows, width)](
                 grad, x, result, rows, WIDTH=width, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=WARPS
             )
     return result

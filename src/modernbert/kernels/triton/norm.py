@@ -20,7 +20,7 @@ TILE = 1024  # elements that one warp holds: 32 a thread
 
 @triton.jit(do_not_specialize=["rows"])
 @no_type_check
-def forward_kernel(
+def norm_forward_kernel(
     x, y, tokens, weight, total, normed, mean, inverse, rows, epsilon,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, GATHER: tl.constexpr,
 ):  # fmt: skip
@@ -52,7 +52,7 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["rows"])
 @no_type_check
-def backward_kernel(
+def norm_backward_kernel(
     stream_grad, normed_grad, total, tokens, mean, inverse, weight, grad, narrow, partial, rows,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STREAM: tl.constexpr, NARROW: tl.constexpr,
     GATHER: tl.constexpr,
@@ -112,7 +112,7 @@ def _forward(
     if rows := mean.numel():
         at_once, block, warps = tile(width)
         with on_device_of(x):
-            forward_kernel[triton.cdiv(rows, at_once),](
+            norm_forward_kernel[triton.cdiv(rows, at_once),](
                 x, x if y is None else y, mean if tokens is None else tokens, weight, total, normed, mean, inverse,
                 rows, epsilon, WIDTH=width, ROWS=at_once, BLOCK=block, ADD=y is not None,
                 GATHER=tokens is not None, num_warps=warps,
@@ -142,7 +142,7 @@ def _backward(
     programs = min(triton.cdiv(rows, at_once), num_processors(total.device) * max(1, 16 // warps))  # as many as fit
     partial = torch.empty(programs, width, dtype=torch.float32, device=total.device)
     with on_device_of(total):
-        backward_kernel[programs,](
+        norm_backward_kernel[programs,](
             normed_grad if stream_grad is None else stream_grad, normed_grad, total,
             mean if tokens is None else tokens, mean, inverse, weight, grad, second, partial, rows, WIDTH=width,
             ROWS=at_once, BLOCK=block, STREAM=stream_grad is not None, NARROW=narrow, GATHER=tokens is not None,

@@ -69,12 +69,12 @@ def _norm(name: str, backward: bool, stream: str, width: int = 768, **flags: boo
             "tokens": tokens, "mean": "*fp32", "inverse": "*fp32", "weight": "*fp32", "grad": stream,
             "narrow": "*bf16", "partial": "*fp32", "rows": "i32",
         }  # fmt: skip
-        return Kernel(name, norm.backward_kernel, signature, constants, warps)
+        return Kernel(name, norm.norm_backward_kernel, signature, constants, warps)
     signature = {
         "x": stream, "y": "*bf16", "tokens": tokens, "weight": "*fp32", "total": stream, "normed": "*bf16",
         "mean": "*fp32", "inverse": "*fp32", "rows": "i32", "epsilon": "fp32",
     }  # fmt: skip
-    return Kernel(name, norm.forward_kernel, signature, constants, warps)
+    return Kernel(name, norm.norm_forward_kernel, signature, constants, warps)
 
 
 def _geglu(name: str, function: Any, pointers: Sequence[str], width: int = 1152) -> Kernel:
@@ -138,8 +138,8 @@ KERNELS: tuple[Kernel, ...] = (
     _norm("layer_norm backward", True, "*bf16", STREAM=False, NARROW=False, GATHER=False),
     _norm("embedding_norm backward", True, "*fp32", STREAM=False, NARROW=False, GATHER=True),
     _norm("add_norm backward, bf16 stream, width 8192", True, "*bf16", 8192, STREAM=True, NARROW=False, GATHER=False),
-    _geglu("geglu", geglu.forward_kernel, ("x", "result")),
-    _geglu("geglu backward", geglu.backward_kernel, ("grad", "x", "result")),
+    _geglu("geglu", geglu.geglu_forward_kernel, ("x", "result")),
+    _geglu("geglu backward", geglu.geglu_backward_kernel, ("grad", "x", "result")),
     _softmax("cross-entropy", gradient=False),
     _softmax("cross-entropy with gradient", gradient=True),
     _softmax("cross-entropy with gradient, no bias", gradient=True, bias=False),

@@ -73,7 +73,8 @@ run_stage() {
         native) # the CPU's kernels on this machine's processor, beside the tests of the GPU
             cmake -S . -B "$native" -DCMAKE_BUILD_TYPE=Release
             [[ -n $dry ]] || cmake --build "$native" --parallel 8
-            OMP_NUM_THREADS=2 MODERNBERT_NATIVE_LIBRARY=$native/libmodernbert.so \
+            [[ -n $dry ]] || export MODERNBERT_NATIVE_LIBRARY=$native/libmodernbert.so
+            OMP_NUM_THREADS=2 \
                 "$python" -m pytest -p no:cacheprovider -p no:benchmark "${workers[@]}" ${dry:+--collect-only} \
                 -k "not triton" tests/kernels/test_attention.py tests/kernels/test_elementwise.py \
                 tests/kernels/test_cross_entropy.py tests/model/test_inference_encoder.py

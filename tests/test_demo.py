@@ -51,7 +51,7 @@ def test_a_file_is_no_place_for_a_demo(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2700)
 def test_the_demo_learns(tmp_path, capsys):
     assert demo.run([], tmp_path / "demo")
     said = capsys.readouterr().out

@@ -97,7 +97,7 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
             _apply(kind, changed, override)
         return kind.model_validate(changed)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_printable(_sentence(kind, error))}") from None
+        raise ConfigError(f"{where}: {_sentence(kind, error)}") from None
     except RecursionError:
         raise ConfigError(f"{where} is nested too deeply.") from None
 
@@ -145,11 +145,6 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     shown = f" (got {_shortened(first['input'])})" if isinstance(first["input"], str | int | float | bool) else ""
     return f"{place}: {message}{shown}." if place else f"{message}{shown}."
-
-
-def _printable(text: str) -> str:
-    """On one line, whatever keys and values a file has."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _shortened(value: str | float) -> str:

@@ -2,7 +2,13 @@
 
 
 class ModernBertError(Exception):
-    """The base of every error that a user causes and can mend. Anything else that escapes is our bug."""
+    """The base of every error that a user causes and can mend. Anything else that escapes is our bug.
+
+    Its message is one line, whatever names and values from a file it quotes.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(each if each.isprintable() else ascii(each)[1:-1] for each in message))
 
 
 class ConfigError(ModernBertError):

@@ -96,9 +96,9 @@ run_stage() {
             if [[ -n $dry ]]; then
                 modernbert bench training --device dry --model tiny --rounds 1 --profile --output "$json/training.json"
             else
-                modernbert bench training --device cuda --model base --rounds 5 --profile \
+                modernbert bench training --device cuda --model base --rounds 3 --profile \
                     --output "$json/training.json"
-                modernbert bench training --device cuda --model large --rounds 5 --output "$json/training-large.json"
+                modernbert bench training --device cuda --model large --rounds 3 --output "$json/training-large.json"
             fi
             ;;
         attention)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modernbert import doctor
+from modernbert.installation import install_command
 from modernbert.kernels import native
 
 
@@ -59,7 +60,7 @@ def test_the_backend_that_will_be_used_comes_with_the_reason(monkeypatch):
 def test_a_missing_part_comes_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(doctor.util, "find_spec", lambda name: None)
     parts = doctor.diagnose()["optional parts"]
-    assert parts["corpus preparation"] == "missing: pip install 'modernbert[corpus]'"
+    assert parts["corpus preparation"] == f"missing: {install_command('corpus')}"
 
 
 def test_a_command_that_installs_a_part_names_an_extra_that_exists():

@@ -8,6 +8,7 @@ from importlib import metadata, util
 import torch
 
 from modernbert import __version__
+from modernbert.installation import install_command
 from modernbert.kernels import available_backends, default_backend, native
 from modernbert.runtime import cpu_features, cpu_name, fast_bf16, product_rates, select_precision
 
@@ -40,7 +41,7 @@ def diagnose() -> Report:
         "attention": _attention(),
         "arithmetic of the processor": _arithmetic(),
         "optional parts": {
-            part: "installed" if util.find_spec(module) else f"missing: pip install 'modernbert[{extra}]'"
+            part: "installed" if util.find_spec(module) else f"missing: {install_command(extra)}"
             for part, (module, extra) in _EXTRAS.items()
         },
     }

@@ -14,6 +14,12 @@ except PackageNotFoundError:
     __version__ = SOURCE_VERSION
 
 _HOMES = {
+    "Encoder": "modernbert.model",
+    "EncoderConfig": "modernbert.model",
+    "MaskedLM": "modernbert.model",
+    "collate_mlm": "modernbert.stream.collate",
+    "encode_padded": "modernbert.model.padded",
+    "load_tokenizer": "modernbert.text.tokenizer",
     "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
     "Classifier": "modernbert.tasks.classifier",
     "FillMask": "modernbert.tasks.fill_mask",
@@ -21,7 +27,7 @@ _HOMES = {
     "TokenClassifier": "modernbert.tasks.token_classifier",
 }
 
-__all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
+__all__ = ["__version__", *_HOMES]
 
 
 def _let_waiting_threads_sleep() -> None:

@@ -37,6 +37,7 @@ _ENDINGS: dict[str, Format] = {
     ".iob2": "conll",
 }
 
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 NO_OBJECT = "this is no JSON object"
 
 
@@ -156,8 +157,14 @@ def _file(path: Path, kind: Format, source: Source, column: str | None = None) -
 
 
 def told_format(path: Path) -> Format | None:
-    """The format that the name of a file tells, compressed (.gz, .zst) or not; None where it tells none."""
+    """The format that the name of a file tells, compressed (.gz, .zst) or not; None where it tells none.
+
+    Raises:
+        DataError: it is a spreadsheet.
+    """
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    if Path(name).suffix in _SPREADSHEETS:
+        raise DataError(f"{path} is a spreadsheet, which is not read; save it as CSV (UTF-8) and give that file.")
     return _ENDINGS.get(Path(name).suffix)
 
 

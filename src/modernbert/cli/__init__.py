@@ -78,16 +78,13 @@ def modernbert(
 )
 def doctor(as_json: Json = False) -> None:
     """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing."""
-    from modernbert.doctor import diagnose
+    from modernbert.doctor import describe, diagnose
 
     report = diagnose()
     if as_json:
         print_json(report)
-        return
-    for section, values in report.items():
-        typer.echo(section)
-        for name, value in values.items():
-            typer.echo(f"  {name:<24} {value}")
+    else:
+        typer.echo(describe(report))
 
 
 @app.command(

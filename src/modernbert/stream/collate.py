@@ -1,6 +1,6 @@
 """Masked, packed batches for a training loop of one's own: a `collate_fn` for PyTorch's DataLoader."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ Example = str | Mapping[str, Any] | Sequence[int] | npt.NDArray[Any] | torch.Ten
 
 def collate_mlm(
     tokenizer: Tokenizer | str | Path, *, max_length: int = 1024, mask_ratio: float = 0.3, seed: int = 0
-) -> Callable[[Sequence[Example]], Batch]:
+) -> "CollateMLM":
     """A `collate_fn` that makes one packed, masked batch of the examples that a DataLoader gives it.
 
     An example is a text, token ids without special tokens, or a mapping with `text` or `input_ids`. Each becomes one
@@ -44,10 +44,12 @@ def collate_mlm(
     if not 0 < mask_ratio <= 1:
         raise ConfigError(f"mask_ratio is {mask_ratio}; it must be above 0 and at most 1.")
     loaded = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-    return _Collate(loaded, max_length, mask_ratio, seed)
+    return CollateMLM(loaded, max_length, mask_ratio, seed)
 
 
-class _Collate:
+class CollateMLM:
+    """What `collate_mlm` gives. Its `vocabulary.size` is the number of ids that a model has to embed."""
+
     def __init__(self, tokenizer: Tokenizer, max_length: int, mask_ratio: float, seed: int) -> None:
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.of(tokenizer)

@@ -112,7 +112,7 @@ def test_a_package_that_is_not_installed_is_said_so(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_machine_with_a_gpu_uses_flash():
+def test_a_machine_with_a_gpu_uses_its_own_kernels():
     report = doctor.diagnose()
     assert "compute capability" in report["GPUs"]["cuda:0"]
-    assert report["attention"]["backend for bf16 on cuda"].startswith("flash")
+    assert report["attention"]["backend for bf16 on cuda"].startswith("triton")

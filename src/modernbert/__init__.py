@@ -14,11 +14,11 @@ except PackageNotFoundError:
     __version__ = SOURCE_VERSION
 
 _HOMES = {
-    "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
-    "Classifier": "modernbert.tasks.classifier",
+    "ChoiceAnswerer": "modernbert.tasks.choose",
+    "Classifier": "modernbert.tasks.classify",
     "FillMask": "modernbert.tasks.fill_mask",
-    "QuestionAnswerer": "modernbert.tasks.question_answerer",
-    "TokenClassifier": "modernbert.tasks.token_classifier",
+    "QuestionAnswerer": "modernbert.tasks.answer",
+    "TokenClassifier": "modernbert.tasks.tokens",
 }
 
 __all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]

@@ -10,9 +10,13 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from modernbert.config import parse
 from modernbert.errors import ConfigError, DataError
-from modernbert.tasks.reading import Source, read_choices, read_questions, read_spans, read_texts_with_labels
-from modernbert.tasks.reading_spans import spans_of_tags
-from modernbert.text.examples import Answer, Span
+from modernbert.tasks.answer.reading import AcceptedAnswer as Answer
+from modernbert.tasks.answer.reading import read_questions
+from modernbert.tasks.choose import read_choices
+from modernbert.tasks.texts import read_texts_with_labels
+from modernbert.tasks.tokens.reading import read_spans
+from modernbert.tasks.tokens.tags import Span, spans_of_tags
+from modernbert.text.records import Source
 
 ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 

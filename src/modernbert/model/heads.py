@@ -18,9 +18,7 @@ from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, filled_rows, make_norm
 from modernbert.model.folder import Pretrained
 from modernbert.model.init import initialize
-from modernbert.packed import Sequences
-
-IGNORED = -100  # the label of a token that is not predicted, as everywhere in PyTorch
+from modernbert.packed import IGNORED, Sequences
 
 
 class PredictionHead(nn.Module):

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modernbert.text.examples import is_tag
 from modernbert.text.opening import UnreadableError, read_lines
 
 logger = logging.getLogger(__name__)
@@ -14,6 +13,11 @@ LOOKED_AT = 50  # sentences that tell whether the first column counts
 RANGE = re.compile(r"\d+[-.]\d+")  # words written as one, and words that are not written (CoNLL-U)
 
 Rows = list[tuple[int, list[str]]]  # of a sentence: the number of each line, and its columns
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text is a tag of a word: O, or B-NAME and the like (IOB, BIOES, BILOU, BMES)."""
+    return text == "O" or (text[:2] in ("B-", "I-", "M-", "E-", "L-", "S-", "U-") and len(text) > 2)
 
 
 def read_sentences(path: Path, comments: str | None, names: list[str]) -> Iterator[Rows]:

@@ -15,8 +15,7 @@ from pydantic import PositiveInt, ValidationInfo, field_validator
 
 from modernbert.config import Config
 from modernbert.errors import DataError
-from modernbert.text.conll import LOOKED_AT, RANGE, counts_words, read_sentences
-from modernbert.text.examples import Origin, is_tag
+from modernbert.text.conll import LOOKED_AT, RANGE, counts_words, is_tag, read_sentences
 from modernbert.text.opening import UnreadableError, find_files, read_lines, read_raw_lines
 
 logger = logging.getLogger(__name__)
@@ -70,6 +69,17 @@ class Source(Config):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where an example stands, for messages about it: a file and a line, or a row."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
 class Record:
     """Named values and where they stand."""
 
@@ -79,7 +89,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Bad:
+class RejectedRecord:
     """What cannot be used: `reason` in two or three words, to count by, and a sentence that says what to do."""
 
     reason: str
@@ -90,7 +100,7 @@ class Bad:
         return DataError(f"{self.origin}: {self.sentence}")
 
 
-def missing_column(record: Record, column: str) -> Bad:
+def missing_column(record: Record, column: str) -> RejectedRecord:
     """What to say of a record that lacks a column."""
     has = [str(name) for name in record.values]
     near = next((name for name in has if name.strip().casefold() == column.casefold()), None)
@@ -102,7 +112,9 @@ def missing_column(record: Record, column: str) -> Bad:
         if record.from_table and near is None:
             remedy += ", or all of them in data.train.columns where the file has no header"
     shown = ", ".join(has) or "none"
-    return Bad("missing column", f"there is no column {column!r}; there are {shown}; {remedy}.", record.origin)
+    return RejectedRecord(
+        "missing column", f"there is no column {column!r}; there are {shown}; {remedy}.", record.origin
+    )
 
 
 def _uncut(header: Sequence[str]) -> str | None:
@@ -115,7 +127,7 @@ def _uncut(header: Sequence[str]) -> str | None:
     )
 
 
-def read_records(source: Source) -> Iterator[Record | Bad]:
+def read_records(source: Source) -> Iterator[Record | RejectedRecord]:
     """All records of a source, in order. CSV, TSV, JSON lines, CoNLL and Parquet are read as they are asked for.
 
     CoNLL columns give `words`, `tags` and `lines`, the numbers of their lines, and each column by its number. SQuAD
@@ -128,7 +140,7 @@ def read_records(source: Source) -> Iterator[Record | Bad]:
     return islice(_records(source), source.limit)
 
 
-def _records(source: Source) -> Iterator[Record | Bad]:
+def _records(source: Source) -> Iterator[Record | RejectedRecord]:
     if source.format == "hub":
         yield from _hub(source)
         return
@@ -136,7 +148,7 @@ def _records(source: Source) -> Iterator[Record | Bad]:
         yield from _file(path, _format(path) if source.format == "auto" else source.format, source)
 
 
-def read_file(path: Path, kind: Format, column: str | None = None) -> Iterator[Record | Bad]:
+def read_file(path: Path, kind: Format, column: str | None = None) -> Iterator[Record | RejectedRecord]:
     """The records of one file, as those of a source; only their value in `column` has to be there.
 
     Raises:
@@ -146,7 +158,7 @@ def read_file(path: Path, kind: Format, column: str | None = None) -> Iterator[R
     return _file(path, kind, Source(path=str(path)), column)
 
 
-def _file(path: Path, kind: Format, source: Source, column: str | None = None) -> Iterator[Record | Bad]:
+def _file(path: Path, kind: Format, source: Source, column: str | None = None) -> Iterator[Record | RejectedRecord]:
     if kind in ("csv", "tsv"):
         return _table(path, source, source.delimiter or ("," if kind == "csv" else "\t"))
     if kind == "parquet":
@@ -154,14 +166,14 @@ def _file(path: Path, kind: Format, source: Source, column: str | None = None) -
     return _conll(path, source) if kind == "conll" else _json(path, lines=kind == "jsonl")
 
 
-def told_format(path: Path) -> Format | None:
+def format_of(path: Path) -> Format | None:
     """The format that the name of a file tells, compressed (.gz, .zst) or not; None where it tells none."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     return _ENDINGS.get(Path(name).suffix)
 
 
 def _format(path: Path) -> Format:
-    found = told_format(path)
+    found = format_of(path)
     if found is None:
         raise DataError(
             f"The name of {path} does not tell its format; name one of csv, tsv, jsonl, json, parquet, conll, squad."
@@ -169,7 +181,7 @@ def _format(path: Path) -> Format:
     return found
 
 
-def _table(path: Path, source: Source, delimiter: str) -> Iterator[Record | Bad]:
+def _table(path: Path, source: Source, delimiter: str) -> Iterator[Record | RejectedRecord]:
     lines = read_lines(path)
     first = next(lines, None)
     if first is not None and (told := re.fullmatch(r'"?sep=(.)"?\s*', first[1])):
@@ -198,7 +210,7 @@ def _table(path: Path, source: Source, delimiter: str) -> Iterator[Record | Bad]
                     f"{path}:{number}",
                 )
         elif len(row) < len(header) or (len(row) > len(header) and not source.further_columns):
-            yield Bad(
+            yield RejectedRecord(
                 "other number of columns",
                 f"there are {len(row)} columns where {len(header)} are expected ({', '.join(header)}); "
                 + _remedy(header, source.literal_quotes),
@@ -258,33 +270,33 @@ def _quotes(path: Path, number: int, what: str) -> UnreadableError:
     return UnreadableError("quotation marks", sentence, f"{path}:{number}")
 
 
-def _json_lines(path: Path) -> Iterator[Record | Bad]:
+def _json_lines(path: Path) -> Iterator[Record | RejectedRecord]:
     for number, raw in read_raw_lines(path):
         origin = Origin(str(path), number)
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError:
-            yield Bad("not UTF-8", "this is not UTF-8; convert the file to UTF-8.", origin)
+            yield RejectedRecord("not UTF-8", "this is not UTF-8; convert the file to UTF-8.", origin)
             continue
         if line.strip():
             yield _record(line, origin)
 
 
-def _record(line: str, origin: Origin) -> Record | Bad:
+def _record(line: str, origin: Origin) -> Record | RejectedRecord:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
         if "\r" in line.strip():
-            return Bad(
+            return RejectedRecord(
                 "carriage returns", "lines end with a carriage return alone (CR); save the file with LF.", origin
             )
-        return Bad("broken line", "this is not JSON; every line must be one whole object.", origin)
+        return RejectedRecord("broken line", "this is not JSON; every line must be one whole object.", origin)
     if not isinstance(values, dict):
-        return Bad("broken line", f"{NO_OBJECT}; every line must be one, with named values.", origin)
+        return RejectedRecord("broken line", f"{NO_OBJECT}; every line must be one, with named values.", origin)
     return Record(values, origin)
 
 
-def _json(path: Path, lines: bool) -> Iterator[Record | Bad]:
+def _json(path: Path, lines: bool) -> Iterator[Record | RejectedRecord]:
     """Objects a line, one array of them, or SQuAD's form, whichever it is: names of files tell it badly.
 
     `lines` are what it is if it is none of these.
@@ -325,7 +337,7 @@ def _broken(path: Path, number: int | None, error: Exception) -> UnreadableError
     return UnreadableError("broken file", f"{origin} cannot be read as JSON: {error}.", origin)
 
 
-def _json_object(path: Path, text: str) -> Iterator[Record | Bad]:
+def _json_object(path: Path, text: str) -> Iterator[Record | RejectedRecord]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -339,7 +351,7 @@ def _json_object(path: Path, text: str) -> Iterator[Record | Bad]:
         raise UnreadableError("broken file", sentence, str(path))
 
 
-def _json_array(path: Path, text: str) -> Iterator[Record | Bad]:
+def _json_array(path: Path, text: str) -> Iterator[Record | RejectedRecord]:
     decoder = json.JSONDecoder()
     place, counted, number = text.index("[") + 1, 0, 1
     while True:
@@ -358,10 +370,10 @@ def _json_array(path: Path, text: str) -> Iterator[Record | Bad]:
         if isinstance(values, dict):
             yield Record(values, origin)
         else:
-            yield Bad("no object", f"{NO_OBJECT}; every element must be one, with named values.", origin)
+            yield RejectedRecord("no object", f"{NO_OBJECT}; every element must be one, with named values.", origin)
 
 
-def _squad(path: Path, text: str, articles: list[Any]) -> Iterator[Record | Bad]:
+def _squad(path: Path, text: str, articles: list[Any]) -> Iterator[Record | RejectedRecord]:
     decode = json.JSONDecoder().raw_decode
     place, number = 0, 1
     try:
@@ -387,7 +399,7 @@ def _squad(path: Path, text: str, articles: list[Any]) -> Iterator[Record | Bad]
         ) from None
 
 
-def _conll(path: Path, source: Source) -> Iterator[Record | Bad]:
+def _conll(path: Path, source: Source) -> Iterator[Record | RejectedRecord]:
     """Sentences between empty lines; the word is the first column, the tag the last. -DOCSTART- lines are left out.
 
     Every column is there by its number too, from "1", and by its name where `columns` or a line `# global.columns`
@@ -406,7 +418,7 @@ def _conll(path: Path, source: Source) -> Iterator[Record | Bad]:
         if untagged is not None:
             number, word = untagged
             message = f"the word {word!r} has no tag; give the word, a tab or a space, and its tag."
-            yield Bad("no tag", message, Origin(str(path), number))
+            yield RejectedRecord("no tag", message, Origin(str(path), number))
         elif rows:
             lines = [number for number, _ in rows]
             width = min(len(columns) for _, columns in rows)
@@ -421,7 +433,7 @@ def _conll(path: Path, source: Source) -> Iterator[Record | Bad]:
             yield Record(values, Origin(str(path), lines[0]))
 
 
-def _parquet(path: Path, column: str | None) -> Iterator[Record | Bad]:
+def _parquet(path: Path, column: str | None) -> Iterator[Record | RejectedRecord]:
     """Rows, numbered from 1; classes that are stored as numbers get the names that the schema has for them."""
     try:
         import pyarrow
@@ -471,7 +483,7 @@ def _with_names(values: dict[str, Any], names: Mapping[str, list[str]]) -> dict[
     return values | {column: _named(values[column], names[column]) for column in names if column in values}
 
 
-def _hub(source: Source) -> Iterator[Record | Bad]:
+def _hub(source: Source) -> Iterator[Record | RejectedRecord]:
     """Rows of a data set, numbered from 1; classes that are stored as numbers get their names."""
     try:
         import datasets

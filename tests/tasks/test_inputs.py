@@ -36,9 +36,8 @@ def classes(start):
 
 @pytest.fixture(scope="module")
 def spans(start):
-    return saved(
-        start, TokenHead, "spans", id2label=dict(enumerate(bio_tags(["X"]))), modernbert_task={"units": "words", "joined_by": " "}
-    )
+    task = {"units": "words", "joined_by": " "}
+    return saved(start, TokenHead, "spans", id2label=dict(enumerate(bio_tags(["X"]))), modernbert_task=task)
 
 
 @pytest.fixture(scope="module")

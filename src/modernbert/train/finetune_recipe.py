@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import new_class
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -168,7 +169,8 @@ class FinetuneRecipe(Config):
 @cache
 def _recipe_of(task: str) -> type[FinetuneRecipe]:
     columns = task_class(task).columns_type
-    data = type(TaskData)("TaskData", (TaskData, columns), {"__module__": __name__, "columns_type": columns})
+    bases: Any = (TaskData, columns)
+    data = new_class("TaskData", bases, exec_body=lambda body: body.update(__module__=__name__, columns_type=columns))
     return create_model("FinetuneRecipe", __base__=FinetuneRecipe, __module__=__name__, data=(data, ...))
 
 

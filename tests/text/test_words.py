@@ -9,9 +9,10 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from corpora import make_tokenizer
 from modernbert.packed import IGNORED
-from modernbert.tasks.tokens.tags import bio_tags, spans_of_tags
+from modernbert.tasks.tokens.reading import SpanExample
+from modernbert.tasks.tokens.tags import Span, bio_tags, spans_of_tags
 from modernbert.tasks.tokens.windows import decode_spans, encode_spans, span_inside_word
-from modernbert.text.records import Origin, Span, SpanExample
+from modernbert.text.records import Origin
 from modernbert.text.tokenizer import load_tokenizer, train_tokenizer
 from modernbert.text.words import WordRule, inside_word, join, parts_cluster
 

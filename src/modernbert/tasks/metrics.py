@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert.errors import DataError
+from modernbert.installation import install_command
 
 Values = npt.NDArray[Any] | Sequence[Any]
 Metric = Callable[..., float]
@@ -119,7 +120,7 @@ def _correlation(name: str, predictions: Values, references: Values) -> float:
     try:
         from scipy import stats
     except ImportError:
-        raise DataError("Correlations need scipy: pip install 'modernbert[finetune]'.") from None
+        raise DataError(f"Correlations need scipy: {install_command('finetune')}.") from None
     return float(getattr(stats, name)(predicted, expected).statistic)
 
 

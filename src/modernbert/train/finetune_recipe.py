@@ -167,11 +167,20 @@ class FinetuneRecipe(Config):
 
 
 @cache
-def _recipe_of(task: str) -> type[FinetuneRecipe]:
+def data_class(task: str) -> type[TaskData]:
+    """The section `data` of the recipes of a task, with its columns.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
     columns = task_class(task).columns_type
     bases: Any = (TaskData, columns)
-    data = new_class("TaskData", bases, exec_body=lambda body: body.update(__module__=__name__, columns_type=columns))
-    return create_model("FinetuneRecipe", __base__=FinetuneRecipe, __module__=__name__, data=(data, ...))
+    return new_class("TaskData", bases, exec_body=lambda body: body.update(__module__=__name__, columns_type=columns))
+
+
+@cache
+def _recipe_of(task: str) -> type[FinetuneRecipe]:
+    return create_model("FinetuneRecipe", __base__=FinetuneRecipe, __module__=__name__, data=(data_class(task), ...))
 
 
 DEFAULT_MODEL = "answerdotai/ModernBERT-base"

@@ -82,4 +82,5 @@ def warn_of_cut(encoded: EncodedTexts, max_length: int) -> None:
 
 
 def shortened(text: str) -> str:
+    """The beginning of a text, for a message."""
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -238,7 +238,7 @@ class Finetuning:
             recipe.model, dtype=torch.float32, changes=task.config_updates() | _head_changes(recipe)
         )
         if recipe.random_weights:
-            model = redrawn(model)
+            model = reinitialized(model)
         self.model = model.to(self.device).train()
         freeze(self.model, training)
         self.metrics = Metrics(self.directory / "metrics.jsonl")
@@ -456,7 +456,7 @@ def schedule_factor(training: Training, progress: float) -> float:
     return left if training.schedule == "linear" else 1 - math.sqrt(1 - left)
 
 
-def redrawn(model: TaskModel) -> TaskModel:
+def reinitialized(model: TaskModel) -> TaskModel:
     """The same architecture and tokenizer with fresh weights."""
     fresh = type(model)(model.config)  # type: ignore[call-arg]  # every task's own class takes its configuration alone
     fresh.tokenizer_source = model.tokenizer_source

@@ -10,10 +10,13 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from modernbert.config import parse
 from modernbert.errors import ConfigError, DataError
-from modernbert.tasks.reading import Source, read_choices, read_questions, read_spans, read_texts_with_labels
-from modernbert.tasks.reading_spans import spans_of_tags
-from modernbert.text.examples import Answer, Span
-from modernbert.text.records import told_format
+from modernbert.tasks.answer.reading import AcceptedAnswer as Answer
+from modernbert.tasks.answer.reading import read_questions
+from modernbert.tasks.choose import read_choices
+from modernbert.tasks.texts import read_texts_with_labels
+from modernbert.tasks.tokens.reading import read_spans
+from modernbert.tasks.tokens.tags import Span, spans_of_tags
+from modernbert.text.records import Source, format_of
 
 ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 
@@ -621,4 +624,4 @@ def test_the_task_files_are_read_without_one_bad_line(shared):
 @pytest.mark.parametrize("name", ["reviews.xlsx", "Reviews.XLS", "reviews.ods"])
 def test_a_spreadsheet_is_named_with_the_way_out(name, tmp_path):
     with pytest.raises(DataError, match="is a spreadsheet, which is not read; save it as CSV"):
-        told_format(tmp_path / name)
+        format_of(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Running a trained head on packed batches of texts, and what is said of texts that do not fit."""
+"""Running a trained head on packed batches of texts, and the warning about texts that do not fit."""
 
 import logging
 from collections import deque

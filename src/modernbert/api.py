@@ -63,8 +63,10 @@ def finetune(
     Args:
         model: a folder or hub id.
         task: classify, multi-label, regress, tokens, answer or choose.
-        train, validation, test: a path of any format that the command line reads; or rows: an iterable of mappings, a
-            DataFrame of pandas or polars, or a `datasets.Dataset`. Without `validation` a part of `train` is held out.
+        train: a path of any format that the command line reads; or rows: an iterable of mappings, a DataFrame of pandas
+            or polars, or a `datasets.Dataset`.
+        validation: likewise; it selects the best epoch. Without it a part of `train` is held out.
+        test: likewise; it is read when training is over.
         output: the folder of the run, output/TASK unless given. Rows are kept beside it in OUTPUT-data, so that the run
             can be repeated and gone on with.
         settings: any key of a fine-tuning recipe, of its sections too: epochs=3, learning_rate=5e-5, text="sentence",

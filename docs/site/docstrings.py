@@ -1,0 +1,16 @@
+"""Extension of mkdocstrings: docstrings of this package are plain text, so what looks like HTML or a link is escaped."""
+
+import re
+from typing import Any
+
+import griffe
+
+_SPECIAL_TOKEN = re.compile(r"(?<!`)\[(CLS|SEP|MASK|PAD|UNK)\](?!`)")
+
+
+class PlainText(griffe.Extension):
+    """Shows special tokens such as [MASK] as code: to Markdown they are links."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = _SPECIAL_TOKEN.sub(r"`[\1]`", obj.docstring.value)

@@ -18,6 +18,7 @@ from modernbert.config import dump
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.run_metrics import Metrics
+from modernbert.stream.loader import Loader
 from modernbert.train import loop
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
@@ -234,7 +235,7 @@ def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
     elsewhere = recipe.model_copy(update={"run": recipe.run.model_copy(update={"directory": tmp_path / "plain"})})
     phase, plain = recipe.phases["only"], module.Pretraining(elsewhere, Processes(0, 1, torch.device("cpu")))
     plain._enter("only", phase)
-    loader, model, optimizer = plain._loader(), plain.model, plain.optimizer
+    loader, model, optimizer = plain.data.loader("only"), plain.model, plain.optimizer
     wanted, tokens = [], 0
     while tokens < phase.tokens:
         rows = loader.next_rows(phase.batch_tokens.at(len(wanted)) // 128)
@@ -292,14 +293,14 @@ def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
 
 
 def test_an_error_of_the_loader_comes_out_as_it_is_when_its_update_is_due(recipe_for, tmp_path, monkeypatch):
-    original = module.Loader.next_rows
+    original = Loader.next_rows
 
     def next_rows(self, count):
         if self.state()["rows"] >= 6 * 4:
             raise DataError("the disk with the shards is gone")
         return original(self, count)
 
-    monkeypatch.setattr(module.Loader, "next_rows", next_rows)
+    monkeypatch.setattr(Loader, "next_rows", next_rows)
     with pytest.raises(DataError, match="the disk with the shards is gone"):
         pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)}))
     assert len(losses(tmp_path / "run")) == 6
@@ -505,7 +506,7 @@ def test_only_documents_of_the_asked_lengths_are_read(recipe_for, material, tmp_
     training = module.Pretraining(
         recipe_for(tmp_path / "run", data={"library": limits}), Processes(0, 1, torch.device("cpu"))
     )
-    lengths = training.training["library"].lengths
+    lengths = training.data.training["library"].lengths
     assert lengths.min() >= 150
     assert lengths.max() <= 200
 

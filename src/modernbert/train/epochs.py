@@ -24,8 +24,9 @@ from modernbert.stream.batching import Batches
 from modernbert.tasks.recipe import Machine, Training
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Processes
-from modernbert.train.loop import Due, Execution, Interval, TrainingLoop
+from modernbert.train.loop import Execution, TrainingLoop
 from modernbert.train.optimizer import StableAdamW
+from modernbert.train.steps import Due, Interval
 from modernbert.train.stopping import StopRequest
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Masked-language-model pretraining: the phases of a recipe, their data and schedules, on the loop of train/loop.py."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,28 +11,28 @@ import torch
 from torch import Tensor
 
 from modernbert import config as toml
-from modernbert.errors import ConfigError, DataError
+from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
 from modernbert.model import MaskedLM
 from modernbert.model.folder import write_folder
 from modernbert.run_metrics import Metrics
 from modernbert.runtime import autocast, select_precision
-from modernbert.stream.loader import Batch, Loader, validation_batches
-from modernbert.stream.mixture import cap_repeats
+from modernbert.stream.loader import Batch
 from modernbert.stream.prefetch import Prefetch
-from modernbert.stream.shards import Documents, Shards
 from modernbert.stream.staging import Inputs, Staging
-from modernbert.text.tokenizer import Vocabulary, load_tokenizer, sha256, tokenizer_file
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer, tokenizer_file
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.graphs import CudaRecorder, Gradients, Graphs
-from modernbert.train.loop import Due, Execution, Interval, Step, TrainingLoop
+from modernbert.train.loop import Execution, TrainingLoop
 from modernbert.train.objectives import MaskedLMObjective
 from modernbert.train.optimizer import StableAdamW, parameter_groups
+from modernbert.train.pretrain_data import PretrainData
 from modernbert.train.recipe import Phase, PretrainRecipe
 from modernbert.train.run_folder import LOCK, check_inputs, in_use, remove_run
 from modernbert.train.spikes import Spikes
 from modernbert.train.start import first_model
+from modernbert.train.steps import Due, Interval, Step
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 from modernbert.train.updates import PlannedUpdate, planned_updates
@@ -116,7 +116,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         run = recipe.run
         self.recipe = recipe
         self.vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
-        self.training, self.held_out = open_data(recipe, self.vocabulary)
+        self.data = PretrainData.open(recipe, self.vocabulary)
         precision = select_precision(processes.device, run.precision)
         if run.precision == "auto":
             logger.info("Matrix products are in %s; run.precision=%s keeps that elsewhere.", precision, precision)
@@ -209,8 +209,11 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
 
     def _planned(self) -> Iterator[PlannedUpdate]:
         """The updates that are left of the phase. They know nothing of this object: a thread makes them."""
+        loader = self.data.loader(self._name)
+        if self._loader_state is not None:
+            loader.restore(self._loader_state)
         return planned_updates(
-            self._loader(),
+            loader,
             self._phase,
             self.processes,
             self.recipe.run.microbatch_tokens,
@@ -282,9 +285,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         }
 
     def before_save(self) -> None:
-        """See that the shards are still what they were."""
-        for documents in self.training.values():
-            documents.shards.check_present()
+        self.data.check_present()
 
     def inspect(self, step: Step[PlannedUpdate, Progress]) -> None:
         """Name the documents behind a loss that stands out."""
@@ -323,7 +324,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         assert isinstance(model, MaskedLMObjective)
         results = {
             source: evaluate(model, batches, self.vocabulary, precision, self.processes)
-            for source, batches in self._validation_batches().items()
+            for source, batches in self.data.validation(self._name).items()
         }
         self.parallelism.reshard()
         predictions = sum(result["predictions"] for result in results.values())
@@ -337,45 +338,6 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
                 step, self._name, source, result["loss"], 100 * result["accuracy"], result["bits_per_byte"],
             )  # fmt: skip
         self.metrics.write({"step": step, "phase": self._name, "tokens": tokens, "validation": results})
-
-    def _validation_batches(self) -> Mapping[str, list[Batch]]:
-        validation = self.recipe.validation
-        return {
-            name: validation_batches(
-                self.held_out[name],
-                self.vocabulary,
-                max_length=self._phase.max_length,
-                tokens=validation.tokens,
-                mask_ratio=validation.mask_ratio,
-            )
-            for name in self._phase.mixture
-            if self.held_out[name].lengths.any()
-        }
-
-    def _loader(self) -> Loader:
-        phase = self._phase
-        weights: Mapping[str, float] = phase.mixture
-        if phase.max_repeats is not None:
-            tokens = {source: int(self.training[source].lengths.sum()) for source in weights}
-            weights = cap_repeats(weights, tokens, phase.tokens, phase.max_repeats)
-            given = {source: weight / sum(phase.mixture.values()) for source, weight in phase.mixture.items()}
-            for source, weight in weights.items():
-                if weight < given[source] - 1e-9:
-                    logger.info(
-                        "%s: %s gives %.1f %% instead of %.1f %%, because of max_repeats = %g.",
-                        self._name, source, 100 * weight, 100 * given[source], phase.max_repeats,
-                    )  # fmt: skip
-        loader = Loader(
-            {source: self.training[source] for source in weights},
-            weights,
-            self.vocabulary,
-            max_length=phase.max_length,
-            mask_ratio=phase.mask_ratio,
-            seed=self.recipe.seed,
-        )
-        if self._loader_state is not None:
-            loader.restore(self._loader_state)
-        return loader
 
     def _supports_graphs(self) -> bool:
         """Whether passes are CUDA graphs. Not in fp32, whose attention asks the device where sequences begin."""
@@ -396,34 +358,6 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
                 logger.info("The model is in %s.", final)
         self.processes.wait()
         return final
-
-
-def open_data(recipe: PretrainRecipe, vocabulary: Vocabulary) -> tuple[dict[str, Documents], dict[str, Documents]]:
-    """What is trained on and what is held out, of every source.
-
-    Raises:
-        DataError: a source has no document of the lengths that the recipe takes, or nothing to hold out.
-    """
-    tokenizer_hash = sha256(recipe.tokenizer)
-    training, held_out = {}, {}
-    for name, data in recipe.data.items():
-        shards = Shards.open(data.path)
-        shards.check_vocabulary(vocabulary, tokenizer_hash)
-        split = shards.split(recipe.validation.fraction)
-        training[name] = split.train.between(data.min_tokens, data.max_tokens)
-        held_out[name] = split.validation.between(data.min_tokens, data.max_tokens)
-        if not training[name].lengths.any():
-            raise DataError(
-                f"{data.path} has no document of {data.min_tokens} to {data.max_tokens or 'any number of'} tokens; "
-                f"change data.{name}."
-            )
-    for name, phase in recipe.phases.items():
-        if not any(held_out[source].lengths.any() for source in phase.mixture):
-            raise DataError(
-                f"What is held out of the sources of phases.{name} has no token; raise validation.fraction, or "
-                "leave empty documents out of the shards."
-            )
-    return training, held_out
 
 
 def _claim_directory(recipe: PretrainRecipe) -> None:

@@ -12,13 +12,17 @@ from transformers import PreTrainedTokenizerFast
 
 from corpora import make_tokenizer
 from modernbert.errors import ConfigError
-from modernbert.stream.masking import IGNORED
-from modernbert.tasks.encoding_questions import best_pairs, decode_answers, encode_questions
-from modernbert.tasks.encoding_spans import Units, best_path, bio_tags, decode_spans, encode_spans
-from modernbert.tasks.reading_spans import spans_of_tags
-from modernbert.text.examples import Answer, ChoiceExample, Origin, QuestionExample, Span, SpanExample
-from modernbert.text.framing import encode_choices, encode_texts, encodings
+from modernbert.packed import IGNORED
+from modernbert.tasks.answer.reading import AcceptedAnswer as Answer
+from modernbert.tasks.answer.reading import QuestionExample
+from modernbert.tasks.answer.windows import best_pairs, decode_answers, encode_questions
+from modernbert.tasks.choose import ChoiceExample, encode_choices
+from modernbert.tasks.tokens.reading import SpanExample
+from modernbert.tasks.tokens.tags import Span, best_path, bio_tags, spans_of_tags
+from modernbert.tasks.tokens.windows import Units, decode_spans, encode_spans
+from modernbert.text.framing import encode_texts, encodings
 from modernbert.text.offsets import TokenizedText, best_windows, windows
+from modernbert.text.records import Origin
 from modernbert.text.tokenizer import load_tokenizer, train_tokenizer
 
 HERE = Origin("test", 1)
@@ -127,7 +131,7 @@ def test_spans_that_end_on_tokens_come_back_through_tokens_and_windows(tokenizer
     example = SpanExample(text, tuple(spans), None, HERE)
     tags = bio_tags(["A", "B"])
     stride = data.draw(st.integers(0, 8))
-    encoded = encode_spans(tokenizer, [example], tags, max_length=data.draw(st.integers(3, 30)), stride=stride)
+    encoded = encode_spans(tokenizer, [example], tags, max_length=data.draw(st.integers(3, 30)), overlap=stride)
     assert encoded.lost == []
     [decoded] = decode_spans(encoded, [certain(window.labels, len(tags)) for window in encoded.windows])
     assert tuple(span for span, _ in decoded) == example.spans
@@ -151,7 +155,7 @@ def test_words_with_labels_come_back_and_only_their_first_tokens_are_learned(byt
     begins = np.cumsum([0, *(len(word) + 1 for word, _ in words)])[:-1].tolist()
     places = tuple((begin, begin + len(word)) for begin, (word, _) in zip(begins, words, strict=True))
     example = SpanExample(" ".join(word for word, _ in words), spans_of_tags(places, tags), places, HERE)
-    encoded = encode_spans(byte_level, [example], bio_tags(["A", "B"]), max_length=max_length, stride=1)
+    encoded = encode_spans(byte_level, [example], bio_tags(["A", "B"]), max_length=max_length, overlap=1)
     [decoded] = decode_spans(encoded, [certain(window.labels, 5) for window in encoded.windows])
     assert tuple(span for span, _ in decoded) == example.spans
     if len(encoded.windows) == 1:
@@ -161,7 +165,7 @@ def test_words_with_labels_come_back_and_only_their_first_tokens_are_learned(byt
 def test_bytes_of_a_character_are_never_parted_whatever_is_predicted(tokenizer):
     text = "a👨\u200d👩日本語b"
     example = SpanExample(text, (), None, HERE)
-    encoded = encode_spans(tokenizer, [example], bio_tags(["A"]), max_length=100, stride=0)
+    encoded = encode_spans(tokenizer, [example], bio_tags(["A"]), max_length=100, overlap=0)
     generator = np.random.default_rng(0)
     for _ in range(50):
         [decoded] = decode_spans(encoded, [generator.normal(size=(len(encoded.windows[0].ids), 3))])
@@ -186,7 +190,7 @@ def decoded(tokenizer, tags, favourites):
     words = [f"w{number}" for number in range(len(favourites))]
     starts = np.cumsum([0, *(len(word) + 1 for word in words)])
     places = tuple((int(start), int(start) + len(word)) for start, word in zip(starts, words, strict=False))
-    encoded = encode_spans(tokenizer, [SpanExample(" ".join(words), (), places, HERE)], tags, max_length=512, stride=8)
+    encoded = encode_spans(tokenizer, [SpanExample(" ".join(words), (), places, HERE)], tags, max_length=512, overlap=8)
     [window], [units] = encoded.windows, encoded.units
     logits = np.full((len(window.ids), len(tags)), -100.0)
     for anchor, (first, second) in zip(units.anchors, favourites, strict=True):
@@ -212,7 +216,7 @@ def test_a_span_that_ends_inside_a_token_is_counted(byte_level):
     text = "import json"
     assert len(tokenized(byte_level, text).ids) < len(text)
     example = SpanExample(text, (Span(2, 4, "A"),), None, HERE)
-    encoded = encode_spans(byte_level, [example], bio_tags(["A"]), max_length=100, stride=0)
+    encoded = encode_spans(byte_level, [example], bio_tags(["A"]), max_length=100, overlap=0)
     assert encoded.lost == [(0, Span(2, 4, "A"))]
 
 
@@ -254,7 +258,7 @@ def test_answers_that_end_on_tokens_come_back_through_windows(tokenizer, context
     begin, end = units.places[first][0], units.places[last][1]
     example = QuestionExample("q", question, context, (Answer(context[begin:end], begin),), HERE)
     max_length = data.draw(st.integers(60, 120))
-    encoded = encode_questions(tokenizer, [example], max_length=max_length, stride=25)
+    encoded = encode_questions(tokenizer, [example], max_length=max_length, overlap=25)
     assert encoded.lost == 0
     assert all(len(window.ids) <= max_length for window in encoded.windows)
     held = [window for window in encoded.windows if window.labels.any()]
@@ -267,7 +271,7 @@ def test_answers_that_end_on_tokens_come_back_through_windows(tokenizer, context
 
 def test_no_answer_is_said_by_its_score_and_the_threshold(byte_level):
     example = QuestionExample("q", "where?", "in the house", (), HERE)
-    encoded = encode_questions(byte_level, [example], max_length=64, stride=0)
+    encoded = encode_questions(byte_level, [example], max_length=64, overlap=0)
     [window] = encoded.windows
     assert window.labels.tolist() == [0, 0]
     logits = np.zeros((len(window.ids), 2))
@@ -283,7 +287,7 @@ def test_no_answer_is_said_by_its_score_and_the_threshold(byte_level):
 
 def test_no_answer_needs_every_window_to_say_so(byte_level):
     example = QuestionExample("q", "where?", "in the house " * 30, (), HERE)
-    encoded = encode_questions(byte_level, [example], max_length=64, stride=8)
+    encoded = encode_questions(byte_level, [example], max_length=64, overlap=8)
     assert len(encoded.windows) > 2
     logits = [np.zeros((len(window.ids), 2)) for window in encoded.windows]
     for scores in logits:
@@ -306,7 +310,7 @@ def test_the_best_pairs_are_those_of_the_slow_way(data):
 
 def test_a_long_question_leaves_half_of_the_room(byte_level):
     example = QuestionExample("q", "why " * 100, "in the house " * 30, (), HERE)
-    encoded = encode_questions(byte_level, [example], max_length=43, stride=128)
+    encoded = encode_questions(byte_level, [example], max_length=43, overlap=128)
     assert encoded.truncated == 1
     assert {window.context_at for window in encoded.windows} == {22}
     assert max(len(window.ids) for window in encoded.windows) == 43
@@ -314,14 +318,15 @@ def test_a_long_question_leaves_half_of_the_room(byte_level):
 
 def test_the_japanese_entities_and_answers_of_the_task_files_come_back(shared):
     """Under the published tokenizer, which cuts Japanese into bytes: what ends inside a token is counted as lost."""
-    from modernbert.tasks.reading import read_questions, read_spans
+    from modernbert.tasks.answer.reading import read_questions
+    from modernbert.tasks.tokens.reading import read_spans
 
     if not (shared / "data" / "tasks").is_dir():
         pytest.skip("the task files are not beside this checkout")
     tokenizer = load_tokenizer(shared / "modernbert-tokenizer")
     examples = list(read_spans(shared / "data" / "tasks" / "ja_ner_wikipedia" / "ner.json"))[:500]
     tags = bio_tags([span.label for example in examples for span in example.spans])
-    encoded = encode_spans(tokenizer, examples, tags, max_length=64, stride=16)
+    encoded = encode_spans(tokenizer, examples, tags, max_length=64, overlap=16)
     decoded = decode_spans(encoded, [certain(window.labels, len(tags)) for window in encoded.windows])
     wanted = sum(len(example.spans) for example in examples)
     same = sum(
@@ -330,7 +335,7 @@ def test_the_japanese_entities_and_answers_of_the_task_files_come_back(shared):
     assert same == wanted - len(encoded.lost)
     assert len(encoded.lost) < 0.05 * wanted
     questions = list(read_questions(shared / "data" / "tasks" / "jaquad" / "dev" / "jaquad_dev_0000.json"))[:50]
-    asked = encode_questions(tokenizer, questions, max_length=384, stride=128)
+    asked = encode_questions(tokenizer, questions, max_length=384, overlap=128)
     replies = decode_answers(asked, [certain_answer(window) for window in asked.windows], max_answer_tokens=300)
     exact = sum(reply[0].text == question.answers[0].text for reply, question in zip(replies, questions, strict=True))
     assert exact > 45

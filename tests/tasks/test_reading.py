@@ -10,9 +10,13 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from modernbert.config import parse
 from modernbert.errors import ConfigError, DataError
-from modernbert.tasks.reading import Source, read_choices, read_questions, read_spans, read_texts_with_labels
-from modernbert.tasks.reading_spans import spans_of_tags
-from modernbert.text.examples import Answer, Span
+from modernbert.tasks.answer.reading import AcceptedAnswer as Answer
+from modernbert.tasks.answer.reading import read_questions
+from modernbert.tasks.choose import read_choices
+from modernbert.tasks.texts import read_texts_with_labels
+from modernbert.tasks.tokens.reading import read_spans
+from modernbert.tasks.tokens.tags import Span, spans_of_tags
+from modernbert.text.records import Source, format_of
 
 ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 
@@ -615,3 +619,9 @@ def test_the_task_files_are_read_without_one_bad_line(shared):
     assert sum(1 for _ in read_spans(Source(path=str(tasks / "conll2003" / "valid.txt"), format="conll"))) == 3_250
     assert sum(1 for _ in read_spans(tasks / "ja_ner_wikipedia" / "ner.json")) == 5_343
     assert sum(1 for _ in read_questions(tasks / "jaquad" / "dev")) == 3_939
+
+
+@pytest.mark.parametrize("name", ["reviews.xlsx", "Reviews.XLS", "reviews.ods"])
+def test_a_spreadsheet_is_named_with_the_way_out(name, tmp_path):
+    with pytest.raises(DataError, match="is a spreadsheet, which is not read; save it as CSV"):
+        format_of(tmp_path / name)

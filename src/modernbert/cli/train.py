@@ -77,8 +77,8 @@ def finetune(
     The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
     with status 130; a second Ctrl-C ends at once.
     """
-    from modernbert.tasks.recipe import read_recipe
     from modernbert.train.finetune import finetune as run
+    from modernbert.train.finetune_recipe import read_recipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
     loaded = read_recipe(recipe, changes)
@@ -189,13 +189,17 @@ def grow(
 )
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
-    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The picture: .png, .svg or .pdf. [default: runs.png in the run, or here]"),
+    ] = None,
 ) -> None:
     """Draw loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
     from modernbert.plots.runs import plot_runs
 
-    plot_runs(runs, output)
-    typer.echo(str(output))
+    picture = output or (runs[0] if len(runs) == 1 else Path()) / "runs.png"
+    plot_runs(runs, picture)
+    typer.echo(str(picture))
 
 
 @app.command(

@@ -15,7 +15,7 @@ from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, chunk_rows
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.runtime import Precision, cpu_name, product_rates
 from modernbert.stream.lengths import Rows
-from modernbert.stream.packing import SPECIALS
+from modernbert.text.framing import FRAME_TOKENS
 
 _FP32 = 4
 _INDEX = 8  # int64
@@ -150,7 +150,7 @@ def count_flops(config: EncoderConfig, rows: Rows, mask_ratio: float) -> Flops:
     """
     matrices = architecture(config)
     seen = sum(rows.keys[config.window(layer)] for layer in range(config.num_hidden_layers))
-    predicted = mask_ratio * (1 - SPECIALS * rows.pieces_per_token)  # specials are never masked
+    predicted = mask_ratio * (1 - FRAME_TOKENS * rows.pieces_per_token)  # specials are never masked
     return Flops(
         layers=3 * 2 * matrices.layer_products,
         attention=3 * 2 * 2 * config.hidden_size * seen,

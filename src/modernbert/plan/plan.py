@@ -34,8 +34,8 @@ from modernbert.stream.lengths import (
     packed_rows,
 )
 from modernbert.stream.mixture import cap_repeats
-from modernbert.stream.packing import SPECIALS
 from modernbert.stream.shards import Shards
+from modernbert.text.framing import FRAME_TOKENS
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe, Run
 
@@ -314,7 +314,7 @@ def _epochs(
     for source, weight in weights.items():
         held = lengths.tokens(source)
         if held is not None:
-            share = weight / sum(weights.values()) * (1 - SPECIALS * packed[source].pieces_per_token)
+            share = weight / sum(weights.values()) * (1 - FRAME_TOKENS * packed[source].pieces_per_token)
             found[source] = tokens * share / held
     return found
 

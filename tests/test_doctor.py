@@ -134,7 +134,7 @@ def test_a_package_that_is_not_installed_is_said_so(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_machine_with_a_gpu_uses_flash():
+def test_a_machine_with_a_gpu_uses_its_own_kernels():
     report = doctor.diagnose()
     assert "compute_capability" in report["gpus"]["cuda:0"]
-    assert report["attention"]["bf16_backend"] == "flash"
+    assert report["attention"]["bf16_backend"] == "triton"

@@ -40,25 +40,25 @@ def outputs(
     device = next(model.parameters()).device
     tokens_at_once = tokens_at_once or suitable_tokens(device)
     results: list[Tensor] = []
-    coming: deque[tuple[Arriving, tuple[int, ...]]] = deque()
+    pending: deque[tuple[Arriving, tuple[int, ...]]] = deque()
 
-    def unpack_first() -> None:
-        arriving, lengths = coming.popleft()
-        batch_outputs = arriving.tensor()
+    def take() -> None:
+        arriving, lengths = pending.popleft()
+        computed = arriving.tensor()
         if finite:
-            check_finite(batch_outputs)
-        results.extend(batch_outputs.split(lengths) if model.per_token else batch_outputs.unbind())
+            check_finite(computed)
+        results.extend(computed.split(lengths) if model.per_token else computed.unbind())
 
     for batch in batches_within(range(len(texts)), [len(ids) for ids in texts], tokens_at_once):
         sequences = Sequences.from_lengths((len(texts[index]) for index in batch), device)
         tokens = to_device(torch.from_numpy(np.concatenate([texts[index] for index in batch])), device)
         with autocast(device, precision):
-            batch_outputs = model(tokens, sequences).float()
-        coming.append((Arriving(batch_outputs), sequences.lengths))
-        if len(coming) > 1:  # the device works on a batch while the host unpacks the one before and packs the next
-            unpack_first()
-    while coming:
-        unpack_first()
+            computed = model(tokens, sequences).float()
+        pending.append((Arriving(computed), sequences.lengths))
+        if len(pending) > 1:  # the device works on a batch while the host unpacks the one before and packs the next
+            take()
+    while pending:
+        take()
     return results
 
 

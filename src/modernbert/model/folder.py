@@ -73,8 +73,8 @@ class Pretrained(nn.Module):
         Weights keep the dtype of the file unless `dtype` is given; of several, the one that holds all; those stored in
         int8 come in fp32. `changes` are fields of the configuration that are to be other than in the folder, such as
         the labels of a new task. A head that the file has and this class has not is left out for the bare encoder, a
-        decoder of masked words for the head of a task. The head of a task is initialized anew where the file has none, its
-        classifier where the file's is of another task or of other labels. Every other difference is an error.
+        decoder of masked words for the head of a task. The head of a task is initialized anew where the file has none,
+        its classifier where the file's is of another task or of other labels. Every other difference is an error.
 
         Raises:
             CheckpointError: there is no such folder or repository, it has no safetensors, tensors are missing,

@@ -24,9 +24,9 @@ from modernbert.model.research import import_research_checkpoint
 from modernbert.packed import Sequences
 from modernbert.run_metrics import Metrics
 from modernbert.stream.shards import Shards
-from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.text.records import Record, Source, read_records
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

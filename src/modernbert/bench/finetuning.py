@@ -26,18 +26,18 @@ from modernbert.bench.report import write_report
 from modernbert.bench.timing import machine, use_threads
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
-from modernbert.model.heads import IGNORED
+from modernbert.packed import IGNORED
 from modernbert.progress import Progress
-from modernbert.tasks.recipe import FinetuneRecipe, TaskName, Training
 from modernbert.tasks.task import Item, Task
 from modernbert.train.finetune import Finetuning, Sets, check_packages, choose_precision, prepare
 from modernbert.train.finetune_folder import claim_folder
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
 
 Contestant = Literal["modernbert", "Trainer"]
-_CLASSES: Mapping[TaskName, str] = {
+_CLASSES: Mapping[str, str] = {
     "classify": "AutoModelForSequenceClassification",
     "multi-label": "AutoModelForSequenceClassification",
     "regress": "AutoModelForSequenceClassification",
@@ -74,7 +74,7 @@ class Summary:
 class FinetuningReport:
     """Both contestants on one task."""
 
-    task: TaskName
+    task: str
     model: str
     examples: int
     tokens: int
@@ -261,7 +261,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             trainer.train()
     if stop.requested:
         return None
-    best = max(found, key=finetuning.worth)
+    best = max(found, key=finetuning.selection_score)
     return Run("Trainer", finetuning.seed, best, statistics.fmean(epochs))
 
 

@@ -77,8 +77,8 @@ def finetune(
     The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
     with status 130; a second Ctrl-C ends at once.
     """
-    from modernbert.tasks.recipe import read_recipe
     from modernbert.train.finetune import finetune as run
+    from modernbert.train.finetune_recipe import read_recipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
     loaded = read_recipe(recipe, changes)

@@ -6,7 +6,7 @@ from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, chunk_rows
 from modernbert.model.config import EncoderConfig
 from modernbert.runtime import Precision
 from modernbert.stream.lengths import Rows
-from modernbert.stream.packing import SPECIALS
+from modernbert.text.framing import FRAME_TOKENS
 
 _FP32 = 4
 _INDEX = 8  # int64
@@ -98,7 +98,7 @@ def count_flops(config: EncoderConfig, rows: Rows, mask_ratio: float) -> Flops:
     """
     hidden, inner, vocab, layers = _sizes(config)
     seen = sum(rows.keys[config.window(layer)] for layer in range(layers))
-    predicted = mask_ratio * (1 - SPECIALS * rows.pieces_per_token)  # specials are never masked
+    predicted = mask_ratio * (1 - FRAME_TOKENS * rows.pieces_per_token)  # specials are never masked
     return Flops(
         layers=3 * 2 * layers * (4 * hidden * hidden + 3 * hidden * inner),
         attention=3 * 2 * 2 * hidden * seen,

@@ -22,12 +22,14 @@ from modernbert.run_metrics import Metrics
 from modernbert.runtime import Precision, autocast, select_device, select_precision
 from modernbert.stream.batching import Batches, batches_of, batches_within, shuffled
 from modernbert.tasks.kinds import make_task
+from modernbert.tasks.metrics import selection_score
 from modernbert.tasks.outputs import outputs
-from modernbert.tasks.recipe import FinetuneRecipe, Training
 from modernbert.tasks.task import Encoded, Item, Task
+from modernbert.text.records import Source
 from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train import checkpoint
 from modernbert.train.finetune_folder import claim_folder, completed
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.finetune_report import write_report
 from modernbert.train.optimizer import StableAdamW
 from modernbert.train.results import Measured, SeedResult, measured
@@ -106,7 +108,7 @@ def _in_folder(recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | N
             return None
         model = finetuning.best_model()
         result = finetuning.result(model)
-        if best_model is None or result.worth > max(other.worth for other in results):
+        if best_model is None or result.selection_score > max(other.selection_score for other in results):
             best_model = model
         results.append(result)
     assert best_model is not None
@@ -125,21 +127,21 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
         raise ConfigError(f"max_length is {max_length}, but {recipe.model} reads {reads} tokens; lower it.")
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, config.vocab_size, recipe.model)
-    task = make_task(recipe, tokenizer, max_length)
+    task = make_task(recipe.task, recipe.task_settings(), tokenizer, max_length)
     if recipe.training.metric not in (None, *task.metric_names):
         raise ConfigError(
-            f"training.metric {recipe.training.metric!r} is none of this task: take one of "
+            f"training.metric {recipe.training.metric!r} is not one of this task: take one of "
             f"{', '.join(task.metric_names)}."
         )
     skipped: dict[str, dict[str, int]] = {}
-    train, validation = _read(task, "train", skipped), None
+    train, validation = _read(task, recipe.data.train, "train", skipped), None
     task.check(train)
     if recipe.data.validation is None and recipe.data.held_out:
         train, validation = split(task, train, recipe.data.held_out)
     task.learn_labels(train)
     if recipe.data.validation is not None:
-        validation = _read(task, "validation", skipped)
-    test = None if recipe.data.test is None else _read(task, "test", skipped)
+        validation = _read(task, recipe.data.validation, "validation", skipped)
+    test = None if recipe.data.test is None else _read(task, recipe.data.test, "test", skipped)
     sets = Sets(
         task.encode(train),
         None if validation is None else task.encode(validation),
@@ -169,13 +171,13 @@ def check_packages() -> None:
             raise ConfigError(f"Fine-tuning needs {package}: {install_command('finetune')}.")
 
 
-def _read(task: Task[Any, Any], name: str, skipped: dict[str, dict[str, int]]) -> list[Any]:
-    examples = task.examples(getattr(task.recipe.data, name))
+def _read(task: Task[Any, Any], source: Source, name: str, skipped: dict[str, dict[str, int]]) -> list[Any]:
+    examples = task.examples(source)
     found = list(examples)
     if examples.skipped:
         skipped[name] = dict(examples.skipped)
         reasons = ", ".join(f"{count:,} for {reason}" for reason, count in examples.skipped.items())
-        logger.warning("%s: %s", getattr(task.recipe.data, name).path, f"left out {reasons}.")
+        logger.warning("%s: %s", source.path, f"left out {reasons}.")
     return found
 
 
@@ -233,10 +235,10 @@ class Finetuning:
         training = recipe.training
         torch.manual_seed(seed)
         model: TaskModel = task.head.from_pretrained(
-            recipe.model, dtype=torch.float32, changes=task.changes() | _head_changes(recipe)
+            recipe.model, dtype=torch.float32, changes=task.config_updates() | _head_changes(recipe)
         )
         if recipe.random_weights:
-            model = redrawn(model)
+            model = reinitialized(model)
         self.model = model.to(self.device).train()
         freeze(self.model, training)
         self.metrics = Metrics(self.directory / "metrics.jsonl")
@@ -323,7 +325,7 @@ class Finetuning:
         measured = {name: self.measured(model, encoded) for name, encoded in sets.items() if encoded is not None}
         return SeedResult(
             seed=self.seed,
-            worth=-math.inf if self.progress.best is None else self.progress.best,
+            selection_score=-math.inf if self.progress.best is None else self.progress.best,
             best_step=self.progress.best_step,
             steps=self.progress.step,
             tokens=self.progress.tokens,
@@ -341,9 +343,9 @@ class Finetuning:
         self.model.train()
         return self.task.metrics(encoded.examples, predictions)
 
-    def worth(self, scores: Mapping[str, float]) -> float:
-        """What makes one evaluation better than another: more of it."""
-        return -scores[self.metric] if self.metric == "error" else scores[self.metric]
+    def selection_score(self, scores: Mapping[str, float]) -> float:
+        """The number by which evaluations are compared: higher is better."""
+        return selection_score(self.metric, scores[self.metric])
 
     def measured(self, model: TaskModel, encoded: Encoded[Any]) -> Measured:
         """Predictions for a set, their metrics, and how long they took: in fp32, as the folder predicts."""
@@ -415,7 +417,7 @@ class Finetuning:
             return
         found = self.scores()
         self.metrics.write({"step": self.progress.step, "epoch": epoch, "validation": found})
-        score = self.worth(found)
+        score = self.selection_score(found)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         bar.write(f"seed {self.seed}, epoch {epoch:.2f}: {shown}", file=bar.fp)
         best = self.progress.best
@@ -454,7 +456,7 @@ def schedule_factor(training: Training, progress: float) -> float:
     return left if training.schedule == "linear" else 1 - math.sqrt(1 - left)
 
 
-def redrawn(model: TaskModel) -> TaskModel:
+def reinitialized(model: TaskModel) -> TaskModel:
     """The same architecture and tokenizer with fresh weights."""
     fresh = type(model)(model.config)  # type: ignore[call-arg]  # every task's own class takes its configuration alone
     fresh.tokenizer_source = model.tokenizer_source
@@ -512,7 +514,7 @@ def _write(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, model: TaskModel, results: Sequence[SeedResult]
 ) -> None:
     """The whole output folder at once, in place of the one of the run."""
-    task.finish(model)
+    task.finalize(model)
     with completed(recipe) as partial:
         model.save_pretrained(partial)
         with (partial / "metrics.jsonl").open("w", encoding="utf-8") as file:

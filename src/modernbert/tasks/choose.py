@@ -39,9 +39,9 @@ class ChoiceExample:
 class ChoiceColumns(Columns):
     """The columns of questions with choices."""
 
-    question: str = "question"
+    question: str = "question"  # the column of the questions
     choices: str | tuple[str, ...] = "choices"  # one column of lists, or several columns
-    label: str = "label"
+    label: str = "label"  # the number of the correct choice, from 0, or its text
 
 
 def read_choices(

@@ -44,7 +44,7 @@ class TextColumns(Columns):
 
     several_labels: ClassVar[bool] = False
 
-    text: str = "text"
+    text: str = "text"  # the column of the texts
     pair: str | None = None  # a second text, read after the first
     label: str | tuple[str, ...] = "label"  # several columns, each 0 or 1, for multi-label
     separator: str = ","  # between the labels of multi-label, where they stand in one column

@@ -24,8 +24,8 @@ class Source(Config):
 
     bare_key: ClassVar[str | None] = "path"
 
-    path: str
-    format: Format = "auto"
+    path: str  # a file, glob or folder; with format `hub` the name of a data set
+    format: Format = "auto"  # auto, csv, tsv, jsonl, json, parquet, conll, squad or hub
     columns: tuple[str, ...] | None = None  # names of the columns of a CoNLL file, or of a CSV or TSV without a header
     comments: str | None = None  # of CoNLL: what they begin with; unset, # before a sentence where no tag ends the line
     literal_quotes: bool = False  # in CSV and TSV, quotation marks are text like any other, as in GLUE's files

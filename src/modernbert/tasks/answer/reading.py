@@ -30,10 +30,10 @@ class QuestionExample:
 class QuestionColumns(Columns):
     """The columns of questions about contexts; SQuAD files have these."""
 
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
-    identifier: str | None = "id"
+    question: str = "question"  # the column of the questions
+    context: str = "context"  # the text that may hold the answer
+    answers: str = "answers"  # texts and where they begin, in SQuAD's form
+    identifier: str | None = "id"  # of a question, kept in the predictions
 
 
 def read_questions(

@@ -37,10 +37,10 @@ class SpanExample:
 class SpanColumns(Columns):
     """The columns of texts with spans: `text` and `spans`, or `words` and `tags`."""
 
-    text: str = "text"
+    text: str = "text"  # the column of the texts
     spans: str = "entities"  # spans with offsets in characters
     words: str | None = None  # words and tags instead; CoNLL files have both by themselves, and by their numbers
-    tags: str | None = None
+    tags: str | None = None  # the tags of the words, with `words`
     joined_by: str = " "  # what stands between words
     inside_words: bool = False  # spans may begin and end between two letters of a word
 

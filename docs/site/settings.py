@@ -51,11 +51,13 @@ def _columns() -> str:
         "| task | key | default | meaning |",
         "|---|---|---|---|",
     ]
+    rows: dict[str, list[str]] = {}  # what a key is, and the tasks that have it
     for task in trainable():
         kind = task_class(task).columns_type
         for name in kind.model_fields:
             meaning = next(_comments(base)[name][1] for base in kind.__mro__ if name in _comments(base))
-            lines.append(f"| `{task}` | `{name}` | {_default(kind, name)} | {meaning} |")
+            rows.setdefault(f"| `{name}` | {_default(kind, name)} | {meaning} |", []).append(f"`{task}`")
+    lines += [f"| {', '.join(tasks)} {row}" for row, tasks in rows.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -89,8 +91,7 @@ def _comments(kind: type) -> dict[str, tuple[str, str]]:
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             comment = " ".join(by_line[line] for line in range(node.lineno, node.end_lineno + 1) if line in by_line)  # type: ignore[operator]
-            meaning = comment[:1].upper() + comment[1:]
-            found[node.target.id] = (_type(ast.unparse(node.annotation)), meaning.replace("|", "\\|"))
+            found[node.target.id] = (_type(ast.unparse(node.annotation)), comment.replace("|", "\\|"))
     return found
 
 

@@ -1,6 +1,6 @@
 """The Japanese articles of the training sets of JaQuAD and of Japanese NER, as JSON lines for a corpus.
 
-    python recipes/japanese-mini/articles.py ../shared/data/tasks output/japanese-mini/articles.jsonl
+    python recipes/japanese-mini/articles.py tasks output/japanese-mini/articles.jsonl
 
 A paragraph of JaQuAD is followed by the questions about it; no answer is written, and nothing of any validation or
 test set: the Japanese NER is cut by article as `modernbert evaluate tasks` cuts it.

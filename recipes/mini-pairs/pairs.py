@@ -1,6 +1,6 @@
 """Pairs of sentences that have to do with each other, without their labels, as JSON lines for a corpus.
 
-    python recipes/mini-pairs/pairs.py ../shared/data/tasks/glue output/mini-pairs/pairs.jsonl
+    python recipes/mini-pairs/pairs.py tasks/glue output/mini-pairs/pairs.jsonl
 
 They are the training sets of MRPC, RTE and STS-B; of STS-B without MSRpar, whose sentences are those of all sets of
 MRPC. A masked word of one sentence often stands in the other one, so a model learns to look there.

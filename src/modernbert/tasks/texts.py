@@ -46,7 +46,7 @@ class TextColumns(Columns):
 
     text: str = "text"  # the column of the texts
     pair: str | None = None  # a second text, read after the first
-    label: str | tuple[str, ...] = "label"  # several columns, each 0 or 1, for multi-label
+    label: str | tuple[str, ...] = "label"  # for multi-label also several columns of 0 and 1
     separator: str = ","  # between the labels of multi-label, where they stand in one column
 
     @field_validator("label")

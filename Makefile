@@ -32,6 +32,9 @@ check: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)  ## Build the documentation site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 setup: $(READY)  ## Only set up
 
 clean:  ## Remove the environment, build results and output
@@ -48,4 +51,4 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/native/*)
 	$(BIN)/python -m pip install -q $$index -c constraints.txt --build-constraint constraints.txt -e '.[demo,bench]' --group dev && \
 	echo "$$index" > $(READY)
 
-.PHONY: help demo test test-slow check check-native setup clean
+.PHONY: help demo test test-slow check check-native docs setup clean

@@ -1,6 +1,6 @@
 """Draw the pictures of docs/how-it-works.md: packing, attention and phases, as SVG files beside this one.
 
-    python docs/pictures/draw.py
+python docs/pictures/draw.py
 """
 
 from pathlib import Path
@@ -46,7 +46,9 @@ def packing() -> Figure:
             _square(packed, column % 26, column // 26, colour)
             column += 1
     packed.set_title(f"packed: {real} squares are computed", loc="left")
-    packed.text(0, 2.75, "sequences = Sequences.from_lengths(" + str([8 * n for n in lengths]) + ")", family="monospace", size=9)
+    packed.text(
+        0, 2.75, "sequences = Sequences.from_lengths(" + str([8 * n for n in lengths]) + ")", family="monospace", size=9
+    )
     _blank(padded, max(lengths), len(lengths))
     _blank(packed, 26, 3)
     return figure
@@ -91,7 +93,11 @@ def phases() -> Figure:
         batch.plot(x, (start + (size.tokens - start) * grown) / 1e6, color=colour)
         length.plot(x, np.full_like(x, phase.max_length), color=colour, lw=3)
         begin += phase.tokens
-    for axes, label in ((rate, "learning rate"), (batch, "million tokens\nof a batch"), (length, "tokens of\na sequence")):
+    for axes, label in (
+        (rate, "learning rate"),
+        (batch, "million tokens\nof a batch"),
+        (length, "tokens of\na sequence"),
+    ):
         axes.set_ylabel(label)
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)

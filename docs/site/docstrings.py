@@ -1,4 +1,4 @@
-"""Extension of mkdocstrings: docstrings of this package are plain text, so what looks like HTML or a link is escaped."""
+"""Extension of mkdocstrings: special tokens in docstrings, such as [MASK], are code and no links."""
 
 import re
 from typing import Any

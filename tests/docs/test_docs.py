@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -129,11 +130,53 @@ def test_the_pages_run_as_written(tmp_path):
     readme = ROOT / "README.md"
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     write_csv(tmp_path / "texts.csv", sentences(300, 1))
-    for page in (readme, ROOT / "docs" / "continuing.md", ROOT / "docs" / "cluster.md"):
+    pages = [ROOT / "docs" / f"{name}.md" for name in ("index", "models", "continuing", "cluster")]
+    for page in (readme, *pages):
         for script in blocks(page, "sh"):
             script = script.replace("answerdotai/ModernBERT-base", "output/tiny/run/final")
             subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=280)
     assert (tmp_path / "output" / "texts" / "confusion.png").exists()
-    for code in blocks(readme, "python"):
-        code = code.replace("output/demo/", "output/tiny/")
+    for page in (readme, ROOT / "docs" / "index.md", ROOT / "docs" / "how-it-works.md"):
+        for code in blocks(page, "python"):
+            subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_japanese_readme_and_page_train_on_japanese_text_as_written(tmp_path):
+    """On sentences put together from words, with the new model in the place of the one of the hub."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    draw = random.Random(0)
+    characters = [chr(code) for code in range(0x4E00, 0x4E00 + 1500)]
+    words = ["吾輩", "は", "である", "名前", *("".join(draw.choices(characters, k=2)) for _ in range(3000))]
+    texts = [
+        "".join(f"{''.join(draw.choices(words, k=12))}は{draw.choice(words)}である。" for _ in range(8))
+        for _ in range(600)
+    ]
+    (tmp_path / "texts").mkdir()
+    lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    (tmp_path / "texts" / "ja.jsonl").write_text(lines, encoding="utf-8")
+    rows = [
+        (f"{draw.choice(words)}の{word}", label) for label, word in (("海", "海辺"), ("山", "山道")) for _ in range(60)
+    ]
+    write_csv(tmp_path / "texts.csv", rows)
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    for page in (ROOT / "README.ja.md", ROOT / "docs" / "japanese.md"):
+        for script in blocks(page, "sh"):
+            script = script.replace("sbintuitions/modernbert-ja-130m", "output/japanese-tiny/run/final")
+            subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, check=True, timeout=280)
+    assert (tmp_path / "output" / "texts" / "report.md").exists()
+    for code in blocks(ROOT / "README.ja.md", "python"):
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_both_readmes_have_the_same_tables_of_measurements_and_links_to_the_same_pages():
+    english, japanese = (ROOT / name for name in ("README.md", "README.ja.md"))
+    pages = [
+        set(re.findall(r"\]\((docs/[\w/-]+\.md)", page.read_text(encoding="utf-8"))) for page in (english, japanese)
+    ]
+    assert pages[0] == pages[1] | {"docs/benchmarks/mini.md"}
+    factors = [
+        set(re.findall(r"\b(\d+\.\d) ?(?:x|倍)", page.read_text(encoding="utf-8"))) for page in (english, japanese)
+    ]
+    assert factors[0] <= factors[1]

@@ -26,3 +26,16 @@ def test_labels_are_no_mathematics(label, tmp_path, monkeypatch):
 
     monkeypatch.setattr(MathTextParser, "parse", refuse)
     draw_confusion((label, "other"), np.array([[3, 1], [0, 2]]), "test set", tmp_path / "picture.png")
+
+
+def test_the_packaged_font_writes_japanese_labels(tmp_path, caplog, monkeypatch):
+    """With the extra `japanese` alone, whatever fonts this machine has."""
+    from matplotlib import font_manager
+
+    from modernbert.plots import finetuning
+
+    monkeypatch.setattr(finetuning, "_WIDE_FONTS", ("IPAexGothic",))
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    with caplog.at_level(logging.WARNING, logger="modernbert"):
+        draw_confusion(("人名", "地名"), np.array([[3, 1], [0, 2]]), "検証データ", tmp_path / "names.png")
+    assert not caplog.records

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from modernbert.plots.style import COLOURS, pyplot, save
+from modernbert.installation import install_command
+from modernbert.plots.style import COLOURS, add_packaged_font, pyplot, save
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def _drawing() -> Any:
     drawing = pyplot()
     from matplotlib import font_manager
 
+    add_packaged_font()
     installed = {font.name for font in font_manager.fontManager.ttflist}
     drawing.rcParams["font.family"] = ["DejaVu Sans", *[name for name in _WIDE_FONTS if name in installed][:1]]
     return drawing
@@ -120,8 +122,9 @@ def _save(figure: Any, path: Path) -> None:
         except UserWarning:
             logger.warning(
                 "%s has boxes in place of characters that no installed font has; install one that has them, such as "
-                "Noto Sans CJK.",
+                "Noto Sans CJK, or %s.",
                 path.name,
+                install_command("japanese"),
             )
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         save(figure, path)

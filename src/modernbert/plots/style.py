@@ -1,5 +1,6 @@
-"""What all pictures share: colours, markers, and how a figure is drawn into a file."""
+"""What all pictures share: colours, markers, fonts, and how a figure is drawn into a file."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ def pyplot() -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def add_packaged_font() -> None:
+    """Make the Japanese font of the extra `japanese` known to matplotlib, where it is installed.
+
+    The package matplotlib-fontja is only looked at: importing it would change the font of the user's own pictures.
+    """
+    from matplotlib import font_manager
+
+    package = find_spec("matplotlib_fontja")
+    for folder in (package and package.submodule_search_locations) or ():
+        for path in sorted((Path(folder) / "fonts").glob("*.ttf")):
+            if not any(font.fname == str(path) for font in font_manager.fontManager.ttflist):
+                font_manager.fontManager.addfont(path)
 
 
 def save(figure: Any, path: Path) -> None:

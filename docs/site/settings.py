@@ -10,6 +10,7 @@ import inspect
 import io
 import re
 import tokenize
+from collections.abc import Collection
 from pathlib import Path
 
 from modernbert.config import Config
@@ -35,7 +36,7 @@ def tables() -> str:
     return "\n".join(parts)
 
 
-def _section(title: str, kind: type[Config], without: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def _section(title: str, kind: type[Config], without: Collection[str] = ()) -> str:
     lines = [f"### {title}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     comments = _comments(kind)
     for name, (annotation, meaning) in comments.items():
@@ -90,7 +91,7 @@ def _comments(kind: type) -> dict[str, tuple[str, str]]:
     assert isinstance(body, ast.ClassDef)
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            comment = " ".join(by_line[line] for line in range(node.lineno, node.end_lineno + 1) if line in by_line)  # type: ignore[operator]
+            comment = " ".join(by_line[line] for line in range(node.lineno, node.end_lineno + 1) if line in by_line)
             found[node.target.id] = (_type(ast.unparse(node.annotation)), comment.replace("|", "\\|"))
     return found
 

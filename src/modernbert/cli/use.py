@@ -80,6 +80,8 @@ class _SpreadsChoices(TyperCommand):
 
     modernbert predict "A film to remember." --model output/reviews
 
+    modernbert predict --file new.csv --model output/reviews --output labelled.csv
+
     modernbert predict --file texts.txt --model output/entities --json
 
     modernbert predict "Where was she born?" --context letters.txt --model output/answers
@@ -94,10 +96,16 @@ def predict(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="A file with one text a line; result n is that of line n. For a model of pairs a tab stands before "
-            "the second text. JSON lines, JSON and Parquet have the column text (or question, or for spans words). "
-            "Of a model that chooses, without --choices: JSON lines, or another table, with question and choices."
+            help="Any file that fine-tuning reads (CSV, TSV, JSON, JSON lines, Parquet, CoNLL, SQuAD), with the "
+            "columns that the model was trained with; labels in it are not read. Or a text file: one text a line, "
+            "result n is that of line n, and for a model of pairs a tab stands before the second text."
         ),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="KEY=NAME: another column of the file, text=review say. Repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write .csv, .jsonl or .parquet: the rows of the file with their predictions.")
     ] = None,
     context: Annotated[Path | None, typer.Option(help="The file in which questions find their answers.")] = None,
     choices: Annotated[
@@ -109,13 +117,20 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict labels of texts, spans in them, or answers to questions, as the model was trained to."""
-    from modernbert.cli.predictions import predictions
+    from modernbert.cli.prediction_files import beside, check_output, write_predictions
+    from modernbert.cli.predictions import Wanted, predictions
 
-    found = predictions(model, texts or [], file, context, choices or [], max_length, device, int8)
-    if as_json:
-        print_json([one.record for one in found])
-        return
-    for one in found:
-        typer.echo(one.text)
-        for line in one.lines:
-            typer.echo(f"  {line}")
+    if output is not None:
+        check_output(output)
+    wanted = Wanted(model, texts or [], file, column or [], context, choices or [], max_length, device, int8)
+    found = list(predictions(wanted))
+    if output is not None:
+        write_predictions([beside(row, one.record) for row, one in found], output)
+        typer.echo(str(output))
+    elif as_json:
+        print_json([one.record for _, one in found])
+    else:
+        for _, one in found:
+            typer.echo(one.text)
+            for line in one.lines:
+                typer.echo(f"  {line}")

@@ -1,17 +1,20 @@
 """Files that `modernbert predict` reads and writes: the inputs of a model in any format, and a row for each of them."""
 
 import csv
+import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modernbert.cli.console import texts_of
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.folder import recipe_for
 from modernbert.files import replaced_file
 from modernbert.installation import install_command
-from modernbert.text.records import Record, RejectedRecord, Source, read_records
+from modernbert.tasks.texts import TextColumns
+from modernbert.text.records import Record, RejectedRecord, Source, format_of, read_records
 from modernbert.train.finetune_recipe import TaskData
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
@@ -22,7 +25,7 @@ class Row:
     """One row of a file, and the names of the columns as the model was trained with them."""
 
     record: Record
-    columns: TaskData
+    columns: TaskData | TextColumns
 
     def text(self, *names: str) -> str:
         """The text in the first of these columns that the row has.
@@ -81,6 +84,26 @@ def rows_of(folder: Path, file: Path, columns: Sequence[str]) -> Iterator[Row]:
         yield Row(record, recipe.data)
     if empty:
         raise DataError(f"{file} holds no row.")
+
+
+def texts_and_rows(texts: list[str], file: Path | None, column: str) -> list[tuple[Row | None, str]]:
+    """Texts of the command line and those of a file: its lines, or one column of a table with the row of each.
+
+    Raises:
+        DataError: there is no text, or the file or the column cannot be read.
+    """
+    if file is None or format_of(file) is None:
+        return [(None, text) for text in texts_of(texts, file)]
+    found: list[tuple[Row | None, str]] = [(None, text) for text in texts_of(texts, None)] if texts else []
+    columns = TextColumns(text=column)
+    for record in read_records(Source(path=glob.escape(str(file)))):
+        if isinstance(record, RejectedRecord):
+            raise record.error()
+        row = Row(record, columns)
+        found.append((row, row.text("text")))
+    if not found:
+        raise DataError(f"{file} holds no row.")
+    return found
 
 
 def check_output(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from modernbert.cli.console import Json, print_json, texts_of
+from modernbert.cli.console import Json, print_json
 
 app = typer.Typer()
 
@@ -26,7 +26,13 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Linear layers in int8: up to
 )
 def fill_mask(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts with [MASK]; - reads lines from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with one text a line.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A text file with one text a line, or a table (CSV, JSON lines, Parquet, ...).")
+    ] = None,
+    column: Annotated[str, typer.Option(help="The column of a table that holds the texts.")] = "text",
+    output: Annotated[
+        Path | None, typer.Option(help="Write .csv, .jsonl or .parquet: the rows of the file with what was filled in.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A model folder or hub id. [default: the one that comes with the package]")
     ] = None,
@@ -36,21 +42,29 @@ def fill_mask(
     as_json: Json = False,
 ) -> None:
     """Fill in masked words."""
-    wanted = texts_of(texts or [], file)
+    from modernbert.cli.prediction_files import beside, check_output, texts_and_rows, write_predictions
+
+    if output is not None:
+        check_output(output)
+    wanted = texts_and_rows(texts or [], file, column)
     from modernbert.tasks.fill_mask import FillMask
 
     fill = FillMask.from_pretrained(model, device=device, int8=int8)
-    filled = iter(fill([text for text in wanted if text.strip()], top_k))
-    results = [next(filled) if text.strip() else [] for text in wanted]  # an empty line stays one
-    if as_json:
-        print_json(
-            [
-                {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
-                for text, masks in zip(wanted, results, strict=True)
-            ]
-        )
+    filled = iter(fill([text for _, text in wanted if text.strip()], top_k))
+    results = [next(filled) if text.strip() else [] for _, text in wanted]  # an empty line stays one
+    records: list[dict[str, Any]] = [
+        {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
+        for (_, text), masks in zip(wanted, results, strict=True)
+    ]
+    if output is not None:
+        rows = [beside(row, record) for (row, _), record in zip(wanted, records, strict=True)]
+        write_predictions(rows, output)
+        typer.echo(str(output))
         return
-    for text, masks in zip(wanted, results, strict=True):
+    if as_json:
+        print_json(records)
+        return
+    for (_, text), masks in zip(wanted, results, strict=True):
         typer.echo(text)
         for number, mask in enumerate(masks, 1):
             if len(masks) > 1:

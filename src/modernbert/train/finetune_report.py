@@ -19,7 +19,7 @@ from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.results import Measured, SeedResult
 
 if TYPE_CHECKING:
-    from modernbert.train.finetune import Sets
+    from modernbert.train.finetune_data import Sets
 
 _WORST = 20
 

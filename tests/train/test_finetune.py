@@ -485,13 +485,14 @@ def test_training_has_every_label_wherever_its_examples_lie(task, model, tmp_pat
     for rare in range(20):
         records = [{"text": f"word {number // 2}", column: labels(number, rare)} for number in range(40)]
         data = {"train": str(write_lines(tmp_path / f"{rare}.jsonl", records)), "held_out": 0.2}
-        own, sets = prepare(recipe(model, tmp_path / "run", task, data=data))
+        chosen = recipe(model, tmp_path / "run", task, data=data)
+        own, sets = prepare(chosen)
         trained, held = ([one.text for one in part.examples] for part in (sets.train, sets.validation))
         assert {"rare", "often"} <= set(own.names)  # which are those of the training set
         assert not set(trained) & set(held)
         assert len(trained) + len(held) == 40
         assert 2 <= len(held) <= 8
-        assert held == [one.text for one in prepare(own.recipe)[1].validation.examples]
+        assert held == [one.text for one in prepare(chosen)[1].validation.examples]
         held_out.append(frozenset(held))
     assert len(set(held_out)) > 1  # some of them had to go back
 
@@ -518,7 +519,8 @@ def test_random_weights_are_of_the_seed_and_not_of_the_model(model, csvs, tmp_pa
     assert torch.equal(weight, again.state_dict()[name])
     for strange in (other, loaded):
         assert (weight - strange.state_dict()[name]).norm() > weight.norm()
-    assert first.config == loaded.config.model_copy(update={"problem_type": first.config.problem_type})
+    of_the_task = {name: getattr(first.config, name) for name in ("problem_type", "modernbert_task")}
+    assert first.config == loaded.config.model_copy(update=of_the_task)
     assert first.tokenizer_source == model
     assert first.training
 

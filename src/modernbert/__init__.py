@@ -19,9 +19,20 @@ _HOMES = {
     "FillMask": "modernbert.tasks.fill_mask",
     "QuestionAnswerer": "modernbert.tasks.question_answerer",
     "TokenClassifier": "modernbert.tasks.token_classifier",
+    "accelerate": "modernbert.integrations",
+    "restore": "modernbert.integrations",
 }
 
-__all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
+__all__ = [
+    "ChoiceAnswerer",
+    "Classifier",
+    "FillMask",
+    "QuestionAnswerer",
+    "TokenClassifier",
+    "__version__",
+    "accelerate",
+    "restore",
+]
 
 
 def _let_waiting_threads_sleep() -> None:

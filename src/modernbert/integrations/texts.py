@@ -1,0 +1,146 @@
+"""encode and predict of sentence-transformers and PyLate: larger batches, and pooling on packed tokens.
+
+Their own code still sorts, tokenises, moves and orders; what is put in its place is the pass of a batch.
+"""
+
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modernbert.integrations.backbone import Backbone
+from modernbert.integrations.forwards import decoded
+from modernbert.integrations.patches import Patch
+from modernbert.integrations.pooling import MODES, pool, splade
+from modernbert.integrations.rows import padding_is_read, split
+
+# Whether the embeddings of texts are all that is wanted, so that nobody looks at tokens.
+_only_vectors: ContextVar[bool] = ContextVar("modernbert_only_vectors", default=False)
+
+_TEXTS_AT_ONCE = 256  # tokenised together; the encoder takes them apart by tokens
+_DECODED_AT_ONCE = 1024  # tokens whose logits over the vocabulary are in memory together
+
+
+class Encode(Patch):
+    """In the place of the method that goes over the batches of a list of texts."""
+
+    def __init__(self, module: nn.Module, method: str, *, larger_batches: bool) -> None:
+        super().__init__(module, method)
+        self.larger_batches = larger_batches
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self.bind(args, kwargs)
+        if bound is None:
+            return self.original(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        only_vectors = arguments.get("output_value", "sentence_embedding") == "sentence_embedding"
+        size = arguments.get("batch_size")
+        if self.larger_batches and only_vectors and isinstance(size, int) and size > 0:
+            arguments["batch_size"] = max(size, _TEXTS_AT_ONCE)
+        vectors = _only_vectors.set(only_vectors)
+        read = padding_is_read.set(self._reads_padding({**arguments, **arguments.get("kwargs", {})}))
+        try:
+            return self.original(*bound.args, **bound.kwargs)
+        finally:
+            _only_vectors.reset(vectors)
+            padding_is_read.reset(read)
+
+    def _reads_padding(self, arguments: dict[str, Any]) -> bool:
+        """ColBERT's queries are filled up with [MASK] under the mask, whose vectors count, unless they are attended."""
+        model = self.module
+        if "is_query" in arguments:  # PyLate
+            expands = arguments["is_query"] and getattr(model, "do_query_expansion", False)
+            return bool(expands and not getattr(model, "attend_to_expansion_tokens", False))
+        expansion = getattr(next(iter(model.children()), None), "query_expansion", None)
+        return arguments.get("task") == "query" and bool(expansion) and not expansion["attend"]
+
+
+class TextForward(Patch):
+    """In the place of `forward` of a SentenceTransformer or SparseEncoder: texts to vectors, never padded again."""
+
+    def __init__(self, module: nn.Module, backbone: Backbone, inner: nn.Module) -> None:
+        super().__init__(module, "forward")
+        self.backbone = backbone
+        self.inner = inner  # the model of transformers
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        features = args[0] if args else kwargs.get("input")
+        vectors = None
+        if _only_vectors.get() and isinstance(features, dict) and len(args) + len(kwargs) - ("task" in kwargs) == 1:
+            with torch.no_grad():
+                vectors = self._vectors(features)
+        if vectors is None:
+            return self.original(*args, **kwargs)
+        features["sentence_embedding"] = vectors
+        for module in list(self.module.children())[2:]:
+            features = module(features)
+        return features
+
+    def _vectors(self, features: dict[str, Any]) -> Tensor | None:
+        """What the second module makes of the tokens, or None where that is left to it."""
+        pooling = list(self.module.children())[1]
+        modes = pooling_modes(pooling)
+        if features.get("modality", "text") != "text" or "cu_seq_lens_q" in features or not modes:
+            return None
+        if "prompt_length" in features and not getattr(pooling, "include_prompt", True):
+            return None
+        if self.backbone.reason(training=self.module.training or self.inner.training) is not None:
+            return None  # the forward pass of the inner model says why
+        rows = split(features.get("input_ids"), features.get("attention_mask"), None)
+        if isinstance(rows, str):
+            return None
+        if rows.left_padded and modes != ("splade",) and not hasattr(pooling, "pooling_mode"):
+            return None  # before 5.4 the first slot and the distance from it counted, padding or not
+        if modes != ("splade",):
+            found = [
+                torch.cat([pool(hidden, sequences, mode) for mode in modes], dim=1)
+                for hidden, sequences in self.backbone.encode(rows)
+            ]
+            return torch.cat(found)
+        found = [
+            splade(logits, sequences, pooling.pooling_strategy, pooling.activation_function)
+            for logits, sequences in decoded(self.backbone, self.inner, rows, _DECODED_AT_ONCE)
+        ]
+        for name in ("embedding_dimension", "word_embedding_dimension"):
+            if hasattr(pooling, name) and getattr(pooling, name) is None:
+                setattr(pooling, name, found[0].shape[1])
+        return torch.cat(found)
+
+
+def pooling_modes(pooling: nn.Module) -> tuple[str, ...]:
+    """How a module pools, or nothing where it is not of a kind that is known. Both spellings of Pooling."""
+    if type(pooling).__name__ == "SpladePooling":
+        known = pooling.pooling_strategy in ("max", "sum") and pooling.activation_function in ("relu", "log1p_relu")
+        return ("splade",) if known else ()
+    if type(pooling).__name__ != "Pooling":
+        return ()
+    modes = getattr(pooling, "pooling_mode", None)
+    if modes is None:  # before 5.4: a flag for each, in this order
+        names = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "lasttoken": "lasttoken"}
+        names |= {"mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "weightedmean": "weightedmean_tokens"}
+        modes = [mode for mode in MODES if getattr(pooling, f"pooling_mode_{names[mode]}", False)]
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    return modes if all(mode in MODES for mode in modes) else ()
+
+
+def pools_texts(model: nn.Module) -> bool:
+    """Whether a model is the encoder, a pooling and modules that look at nothing but the pooled vector."""
+    modules = list(model.children())
+    names = [type(module).__name__ for module in modules]
+    if len(modules) < 2 or names[0] not in ("Transformer", "MLMTransformer") or not pooling_modes(modules[1]):
+        return False
+    outputs = {"feature-extraction": "last_hidden_state", "fill-mask": "logits"}
+    task = getattr(modules[0], "transformer_task", None)
+    if task is not None:
+        text = modules[0].modality_config.get("text", {})
+        if (text.get("method"), text.get("method_output_name")) != ("forward", outputs.get(task)):
+            return False
+        if modules[0].module_output_name != "token_embeddings":
+            return False
+    return all(
+        name in ("Dense", "Normalize", "LayerNorm", "Dropout")
+        and getattr(module, "module_input_name", "sentence_embedding") == "sentence_embedding"
+        for name, module in zip(names[2:], modules[2:], strict=True)
+    )

@@ -3,6 +3,7 @@
 Their own code still sorts, tokenises, moves and orders; what is put in its place is the pass of a batch.
 """
 
+from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -68,7 +69,11 @@ class TextForward(Patch):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         features = args[0] if args else kwargs.get("input")
         vectors = None
-        if _only_vectors.get() and isinstance(features, dict) and len(args) + len(kwargs) - ("task" in kwargs) == 1:
+        if (
+            _only_vectors.get()
+            and isinstance(features, MutableMapping)
+            and len(args) + len(kwargs) - ("task" in kwargs) == 1
+        ):
             with torch.no_grad():
                 vectors = self._vectors(features)
         if vectors is None:
@@ -78,7 +83,7 @@ class TextForward(Patch):
             features = module(features)
         return features
 
-    def _vectors(self, features: dict[str, Any]) -> Tensor | None:
+    def _vectors(self, features: MutableMapping[str, Any]) -> Tensor | None:
         """What the second module makes of the tokens, or None where that is left to it."""
         pooling = list(self.module.children())[1]
         modes = pooling_modes(pooling)

@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer
 
 from corpora import make_tokenizer
-from modernbert.data.tokenizer import Vocabulary, load_tokenizer
 from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 
 TEXTS = [
     "A parser reads the whole file.",

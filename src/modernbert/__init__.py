@@ -13,13 +13,16 @@ try:
 except PackageNotFoundError:
     __version__ = SOURCE_VERSION
 
-_HOMES = dict.fromkeys(
-    ("ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference"
-) | {
+_HOMES = {
+    "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
+    "Classifier": "modernbert.tasks.classifier",
     "Embedder": "modernbert.tasks.embed",
+    "FillMask": "modernbert.tasks.fill_mask",
     "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
+    "QuestionAnswerer": "modernbert.tasks.question_answerer",
     "Reranker": "modernbert.tasks.rerank",
     "SparseEmbedder": "modernbert.tasks.sparse",
+    "TokenClassifier": "modernbert.tasks.token_classifier",
 }
 
 __all__ = [

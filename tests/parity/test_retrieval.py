@@ -92,7 +92,9 @@ def test_the_older_layout_is_read(base, tmp_path):
 
 
 def test_a_plain_encoder_is_pooled_as_sentence_transformers_does(base):
-    assert_same(Embedder.from_pretrained(base).encode(TEXTS), SentenceTransformer(str(base), device="cpu").encode(TEXTS))
+    assert_same(
+        Embedder.from_pretrained(base).encode(TEXTS), SentenceTransformer(str(base), device="cpu").encode(TEXTS)
+    )
 
 
 def test_lower_casing_of_a_folder_is_kept(base, tmp_path):

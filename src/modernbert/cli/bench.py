@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modernbert.cli import bench_accelerate
 from modernbert.cli.console import Corpus, Json, Labelled, Overrides, print_json, print_table
 
 if TYPE_CHECKING:
     from modernbert.bench.report import Report
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed beside transformers on this machine.")
+bench_accelerate.register(app)
 
 
 Model = Annotated[str, typer.Option(help="mini (6 layers, 256 wide), base or large with random weights, or a folder.")]

@@ -4,7 +4,7 @@ Each takes what the class takes and gives back the same kind of output. What it 
 states of all layers, embeddings as inputs, training) the original does.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from modernbert.integrations.backbone import Backbone, original_computes
 from modernbert.integrations.patches import Patch
-from modernbert.integrations.pooling import pool
 from modernbert.integrations.rows import Rows, split
-from modernbert.packed import Sequences
-from modernbert.stream.batching import batches_within
+from modernbert.model.pooling import Pooling
 
 # Arguments that say nothing about the result: attention without a special kernel does not read them.
 _WITHOUT_EFFECT = {"return_dict", "token_type_ids"}
@@ -105,9 +103,9 @@ class _PooledForward(Forward):
 
     def pooled(self, rows: Rows) -> Tensor:
         """(rows, outputs)"""
-        mode = self.module.config.classifier_pooling
-        vectors = [pool(hidden, sequences, mode) for hidden, sequences in self.backbone.encode(rows)]
-        logits: Tensor = _classifier(self.module)(torch.cat(vectors))
+        pool = Pooling((self.module.config.classifier_pooling,))
+        vectors = [pool(hidden, sequences) for hidden, sequences in self.backbone.encode(rows)]
+        logits: Tensor = _classifier(self.module)(torch.cat(vectors).to(self.backbone.dtype))
         return logits
 
     def other_pooling(self) -> str | None:
@@ -148,17 +146,6 @@ class MultipleChoiceForward(_PooledForward):
         from transformers.modeling_outputs import MultipleChoiceModelOutput
 
         return MultipleChoiceModelOutput(logits=self.pooled(rows).view(-1, arguments["input_ids"].shape[1]))
-
-
-def decoded(backbone: Backbone, model: nn.Module, rows: Rows, most: int) -> Iterator[tuple[Tensor, Sequences]]:
-    """Logits of a masked language model for whole rows of about `most` tokens at a time."""
-    for hidden, sequences in backbone.encode(rows):
-        lengths = sequences.lengths
-        begin = 0
-        for batch in batches_within(range(len(lengths)), lengths, most):
-            part = Sequences.from_lengths([lengths[index] for index in batch], hidden.device)
-            yield model.decoder(model.head(hidden[begin : begin + part.num_tokens])), part
-            begin += part.num_tokens
 
 
 def _classifier(model: nn.Module) -> Callable[[Tensor], Tensor]:

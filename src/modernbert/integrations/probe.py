@@ -65,8 +65,22 @@ class Probe:
         texts = [
             model.tokenizer.decode(row[:length].tolist()) or "text" for row, length in zip(ids, lengths, strict=True)
         ]
-        vectors = model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+        with _same_tokenizer(model.tokenizer):
+            vectors = model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
         return [vectors.to_dense().float().cpu() if vectors.is_sparse else vectors.float().cpu()]
+
+
+@contextmanager
+def _same_tokenizer(tokenizer: Any) -> Iterator[None]:
+    """A fast tokenizer keeps how it padded last, and writes that into its file."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    padding, truncation = getattr(backend, "padding", None), getattr(backend, "truncation", None)
+    try:
+        yield
+    finally:
+        if backend is not None:
+            backend.no_padding() if padding is None else backend.enable_padding(**padding)
+            backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
 
 
 @contextmanager

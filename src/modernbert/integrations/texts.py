@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from modernbert.integrations.backbone import Backbone
-from modernbert.integrations.forwards import decoded
 from modernbert.integrations.patches import Patch
-from modernbert.integrations.pooling import MODES, pool, splade
-from modernbert.integrations.rows import padding_is_read, split
+from modernbert.integrations.rows import Rows, padding_is_read, split
+from modernbert.model.pooling import Pooling
+from modernbert.model.sparse_pooling import highest_logits, summed_activations
 
 # Whether the embeddings of texts are all that is wanted, so that nobody looks at tokens.
 _only_vectors: ContextVar[bool] = ContextVar("modernbert_only_vectors", default=False)
 
 _TEXTS_AT_ONCE = 256  # tokenised together; the encoder takes them apart by tokens
-_DECODED_AT_ONCE = 1024  # tokens whose logits over the vocabulary are in memory together
+# The modes of Pooling in the order of their vectors, and what they were called before 5.4.
+_MODES = {
+    "cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "weightedmean": "weightedmean_tokens", "lasttoken": "lasttoken",
+}  # fmt: skip
 
 
 class Encode(Patch):
@@ -89,28 +93,40 @@ class TextForward(Patch):
         modes = pooling_modes(pooling)
         if features.get("modality", "text") != "text" or "cu_seq_lens_q" in features or not modes:
             return None
-        if "prompt_length" in features and not getattr(pooling, "include_prompt", True):
-            return None
         if self.backbone.reason(training=self.module.training or self.inner.training) is not None:
             return None  # the forward pass of the inner model says why
         rows = split(features.get("input_ids"), features.get("attention_mask"), None)
         if isinstance(rows, str):
             return None
-        if rows.left_padded and modes != ("splade",) and not hasattr(pooling, "pooling_mode"):
+        if modes == ("splade",):
+            return self._weights(rows, pooling)
+        prompt = features.get("prompt_length", 0) if not pooling.include_prompt else 0
+        if not isinstance(prompt, int):
+            return None
+        if (rows.left_padded or prompt) and not hasattr(pooling, "pooling_mode"):
             return None  # before 5.4 the first slot and the distance from it counted, padding or not
-        if modes != ("splade",):
-            found = [
-                torch.cat([pool(hidden, sequences, mode) for mode in modes], dim=1)
-                for hidden, sequences in self.backbone.encode(rows)
-            ]
-            return torch.cat(found)
-        found = [
-            splade(logits, sequences, pooling.pooling_strategy, pooling.activation_function)
-            for logits, sequences in decoded(self.backbone, self.inner, rows, _DECODED_AT_ONCE)
-        ]
+        pool = Pooling(modes, include_prompt=not prompt)
+        vectors = torch.cat([pool(hidden, sequences, prompt) for hidden, sequences in self.backbone.encode(rows)])
+        return vectors.to(self.backbone.dtype)
+
+    def _weights(self, rows: Rows, pooling: nn.Module) -> Tensor | None:
+        """Weights of the vocabulary: log(1 + relu) rises, so that it can be taken of the largest logit."""
+        model = self.inner
+        if type(model.decoder) is not nn.Linear:
+            return None
+        weight, bias = model.decoder.weight, model.decoder.bias
+        twice = pooling.activation_function == "log1p_relu"
+        found = []
+        for hidden, sequences in self.backbone.encode(rows):
+            x = model.head(hidden)
+            if pooling.pooling_strategy == "max":
+                values = highest_logits(x, weight, bias, sequences).relu().log1p()
+                found.append(values.log1p() if twice else values)
+            else:
+                found.append(summed_activations(x, weight, bias, sequences, twice))
         for name in ("embedding_dimension", "word_embedding_dimension"):
             if hasattr(pooling, name) and getattr(pooling, name) is None:
-                setattr(pooling, name, found[0].shape[1])
+                setattr(pooling, name, len(weight))
         return torch.cat(found)
 
 
@@ -122,12 +138,10 @@ def pooling_modes(pooling: nn.Module) -> tuple[str, ...]:
     if type(pooling).__name__ != "Pooling":
         return ()
     modes = getattr(pooling, "pooling_mode", None)
-    if modes is None:  # before 5.4: a flag for each, in this order
-        names = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "lasttoken": "lasttoken"}
-        names |= {"mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "weightedmean": "weightedmean_tokens"}
-        modes = [mode for mode in MODES if getattr(pooling, f"pooling_mode_{names[mode]}", False)]
+    if modes is None:  # before 5.4
+        modes = [mode for mode, name in _MODES.items() if getattr(pooling, f"pooling_mode_{name}", False)]
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
-    return modes if all(mode in MODES for mode in modes) else ()
+    return modes if all(mode in _MODES for mode in modes) else ()
 
 
 def pools_texts(model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -61,6 +62,7 @@ class Accelerated:
     batch_size: int
     threads: int
     rounds: int
+    processor_time: bool
     gflops: float  # of plain fp32 matrix products, in the same rounds
     runs: tuple[Run, ...]
     machine: dict[str, str]
@@ -76,10 +78,12 @@ def bench_accelerate(
     rounds: int = 3,
     threads: int | None = None,
     tolerance: float | None = None,
+    processor_time: bool = False,
 ) -> Accelerated:
     """Encode texts with sentence-transformers as it is, accelerated in each precision, and with our own class.
 
-    A reranker reads pairs: the first words of one text, and the next text.
+    A reranker reads pairs: the first words of one text, and the next text. With `processor_time`, seconds are those
+    that the processor gave to all threads of this process: for one thread on a machine that others use too.
 
     Raises:
         ConfigError: sentence-transformers is missing, or the model cannot be accelerated.
@@ -119,7 +123,12 @@ def bench_accelerate(
     outputs = {name: call() for name, call in calls.items()}  # a round that does not count
     products = matrix_products(torch.float32)
     products()
-    seconds = alternate(calls | {MATRICES: products}, rounds, folder.name)
+    seconds = alternate(
+        calls | {MATRICES: products},
+        rounds,
+        folder.name,
+        clock=time.process_time if processor_time else time.perf_counter,
+    )
     flops = encoder_flops(encoder_config(_inner(original)), lengths)
     gflops = MATRIX_FLOPS / median(seconds[MATRICES]) / 1e9
     runs = []
@@ -134,8 +143,8 @@ def bench_accelerate(
         )  # fmt: skip
     packages = ("transformers", "sentence-transformers")
     return Accelerated(
-        folder.resolve().name, kind, len(inputs), sum(lengths), max(lengths), batch_size, used, rounds, gflops,
-        tuple(runs), machine(packages),
+        folder.resolve().name, kind, len(inputs), sum(lengths), max(lengths), batch_size, used, rounds,
+        processor_time, gflops, tuple(runs), machine(packages),
     )  # fmt: skip
 
 

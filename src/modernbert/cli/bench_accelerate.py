@@ -33,6 +33,9 @@ def bench_accelerate(
     rounds: Annotated[int, typer.Option(help="Counted rounds.")] = 3,
     threads: Annotated[int | None, typer.Option(help="Threads; all that torch takes unless given.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Of the probe; that of the precision unless given.")] = None,
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="Count the processor's time, where others use the machine too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """sentence-transformers on your texts before and after `accelerate`, and beside our own classes."""
@@ -45,15 +48,16 @@ def bench_accelerate(
         raise ConfigError(f"There is no precision {unknown[0]!r}; take one of {', '.join(get_args(Precision))}.")
     found = measure(
         folder, texts, limit=limit, batch_size=batch_size, precisions=[p for p in get_args(Precision) if p in wanted],
-        rounds=rounds, threads=threads, tolerance=tolerance,
+        rounds=rounds, threads=threads, tolerance=tolerance, processor_time=processor_time,
     )  # fmt: skip
     if as_json:
         print_json(asdict(found))
         return
+    clock = ", processor time" if found.processor_time else ""
     what = "pairs" if found.kind == "rerank" else "texts"
     typer.echo(
         f"{found.model}: {found.texts:,} {what}, {found.tokens:,} tokens, longest {found.longest}; batches of "
-        f"{found.batch_size}, {found.threads} threads, {found.rounds} rounds; plain products in fp32 "
+        f"{found.batch_size}, {found.threads} threads, {found.rounds} rounds{clock}; plain products in fp32 "
         f"{found.gflops:.0f} GFLOP/s\n"
     )
     rows = [

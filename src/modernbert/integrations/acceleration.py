@@ -11,7 +11,7 @@ from modernbert.integrations.backbone import Backbone, Precision
 from modernbert.integrations.forwards import FORWARDS
 from modernbert.integrations.patches import Patch, patches_of, take_off
 from modernbert.integrations.probe import Probe
-from modernbert.integrations.texts import Encode, TextForward, pools_texts
+from modernbert.integrations.texts import Encode, TextForward, pools_texts, reads_first_slot
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,8 @@ def _accelerate(model: nn.Module, precision: Precision, tolerance: float | None)
     if _base(inner) not in FORWARDS or _base(backbone_model) != "ModernBertModel":
         raise ConfigError(_unsupported(model))
     probe = Probe(model, inner, pooled=pools_texts(model) if kind else False)
-    backbone = Backbone(backbone_model, precision)
+    first_slot = any(reads_first_slot(module) for module in model.modules()) if kind else False
+    backbone = Backbone(backbone_model, precision, first_slot_is_read=first_slot)
     patches: list[Patch] = [FORWARDS["ModernBertModel"](backbone_model, backbone)]
     if inner is not backbone_model:
         patches.append(FORWARDS[_base(inner)](inner, backbone))
@@ -101,7 +102,7 @@ def _accelerate(model: nn.Module, precision: Precision, tolerance: float | None)
         if probe.pooled:
             patches.append(TextForward(model, backbone, inner))
         larger = kind in _LARGER_BATCHES and (probe.pooled or kind == "CrossEncoder")
-        patches.append(Encode(model, method, larger_batches=larger))
+        patches.append(Encode(model, method, larger_batches=larger, first_slot_is_read=first_slot))
     for patch in patches:
         patch.put_on()
     error = probe.error()

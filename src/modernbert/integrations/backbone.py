@@ -35,8 +35,10 @@ class Backbone:
     pack for themselves. Several threads may call it.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision) -> None:
+    def __init__(self, model: nn.Module, precision: Precision, *, first_slot_is_read: bool = False) -> None:
         """`precision` "auto" is the faster one of the float dtypes: bf16 on CUDA and on processors made for it.
+
+        With `first_slot_is_read` batches that are padded on the left are left to the original.
 
         Raises:
             ConfigError: there is no such precision, or the model is configured for something that is not implemented,
@@ -46,6 +48,7 @@ class Backbone:
         if precision not in get_args(Precision):
             raise ConfigError(f"There is no precision {precision!r}; take one of {', '.join(get_args(Precision))}.")
         self.model = model
+        self.first_slot_is_read = first_slot_is_read
         self.precision: Precision = _fastest_float(model) if precision == "auto" else precision
         self._said: set[str] = set()
         self._reset()
@@ -57,7 +60,8 @@ class Backbone:
         self._broken: tuple[WeightWatch, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "precision": self.precision, "_said": set(self._said)}
+        kept = ("model", "precision", "first_slot_is_read", "_said")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -48,7 +48,10 @@ class Forward(Patch):
         return output if as_dict else output.to_tuple()
 
     def rows(self, arguments: dict[str, Any]) -> Rows | str:
-        return split(arguments.get("input_ids"), arguments.get("attention_mask"), self.module.config.pad_token_id)
+        rows = split(arguments.get("input_ids"), arguments.get("attention_mask"), self.module.config.pad_token_id)
+        if isinstance(rows, Rows) and rows.left_padded and self.backbone.first_slot_is_read:
+            return "the batch is padded on the left, where this version of Pooling reads the first slot"
+        return rows
 
     def compute(self, rows: Rows, arguments: dict[str, Any]) -> Any:
         raise NotImplementedError

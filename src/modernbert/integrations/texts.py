@@ -30,9 +30,10 @@ _MODES = {
 class Encode(Patch):
     """In the place of the method that goes over the batches of a list of texts."""
 
-    def __init__(self, module: nn.Module, method: str, *, larger_batches: bool) -> None:
+    def __init__(self, module: nn.Module, method: str, *, larger_batches: bool, first_slot_is_read: bool) -> None:
         super().__init__(module, method)
         self.larger_batches = larger_batches
+        self.first_slot_is_read = first_slot_is_read
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self.bind(args, kwargs)
@@ -42,7 +43,7 @@ class Encode(Patch):
         arguments = bound.arguments
         only_vectors = arguments.get("output_value", "sentence_embedding") == "sentence_embedding"
         size = arguments.get("batch_size")
-        if self.larger_batches and only_vectors and isinstance(size, int) and size > 0:
+        if self._batches_may_grow() and only_vectors and isinstance(size, int) and size > 0:
             arguments["batch_size"] = max(size, _TEXTS_AT_ONCE)
         vectors = _only_vectors.set(only_vectors)
         read = padding_is_read.set(self._reads_padding({**arguments, **arguments.get("kwargs", {})}))
@@ -51,6 +52,11 @@ class Encode(Patch):
         finally:
             _only_vectors.reset(vectors)
             padding_is_read.reset(read)
+
+    def _batches_may_grow(self) -> bool:
+        """Unless what a text gives depends on how much the others of its batch are padded."""
+        left = getattr(getattr(self.module, "tokenizer", None), "padding_side", "right") == "left"
+        return self.larger_batches and not (left and self.first_slot_is_read)
 
     def _reads_padding(self, arguments: dict[str, Any]) -> bool:
         """ColBERT's queries are filled up with [MASK] under the mask, whose vectors count, unless they are attended."""
@@ -103,8 +109,8 @@ class TextForward(Patch):
         prompt = features.get("prompt_length", 0) if not pooling.include_prompt else 0
         if not isinstance(prompt, int):
             return None
-        if (rows.left_padded or prompt) and not hasattr(pooling, "pooling_mode"):
-            return None  # before 5.4 the first slot and the distance from it counted, padding or not
+        if (rows.left_padded or prompt) and reads_first_slot(pooling):
+            return None
         pool = Pooling(modes, include_prompt=not prompt)
         vectors = torch.cat([pool(hidden, sequences, prompt) for hidden, sequences in self.backbone.encode(rows)])
         return vectors.to(self.backbone.dtype)
@@ -142,6 +148,11 @@ def pooling_modes(pooling: nn.Module) -> tuple[str, ...]:
         modes = [mode for mode, name in _MODES.items() if getattr(pooling, f"pooling_mode_{name}", False)]
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     return modes if all(mode in _MODES for mode in modes) else ()
+
+
+def reads_first_slot(module: nn.Module) -> bool:
+    """Whether it is a Pooling from before 5.4: the first slot and the distance from it count there, padding or not."""
+    return type(module).__name__ == "Pooling" and not hasattr(module, "pooling_mode")
 
 
 def pools_texts(model: nn.Module) -> bool:

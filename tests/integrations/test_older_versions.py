@@ -1,4 +1,4 @@
-"""The tests of this folder under the oldest versions that are supported, and under PyLate, in an environment of its own."""
+"""The tests of this folder under the oldest supported versions and PyLate, in an environment of its own."""
 
 import os
 import subprocess

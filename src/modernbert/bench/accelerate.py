@@ -181,7 +181,7 @@ def _load(kind: Kind, folder: Path) -> Any:
         for log, level in zip(loggers, levels, strict=True):
             log.setLevel(level)
     reads = _inner(model).config.max_position_embeddings
-    name = "max_length" if kind == "rerank" else "max_seq_length"
+    name = "max_seq_length" if hasattr(type(model), "max_seq_length") else "max_length"  # a reranker before 6
     setattr(model, name, min(getattr(model, name) or reads, reads))
     return model
 

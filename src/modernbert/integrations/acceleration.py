@@ -132,7 +132,7 @@ def _kind(model: nn.Module) -> str | None:
     return None
 
 
-def _inner(model: nn.Module) -> nn.Module:
+def _inner(model: nn.Module) -> Any:
     """The outermost model of transformers' ModernBERT."""
     found = [module for module in model.modules() if _base(module) in FORWARDS]
     outer = [

@@ -35,7 +35,7 @@ class Backbone:
     pack for themselves. Several threads may call it.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision, *, first_slot_is_read: bool = False) -> None:
+    def __init__(self, model: Any, precision: Precision, *, first_slot_is_read: bool = False) -> None:
         """`precision` "auto" is the faster one of the float dtypes: bf16 on CUDA and on processors made for it.
 
         With `first_slot_is_read` batches that are padded on the left are left to the original.
@@ -88,7 +88,7 @@ class Backbone:
         `training` is that of the module that was called.
         """
         model = self.model
-        if _original.get() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if _original.get() or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return ""
         if training or model.training:
             return "it is in training mode"
@@ -165,7 +165,7 @@ class original_computes:  # noqa: N801
         _original.reset(self._token)
 
 
-def encoder_config(model: nn.Module) -> EncoderConfig:
+def encoder_config(model: Any) -> EncoderConfig:
     """Our configuration of a model of transformers. What acts in training alone or lies behind the encoder is ignored.
 
     Raises:
@@ -244,7 +244,7 @@ def _check(model: nn.Module, parameters: dict[str, nn.Parameter], device: torch.
             raise ConfigError(f"{name} is a {_name(module)} and not a plain layer of torch; merge adapters first.")
 
 
-def _table(model: nn.Module) -> Tensor:
+def _table(model: Any) -> Tensor:
     """The embedding's weights."""
     return model.get_input_embeddings().weight
 

@@ -23,7 +23,7 @@ _READ = {"input_ids", "attention_mask"}
 class Forward(Patch):
     """In the place of `forward` of one of the classes; `padding_is_read` is set while a library encodes texts."""
 
-    def __init__(self, module: nn.Module, backbone: Backbone) -> None:
+    def __init__(self, module: Any, backbone: Backbone) -> None:
         super().__init__(module, "forward")
         self.backbone = backbone
 
@@ -151,7 +151,7 @@ class MultipleChoiceForward(_PooledForward):
         return MultipleChoiceModelOutput(logits=self.pooled(rows).view(-1, arguments["input_ids"].shape[1]))
 
 
-def _classifier(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def _classifier(model: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: model.classifier(model.drop(model.head(x)))
 
 

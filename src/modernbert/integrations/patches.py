@@ -15,7 +15,7 @@ class Patch:
     It is copied and pickled with the object, and then belongs to the copy.
     """
 
-    def __init__(self, module: nn.Module, method: str) -> None:
+    def __init__(self, module: Any, method: str) -> None:
         self.module = module
         self.method = method
 

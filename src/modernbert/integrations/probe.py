@@ -18,7 +18,7 @@ class Probe:
     state of the random generators and the mode (training or not) stay as they are.
     """
 
-    def __init__(self, model: nn.Module, inner: nn.Module, *, pooled: bool) -> None:
+    def __init__(self, model: nn.Module, inner: Any, *, pooled: bool) -> None:
         self.model, self.inner, self.pooled = model, inner, pooled
         generator = torch.Generator().manual_seed(0)
         config = inner.config

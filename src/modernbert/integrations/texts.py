@@ -5,7 +5,7 @@ Their own code still sorts, tokenises, moves and orders; what is put in its plac
 
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modernbert.integrations.backbone import Backbone
 from modernbert.integrations.patches import Patch
 from modernbert.integrations.rows import Rows, padding_is_read, split
-from modernbert.model.pooling import Pooling
+from modernbert.model.pooling import Pooling, PoolingMode
 from modernbert.model.sparse_pooling import highest_logits, summed_activations
 
 # Whether the embeddings of texts are all that is wanted, so that nobody looks at tokens.
@@ -65,13 +65,13 @@ class Encode(Patch):
             expands = arguments["is_query"] and getattr(model, "do_query_expansion", False)
             return bool(expands and not getattr(model, "attend_to_expansion_tokens", False))
         expansion = getattr(next(iter(model.children()), None), "query_expansion", None)
-        return arguments.get("task") == "query" and bool(expansion) and not expansion["attend"]
+        return bool(arguments.get("task") == "query" and expansion and not expansion["attend"])
 
 
 class TextForward(Patch):
     """In the place of `forward` of a SentenceTransformer or SparseEncoder: texts to vectors, never padded again."""
 
-    def __init__(self, module: nn.Module, backbone: Backbone, inner: nn.Module) -> None:
+    def __init__(self, module: nn.Module, backbone: Backbone, inner: Any) -> None:
         super().__init__(module, "forward")
         self.backbone = backbone
         self.inner = inner  # the model of transformers
@@ -86,7 +86,7 @@ class TextForward(Patch):
         ):
             with torch.no_grad():
                 vectors = self._vectors(features)
-        if vectors is None:
+        if vectors is None or not isinstance(features, MutableMapping):
             return self.original(*args, **kwargs)
         features["sentence_embedding"] = vectors
         for module in list(self.module.children())[2:]:
@@ -111,11 +111,11 @@ class TextForward(Patch):
             return None
         if (rows.left_padded or prompt) and reads_first_slot(pooling):
             return None
-        pool = Pooling(modes, include_prompt=not prompt)
+        pool = Pooling(cast(tuple[PoolingMode, ...], modes), include_prompt=not prompt)
         vectors = torch.cat([pool(hidden, sequences, prompt) for hidden, sequences in self.backbone.encode(rows)])
         return vectors.to(self.backbone.dtype)
 
-    def _weights(self, rows: Rows, pooling: nn.Module) -> Tensor | None:
+    def _weights(self, rows: Rows, pooling: Any) -> Tensor | None:
         """Weights of the vocabulary: log(1 + relu) rises, so that it can be taken of the largest logit."""
         model = self.inner
         if type(model.decoder) is not nn.Linear:
@@ -136,7 +136,7 @@ class TextForward(Patch):
         return torch.cat(found)
 
 
-def pooling_modes(pooling: nn.Module) -> tuple[str, ...]:
+def pooling_modes(pooling: Any) -> tuple[str, ...]:
     """How a module pools, or nothing where it is not of a kind that is known. Both spellings of Pooling."""
     if type(pooling).__name__ == "SpladePooling":
         known = pooling.pooling_strategy in ("max", "sum") and pooling.activation_function in ("relu", "log1p_relu")
@@ -157,7 +157,7 @@ def reads_first_slot(module: nn.Module) -> bool:
 
 def pools_texts(model: nn.Module) -> bool:
     """Whether a model is the encoder, a pooling and modules that look at nothing but the pooled vector."""
-    modules = list(model.children())
+    modules: list[Any] = list(model.children())
     names = [type(module).__name__ for module in modules]
     if len(modules) < 2 or names[0] not in ("Transformer", "MLMTransformer") or not pooling_modes(modules[1]):
         return False

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modernbert.errors import BackendError, ConfigError, ModernBertError
 from modernbert.integrations.rows import Rows
-from modernbert.integrations.weights import WeightWatch, hooked
+from modernbert.integrations.weights import WeightWatch
 from modernbert.model import Encoder, EncoderConfig
 from modernbert.model.optimized import InferenceEncoder, refusal
 from modernbert.model.optimized_cuda import CudaEncoder, unsupported_reason
@@ -96,9 +96,10 @@ class Backbone:
             return "gradients are enabled: call it under torch.inference_mode() or torch.no_grad()"
         if getattr(model.config, "output_hidden_states", False) or getattr(model.config, "output_attentions", False):
             return "the hidden states or attentions of all layers are wanted"
-        if hooked(model):
-            return "there are hooks on its modules"
-        return self._refresh(quietly=True)
+        if reason := self._refresh(quietly=True):
+            return reason
+        packed = self._packed
+        return "there are hooks on its modules" if packed is not None and packed[0].hooked() else None
 
     def encode(self, rows: Rows) -> Iterator[tuple[Tensor, Sequences]]:
         """Hidden states (tokens, hidden) behind the final norm, in batches of whole rows, in their order."""

@@ -21,7 +21,8 @@ class WeightWatch:
     def __init__(self, module: nn.Module) -> None:
         self._places: list[tuple[dict[str, Any], str, object]] = []
         self._sizes: list[tuple[dict[str, Any], int]] = []
-        for child in module.modules():
+        self._modules = list(module.modules())
+        for child in self._modules:
             for entries in (child._modules, child._parameters):
                 self._sizes.append((entries, len(entries)))
                 self._places += [(entries, name, value) for name, value in entries.items()]
@@ -35,6 +36,20 @@ class WeightWatch:
         if any(entries.get(name) is not value for entries, name, value in self._places):
             return True
         return any(now != before for now, before in zip(self._states(), self._state, strict=True))
+
+    def hooked(self) -> bool:
+        """Whether somebody listens to what goes through the module or one of its parts.
+
+        Hooks of transformers itself that record hidden states stay installed after their first use and do nothing then.
+        """
+        for child in self._modules:
+            if child._forward_pre_hooks:
+                return True
+            if child._forward_hooks:
+                found = (getattr(hook, "__module__", "") for hook in child._forward_hooks.values())
+                if any("output_capturing" not in name for name in found):
+                    return True
+        return False
 
     def _states(self) -> Iterator[tuple[object, ...]]:
         for parameter, offset, size in self._parameters:
@@ -50,17 +65,3 @@ def _middle(parameter: nn.Parameter) -> tuple[int, int]:
     total = parameter.numel() * parameter.element_size()
     size = min(_SAMPLE_BYTES, total)
     return (total - size) // 2, size
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to what goes through a module or one of its parts.
-
-    Hooks of transformers itself that record hidden states stay installed after their first use and do nothing then.
-    """
-    for child in module.modules():
-        if child._forward_pre_hooks:
-            return True
-        for hook in child._forward_hooks.values():
-            if "output_capturing" not in getattr(hook, "__module__", ""):
-                return True
-    return False

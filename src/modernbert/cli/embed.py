@@ -7,6 +7,7 @@ import typer
 
 from modernbert.cli.console import Json, print_record
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 
 if TYPE_CHECKING:
     from modernbert.search.embed_on_machines import Cluster
@@ -63,5 +64,5 @@ def _machines(executor: str, workers: int, partition: str | None) -> "Cluster | 
         from modernbert.corpus.recipe import Slurm
         from modernbert.search.embed_on_machines import Cluster
     except ImportError:
-        raise ConfigError("Several workers need datatrove: pip install 'modernbert[corpus]'.") from None
+        raise ConfigError(f"Several workers need datatrove: {install_command('corpus')}.") from None
     return Cluster(executor, workers, slurm=Slurm(partition=partition) if partition else None)  # type: ignore[arg-type]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from tqdm import tqdm
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import locked, replaced_file
+from modernbert.installation import install_command
+from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.stages import merge_rows
 from modernbert.tasks.embed import Embedder
@@ -148,7 +149,7 @@ def write_shards(
     rows = read_rows(file, settings["text_key"])
     embedder: Embedder | None = None
     total = 0
-    with tqdm(unit=" texts", desc="embedding", disable=world > 1) as bar:
+    with Progress(unit=" texts", desc="embedding", disable=world > 1) as bar:
         while shard := list(islice(rows, ROWS_AT_ONCE)):
             path = parts / f"{total:012d}.npz"
             if not path.is_file() and total // ROWS_AT_ONCE % world == rank:
@@ -184,7 +185,7 @@ def _write_parquet(shards: Sequence[Path], output: Path, precision: Precision, c
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise DataError("Parquet needs pyarrow: pip install 'modernbert[corpus]'.") from None
+        raise DataError(f"Parquet needs pyarrow: {install_command('corpus')}.") from None
     with replaced_file(output) as partial:
         writer = None
         for path in shards:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from tqdm import tqdm
 
 from modernbert.errors import DataError
+from modernbert.progress import Progress
 from modernbert.text.opening import UnreadableError, find_files, read_lines
 from modernbert.text.records import Bad, read_file, told_format
 
@@ -63,7 +63,7 @@ def write_passages(folder: Path, sources: Sequence[str], cut: Cutter, text_key: 
     """
     offsets = [0]
     left_out = 0
-    with (folder / TEXTS).open("wb") as file, tqdm(unit=" passages", desc="reading texts") as bar:
+    with (folder / TEXTS).open("wb") as file, Progress(unit=" passages", desc="reading texts") as bar:
         for found in _documents(sources, text_key):
             if found is None:
                 left_out += 1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError, DataError
+from modernbert.installation import install_command
 from modernbert.model.folder import find_folder, read_config
 from modernbert.model.heads import TaskModel
 from modernbert.run_metrics import Metrics
@@ -165,7 +166,7 @@ def check_packages() -> None:
     """
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise ConfigError(f"Fine-tuning needs {package}: pip install 'modernbert[finetune]'.")
+            raise ConfigError(f"Fine-tuning needs {package}: {install_command('finetune')}.")
 
 
 def _read(task: Task[Any, Any], name: str, skipped: dict[str, dict[str, int]]) -> list[Any]:
@@ -262,10 +263,10 @@ class Finetuning:
 
     def train(self, stop: StopRequest) -> bool:
         """All epochs that are left. False if `stop` was raised on the way."""
-        from tqdm import tqdm
+        from modernbert.progress import Progress
 
         training, items = self.recipe.training, self.sets.train.items
-        bar = tqdm(total=training.epochs * len(items), unit="ex", desc=f"seed {self.seed}", leave=False)
+        bar = Progress(total=training.epochs * len(items), unit="ex", desc=f"seed {self.seed}", leave=False)
         since: list[float] = []
         while not self.progress.done:
             batches = self._batches(self.progress.epoch)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
+from modernbert.installation import install_command
 from modernbert.run_metrics import Metrics
 from modernbert.train.recipe import PretrainRecipe, TrackerName
 
@@ -88,8 +89,7 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
             import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
         except ImportError as error:
             raise ConfigError(
-                f"run.trackers names {name}, which does not load ({error}): pip install 'modernbert[{name}]', "
-                "or leave it out."
+                f"run.trackers names {name}, which does not load ({error}): {install_command(name)}, or leave it out."
             ) from None
 
 

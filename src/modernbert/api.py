@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
     from modernbert.train.recipe import PretrainRecipe
 
 logger = logging.getLogger(__name__)
-
-_PREDICTORS = {
-    "classify": ("modernbert.tasks.classifier", "Classifier"),
-    "multi-label": ("modernbert.tasks.classifier", "Classifier"),
-    "regress": ("modernbert.tasks.classifier", "Classifier"),
-    "tokens": ("modernbert.tasks.token_classifier", "TokenClassifier"),
-    "answer": ("modernbert.tasks.question_answerer", "QuestionAnswerer"),
-    "choose": ("modernbert.tasks.choice_answerer", "ChoiceAnswerer"),
-}
 
 
 class StoppedError(ModernBertError):
@@ -86,12 +76,13 @@ def finetune(
         CheckpointError: there is no such model.
         StoppedError: Ctrl-C or SIGTERM ended the run early; everything is saved.
     """
-    from modernbert.tasks.recipe import FinetuneRecipe, Machine, TaskData, Training
+    from modernbert.tasks.kinds import predictor_class
     from modernbert.train.finetune import finetune as run
+    from modernbert.train.finetune_recipe import FinetuneRecipe, Machine, Training, data_class
 
     folder = Path(output) if output is not None else Path("output") / task
     values: dict[str, Any] = {"model": str(model), "task": task, "output": str(folder)}
-    sections: dict[str, type[Config]] = {"data": TaskData, "training": Training, "machine": Machine}
+    sections: dict[str, type[Config]] = {"data": data_class(task), "training": Training, "machine": Machine}
     for name, value in settings.items():
         section = next((section for section, kind in sections.items() if name in kind.model_fields), None)
         if name in sections:
@@ -109,8 +100,6 @@ def finetune(
     written = run(recipe)
     if written is None:
         raise StoppedError(f"The run in {folder} was stopped and saved; the same call goes on.")
-    module, name = _PREDICTORS[task]
-    predictor: Predictor[Any] = getattr(import_module(module), name).from_pretrained(
-        written, device=recipe.machine.device
-    )
-    return predictor
+    predictor = predictor_class(task)
+    assert predictor is not None, "each task that is trained has a predictor"
+    return predictor.from_pretrained(written, device=recipe.machine.device)

@@ -13,9 +13,13 @@ try:
 except PackageNotFoundError:
     __version__ = SOURCE_VERSION
 
-_HOMES = dict.fromkeys(
-    ("ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference"
-)
+_HOMES = {
+    "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
+    "Classifier": "modernbert.tasks.classifier",
+    "FillMask": "modernbert.tasks.fill_mask",
+    "QuestionAnswerer": "modernbert.tasks.question_answerer",
+    "TokenClassifier": "modernbert.tasks.token_classifier",
+}
 
 __all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
 

@@ -16,12 +16,27 @@ except PackageNotFoundError:
 _HOMES = {
     "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
     "Classifier": "modernbert.tasks.classifier",
+    "Embedder": "modernbert.tasks.embed",
     "FillMask": "modernbert.tasks.fill_mask",
+    "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
     "QuestionAnswerer": "modernbert.tasks.question_answerer",
+    "Reranker": "modernbert.tasks.rerank",
+    "SparseEmbedder": "modernbert.tasks.sparse",
     "TokenClassifier": "modernbert.tasks.token_classifier",
 }
 
-__all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
+__all__ = [
+    "ChoiceAnswerer",
+    "Classifier",
+    "Embedder",
+    "FillMask",
+    "MultiVectorEmbedder",
+    "QuestionAnswerer",
+    "Reranker",
+    "SparseEmbedder",
+    "TokenClassifier",
+    "__version__",
+]
 
 
 def _let_waiting_threads_sleep() -> None:

@@ -5,8 +5,6 @@ The modules hold the very parameters of a packed model and compute the same func
 which `graph_attention` has the ONNX form.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,6 +13,8 @@ from torch.nn import functional as F
 from modernbert.model import MaskedLM, MultipleChoice, QuestionAnswering, SequenceClassifier, TokenClassifier
 from modernbert.model.encoder import Attention, Encoder
 from modernbert.model.heads import TaskModel
+from modernbert.model.pooling import PoolingMode
+from modernbert.model.retrieval import DenseEncoder, MultiVectorEncoder, SparseEncoder
 
 # What is added to the score of a key that must not be seen. Finite, so that a row without a key is not NaN, and within
 # the range of fp16.
@@ -90,21 +90,24 @@ def _rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def mean_of(x: Float[Tensor, "batch length hidden"], mask: Int[Tensor, "batch length"]) -> Float[Tensor, "batch hidden"]:
-    """The mean over the real tokens of each row."""
-    real = mask.to(torch.float32)[:, :, None]
-    return (x * real).sum(1) / real.sum(1).clamp(min=1.0)
+def _weights(mask: Tensor, mode: str) -> Tensor:
+    """What each token counts for in a mean; `weightedmean` counts the tokens of a row from 1."""
+    real = mask.to(torch.float32)
+    return real * real.cumsum(1) if mode == "weightedmean" else real
 
 
-def first_of(
-    x: Float[Tensor, "batch length hidden"], mask: Int[Tensor, "batch length"]
+def pool(
+    x: Float[Tensor, "batch length hidden"], mask: Int[Tensor, "batch length"], mode: PoolingMode
 ) -> Float[Tensor, "batch hidden"]:
-    """The first real token of each row, wherever the padding is."""
-    index = mask.argmax(1)[:, None, None].expand(-1, 1, x.shape[2])
-    return x.gather(1, index).squeeze(1)
-
-
-POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": mean_of, "cls": first_of}
+    """One vector for each row from its real tokens, wherever the padding is: as `model.pooling` does on packed tokens."""
+    if mode in ("cls", "lasttoken"):
+        index = mask.argmax(1) if mode == "cls" else mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2])).squeeze(1)
+    if mode == "max":
+        return (x + ((1.0 - mask.to(torch.float32)) * HIDDEN)[:, :, None]).amax(1)
+    weights = _weights(mask, mode)[:, :, None]
+    total = weights.sum(1).clamp(min=1.0)
+    return (x * weights).sum(1) / (total.sqrt() if mode == "mean_sqrt_len_tokens" else total)
 
 
 class PaddedMaskedLM(nn.Module):
@@ -163,10 +166,10 @@ class PaddedSequenceTask(nn.Module):
         super().__init__()
         self.encoder = PaddedEncoder(model.model)
         self.model = model
-        self.pool = POOLINGS[model.config.classifier_pooling]
+        self.mode: PoolingMode = model.config.classifier_pooling
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch labels"]:
-        pooled = self.pool(self.encoder(input_ids, attention_mask), attention_mask)
+        pooled = pool(self.encoder(input_ids, attention_mask), attention_mask, self.mode)
         return _classified(self.model, pooled)
 
 
@@ -182,6 +185,69 @@ class PaddedHiddenStates(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch length hidden"]:
         hidden: Tensor = self.encoder(input_ids, attention_mask)
         return hidden
+
+
+class PaddedEmbedder(nn.Module):
+    """`last_hidden_state`, and `sentence_embedding`: pooled, projected and normalized as the folder says."""
+
+    outputs = ("last_hidden_state", "sentence_embedding")
+
+    def __init__(self, model: DenseEncoder) -> None:
+        super().__init__()
+        self.encoder = PaddedEncoder(model.model)
+        self.projections = model.projections
+        self.settings = model.settings
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Float[Tensor, "batch length hidden"], Float[Tensor, "batch dimensions"]]:
+        hidden = self.encoder(input_ids, attention_mask)
+        pooled = torch.cat([pool(hidden, attention_mask, mode) for mode in self.settings.pooling], -1)
+        vectors = self.projections(pooled)
+        return hidden, F.normalize(vectors, dim=-1) if self.settings.normalize else vectors
+
+
+class PaddedTokenVectors(nn.Module):
+    """`last_hidden_state`, and `token_embeddings`: the projected vector of every token, for late interaction.
+
+    Tokens that `attention_mask` hides are seen by none but have a vector, as queries that are filled with [MASK] need.
+    """
+
+    outputs = ("last_hidden_state", "token_embeddings")
+
+    def __init__(self, model: MultiVectorEncoder) -> None:
+        super().__init__()
+        self.encoder = PaddedEncoder(model.model)
+        self.projections = model.projections
+        self.normalize = model.settings.normalize
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Float[Tensor, "batch length hidden"], Float[Tensor, "batch length dimensions"]]:
+        hidden = self.encoder(input_ids, attention_mask)
+        vectors = self.projections(hidden)
+        return hidden, F.normalize(vectors, dim=-1) if self.normalize else vectors
+
+
+class PaddedWordWeights(nn.Module):
+    """`sentence_embedding`: a weight for each entry of the vocabulary (SPLADE)."""
+
+    outputs = ("sentence_embedding",)
+
+    def __init__(self, model: SparseEncoder) -> None:
+        super().__init__()
+        self.encoder = PaddedEncoder(model.model)
+        self.model = model
+        self.settings = model.settings
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch vocab"]:
+        logits = self.model.decoder(_headed(self.model, self.encoder(input_ids, attention_mask)))
+        weights = (logits.relu() + 1.0).log()
+        if self.settings.activation == "log1p_relu":
+            weights = (weights + 1.0).log()
+        weights = weights * attention_mask.to(torch.float32)[:, :, None]
+        summed: Tensor = weights.amax(1) if self.settings.pooling == "max" else weights.sum(1)
+        return summed
 
 
 def _headed(model: MaskedLM | TaskModel, x: Tensor) -> Tensor:

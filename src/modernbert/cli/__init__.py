@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modernbert.cli import bench, corpus, evaluate, train, use
+from modernbert.cli import bench, corpus, evaluate, export, train, use
 from modernbert.cli.console import Json, print_json
 from modernbert.errors import ModernBertError
 
@@ -22,6 +22,7 @@ for group in (corpus, train, use):
     app.add_typer(group.app)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
+app.add_typer(export.app, name="export")
 
 
 @app.callback(invoke_without_command=True)

@@ -39,11 +39,15 @@ def GlobalAttention(q: FLOAT[...], k: FLOAT[...], v: FLOAT[...], bias: FLOAT[...
         padded = op.Pad(q, op.Concat([0, 0, 0, 0, 0, 0], surplus, [0], axis=0))
         tiles = op.Transpose(op.Reshape(padded, op.Concat(front, slices, rows, [-1], axis=0)), perm=[2, 0, 1, 3, 4])
 
+        # what every slice needs is state of the loop: OpenVINO takes no values from outside of it
         @graph()
-        def attend(queries):  # type: ignore[no-untyped-def]
-            return op.MatMul(op.Softmax(op.Add(op.MatMul(queries, keys), hidden), axis=-1), v)
+        def attend(all_keys, all_hidden, all_values, queries):  # type: ignore[no-untyped-def]
+            weights = op.Softmax(op.Add(op.MatMul(queries, all_keys), all_hidden), axis=-1)
+            attended = op.MatMul(weights, all_values)
+            return op.Identity(all_keys), op.Identity(all_hidden), op.Identity(all_values), attended
 
-        found = op.Transpose(op.Scan(tiles, body=attend, num_scan_inputs=1), perm=[1, 2, 0, 3, 4])
+        _, _, _, sliced = op.Scan(keys, hidden, v, tiles, body=attend, num_scan_inputs=1)
+        found = op.Transpose(sliced, perm=[1, 2, 0, 3, 4])
         flat = op.Reshape(found, op.Concat(front, op.Mul(slices, rows), [-1], axis=0))
         y = op.Slice(flat, [0], length, [2])
     return y

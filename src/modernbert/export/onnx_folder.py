@@ -42,6 +42,7 @@ def export_onnx(
     """
     require(("onnx", "onnxscript", "onnxruntime"), "An ONNX export")
     output = Path(output)
+    variants = sorted(variants, key=list(VARIANTS).index)
     names = {"fp32": "model.onnx"} | {variant: VARIANTS[variant][0] for variant in variants}
     refuse_foreign(output, TARGET, [f"onnx/{name}" for name in names.values()])
     source = load_source(folder, kind)
@@ -53,7 +54,10 @@ def export_onnx(
         graphs.mkdir()
         write_graph(source.padded(), source.outputs, graphs / names["fp32"])
         for variant in variants:
-            quantize(graphs / names["fp32"], variant, graphs / names[variant])
+            if variant == "q8" and "int8" in variants:
+                shutil.copyfile(graphs / names["int8"], graphs / names[variant])
+            else:
+                quantize(graphs / names["fp32"], variant, graphs / names[variant])
         ours = our_speed(source, batches)
         found: list[Measurement] = []
         for name in names.values():

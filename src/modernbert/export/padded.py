@@ -5,6 +5,8 @@ The modules hold the very parameters of a packed model and compute the same func
 which `graph_attention` has the ONNX form.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -40,13 +42,26 @@ def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
+    """The same function as `attention` in operators of torch, with one mask: for runtimes that fuse it by themselves."""
+    mask = bias[:, None, None]
+    if window >= 0:
+        index = torch.arange(q.shape[2], device=q.device)
+        far = (index[:, None] - index).abs() > window
+        mask = mask + far.to(q.dtype) * HIDDEN
+    return F.scaled_dot_product_attention(q, k, v, mask.expand(-1, 1, q.shape[2], -1), scale=1.0)
+
+
 class PaddedEncoder(nn.Module):
-    """An `Encoder` for padded batches; its parameters are shared."""
+    """An `Encoder` for padded batches; its parameters are shared. `attend` may be `masked_attention` instead."""
+
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.config = encoder.config
+        self.attend = attention
 
     def forward(
         self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
@@ -59,29 +74,28 @@ class PaddedEncoder(nn.Module):
         ropes = {theta: _angles(positions, config.head_dim, theta) for theta in thetas}
         x = encoder.embeddings.norm(encoder.embeddings.tok_embeddings(input_ids))
         for index, layer in enumerate(encoder.layers):
-            x = x + _attend(layer.attn, layer.attn_norm(x), bias, ropes[config.rope_theta(index)])
+            x = x + self._attended(layer.attn, layer.attn_norm(x), bias, ropes[config.rope_theta(index)])
             hidden, gate = layer.mlp.Wi(layer.mlp_norm(x)).chunk(2, -1)
             x = x + layer.mlp.Wo(F.gelu(hidden) * gate)
         normed: Tensor = encoder.final_norm(x)
         return normed
+
+    def _attended(self, attn: Attention, x: Tensor, bias: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        batch, length, hidden = x.shape
+        head_dim = hidden // attn.num_heads
+        q, k, v = (
+            part.reshape(batch, length, attn.num_heads, head_dim).transpose(1, 2) for part in attn.Wqkv(x).chunk(3, -1)
+        )
+        q, k = _rotated(q * head_dim**-0.5, rope), _rotated(k, rope)
+        y = self.attend(q, k, v, bias, -1 if attn.window is None else attn.window)
+        projected: Tensor = attn.Wo(y.transpose(1, 2).reshape(batch, length, hidden))
+        return projected
 
 
 def _angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     angles = positions[:, None] * (1.0 / theta**exponents)
     return angles.cos(), angles.sin()
-
-
-def _attend(attn: Attention, x: Tensor, bias: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    batch, length, hidden = x.shape
-    head_dim = hidden // attn.num_heads
-    q, k, v = (
-        part.reshape(batch, length, attn.num_heads, head_dim).transpose(1, 2) for part in attn.Wqkv(x).chunk(3, -1)
-    )
-    q, k = _rotated(q * head_dim**-0.5, rope), _rotated(k, rope)
-    y = attention(q, k, v, bias, -1 if attn.window is None else attn.window)
-    projected: Tensor = attn.Wo(y.transpose(1, 2).reshape(batch, length, hidden))
-    return projected
 
 
 def _rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:

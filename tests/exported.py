@@ -21,7 +21,9 @@ def folder_of(kind: str, place: Path, **changes: object) -> Path:
     if kind in ("fill-mask", "encoder"):
         return base
     if kind == "embedder":
-        DenseEncoder.from_pretrained(base, settings=DenseSettings(normalize=True, prompts=PROMPTS)).save_pretrained(target)
+        DenseEncoder.from_pretrained(base, settings=DenseSettings(normalize=True, prompts=PROMPTS)).save_pretrained(
+            target
+        )
         return target
     classes = {
         "classifier": SequenceClassifier, "tokens": TokenClassifier, "answers": QuestionAnswering,

@@ -19,7 +19,12 @@ from modernbert.packed import pack
 from modernbert.text.framing import encode_texts
 from modernbert.text.tokenizer import load_tokenizer
 
-pytestmark = [pytest.mark.peers, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.peers,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # its objects close late
+]
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed", exc_type=ImportError)
 
 LARGE = Path(__file__).parents[3] / "shared" / "models" / "english-28m"
@@ -60,7 +65,9 @@ def test_llama_cpp_cuts_five_hundred_texts_into_our_ids_and_embeds_them_as_we_do
     source = load_source(folder, "embedder")
     few = range(0, 500, 10)
     with torch.inference_mode():
-        wanted = np.stack([source.model(*pack(torch.from_numpy(ours[n].astype(np.int64))[None]))[0].numpy() for n in few])
+        wanted = np.stack(
+            [source.model(*pack(torch.from_numpy(ours[n].astype(np.int64))[None]))[0].numpy() for n in few]
+        )
     found = np.stack([np.array(model.embed(given[n], normalize=False)) for n in few])
     assert worst_cosine(found, wanted) > 0.9999
 

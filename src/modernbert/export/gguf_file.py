@@ -9,8 +9,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from modernbert.errors import ConfigError
-from modernbert.export.graph import require
 from modernbert.export.gguf_tokenizer import GGUFTokenizer, convert_tokenizer
+from modernbert.export.graph import require
 from modernbert.export.report import refuse_foreign, report_name, write_report
 from modernbert.export.source import Source, load_source
 from modernbert.files import written_aside

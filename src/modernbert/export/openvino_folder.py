@@ -9,8 +9,8 @@ import torch
 from modernbert.export.graph import INPUTS, quiet, require
 from modernbert.export.measure import Runner, make_batches, measure, our_speed
 from modernbert.export.onnx_folder import companions, copy_companions
-from modernbert.export.report import refuse_foreign, report_name, write_report
 from modernbert.export.padded import masked_attention
+from modernbert.export.report import refuse_foreign, report_name, write_report
 from modernbert.export.source import Source, load_source
 from modernbert.files import written_aside
 

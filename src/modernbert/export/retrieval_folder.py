@@ -82,7 +82,9 @@ def export_pylate(folder: str | Path, output: str | Path) -> dict[str, Any]:
     if kind_of(found) == "multi-vector":
         settings = read_multi_vector(found)
         if reason := pylate_reason(found, settings):
-            raise ConfigError(f"{folder} cannot be written for PyLate ({reason}); export sentence-transformers instead.")
+            raise ConfigError(
+                f"{folder} cannot be written for PyLate ({reason}); export sentence-transformers instead."
+            )
         MultiVectorEncoder.from_pretrained(found).save_pretrained(output)
         return {"target": "pylate", "trained_projection": True, "output": str(output)}
     with TemporaryDirectory() as scratch:

@@ -27,7 +27,8 @@ def folder_of(kind: str, place: Path, **changes: object) -> Path:
         return target
     classes = {
         "classifier": SequenceClassifier, "tokens": TokenClassifier, "answers": QuestionAnswering,
-        "choices": MultipleChoice, "reranker": CrossEncoder, "multi-vector": MultiVectorEncoder, "sparse": SparseEncoder,
+        "choices": MultipleChoice, "reranker": CrossEncoder, "multi-vector": MultiVectorEncoder,
+        "sparse": SparseEncoder,
     }  # fmt: skip
     changed = LABELS if kind in ("classifier", "tokens") else None
     classes[kind].from_pretrained(base, changes=changed).save_pretrained(target)

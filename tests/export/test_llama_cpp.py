@@ -33,8 +33,8 @@ LARGE = Path(__file__).parents[3] / "shared" / "models" / "english-28m"
 def texts(count: int) -> list[str]:
     """Texts of several scripts, with runs of spaces, digits, marks and line breaks, in NFC."""
     chosen = random.Random(0)
-    pieces = [*SENTENCES, "x  =   1\n\n\ty = 2", "it's  they'LL 1234567", "naïve cafe\u0301 e\u0301", "a\u00a0b", "🙂🙂 ok", "   lead",
-              "trail   ", "\r\nwin\r\n", "ไทย हिन्दी", "[MASK] [CLS]", "<a href='x'>"]  # fmt: skip
+    pieces = [*SENTENCES, "x  =   1\n\n\ty = 2", "it's  they'LL 1234567", "naïve cafe\u0301 e\u0301", "a\u00a0b",
+              "🙂🙂 ok", "   lead", "trail   ", "\r\nwin\r\n", "ไทย हिन्दी", "[MASK] [CLS]", "<a href='x'>"]  # fmt: skip
     found = [" ".join(chosen.choices(pieces, k=chosen.randint(1, 4))) for _ in range(count)]
     return [unicodedata.normalize("NFC", text) for text in found]
 

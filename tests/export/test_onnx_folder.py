@@ -75,7 +75,7 @@ def test_one_graph_serves_every_batch_and_length_beside_both_forms_of_attention(
 def test_names_of_variants_are_checked() -> None:
     assert choose_variants("fp32, q8") == ("q8",)
     assert choose_variants("all") == tuple(VARIANTS)
-    with pytest.raises(ConfigError, match="no variant 'int3'.*fp16"):
+    with pytest.raises(ConfigError, match=r"no variant 'int3'.*fp16"):
         choose_variants("int3")
 
 

@@ -74,8 +74,8 @@ def export_gguf(
         write_gguf(source, tokenizer, partial / name, dtype)
         files = sorted({name, report_name(TARGET), *_earlier(output)})
         return write_report(
-            partial, TARGET, source.folder, source.kind.name, files, (), ("gguf",), file=name, pre_tokenizer=tokenizer.pre,
-            dtype=dtype, megabytes=(partial / name).stat().st_size / 1e6,
+            partial, TARGET, source.folder, source.kind.name, files, (), ("gguf",), file=name, dtype=dtype,
+            pre_tokenizer=tokenizer.pre, megabytes=(partial / name).stat().st_size / 1e6,
         )  # fmt: skip
 
 

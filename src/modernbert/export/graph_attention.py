@@ -22,7 +22,7 @@ _SCORES = 1 << 24  # of one slice of a global layer, batch and heads together: 6
 _BLOCK = 64  # queries of a block of a window
 
 
-@script(_DOMAIN, default_opset=op)
+@script(_DOMAIN, default_opset=op)  # type: ignore[untyped-decorator]
 def GlobalAttention(q: FLOAT[...], k: FLOAT[...], v: FLOAT[...], bias: FLOAT[...]) -> FLOAT[...]:  # noqa: N802 - the name of an ONNX function
     keys = op.Transpose(k, perm=[0, 1, 3, 2])
     hidden = op.Unsqueeze(bias, op.Constant(value_ints=[1, 2]))
@@ -53,7 +53,7 @@ def GlobalAttention(q: FLOAT[...], k: FLOAT[...], v: FLOAT[...], bias: FLOAT[...
     return y
 
 
-@script(_DOMAIN, default_opset=op)
+@script(_DOMAIN, default_opset=op)  # type: ignore[untyped-decorator]
 def WindowAttention(q: FLOAT[...], k: FLOAT[...], v: FLOAT[...], bias: FLOAT[...], window: int) -> FLOAT[...]:  # noqa: N802
     shape = op.Shape(q)
     front = op.Slice(shape, [0], [2])

@@ -5,7 +5,8 @@ The modules hold the very parameters of a packed model and compute the same func
 which `graph_attention` has the ONNX form.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernbert.model import MaskedLM, MultipleChoice, QuestionAnswering, SequenceClassifier, TokenClassifier
-from modernbert.model.encoder import Attention, Encoder
+from modernbert.model.encoder import Attention, Encoder, Layer
 from modernbert.model.heads import TaskModel
 from modernbert.model.pooling import PoolingMode
 from modernbert.model.retrieval import DenseEncoder, MultiVectorEncoder, SparseEncoder
@@ -43,7 +44,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
-    """The same function as `attention` in operators of torch, with one mask: for runtimes that fuse it by themselves."""
+    """The same function as `attention` in torch's own operators: for runtimes that fuse them by themselves."""
     mask = bias[:, None, None]
     if window >= 0:
         index = torch.arange(q.shape[2], device=q.device)
@@ -73,7 +74,7 @@ class PaddedEncoder(nn.Module):
         thetas = {config.global_rope_theta, config.local_rope_theta}
         ropes = {theta: _angles(positions, config.head_dim, theta) for theta in thetas}
         x = encoder.embeddings.norm(encoder.embeddings.tok_embeddings(input_ids))
-        for index, layer in enumerate(encoder.layers):
+        for index, layer in enumerate(cast(Iterable[Layer], encoder.layers)):
             x = x + self._attended(layer.attn, layer.attn_norm(x), bias, ropes[config.rope_theta(index)])
             hidden, gate = layer.mlp.Wi(layer.mlp_norm(x)).chunk(2, -1)
             x = x + layer.mlp.Wo(F.gelu(hidden) * gate)
@@ -113,7 +114,7 @@ def _weights(mask: Tensor, mode: str) -> Tensor:
 def pool(
     x: Float[Tensor, "batch length hidden"], mask: Int[Tensor, "batch length"], mode: PoolingMode
 ) -> Float[Tensor, "batch hidden"]:
-    """One vector for each row from its real tokens, wherever the padding is: as `model.pooling` does on packed tokens."""
+    """One vector for each row from its real tokens, wherever the padding is, as `model.pooling` computes it."""
     if mode in ("cls", "lasttoken"):
         index = mask.argmax(1) if mode == "cls" else mask.shape[1] - 1 - mask.flip(1).argmax(1)
         return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2])).squeeze(1)

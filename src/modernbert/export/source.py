@@ -99,12 +99,11 @@ def load_source(folder: str | Path, kind: str | None = None) -> Source:
     found = find_folder(folder)
     chosen = KINDS[kind or kind_of(found)]
     model = chosen.model.from_pretrained(found, dtype=torch.float32)
-    if isinstance(model, DenseEncoder) and not isinstance(model, MultiVectorEncoder):
-        if not model.settings.include_prompt:
-            raise ConfigError(
-                f"{folder} leaves its prompt out of the pooling (include_prompt is false), and a graph is not told how "
-                "long the prompt is: export it with --kind encoder and pool outside."
-            )
+    if chosen.name == "embedder" and isinstance(model, DenseEncoder) and not model.settings.include_prompt:
+        raise ConfigError(
+            f"{folder} leaves its prompt out of the pooling (include_prompt is false), and a graph is not told how "
+            "long the prompt is: export it with --kind encoder and pool outside."
+        )
     return Source(found, Path(folder).resolve().name or "model", chosen, model)
 
 

@@ -26,7 +26,7 @@ from modernbert.run_metrics import Metrics
 from modernbert.stream.shards import Shards
 from modernbert.text.records import Record, Source, read_records
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -78,7 +78,7 @@ def finetune(
     """
     from modernbert.tasks.kinds import predictor_class
     from modernbert.train.finetune import finetune as run
-    from modernbert.tasks.recipe import FinetuneRecipe, Machine, Training, data_class
+    from modernbert.train.finetune_recipe import FinetuneRecipe, Machine, Training, data_class
 
     folder = Path(output) if output is not None else Path("output") / task
     values: dict[str, Any] = {"model": str(model), "task": task, "output": str(folder)}

@@ -17,7 +17,7 @@ from modernbert.config import parse
 from modernbert.tasks.answer.reading import read_questions
 from modernbert.tasks.tokens.reading import read_spans
 from modernbert.text.records import Source
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 
 TEXTS, ENTITIES, ANSWERS = (ROOT / "docs" / f"{name}.md" for name in ("finetuning", "entities", "answers"))
 HUB = "answerdotai/ModernBERT-base"

@@ -17,7 +17,7 @@ from modernbert.tasks.kinds import KINDS, Kind, kind_of_model, predictor_class, 
 from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.task import Task
 from modernbert.train.finetune import finetune
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 
 PAGE = ROOT / "docs" / "contributing.md"
 

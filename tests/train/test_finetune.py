@@ -23,7 +23,7 @@ from modernbert.train.distributed import Processes
 from modernbert.train.epochs import dropout_seed, freeze, layer_groups, schedule_factor
 from modernbert.train.finetune import PACKAGES, Finetuning, finetune, run
 from modernbert.train.finetune_data import prepare, split
-from modernbert.tasks.recipe import FinetuneRecipe, Training, read_recipe
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training, read_recipe
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

@@ -13,7 +13,7 @@ from labelled import StopAfter, recipe, sentences, write_csv
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.train import search as module
 from modernbert.train import trials
-from modernbert.tasks.recipe import Search
+from modernbert.train.finetune_recipe import Search
 from modernbert.train.search import search
 from modernbert.train.trials import Draws, Setting, Trial
 

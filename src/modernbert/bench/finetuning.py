@@ -34,7 +34,7 @@ from modernbert.train.distributed import Processes
 from modernbert.train.finetune import Finetuning, check_packages
 from modernbert.train.finetune_data import Sets, prepare
 from modernbert.train.finetune_folder import claim_folder
-from modernbert.tasks.recipe import FinetuneRecipe, Training
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.stopping import StopRequest
 
 logger = logging.getLogger(__name__)

@@ -78,7 +78,7 @@ def finetune(
     with status 130; a second Ctrl-C ends at once.
     """
     from modernbert.train.finetune import finetune as run
-    from modernbert.tasks.recipe import read_recipe
+    from modernbert.train.finetune_recipe import read_recipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
     loaded = read_recipe(recipe, changes)

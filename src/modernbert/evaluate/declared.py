@@ -12,7 +12,7 @@ from modernbert.errors import DataError
 from modernbert.tasks.metrics import binary_f1
 from modernbert.text.records import Source
 from modernbert.train.finetune import finetune
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from modernbert.tasks.kinds import kind_of_model, make_task, trainable
 from modernbert.tasks.outputs import outputs
 from modernbert.text.records import format_of
 from modernbert.text.tokenizer import load_tokenizer
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.results import Measured, measured
 
 

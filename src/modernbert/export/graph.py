@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 
 INPUTS = ("input_ids", "attention_mask")
 LARGEST_BYTES = 2_000_000_000  # of one protobuf file, with some room; weights of more lie beside it
@@ -24,7 +25,7 @@ def require(modules: Sequence[str], purpose: str) -> None:
         ConfigError: naming those that are not, and what installs them.
     """
     if missing := [name for name in modules if find_spec(name) is None]:
-        raise ConfigError(f"{purpose} needs {' and '.join(missing)}: pip install 'modernbert[export]'.")
+        raise ConfigError(f"{purpose} needs {' and '.join(missing)}: {install_command('export')}.")
 
 
 def write_graph(module: nn.Module, outputs: Sequence[str], path: Path) -> None:

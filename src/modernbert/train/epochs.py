@@ -22,7 +22,7 @@ from modernbert.runtime import select_precision
 from modernbert.stream.batching import Batches
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Processes
-from modernbert.tasks.recipe import Machine, Training
+from modernbert.train.finetune_recipe import Machine, Training
 from modernbert.train.loop import Execution, TrainingLoop
 from modernbert.train.optimizer import StableAdamW
 from modernbert.train.steps import Due, Interval

@@ -26,7 +26,7 @@ from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.finetune_data import Prepared, Sets, prepare
 from modernbert.train.finetune_folder import claim_folder, completed
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.finetune_report import write_report
 from modernbert.train.objectives import TaskObjective
 from modernbert.train.results import Measured, SeedResult, measured

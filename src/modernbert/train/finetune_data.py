@@ -12,7 +12,7 @@ from modernbert.tasks.kinds import make_task
 from modernbert.tasks.task import Encoded, Task
 from modernbert.text.records import Source
 from modernbert.text.tokenizer import check_fits, load_tokenizer
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 
 logger = logging.getLogger(__name__)
 

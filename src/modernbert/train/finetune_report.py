@@ -15,7 +15,7 @@ from modernbert import __version__
 from modernbert.plots.finetuning import draw_confusion, draw_curve, draw_numbers
 from modernbert.runtime import cpu_name
 from modernbert.tasks.task import ExampleResult, Task
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.results import Measured, SeedResult
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from modernbert.tasks.metrics import selection_score
 from modernbert.train.finetune import run
 from modernbert.train.finetune_data import Prepared, prepare
 from modernbert.train.finetune_folder import FAILED, claim_folder
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.loop import DivergedError
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check_optuna

@@ -12,7 +12,7 @@ import numpy as np
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.installation import install_command
 from modernbert.tasks.metrics import LOWER_IS_BETTER
-from modernbert.tasks.recipe import Search
+from modernbert.train.finetune_recipe import Search
 
 
 @dataclass(frozen=True)

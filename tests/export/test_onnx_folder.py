@@ -72,6 +72,19 @@ def test_one_graph_serves_every_batch_and_length_beside_both_forms_of_attention(
         torch.testing.assert_close(found, wanted, atol=5e-5, rtol=1e-3)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_padded_form_of_every_kind_says_what_the_packed_model_says(kind: str, tmp_path: Path) -> None:
+    source = load_source(folder_of(kind, tmp_path), kind)
+    ids, mask = batch_of([40, 3, 64], source.model.config.vocab_size)
+    wanted = source.packed_outputs(*pack(ids, mask)).float()
+    found = source.padded()(ids, mask)
+    named = dict(zip(source.outputs, found if isinstance(found, tuple) else (found,), strict=True))
+    outputs = torch.stack([named[name] for name in source.kind.compared], -1)
+    compared = outputs[mask.bool()] if source.kind.by_token else outputs
+    torch.testing.assert_close(compared.reshape(wanted.shape), wanted, atol=2e-5, rtol=1e-4)
+
+
 def test_names_of_variants_are_checked() -> None:
     assert choose_variants("fp32, q8") == ("q8",)
     assert choose_variants("all") == tuple(VARIANTS)

@@ -264,9 +264,10 @@ def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> Encode
             return found.model_copy(
                 update={"vocab_size": vocab_size or found.vocab_size, "attention_output_dropout": dropout}
             )
-        if "preset" not in recipe.model.model_fields_set:
+        if not recipe.model.model_fields_set - {"start", "attention_output_dropout"}:
             raise ConfigError(
-                f"{start} is no folder here that shows its shape; write it first, or set model.preset too."
+                f"{start} is no folder here that shows its shape; write it first, or set its shape in [model] too, or "
+                "model.preset."
             )
     return recipe.model.config(vocab_size=vocab_size or _PUBLISHED_VOCABULARY)
 

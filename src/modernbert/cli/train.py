@@ -154,7 +154,7 @@ def plan(
     cost_per_hour: Annotated[float | None, typer.Option(help="Of one device, in any currency.")] = None,
     utilisation: Annotated[
         float | None,
-        typer.Option(help="Share of the peak that is reached. [default: the published base's; of a cpu 0.5]"),
+        typer.Option(help="Share of the peak that is reached. [default: the published base's; of a cpu 0.65]"),
     ] = None,
     hours: Annotated[
         list[str] | None, typer.Option(help="PHASE=HOURS that were measured: shows the share of the peak. Repeatable.")

@@ -42,8 +42,9 @@ from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe, Run
 # The share of an H100's dense bf16 peak that the published base reached in its first phase: 1.719 T tokens in 194.2
 # hours on eight (arXiv 2412.13663, appendix A), at the operations that `count_flops` counts for the assumed lengths.
 PUBLISHED_UTILISATION = 0.252
-# The share of this processor's measured peak that training reaches.
-CPU_UTILISATION = 0.5
+# The share of this processor's measured matrix products that a training step of `mini` reached (docs/benchmarks/cpu.md:
+# one thread, bf16; base reached 0.81).
+CPU_UTILISATION = 0.65
 # What is not planned with: CUDA's context, communication buffers, gaps of the allocator. A choice, not a measurement.
 HEADROOM = 0.1
 _PUBLISHED_VOCABULARY = 50_368

@@ -227,7 +227,8 @@ def test_fp32_has_no_hours_as_the_table_has_no_peak_for_it():
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RECIPES.glob("*/pretrain.toml")))
-def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name):
+def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name, monkeypatch):
+    monkeypatch.setattr(lengths, "SAMPLE_DOCUMENTS", 1000)
     recipe = load(PretrainRecipe, RECIPES / name / "pretrain.toml")
     found = plan(recipe, Cluster.of())
     fewest = min(phase.stages[0].rows for phase in found.phases)

@@ -16,10 +16,10 @@ from modernbert.errors import ConfigError, DataError, ModernBertError
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.plan.description import describe
 from modernbert.plan.figure import plot_plan
+from modernbert.plan.inputs import model_shape
 from modernbert.plan.plan import (
     PUBLISHED_UTILISATION,
     Cluster,
-    model_shape,
     plan,
     simulate_updates,
 )
@@ -301,7 +301,7 @@ def test_repeats_that_the_corpus_cannot_give_are_refused_before_the_run(recipe_f
         ({}, {"shards": Path("a"), "histogram": Path("b")}, {}, "give one of them"),
         ({}, {"shards": Path("nowhere")}, {}, "There is no shard folder nowhere"),
         ({}, {"histogram": Path("nowhere.json")}, {}, r"nowhere\.json is no length histogram"),
-        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set model\.preset too"),
+        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set its shape in \[model\] too, or model\.preset"),
         (
             {},
             {},

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from corpora import make_model
 from labelled import StopAfter, recipe, sentences, write_csv, write_lines
 from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
-from modernbert.config import parse
+from modernbert.config import dump, parse
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
+from modernbert.run_metrics import Metrics
 from modernbert.tasks.classify import ordered_labels
 from modernbert.text.records import Source
 from modernbert.train.distributed import Processes
@@ -608,6 +611,112 @@ def test_a_folder_of_something_else_is_refused(model, csvs, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
         finetune(recipe(model, tmp_path, data=csvs))
+
+
+def test_a_run_is_replaced_where_that_is_asked_for_and_nothing_else_is(model, csvs, tmp_path):
+    first = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1}))
+    (first / "notes.txt").write_text("mine")
+    other = recipe(model, tmp_path / "run", data=csvs, training={"epochs": 2})
+    with pytest.raises(ConfigError, match=r"whose training differs .*--overwrite"):
+        finetune(other)
+    assert finetune(other, overwrite=True) == first
+    assert report(first)["settings"]["training"]["epochs"] == 2
+    assert (first / "notes.txt").read_text() == "mine"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.toml").write_text("# mine\n")
+    with pytest.raises(ConfigError, match="is not the recipe of a run, so nothing is overwritten"):
+        finetune(recipe(model, tmp_path / "mine", data=csvs), overwrite=True)
+    assert (tmp_path / "mine" / "recipe.toml").read_text() == "# mine\n"
+
+
+def test_activation_checkpointing_changes_no_bit(model, csvs, tmp_path):
+    plain, again = (
+        finetune(
+            recipe(
+                model,
+                tmp_path / str(flag),
+                data=csvs,
+                training={"epochs": 1, "dropout": 0.1},
+                machine={"device": "cpu", "activation_checkpointing": flag},
+            )
+        )
+        for flag in (False, True)
+    )
+    assert same(plain, again)
+
+
+@pytest.mark.slow
+def test_compiled_layers_finetune_to_the_same_losses(model, csvs, tmp_path):
+    """In a process of its own, as dynamo cannot trace through the shape checks of a test run."""
+    found = {}
+    for flag in (False, True):
+        made = recipe(
+            model, tmp_path / str(flag), data=csvs, training={"epochs": 1},
+            machine={"device": "cpu", "precision": "fp32", "compile": flag},
+        )  # fmt: skip
+        (tmp_path / f"{flag}.toml").write_text(dump(made))
+        command = [sys.executable, "-m", "modernbert", "finetune", str(tmp_path / f"{flag}.toml")]
+        result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=250)
+        assert "| accuracy, test set" in result.stderr
+        assert result.stdout.strip() == str(tmp_path / str(flag))
+        found[flag] = [
+            line["loss"] for line in Metrics(tmp_path / str(flag) / "metrics.jsonl").read() if "loss" in line
+        ]
+    assert found[True] == pytest.approx(found[False], abs=1e-4)
+
+
+def test_a_run_that_is_resumed_between_evaluations_ends_with_the_same_bits(model, csvs, tmp_path):
+    options = {"data": csvs, "training": {"epochs": 1, "dropout": 0.3}}
+    machine = {"device": "cpu", "checkpoint_every_steps": 5}
+    whole = finetune(recipe(model, tmp_path / "whole", **options, machine=machine))
+    original = Finetuning._update
+
+    class CrashError(Exception):
+        pass
+
+    def update(self, *arguments):
+        if self.progress.step == 8:
+            raise CrashError
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finetuning, "_update", update)
+        with pytest.raises(CrashError):
+            finetune(recipe(model, tmp_path / "parts", **options, machine=machine))
+    [saved] = (tmp_path / "parts" / "training" / "seed-0" / "checkpoints").iterdir()
+    assert saved.name == "step-00000005"
+    parts = finetune(recipe(model, tmp_path / "parts", **options, machine=machine))
+    assert same(whole, parts)
+    assert [line["step"] for line in Metrics(parts / "metrics.jsonl").read()] == [
+        line["step"] for line in Metrics(whole / "metrics.jsonl").read()
+    ]
+
+
+def test_tensorboard_follows_every_seed_and_its_files_stay(model, csvs, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard, an extra, is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    machine = {"device": "cpu", "trackers": ["tensorboard"]}
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, seeds=[1, 2], training={"epochs": 1}, machine=machine))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for seed in (1, 2):
+        events = EventAccumulator(str(folder / "tensorboard" / f"seed-{seed}"))
+        events.Reload()
+        losses = {line["step"]: line["loss"] for line in lines if line["seed"] == seed and "loss" in line}
+        assert {event.step: event.value for event in events.Scalars("loss")} == pytest.approx(losses, rel=1e-6)
+        assert events.Scalars("validation/accuracy")
+
+
+def test_the_command_ends_with_the_metrics_beside_the_baseline(model, csvs, tmp_path):
+    made = tmp_path / "recipe.toml"
+    made.write_text(dump(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1})))
+    result = CliRunner().invoke(app, ["finetune", str(made)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path / 'run'}\n"
+    found = report(tmp_path / "run")["metrics"]["test"]["accuracy"]
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("| accuracy, test set")]
+    assert line.split("|")[2].strip() == f"{found['value']:.4f}"
+    assert line.split("|")[4].strip() == f"{found['baseline']:.4f}"
 
 
 READERS = [".csv", ".tsv", ".jsonl", ".parquet"]

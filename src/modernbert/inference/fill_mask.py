@@ -89,15 +89,20 @@ class FillMask(Predictor[MaskedLM]):
         if top_k < 1:
             raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
         results: list[Fillings] = []
-        encoded = [(text, self._encode(text)) for text in checked_list(texts, "Text")]
+        encoded = [(text, self.encode(text)) for text in checked_list(texts, "Text")]
         lengths = [len(encoding.ids) for _, encoding in encoded]
         for batch in batches_within(
             range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
         ):
-            results += self._fill([encoded[index] for index in batch], top_k)
+            results += self.fill([encoded[index] for index in batch], top_k)
         return results
 
-    def _encode(self, text: str) -> Encoding:
+    def encode(self, text: str) -> Encoding:
+        """The tokens of a text with its [MASK].
+
+        Raises:
+            DataError: it has none, or is longer than the model can read.
+        """
         encoding = self._encoder.encode(text)
         if self.vocabulary.mask_id not in encoding.ids:
             raise DataError(
@@ -110,7 +115,9 @@ class FillMask(Predictor[MaskedLM]):
             )
         return encoding
 
-    def _fill(self, chunk: list[tuple[str, Encoding]], top_k: int) -> list[Fillings]:
+    @torch.inference_mode()
+    def fill(self, chunk: list[tuple[str, Encoding]], top_k: int) -> list[Fillings]:
+        """The candidates of each text, given with its tokens; all are computed as one batch."""
         device = next(self.model.parameters()).device
         tokens = torch.tensor([index for _, encoding in chunk for index in encoding.ids])
         masked = tokens == self.vocabulary.mask_id

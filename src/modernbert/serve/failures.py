@@ -120,3 +120,10 @@ class BodyTooLarge(Invalid):
 
     label = "payload"
     prefix = ""
+
+
+class Broken(RequestFailed):
+    """A mistake of this server."""
+
+    status = 500
+    label = "internal"

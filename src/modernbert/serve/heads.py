@@ -53,17 +53,18 @@ class ClassifierEngine:
         return run_head(self.predictor.model, items)
 
     def encode(self, texts: Sequence[Text], truncate: bool, side: Side) -> list[Item]:
-        ids = encode(
-            self.predictor.tokenizer, texts, max_length=self.max_length, truncate=truncate, side=side
-        )  # fmt: skip
+        ids = encode(self.predictor.tokenizer, texts, max_length=self.max_length, truncate=truncate, side=side)
         return [Item(one) for one in ids]
+
+    def warm(self) -> list[Item]:
+        return self.encode(["warm"], True, "right")
 
     def decode(self, logits: Sequence[Numbers], raw: bool) -> list[list[tuple[str, float]]]:
         """Labels with their scores, best first: probabilities, or with `raw` the logits."""
         found = []
         for row in logits:
             values = row if raw else scores(self.predictor.model.problem_type, torch.from_numpy(row)).numpy()
-            found.append(sorted(zip(self.labels, values.tolist(), strict=True), key=lambda one: -one[1]))
+            found.append(sorted(zip(self.labels, values, strict=True), key=lambda one: -one[1]))
         return found
 
 
@@ -98,6 +99,9 @@ class EntitiesEngine:
         )
         return EncodedEntities(spans, list(texts)), [Item(window.ids) for window in spans.windows]
 
+    def warm(self) -> list[Item]:
+        return self.encode(["warm"])[1]
+
     def decode(self, encoded: EncodedEntities, logits: Sequence[Numbers]) -> list[list[Entity]]:
         return [
             [Entity(span.begin, span.end, span.label, text[span.begin : span.end], score) for span, score in found]
@@ -128,6 +132,9 @@ class AnswersEngine:
             self.predictor.tokenizer, examples, max_length=self.max_length, stride=self.predictor.stride
         )
         return encoded, [Item(window.ids) for window in encoded.windows]
+
+    def warm(self) -> list[Item]:
+        return self.encode([("warm", "warm")])[1]
 
     def decode(self, encoded: EncodedQuestions, logits: Sequence[Numbers], top_k: int) -> list[list[Reply]]:
         config = self.predictor.model.config
@@ -162,3 +169,6 @@ class FillMaskEngine:
         return [
             Item(np.array(tokens.ids, dtype=np.int32), (text, tokens, top_k)) for text, tokens in encoded
         ]
+
+    def warm(self) -> list[Item]:
+        return self.encode([self.mask], 1)

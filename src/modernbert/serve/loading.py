@@ -100,10 +100,12 @@ def load(
     predictor = predictor_class.from_pretrained(folder, max_length=max_length, device=device, int8=int8)
     parameter = next(predictor.model.parameters())
     settings = getattr(predictor.model, "settings", None)
+    engine = engine_class(predictor)
+    engine.run(engine.warm())  # kernels are chosen now, and a model that cannot run is not served
     model = ServedModel(
         name=name or _name_of(source),
         kind=kind,
-        engine=engine_class(predictor),
+        engine=engine,
         tokenizer=predictor.tokenizer,
         max_length=predictor.max_length,
         source=source if not Path(source).exists() else _name_of(source),  # no path of this machine is told to clients

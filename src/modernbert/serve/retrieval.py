@@ -51,6 +51,8 @@ def in_groups(items: Sequence[Item], run: Callable[[Any, list[Item]], Sequence[A
 class _Texts:
     """Prompts and token ids of a retrieval model."""
 
+    _plain: Any = None  # what is wanted of an item where nothing special is
+
     def __init__(self, predictor: RetrievalPredictor[Any]) -> None:
         self.predictor = predictor
         self.max_length = predictor.max_length
@@ -75,8 +77,16 @@ class _Texts:
 
     def role_prompt(self, role: Role | None) -> str:
         """The prompt that the folder has for queries or documents."""
-        found: str = self.settings.role_prompt(role)
-        return found
+        prompts: dict[str, str] = self.settings.prompts
+        names = {"query": ("query",), "document": DOCUMENT_PROMPTS, None: ()}[role]
+        return next((prompts[name] for name in names if name in prompts), self.prompt(None))
+
+    def warm(self) -> list[Item]:
+        """Prepare the tokenizer for every prompt, so that no request waits for it, and give something to compute."""
+        for prompt in {"", *self.settings.prompts.values()}:
+            self._tokenizer(prompt)
+            self.predictor.texts.encode(["warm"], prompt)
+        return [Item(self.ids(["warm"], True, "right", "")[0], self._plain)]
 
     def ids(self, texts: Sequence[Text], truncate: bool, side: Side, prompt: str) -> list[npt.NDArray[np.int32]]:
         return encode(
@@ -93,7 +103,8 @@ class EmbedderEngine(_Texts):
 
     @property
     def dimensions(self) -> int:
-        return self.model.dimensions
+        """The length of a vector."""
+        return self.settings.truncate_dim or self.model.dimensions
 
     def encode(self, texts: Sequence[Text], truncate: bool, side: Side, prompt: str) -> list[Item]:
         left_out = 0 if self.settings.include_prompt else self.predictor.texts.prompt_tokens(prompt)
@@ -112,7 +123,7 @@ class EmbedderEngine(_Texts):
             if left_out is None:
                 return [checked(rows) for rows in hidden.split(sequences.lengths)]
             pooled = self.model.pooling(hidden, sequences, left_out)
-            return [checked(row) for row in self.model.projections(pooled).float().cpu()]
+            return [checked(row) for row in self.model.projections(pooled)[:, : self.dimensions].float().cpu()]
 
         return in_groups(items, compute)
 
@@ -153,6 +164,8 @@ class SparseEngine(_Texts):
 
 class MultiVectorEngine(_Texts):
     """The vectors of tokens that late interaction scores."""
+
+    _plain = ("document", 1 << 30)
 
     def __init__(self, predictor: RetrievalPredictor[MultiVectorEncoder]) -> None:
         super().__init__(predictor)
@@ -221,13 +234,13 @@ class RerankerEngine(_Texts):
         return run_head(self.model, items)
 
     def encode(self, texts: Sequence[Text], truncate: bool, side: Side) -> list[Item]:
-        prompt = self.settings.role_prompt(None)
+        prompt = self.prompt(None)
         return [Item(ids) for ids in self.ids(texts, truncate, side, prompt)]
 
     def decode(self, logits: Sequence[Numbers], raw: bool) -> list[list[tuple[str, float]]]:
         """Labels with their scores, best first: through a sigmoid, as text-embeddings-inference has it, or the logits."""
         rows = logits if raw else [sigmoid(row) for row in logits]
-        return [sorted(zip(self.labels, row.tolist(), strict=True), key=lambda one: -one[1]) for row in rows]
+        return [sorted(zip(self.labels, row, strict=True), key=lambda one: -one[1]) for row in rows]
 
 
 async def scores_of(

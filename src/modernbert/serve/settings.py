@@ -1,12 +1,12 @@
 """How a server is run: its address, its limits, and who may call it."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from modernbert.config import Config
 
 
-class ServeSettings(BaseModel):
+class ServeSettings(Config):
     """Limits carry the names and, unless a comment says otherwise, the defaults of text-embeddings-inference."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = "127.0.0.1"
     port: int = Field(3000, ge=0, le=65535)

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from modernbert.serve.computing import Server
-from modernbert.serve.failures import Empty, Malformed, NotJson, RequestFailed
+from modernbert.serve.failures import Broken, Empty, Malformed, NotJson, RequestFailed
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,12 @@ class WatchedRoute(APIRoute):
             try:
                 await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
                 return work.result() if work.done() else Response(status_code=CLIENT_LEFT)
+            except (RequestFailed, RequestValidationError, HTTPException):
+                raise
+            except Exception as error:
+                logger.error("%s %s failed, which is a mistake of the server.", request.method, request.url.path,
+                             exc_info=error)  # fmt: skip
+                raise Broken("Internal error") from None
             finally:
                 work.cancel()
                 left.cancel()

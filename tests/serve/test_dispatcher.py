@@ -8,7 +8,7 @@ import pytest
 
 from modernbert.serve import dispatcher as module
 from modernbert.serve.dispatcher import Dispatcher
-from modernbert.serve.failures import BackendFailed, Overloaded, Unhealthy
+from modernbert.serve.failures import ComputationError, OverloadedError, UnhealthyError
 from modernbert.serve.items import Item, ItemFailed
 
 
@@ -77,11 +77,11 @@ def test_models_take_turns():
 def test_a_full_queue_refuses_and_an_empty_one_takes_any_request():
     queue = make({"a": Doubling()}, max_queue_tokens=50)
     queue.submit("a", [item(1, 80)])
-    with pytest.raises(Overloaded, match="Model is overloaded"):
+    with pytest.raises(OverloadedError, match="Model is overloaded"):
         queue.submit("a", [item(1)])
     run_all(queue)
     queue.submit("a", [item(1, 20), item(1, 20)])
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         queue.submit("a", [item(1, 20)])
     assert queue.waiting("a") == 2
 
@@ -102,7 +102,7 @@ def test_what_fails_together_is_tried_alone():
     bad, good = queue.submit("a", [item(7)]), queue.submit("a", [item(1)])
     run_all(queue)
     assert good.future.result(0) == [2]
-    with pytest.raises(BackendFailed, match=r"^Backend error: cannot compute$"):
+    with pytest.raises(ComputationError, match=r"^Backend error: cannot compute$"):
         bad.future.result(0)
     assert queue.healthy("a")
 
@@ -124,7 +124,7 @@ def test_an_item_without_a_result_fails_alone():
     queue = make({"a": Picky()})
     bad, good = queue.submit("a", [item(7)]), queue.submit("a", [item(1)])
     run_all(queue)
-    assert isinstance(bad.future.exception(0), BackendFailed)
+    assert isinstance(bad.future.exception(0), ComputationError)
     assert good.future.result(0) == [1]
 
 
@@ -136,7 +136,7 @@ def test_a_model_that_fails_is_paused_and_the_others_go_on():
         queue.submit("broken", [item(1)])
         run_all(queue)
     assert not queue.healthy("broken")
-    with pytest.raises(Unhealthy, match="broken failed 3 times in a row"):
+    with pytest.raises(UnhealthyError, match="broken failed 3 times in a row"):
         queue.submit("broken", [item(2)])
     other = queue.submit("other", [item(2)])
     clock.now += module.PAUSE_SECONDS
@@ -172,7 +172,7 @@ def test_closing_computes_what_was_taken_and_takes_nothing_more():
     jobs = [queue.submit("a", [item(value, 60)]) for value in range(5)]
     queue.close()
     assert [job.future.result(0) for job in jobs] == [[2 * value] for value in range(5)]
-    with pytest.raises(Unhealthy, match="stopping"):
+    with pytest.raises(UnhealthyError, match="stopping"):
         queue.submit("a", [item(1)])
 
 

@@ -46,7 +46,7 @@ def serve_models(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU.")] = False,
 ) -> None:
-    """Serve models over HTTP, as text-embeddings-inference, OpenAI, Cohere, Jina and vLLM do, and a page to try them."""
+    """Serve models over HTTP as text-embeddings-inference, OpenAI, Cohere and vLLM do, with a page to try them."""
     from modernbert.serve import serve
 
     limits = {

@@ -27,7 +27,7 @@ def serve(
     `settings` are those of `ServeSettings`. `ready` is called with the address and the names of the models.
 
     Raises:
-        ConfigError: FastAPI, uvicorn, prometheus-client or orjson are missing, a setting is wrong, or the address is taken.
+        ConfigError: a package of the extra `serve` is missing, a setting is wrong, or the address is taken.
         CheckpointError, DataError, BackendError: a model cannot be loaded.
     """
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "orjson") if find_spec(name) is None]
@@ -42,9 +42,7 @@ def serve(
     from modernbert.serve.loading import load_all
     from modernbert.serve.running import serve as run
 
-    loaded = load_all(
-        models, served_model_names, max_length=max_length, revision=revision, device=device, int8=int8
-    )
+    loaded = load_all(models, served_model_names, max_length=max_length, revision=revision, device=device, int8=int8)
     on_cpu = all(model.device == "cpu" for model in loaded)
     given.setdefault("max_batch_tokens", CPU_BATCH_TOKENS if on_cpu else CUDA_BATCH_TOKENS)
     server = Server.of(loaded, parse(ServeSettings, given, "the options of serve"))

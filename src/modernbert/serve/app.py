@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from modernbert import __version__
 from modernbert.serve.computing import Server
-from modernbert.serve.failures import RequestFailed
+from modernbert.serve.failures import RequestError
 from modernbert.serve.guards import BodyGuard, KeyGuard
 from modernbert.serve.models import Kind
 from modernbert.serve.routes import about, cohere, openai, tasks, tei
@@ -79,11 +79,9 @@ def create_app(server: Server) -> FastAPI:
         app.include_router(router, include_in_schema=bool(kinds & server.catalogue.kinds))
     root = APIRouter(route_class=WatchedRoute)
     for path in ("/", "/invocations"):
-        root.add_api_route(
-            path, _AT_ROOT[server.catalogue.models[0].kind], methods=["POST"], include_in_schema=False
-        )
+        root.add_api_route(path, _AT_ROOT[server.catalogue.models[0].kind], methods=["POST"], include_in_schema=False)
     app.include_router(root)
-    app.add_exception_handler(RequestFailed, on_failure)
+    app.add_exception_handler(RequestError, on_failure)
     app.add_exception_handler(RequestValidationError, on_malformed)
     app.add_exception_handler(HTTPException, on_http_error)
     settings = server.settings

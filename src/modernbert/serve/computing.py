@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from modernbert.serve.dispatcher import Dispatcher
-from modernbert.serve.failures import BatchTooLarge, Empty, Overloaded, RequestFailed
+from modernbert.serve.failures import BatchSizeError, EmptyInputError, OverloadedError, RequestError
 from modernbert.serve.items import Item
 from modernbert.serve.metrics import Metrics
 from modernbert.serve.models import Catalogue, Kind, ServedModel
@@ -91,17 +91,17 @@ class Server:
 
         Raises:
             Empty: it has no text.
-            BatchTooLarge: it has more texts than a client may send.
-            Overloaded: as many requests as the server takes are in flight.
+            BatchSizeError: it has more texts than a client may send.
+            OverloadedError: as many requests as the server takes are in flight.
         """
         usage = Usage(model, "single" if single else "batch", characters, time.perf_counter())
         self.metrics.requests.labels(usage.method, model.name).inc()
         if texts == 0:
-            raise Empty("`inputs` cannot be empty")
+            raise EmptyInputError("`inputs` cannot be empty")
         if texts > (most := self.settings.max_client_batch_size):
-            raise BatchTooLarge(f"batch size {texts} > maximum allowed batch size {most}")
+            raise BatchSizeError(f"batch size {texts} > maximum allowed batch size {most}")
         if self.in_flight >= self.settings.max_concurrent_requests:
-            raise Overloaded
+            raise OverloadedError
         family = self.metrics.embed if model.kind in _EMBEDS else self.metrics.predict
         family["count"].labels(model.name).inc(texts)  # type: ignore[union-attr]
         self.in_flight += 1
@@ -138,7 +138,7 @@ class Server:
         """The results of items, in order. Whoever stops waiting takes them out of the queue.
 
         Raises:
-            Overloaded, Unhealthy, BackendFailed: as the dispatcher says.
+            OverloadedError, UnhealthyError, ComputationError: as the dispatcher says.
         """
         lengths = self.metrics.input_length.labels(usage.model.name)
         for item in items:
@@ -151,7 +151,7 @@ class Server:
         usage.inference_seconds += job.inference_seconds / len(items)
         return results
 
-    def note_failure(self, error: RequestFailed) -> None:
+    def note_failure(self, error: RequestError) -> None:
         self.metrics.failures.labels(error.label).inc()
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
-from modernbert.serve.failures import BackendFailed, Overloaded, RequestFailed, Unhealthy
+from modernbert.serve.failures import ComputationError, OverloadedError, RequestError, UnhealthyError
 from modernbert.serve.items import Engine, Item, ItemFailed
 from modernbert.serve.scheduling import Entry, TokenQueue
 
@@ -22,7 +22,7 @@ OnBatch = Callable[[str, int, int], None]  # model, items, tokens
 
 @dataclass(eq=False)
 class Job:
-    """The items of one request. `future` gives their results in order; cancelling it takes the rest out of the queue."""
+    """The items of one request. `future` gives their results in order; cancelled, the rest leaves the queue."""
 
     items: Sequence[Item]
     results: list[Any]
@@ -76,8 +76,8 @@ class Dispatcher:
         """Queue the items of a request.
 
         Raises:
-            Overloaded: more tokens wait than the queue holds.
-            Unhealthy: the model is paused, or the server stops.
+            OverloadedError: more tokens wait than the queue holds.
+            UnhealthyError: the model is paused, or the server stops.
         """
         now = self.clock()
         job = Job(items, [None] * len(items), Future(), now, missing=len(items))
@@ -85,11 +85,13 @@ class Dispatcher:
         with self._changed:
             lane = self._lanes[name]
             if self._closing:
-                raise Unhealthy("The server is stopping")
+                raise UnhealthyError("The server is stopping")
             if lane.paused_at is not None and now - lane.paused_at < PAUSE_SECONDS:
-                raise Unhealthy(f"{name} failed {lane.failures} times in a row; try again in {PAUSE_SECONDS:.0f} s")
+                raise UnhealthyError(
+                    f"{name} failed {lane.failures} times in a row; try again in {PAUSE_SECONDS:.0f} s"
+                )
             if lane.queue and lane.queue.tokens + sum(entry.tokens for entry in job.entries) > self.max_queue_tokens:
-                raise Overloaded
+                raise OverloadedError
             for entry in job.entries:
                 lane.queue.put(entry)
             self._changed.notify()
@@ -151,14 +153,14 @@ class Dispatcher:
         self.on_batch(name, len(batch), sum(entry.tokens for entry in batch))
         results = self._results(name, lane.engine, batch)
         took = self.clock() - began
-        failed = all(isinstance(result, RequestFailed) for result in results)
+        failed = all(isinstance(result, RequestError) for result in results)
         self._note_health(name, lane, failed)
         for entry, result in zip(batch, results, strict=True):
             job = entry.job
             job.queue_seconds += began - entry.arrived
             job.inference_seconds += took
             if isinstance(result, ItemFailed):
-                result = BackendFailed(result.message)
+                result = ComputationError(result.message)
             self._deliver(lane, job, entry.index, result)
 
     def _results(self, name: str, engine: Engine, batch: list[Entry]) -> Sequence[Any]:
@@ -172,7 +174,7 @@ class Dispatcher:
                 logger.warning("%s: a batch of %d failed (%s); each is tried alone.", name, len(batch), _reason(error))
                 return [self._results(name, engine, [entry])[0] for entry in batch]
             logger.warning("%s: %d tokens failed: %s.", name, batch[0].tokens, _reason(error))
-            return [BackendFailed(_reason(error))]
+            return [ComputationError(_reason(error))]
 
     def _note_health(self, name: str, lane: _Lane, failed: bool) -> None:
         with self._changed:
@@ -184,11 +186,13 @@ class Dispatcher:
             lane.failures += 1
             if lane.failures >= FAILURES_UNTIL_PAUSE:
                 lane.paused_at = self.clock()
-                logger.warning("%s failed %d times in a row and is paused for %g s.", name, lane.failures, PAUSE_SECONDS)
+                logger.warning(
+                    "%s failed %d times in a row and is paused for %g s.", name, lane.failures, PAUSE_SECONDS
+                )
 
     def _deliver(self, lane: _Lane, job: Job, index: int, result: Any) -> None:
         try:
-            if isinstance(result, RequestFailed):
+            if isinstance(result, RequestError):
                 job.future.set_exception(result)
                 self._forget(lane, job)
                 return

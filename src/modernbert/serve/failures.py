@@ -7,7 +7,7 @@ The types, their statuses and the beginning of the sentences are those of text-e
 from typing import ClassVar
 
 
-class RequestFailed(Exception):
+class RequestError(Exception):
     """A request that gets an error instead of an answer."""
 
     status: ClassVar[int] = 424
@@ -20,19 +20,19 @@ class RequestFailed(Exception):
         self.message = f"{self.prefix}{message}"
 
 
-class BackendFailed(RequestFailed):
+class ComputationError(RequestError):
     """The model could not compute this request."""
 
     prefix = "Backend error: "
 
 
-class NotServed(RequestFailed):
+class NotServedError(RequestError):
     """No model of the kind that a route needs is served."""
 
     label = "model_type"
 
 
-class ModelUnknown(RequestFailed):
+class UnknownModelError(RequestError):
     """The request names a model that is not served, or not under this route."""
 
     status = 404
@@ -40,7 +40,7 @@ class ModelUnknown(RequestFailed):
     label = "model_unknown"
 
 
-class Invalid(RequestFailed):
+class InvalidRequestError(RequestError):
     """What the request asks for cannot be done: a text that is too long, too many texts, an unknown prompt."""
 
     status = 413
@@ -49,14 +49,14 @@ class Invalid(RequestFailed):
     prefix = "Input validation error: "
 
 
-class BatchTooLarge(Invalid):
+class BatchSizeError(InvalidRequestError):
     """More texts in one request than the server takes."""
 
     label = "batch_size"
     prefix = ""
 
 
-class Malformed(RequestFailed):
+class MalformedBodyError(RequestError):
     """A body of another shape than the route reads."""
 
     status = 422
@@ -64,13 +64,13 @@ class Malformed(RequestFailed):
     label = "validation"
 
 
-class NotJson(Malformed):
+class NotJsonError(MalformedBodyError):
     """A body that is not JSON."""
 
     status = 400
 
 
-class Empty(RequestFailed):
+class EmptyInputError(RequestError):
     """There is nothing to compute."""
 
     status = 400
@@ -79,7 +79,7 @@ class Empty(RequestFailed):
     prefix = "Input validation error: "
 
 
-class TokenizerFailed(RequestFailed):
+class TokenizerError(RequestError):
     """A text, or ids, that the tokenizer does not take."""
 
     status = 422
@@ -88,7 +88,7 @@ class TokenizerFailed(RequestFailed):
     prefix = "tokenizer error "
 
 
-class Overloaded(RequestFailed):
+class OverloadedError(RequestError):
     """The queue is full."""
 
     status = 429
@@ -99,7 +99,7 @@ class Overloaded(RequestFailed):
         super().__init__(message)
 
 
-class Unhealthy(RequestFailed):
+class UnhealthyError(RequestError):
     """The model failed several times in a row and is given a pause, or the server is stopping."""
 
     status = 503
@@ -107,7 +107,7 @@ class Unhealthy(RequestFailed):
     label = "unhealthy"
 
 
-class Unauthorized(RequestFailed):
+class UnauthorizedError(RequestError):
     """The API key is missing or wrong."""
 
     status = 401
@@ -115,14 +115,14 @@ class Unauthorized(RequestFailed):
     label = "unauthorized"
 
 
-class BodyTooLarge(Invalid):
+class BodySizeError(InvalidRequestError):
     """A body of more bytes than the server takes."""
 
     label = "payload"
     prefix = ""
 
 
-class Broken(RequestFailed):
+class InternalError(RequestError):
     """A mistake of this server."""
 
     status = 500

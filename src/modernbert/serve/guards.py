@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modernbert.serve.failures import BodyTooLarge, RequestFailed, Unauthorized
+from modernbert.serve.failures import BodySizeError, RequestError, UnauthorizedError
 from modernbert.serve.routes.answering import error_answer
 
-OnFailure = Callable[[RequestFailed], None]
+OnFailure = Callable[[RequestError], None]
 
 PUBLIC = frozenset({"/", "/health", "/ping", "/metrics", "/docs", "/openapi.json", "/api-doc/openapi.json"})
 
@@ -29,7 +29,7 @@ class KeyGuard:
         if hmac.compare_digest(given, self.expected):
             await self.app(scope, receive, send)
             return
-        error = Unauthorized("Unauthorized: send the API key as `Authorization: Bearer KEY`")
+        error = UnauthorizedError("Unauthorized: send the API key as `Authorization: Bearer KEY`")
         self.on_failure(error)
         await error_answer(scope["path"], error)(scope, receive, send)
 
@@ -58,7 +58,7 @@ class BodyGuard:
             size += len(chunks[-1])
             more, too_large = message.get("more_body", False), size > self.limit
         if too_large:
-            error = BodyTooLarge(f"the body has more than {self.limit} bytes")
+            error = BodySizeError(f"the body has more than {self.limit} bytes")
             self.on_failure(error)
             await error_answer(scope["path"], error)(scope, receive, send)
             return
@@ -70,4 +70,3 @@ class BodyGuard:
             return message if message is not None else await receive()
 
         await self.app(scope, replay, send)
-

@@ -21,7 +21,7 @@ from modernbert.inference import Classifier, Entity, FillMask, QuestionAnswerer,
 from modernbert.inference.classifier import scores
 from modernbert.inference.packing import outputs
 from modernbert.model.heads import TaskModel
-from modernbert.serve.failures import Invalid
+from modernbert.serve.failures import InvalidRequestError
 from modernbert.serve.items import Item, ItemFailed
 from modernbert.serve.texts import Side, Text, check_words, encode
 
@@ -165,10 +165,8 @@ class FillMaskEngine:
         try:
             encoded = [(text, self.predictor.encode(text)) for text in texts]
         except DataError as error:
-            raise Invalid(str(error)) from None
-        return [
-            Item(np.array(tokens.ids, dtype=np.int32), (text, tokens, top_k)) for text, tokens in encoded
-        ]
+            raise InvalidRequestError(str(error)) from None
+        return [Item(np.array(tokens.ids, dtype=np.int32), (text, tokens, top_k)) for text, tokens in encoded]
 
     def warm(self) -> list[Item]:
         return self.encode([self.mask], 1)

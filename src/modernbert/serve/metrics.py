@@ -30,7 +30,9 @@ class Metrics:
         self.tokenization_seconds = self._seconds(
             "te_request_tokenization_duration", "Seconds in the tokenizer, for each request"
         )
-        self.queue_seconds = self._seconds("te_request_queue_duration", "Seconds in the queue, mean of a request's texts")
+        self.queue_seconds = self._seconds(
+            "te_request_queue_duration", "Seconds in the queue, mean of a request's texts"
+        )
         self.inference_seconds = self._seconds(
             "te_request_inference_duration", "Seconds of the batch, mean of a request's texts"
         )

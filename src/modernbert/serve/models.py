@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from modernbert.errors import ConfigError
-from modernbert.serve.failures import ModelUnknown, NotServed
+from modernbert.serve.failures import UnknownModelError, NotServedError
 
 
 class Kind(StrEnum):
@@ -80,8 +80,8 @@ class Catalogue:
         """The model that is named, or the first of `kinds`, in the order of these.
 
         Raises:
-            NotServed: no model is of such a kind; `what` says what it would have to be.
-            ModelUnknown: the name is not that of a model of such a kind.
+            NotServedError: no model is of such a kind; `what` says what it would have to be.
+            UnknownModelError: the name is not that of a model of such a kind.
         """
         fitting = [model for kind in kinds for model in self.models if model.kind is kind]
         if name:
@@ -89,9 +89,8 @@ class Catalogue:
                 if model.name == name:
                     return model
         if not fitting:
-            raise NotServed(f"model is not {what}")
+            raise NotServedError(f"model is not {what}")
         if not name:
             return fitting[0]
-        raise ModelUnknown(
-            f"The model `{name[:200]}` is not served as {what}; served are: {', '.join(model.name for model in fitting)}"
-        )
+        known = ", ".join(model.name for model in fitting)
+        raise UnknownModelError(f"The model `{name[:200]}` is not served as {what}; served are: {known}")

@@ -18,7 +18,7 @@ from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEn
 from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
 from modernbert.packed import Sequences
 from modernbert.serve.computing import Server, Usage
-from modernbert.serve.failures import BackendFailed, Invalid
+from modernbert.serve.failures import ComputationError, InvalidRequestError
 from modernbert.serve.heads import NOT_FINITE, Numbers, checked, run_head
 from modernbert.serve.items import Item, ItemFailed
 from modernbert.serve.models import Kind
@@ -72,7 +72,7 @@ class _Texts:
         if name is None:
             return prompts.get(self.settings.default_prompt_name or "", "")
         if name not in prompts:
-            raise Invalid(f"`prompt_name` {name[:100]!r} is not one of: {', '.join(prompts) or 'none'}")
+            raise InvalidRequestError(f"`prompt_name` {name[:100]!r} is not one of: {', '.join(prompts) or 'none'}")
         return prompts[name]
 
     def role_prompt(self, role: Role | None) -> str:
@@ -134,7 +134,7 @@ class EmbedderEngine(_Texts):
             Invalid: so it is.
         """
         if dimensions is not None and not 1 <= dimensions <= self.dimensions:
-            raise Invalid(f"`dimensions` must be between 1 and {self.dimensions}. Given: {dimensions}")
+            raise InvalidRequestError(f"`dimensions` must be between 1 and {self.dimensions}. Given: {dimensions}")
 
 
 class SparseEngine(_Texts):
@@ -170,9 +170,7 @@ class MultiVectorEngine(_Texts):
     def __init__(self, predictor: RetrievalPredictor[MultiVectorEncoder]) -> None:
         super().__init__(predictor)
         self.model: MultiVectorEncoder = predictor.model
-        self._skipped = {
-            role: predictor.texts.skipped(self.settings, role).numpy() for role in ("query", "document")
-        }
+        self._skipped = {role: predictor.texts.skipped(self.settings, role).numpy() for role in ("query", "document")}
 
     def encode_tokens(self, texts: Sequence[Text], truncate: bool, side: Side, name: str | None) -> list[Item]:
         """Of documents, unless `name` is `query`."""
@@ -185,7 +183,7 @@ class MultiVectorEngine(_Texts):
             Invalid: ids are given, or the beginning of texts is to be cut off, or one is too long and must not be cut.
         """
         if side == "left" or any(not isinstance(text, str) for text in texts):
-            raise Invalid("a multi-vector model reads texts, and cuts them on the right side")
+            raise InvalidRequestError("a multi-vector model reads texts, and cuts them on the right side")
         strings = [str(text) for text in texts]
         prompt = self.role_prompt(role)
         if role == "query":
@@ -195,7 +193,7 @@ class MultiVectorEngine(_Texts):
             documents = self.predictor.texts.encode(strings, prompt, self.settings.document_length)
             cut, ids, own = documents.truncated, documents.ids, [len(one) for one in documents.ids]
         if cut and not truncate:
-            raise Invalid(f"`inputs` must have less than {self.most_tokens(role)} tokens")
+            raise InvalidRequestError(f"`inputs` must have less than {self.most_tokens(role)} tokens")
         return [Item(one, (role, own_one)) for one, own_one in zip(ids, own, strict=True)]
 
     def most_tokens(self, role: Role) -> int:
@@ -238,7 +236,7 @@ class RerankerEngine(_Texts):
         return [Item(ids) for ids in self.ids(texts, truncate, side, prompt)]
 
     def decode(self, logits: Sequence[Numbers], raw: bool) -> list[list[tuple[str, float]]]:
-        """Labels with their scores, best first: through a sigmoid, as text-embeddings-inference has it, or the logits."""
+        """Labels with their scores, best first: through a sigmoid as in text-embeddings-inference, or the logits."""
         rows = logits if raw else [sigmoid(row) for row in logits]
         return [sorted(zip(self.labels, row, strict=True), key=lambda one: -one[1]) for row in rows]
 
@@ -298,14 +296,14 @@ def vectors(rows: Sequence[Numbers], normalize: bool, dimensions: int | None = N
     """Vectors as rows of a matrix: the first `dimensions` numbers, then of unit length if asked for.
 
     Raises:
-        BackendFailed: a vector is too long for single precision.
+        ComputationError: a vector is too long for single precision.
     """
     found = np.stack(rows)[:, :dimensions]
     if normalize:
         with np.errstate(over="ignore"):
             lengths = np.linalg.norm(found, axis=1, keepdims=True)
         if not np.isfinite(lengths).all():
-            raise BackendFailed(NOT_FINITE)
+            raise ComputationError(NOT_FINITE)
         found = found / np.maximum(lengths, 1e-12)
     return np.ascontiguousarray(found, dtype=np.float32)
 
@@ -328,4 +326,6 @@ def prompt_name_of(input_type: str | None, prompts: dict[str, str]) -> Role | st
         return "query" if name == "query" else "document"
     if name in prompts or name in ("classification", "clustering"):
         return name if name in prompts else None
-    raise Invalid(f"`input_type` {input_type[:100]!r} is not search_query, search_document, classification or clustering")
+    raise InvalidRequestError(
+        f"`input_type` {input_type[:100]!r} is not search_query, search_document, classification or clustering"
+    )

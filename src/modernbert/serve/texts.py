@@ -9,7 +9,7 @@ from tokenizers import Encoding, Tokenizer
 from modernbert.data.encoding import encodings, longest_first, special_ids
 from modernbert.errors import DataError
 from modernbert.inference.texts import checked
-from modernbert.serve.failures import Empty, Invalid, TokenizerFailed
+from modernbert.serve.failures import EmptyInputError, InvalidRequestError, TokenizerError
 from modernbert.serve.items import Ids
 
 Text = str | tuple[str, str] | list[int]  # a text, a pair of texts, or ids that are taken as they are
@@ -32,7 +32,7 @@ def encode(
     Raises:
         Invalid: a text is longer, and `truncate` is off.
         Empty: a text is empty.
-        TokenizerFailed: a text is not valid Unicode, or an id is not in the vocabulary.
+        TokenizerError: a text is not valid Unicode, or an id is not in the vocabulary.
     """
     cls_id, sep_id = special_ids(tokenizer)
     strings = []
@@ -68,14 +68,14 @@ def check_text(text: str) -> None:
 
     Raises:
         Empty: it has no character.
-        TokenizerFailed: it holds half a surrogate pair.
+        TokenizerError: it holds half a surrogate pair.
     """
     if not text:
-        raise Empty("`inputs` cannot be empty")
+        raise EmptyInputError("`inputs` cannot be empty")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise TokenizerFailed("the text holds half a surrogate pair, which is not Unicode") from None
+        raise TokenizerError("the text holds half a surrogate pair, which is not Unicode") from None
 
 
 def check_words(text: str, name: str) -> None:
@@ -83,13 +83,13 @@ def check_words(text: str, name: str) -> None:
 
     Raises:
         Empty: it is such a text.
-        TokenizerFailed: it holds half a surrogate pair.
+        TokenizerError: it holds half a surrogate pair.
     """
     check_text(text)
     try:
         checked(text, name)
     except DataError as error:
-        raise Empty(str(error)) from None
+        raise EmptyInputError(str(error)) from None
 
 
 def tokens_of(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> Encoding:
@@ -104,7 +104,7 @@ def decode(tokenizer: Tokenizer, ids: list[int], *, skip_special_tokens: bool) -
 
     Raises:
         Empty: there are none.
-        TokenizerFailed: one is not in the vocabulary.
+        TokenizerError: one is not in the vocabulary.
     """
     return tokenizer.decode(_checked_ids(tokenizer, ids, "`input_ids`"), skip_special_tokens=skip_special_tokens)
 
@@ -126,13 +126,13 @@ def _kept(ids: list[int], room: int, side: Side) -> list[int]:
 
 def _check_length(tokens: int, max_length: int, truncate: bool) -> None:
     if tokens > max_length and not truncate:
-        raise Invalid(f"`inputs` must have less than {max_length} tokens. Given: {tokens}")
+        raise InvalidRequestError(f"`inputs` must have less than {max_length} tokens. Given: {tokens}")
 
 
 def _checked_ids(tokenizer: Tokenizer, ids: list[int], name: str = "`inputs`") -> list[int]:
     if not ids:
-        raise Empty(f"{name} cannot be empty")
+        raise EmptyInputError(f"{name} cannot be empty")
     for index in ids:
         if not 0 <= index < 1 << 31 or tokenizer.id_to_token(index) is None:
-            raise TokenizerFailed(f"there is no token {index}")
+            raise TokenizerError(f"there is no token {index}")
     return ids

@@ -1,6 +1,5 @@
 """What the server is: its models and limits, whether it works, its metrics, and a page to try it."""
 
-
 from importlib.resources import files
 from typing import Any
 
@@ -9,7 +8,7 @@ from fastapi.responses import HTMLResponse
 
 from modernbert import __version__
 from modernbert.serve import metrics as exposition
-from modernbert.serve.failures import Unhealthy
+from modernbert.serve.failures import UnhealthyError
 from modernbert.serve.models import Kind, ServedModel
 from modernbert.serve.routes.answering import json_answer, server_of
 from modernbert.serve.settings import ServeSettings
@@ -24,7 +23,7 @@ async def health(request: Request) -> Response:
     """200 with no body while a model works, 503 where none does."""
     server = server_of(request)
     if not any(server.dispatcher.healthy(model.name) for model in server.catalogue.models):
-        raise Unhealthy("unhealthy")
+        raise UnhealthyError("unhealthy")
     return Response()
 
 
@@ -38,7 +37,9 @@ async def metrics(request: Request) -> Response:
 async def page() -> Response:
     """A page to try what is served."""
     html = files("modernbert.serve").joinpath("page.html").read_bytes()
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    )
     return HTMLResponse(html, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
 
 
@@ -48,7 +49,9 @@ async def info(request: Request, model: str | None = Query(None, max_length=500)
     server = server_of(request)
     catalogue, settings = server.catalogue, server.settings
     chosen = catalogue.select(list(Kind), model, "a model") if model else catalogue.models[0]
-    return json_answer(_described(chosen, settings) | {"models": [_described(one, settings) for one in catalogue.models]})
+    return json_answer(
+        _described(chosen, settings) | {"models": [_described(one, settings) for one in catalogue.models]}
+    )
 
 
 def _described(model: ServedModel, settings: ServeSettings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from modernbert.serve.computing import Server
-from modernbert.serve.failures import Broken, Empty, Malformed, NotJson, RequestFailed
+from modernbert.serve.failures import InternalError, EmptyInputError, MalformedBodyError, NotJsonError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def json_answer(value: Any, headers: dict[str, str] | None = None, status: int =
     return Response(body, status, headers, "application/json")
 
 
-def error_answer(path: str, error: RequestFailed, status: int | None = None) -> Response:
+def error_answer(path: str, error: RequestError, status: int | None = None) -> Response:
     """An error in the form of the protocol that the path belongs to."""
     status = status or error.status
     if path.startswith(_FLAT):
@@ -53,12 +53,12 @@ class WatchedRoute(APIRoute):
             try:
                 await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
                 return work.result() if work.done() else Response(status_code=CLIENT_LEFT)
-            except (RequestFailed, RequestValidationError, HTTPException):
+            except (RequestError, RequestValidationError, HTTPException):
                 raise
             except Exception as error:
                 logger.error("%s %s failed, which is a mistake of the server.", request.method, request.url.path,
                              exc_info=error)  # fmt: skip
-                raise Broken("Internal error") from None
+                raise InternalError("Internal error") from None
             finally:
                 work.cancel()
                 left.cancel()
@@ -68,7 +68,7 @@ class WatchedRoute(APIRoute):
 
 async def on_failure(request: Request, error: Exception) -> Response:
     """A request that was refused or could not be computed."""
-    assert isinstance(error, RequestFailed)
+    assert isinstance(error, RequestError)
     server_of(request).note_failure(error)
     return error_answer(request.url.path, error)
 
@@ -79,12 +79,12 @@ async def on_malformed(request: Request, error: Exception) -> Response:
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         where = found[0].get("ctx", {}).get("error", "")
-        failure: RequestFailed = NotJson(f"Failed to parse the request body as JSON: {where}")
+        failure: RequestError = NotJsonError(f"Failed to parse the request body as JSON: {where}")
     elif not await request.body():
-        failure = Empty("the request has no body")
+        failure = EmptyInputError("the request has no body")
     else:
         place = ".".join(str(part) for part in found[0]["loc"][1:2]) or "the body"
-        failure = Malformed(
+        failure = MalformedBodyError(
             f"Failed to deserialize the JSON body into the target type: {place}: {found[0]['msg'].lower()}"
         )
     server_of(request).note_failure(failure)
@@ -94,7 +94,7 @@ async def on_malformed(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """A path or method that there is not."""
     assert isinstance(error, HTTPException)
-    failure = Malformed(f"{request.method} {request.url.path[:200]}: {error.detail}")
+    failure = MalformedBodyError(f"{request.method} {request.url.path[:200]}: {error.detail}")
     answer = error_answer(request.url.path, failure, error.status_code)
     answer.headers.update(error.headers or {})
     return answer

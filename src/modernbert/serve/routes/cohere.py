@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from modernbert.serve.failures import Empty, Invalid
+from modernbert.serve.failures import EmptyInputError, InvalidRequestError
 from modernbert.serve.models import Kind
 from modernbert.serve.retrieval import Role, prompt_name_of, scores_of, vectors
 from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
@@ -77,9 +77,9 @@ async def rerank(request: Request, body: RankBody) -> Response:
     kinds = [Kind.RERANKER, Kind.MULTI_VECTOR]
     model = server.catalogue.select(kinds, body.model, "a re-ranker model")
     if not body.documents:
-        raise Empty("`documents` cannot be empty")
+        raise EmptyInputError("`documents` cannot be empty")
     if body.top_n is not None and body.top_n < 1:
-        raise Invalid(f"`top_n` must be at least 1. Given: {body.top_n}")
+        raise InvalidRequestError(f"`top_n` must be at least 1. Given: {body.top_n}")
     documents = [document if isinstance(document, str) else document.text for document in body.documents]
     characters = len(body.query) * len(documents) + sum(map(len, documents))
     with server.request(model, len(documents), False, characters) as usage:

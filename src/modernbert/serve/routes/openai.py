@@ -6,7 +6,7 @@ import uuid
 
 from fastapi import APIRouter, Request, Response
 
-from modernbert.serve.failures import Empty, Invalid
+from modernbert.serve.failures import EmptyInputError, InvalidRequestError
 from modernbert.serve.models import Kind
 from modernbert.serve.retrieval import scores_of, vectors
 from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
@@ -72,7 +72,9 @@ async def score(request: Request, body: ScoreBody) -> Response:
     queries = _as_list(body.queries if body.queries is not None else body.text_1, "queries")
     documents = _as_list(body.documents if body.documents is not None else body.text_2, "documents")
     if len(queries) not in (1, len(documents)):
-        raise Invalid(f"there are {len(queries)} queries for {len(documents)} documents; give one, or one for each")
+        raise InvalidRequestError(
+            f"there are {len(queries)} queries for {len(documents)} documents; give one, or one for each"
+        )
     characters = sum(map(len, queries)) + sum(map(len, documents))
     with server.request(model, len(documents), False, characters) as usage:
         scores = await scores_of(server, usage, queries, documents, server.settings.auto_truncate)
@@ -113,5 +115,5 @@ async def pooling(request: Request, body: PoolingBody) -> Response:
 def _as_list(texts: str | list[str] | None, name: str) -> list[str]:
     found = [texts] if isinstance(texts, str) else texts
     if not found:
-        raise Empty(f"`{name}` cannot be empty")
+        raise EmptyInputError(f"`{name}` cannot be empty")
     return found

@@ -25,7 +25,7 @@ class Body(BaseModel):
 
 
 class TruncatedBody(Body):
-    """Left out, `truncate` is what the server was started with; without truncation a text that is too long is refused."""
+    """Left out, `truncate` is what the server was started with; without it a text that is too long is refused."""
 
     truncate: StrictBool | None = None
     truncation_direction: SidesField = "right"
@@ -120,7 +120,7 @@ class RankBody(Body):
 
 
 class ScoreBody(Body):
-    """vLLM's: one query with several documents, or as many queries as documents. `text_1` and `text_2` are older names."""
+    """vLLM's: one query with several documents, or one for each. `text_1` and `text_2` are older names."""
 
     queries: Texts | None = None
     documents: Texts | None = None

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from modernbert.serve.failures import Empty, Invalid
+from modernbert.serve.failures import EmptyInputError, InvalidRequestError
 from modernbert.serve.models import Kind, ServedModel
 from modernbert.serve.retrieval import scores_of, vectors
 from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
@@ -89,7 +89,7 @@ async def similarity(request: Request, body: SimilarityBody) -> Response:
     server = server_of(request)
     model = server.catalogue.select([Kind.EMBEDDER], body.model, "an embedding model")
     if not body.inputs.sentences:
-        raise Empty("`inputs.sentences` cannot be empty")
+        raise EmptyInputError("`inputs.sentences` cannot be empty")
     texts: list[Text] = [body.inputs.source_sentence, *body.inputs.sentences]
     with server.request(model, len(texts) - 1, False, count_characters(texts)) as usage:
         asked = body.parameters
@@ -108,7 +108,7 @@ async def rerank(request: Request, body: RerankBody) -> Response:
     server = server_of(request)
     model = server.catalogue.select(RANKERS, body.model, "a re-ranker model")
     if not body.texts:
-        raise Empty("`texts` cannot be empty")
+        raise EmptyInputError("`texts` cannot be empty")
     pairs: list[Text] = [(body.query, text) for text in body.texts]
     with server.request(model, len(pairs), False, count_characters(pairs)) as usage:
         truncate = server.settings.auto_truncate if body.truncate is None else body.truncate
@@ -159,12 +159,10 @@ async def decode_ids(request: Request, body: DecodeBody) -> Response:
     single = bool(body.ids) and isinstance(body.ids[0], int)
     lists: list[Any] = [body.ids] if single else list(body.ids)
     if not lists:
-        raise Empty("`ids` cannot be empty")
+        raise EmptyInputError("`ids` cannot be empty")
     _check_batch(len(lists), server.settings.max_client_batch_size)
     skip = body.skip_special_tokens
-    found = await server.in_thread(
-        lambda: [decode(model.tokenizer, ids, skip_special_tokens=skip) for ids in lists]
-    )
+    found = await server.in_thread(lambda: [decode(model.tokenizer, ids, skip_special_tokens=skip) for ids in lists])
     return json_answer(found)
 
 
@@ -182,21 +180,23 @@ def _sequence(parts: list[str]) -> Text:
         return parts[0]
     if len(parts) == 2:
         return parts[0], parts[1]
-    raise Invalid(f"`inputs` must be a text, a pair of texts, or a list of these; one has {len(parts)} texts")
+    raise InvalidRequestError(
+        f"`inputs` must be a text, a pair of texts, or a list of these; one has {len(parts)} texts"
+    )
 
 
 def _check_batch(texts: int, most: int) -> None:
     if texts == 0:
-        raise Empty("`inputs` cannot be empty")
+        raise EmptyInputError("`inputs` cannot be empty")
     if texts > most:
-        raise Invalid(f"batch size {texts} > maximum allowed batch size {most}")
+        raise InvalidRequestError(f"batch size {texts} > maximum allowed batch size {most}")
 
 
 def _prompt(model: ServedModel, name: str | None) -> str:
     if name is None:
         return ""
     if name not in model.prompts:
-        raise Invalid(f"`prompt_name` {name[:100]!r} is not one of: {', '.join(model.prompts) or 'none'}")
+        raise InvalidRequestError(f"`prompt_name` {name[:100]!r} is not one of: {', '.join(model.prompts) or 'none'}")
     return model.prompts[name]
 
 

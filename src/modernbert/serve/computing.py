@@ -90,7 +90,7 @@ class Server:
         """One request of `texts` texts, counted, and refused where it is too much.
 
         Raises:
-            Empty: it has no text.
+            EmptyInputError: it has no text.
             BatchSizeError: it has more texts than a client may send.
             OverloadedError: as many requests as the server takes are in flight.
         """

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from modernbert.errors import ConfigError
-from modernbert.serve.failures import UnknownModelError, NotServedError
+from modernbert.serve.failures import NotServedError, UnknownModelError
 
 
 class Kind(StrEnum):

@@ -66,7 +66,7 @@ class _Texts:
         """The prompt of a name, or the default one.
 
         Raises:
-            Invalid: there is none of this name.
+            InvalidRequestError: there is none of this name.
         """
         prompts: dict[str, str] = self.settings.prompts
         if name is None:
@@ -131,7 +131,7 @@ class EmbedderEngine(_Texts):
         """Refuse more numbers than a vector has, or none.
 
         Raises:
-            Invalid: so it is.
+            InvalidRequestError: so it is.
         """
         if dimensions is not None and not 1 <= dimensions <= self.dimensions:
             raise InvalidRequestError(f"`dimensions` must be between 1 and {self.dimensions}. Given: {dimensions}")
@@ -180,7 +180,7 @@ class MultiVectorEngine(_Texts):
         """`wanted` of an item is its role, and how many of its tokens are its own where others stand behind them.
 
         Raises:
-            Invalid: ids are given, or the beginning of texts is to be cut off, or one is too long and must not be cut.
+            InvalidRequestError: ids are given, or the beginning of texts is to be cut off, or one is too long and must not be cut.
         """
         if side == "left" or any(not isinstance(text, str) for text in texts):
             raise InvalidRequestError("a multi-vector model reads texts, and cuts them on the right side")
@@ -317,7 +317,7 @@ def prompt_name_of(input_type: str | None, prompts: dict[str, str]) -> Role | st
     """The role or the prompt that Cohere's `input_type` means: search_query, search_document, clustering ...
 
     Raises:
-        Invalid: it means nothing to this model.
+        InvalidRequestError: it means nothing to this model.
     """
     if input_type is None:
         return None

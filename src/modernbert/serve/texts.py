@@ -30,8 +30,8 @@ def encode(
     Of a pair the longer text is cut first. The prompt stands before a text, and before the first one of a pair.
 
     Raises:
-        Invalid: a text is longer, and `truncate` is off.
-        Empty: a text is empty.
+        InvalidRequestError: a text is longer, and `truncate` is off.
+        EmptyInputError: a text is empty.
         TokenizerError: a text is not valid Unicode, or an id is not in the vocabulary.
     """
     cls_id, sep_id = special_ids(tokenizer)
@@ -67,7 +67,7 @@ def check_text(text: str) -> None:
     """Refuse what is not a text that a tokenizer takes.
 
     Raises:
-        Empty: it has no character.
+        EmptyInputError: it has no character.
         TokenizerError: it holds half a surrogate pair.
     """
     if not text:
@@ -82,7 +82,7 @@ def check_words(text: str, name: str) -> None:
     """Refuse a text without any character but white space, in which nothing can be found.
 
     Raises:
-        Empty: it is such a text.
+        EmptyInputError: it is such a text.
         TokenizerError: it holds half a surrogate pair.
     """
     check_text(text)
@@ -103,7 +103,7 @@ def decode(tokenizer: Tokenizer, ids: list[int], *, skip_special_tokens: bool) -
     """The text of ids.
 
     Raises:
-        Empty: there are none.
+        EmptyInputError: there are none.
         TokenizerError: one is not in the vocabulary.
     """
     return tokenizer.decode(_checked_ids(tokenizer, ids, "`input_ids`"), skip_special_tokens=skip_special_tokens)

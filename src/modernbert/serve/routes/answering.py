@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from modernbert.serve.computing import Server
-from modernbert.serve.failures import InternalError, EmptyInputError, MalformedBodyError, NotJsonError, RequestError
+from modernbert.serve.failures import EmptyInputError, InternalError, MalformedBodyError, NotJsonError, RequestError
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from corpora import make_model
-from modernbert.data.tokenizer import load_tokenizer
 from modernbert.model import QuestionAnswering, SequenceClassifier, TokenClassifier
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_settings import DenseSettings, Expansion, MultiVectorSettings
 from modernbert.serve.loading import load
 from modernbert.serve.models import ServedModel
+from modernbert.text.tokenizer import load_tokenizer
 from served import serving
 
 LABELS = {"id2label": {0: "red", 1: "green", 2: "blue"}}

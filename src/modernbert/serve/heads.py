@@ -13,17 +13,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from modernbert.data.encoding_questions import EncodedQuestions, Reply, decode_answers, encode_questions
-from modernbert.data.encoding_spans import EncodedSpans, decode_spans, encode_spans
-from modernbert.data.examples import Origin, QuestionExample, SpanExample
 from modernbert.errors import DataError
-from modernbert.inference import Classifier, Entity, FillMask, QuestionAnswerer, TokenClassifier
-from modernbert.inference.classifier import scores
-from modernbert.inference.packing import outputs
 from modernbert.model.heads import TaskModel
 from modernbert.serve.failures import InvalidRequestError
 from modernbert.serve.items import Item, ItemFailed
 from modernbert.serve.texts import Side, Text, check_words, encode
+from modernbert.tasks.classifier import Classifier, scores
+from modernbert.tasks.encoding_questions import EncodedQuestions, Reply, decode_answers, encode_questions
+from modernbert.tasks.encoding_spans import EncodedSpans, decode_spans, encode_spans
+from modernbert.tasks.fill_mask import FillMask
+from modernbert.tasks.outputs import outputs
+from modernbert.tasks.question_answerer import QuestionAnswerer
+from modernbert.tasks.token_classifier import Entity, TokenClassifier
+from modernbert.text.examples import Origin, QuestionExample, SpanExample
 
 Numbers = npt.NDArray[np.float32]
 

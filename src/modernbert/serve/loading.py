@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import CheckpointError, ConfigError
-from modernbert.inference import Classifier, FillMask, QuestionAnswerer, TokenClassifier
-from modernbert.inference.predictor import Predictor
-from modernbert.model.checkpoint import find_folder, read_architecture, read_config, read_json
+from modernbert.model.folder import find_folder, read_architecture, read_config, read_json
 from modernbert.model.retrieval_folder import MODEL, read_modules
 from modernbert.serve.heads import AnswersEngine, ClassifierEngine, EntitiesEngine, FillMaskEngine
 from modernbert.serve.models import Kind, ServedModel
 from modernbert.serve.retrieval import EmbedderEngine, MultiVectorEngine, RerankerEngine, SparseEngine
+from modernbert.tasks.classifier import Classifier
 from modernbert.tasks.embed import Embedder
+from modernbert.tasks.fill_mask import FillMask
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
+from modernbert.tasks.predictor import Predictor
+from modernbert.tasks.question_answerer import QuestionAnswerer
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
+from modernbert.tasks.token_classifier import TokenClassifier
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from modernbert.data.tokenizer import with_markers_in_text
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
 from modernbert.packed import Sequences
@@ -25,6 +24,7 @@ from modernbert.serve.models import Kind
 from modernbert.serve.texts import Side, Text, encode
 from modernbert.tasks.retrieval import RetrievalPredictor
 from modernbert.tasks.retrieval_texts import own_mask
+from modernbert.text.tokenizer import with_markers_in_text
 
 _SPARSE_AT_ONCE = 256  # texts whose weights of the whole vocabulary are in memory together
 
@@ -180,7 +180,7 @@ class MultiVectorEngine(_Texts):
         """`wanted` of an item is its role, and how many of its tokens are its own where others stand behind them.
 
         Raises:
-            InvalidRequestError: ids are given, or the beginning of texts is to be cut off, or one is too long and must not be cut.
+            InvalidRequestError: ids are given, the beginning is to be cut off, or a text is too long and not to be cut.
         """
         if side == "left" or any(not isinstance(text, str) for text in texts):
             raise InvalidRequestError("a multi-vector model reads texts, and cuts them on the right side")

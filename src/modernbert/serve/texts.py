@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from modernbert.data.encoding import encodings, longest_first, special_ids
 from modernbert.errors import DataError
-from modernbert.inference.texts import checked
 from modernbert.serve.failures import EmptyInputError, InvalidRequestError, TokenizerError
 from modernbert.serve.items import Ids
+from modernbert.tasks.inputs import checked
+from modernbert.text.framing import encodings, longest_first, special_ids
 
 Text = str | tuple[str, str] | list[int]  # a text, a pair of texts, or ids that are taken as they are
 Side = Literal["right", "left"]  # of a text that is too long, what is cut off

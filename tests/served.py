@@ -1,10 +1,13 @@
 """Servers inside the test's own process, and an engine without weights for them."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import uvicorn
 from starlette.testclient import TestClient
 
 from modernbert.serve.app import create_app
@@ -47,3 +50,30 @@ class Numbering:
 
 def numbering(tokenizer, engine: Any, name: str = "numbers") -> ServedModel:
     return ServedModel(name, Kind.EMBEDDER, engine, tokenizer, 64, "source", "float32", pooling="mean")
+
+
+@contextmanager
+def listening(models: list[ServedModel], **settings: Any) -> Iterator[str]:
+    """The address of a server on a free port of this machine, which runs in a thread."""
+    found = ServeSettings(**settings)
+    config = uvicorn.Config(create_app(Server.of(models, found)), host="127.0.0.1", port=0, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        host, port = server.servers[0].sockets[0].getsockname()
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something is so, and fail if it takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)

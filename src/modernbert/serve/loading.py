@@ -131,7 +131,8 @@ def load_all(sources: Sequence[str], names: Sequence[str], **options: Any) -> li
     """
     if names and len(names) != len(sources):
         raise ConfigError(f"There are {len(names)} names for {len(sources)} models; give one for each, or none.")
-    return [load(source, name, **options) for source, name in zip(sources, names or [None] * len(sources), strict=True)]
+    named: Sequence[str | None] = names or [None] * len(sources)
+    return [load(source, name, **options) for source, name in zip(sources, named, strict=True)]
 
 
 def _name_of(source: str) -> str:

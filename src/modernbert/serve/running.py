@@ -23,7 +23,7 @@ class _Quiet(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         def stop(number: int, frame: FrameType | None) -> None:
-            logger.info("Stopping: %d requests are finished first.", len(self.server_state.tasks))
+            logger.info("Stopping; %d requests are finished first.", len(self.server_state.tasks))
             self.handle_exit(number, frame)
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -59,13 +59,13 @@ def serve(server: Server, *, ready: Callable[[str], None] = lambda address: None
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        found = socket.socket(family)
         if sys.platform != "win32":
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
         found.listen(2048)
         return found
     except (OSError, OverflowError) as error:
+        found.close()
         raise ConfigError(f"{host}:{port} cannot be listened on ({error}); choose another --host or --port.") from None

@@ -36,11 +36,13 @@ async def metrics(request: Request) -> Response:
 @public.get("/", response_class=HTMLResponse)
 async def page() -> Response:
     """A page to try what is served."""
-    html = files("modernbert.serve").joinpath("page.html").read_bytes()
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
-    )
-    return HTMLResponse(html, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
+    return _page("page.html")
+
+
+@public.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+async def docs() -> Response:
+    """A page of all routes, made from the OpenAPI document; it needs nothing from elsewhere."""
+    return _page("docs.html")
 
 
 @guarded.get("/info")
@@ -76,3 +78,15 @@ def _described(model: ServedModel, settings: ServeSettings) -> dict[str, Any]:
         "sha": None,
         "docker_label": None,
     }
+
+
+def _page(name: str) -> Response:
+    """A page of this package. What is sent does not depend on the request."""
+    html = files("modernbert.serve").joinpath(name).read_bytes()
+    allowed = "style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+    headers = {
+        "Content-Security-Policy": f"default-src 'none'; base-uri 'none'; frame-ancestors 'none'; {allowed}",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    return HTMLResponse(html, headers=headers)

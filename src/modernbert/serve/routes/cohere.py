@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
+from modernbert.model.retrieval_settings import Role
 from modernbert.serve.failures import EmptyInputError, InvalidRequestError
 from modernbert.serve.models import Kind
-from modernbert.serve.retrieval import Role, prompt_name_of, scores_of, vectors
+from modernbert.serve.retrieval import prompt_name_of, scores_of, vectors
 from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
 from modernbert.serve.routes.schemas import CohereEmbedBody, RankBody
 from modernbert.serve.texts import Side, Text, count_characters

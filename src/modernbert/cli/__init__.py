@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modernbert.cli import bench, corpus, evaluate, serve, train, use
+from modernbert.cli import bench, bench_serving, corpus, evaluate, serve, train, use
 from modernbert.cli.console import Json, print_json
 from modernbert.errors import ModernBertError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 for group in (corpus, train, use, serve):
     app.add_typer(group.app)
 app.add_typer(evaluate.app, name="evaluate")
+bench.app.add_typer(bench_serving.app)
 app.add_typer(bench.app, name="bench")
 
 

@@ -44,6 +44,7 @@ def serve_models(
     shutdown_seconds: Annotated[int, typer.Option(help="Time to finish requests after SIGTERM.")] = 60,
     revision: Annotated[str | None, typer.Option(help="The revision of hub ids.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: as in the file]")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU.")] = False,
 ) -> None:
     """Serve models over HTTP as text-embeddings-inference, OpenAI, Cohere and vLLM do, with a page to try them."""
@@ -70,6 +71,7 @@ def serve_models(
         max_length=max_length,
         revision=revision,
         device=device,
+        dtype=dtype,
         int8=int8,
         ready=lambda address, names: typer.echo(f"Serving {', '.join(names)} on {address}"),
         **limits,

@@ -18,6 +18,7 @@ def serve(
     max_length: int | None = None,
     revision: str | None = None,
     device: str = "auto",
+    dtype: str | None = None,
     int8: bool = False,
     ready: Callable[[str, list[str]], None] = lambda address, names: None,
     **settings: Any,
@@ -42,7 +43,9 @@ def serve(
     from modernbert.serve.loading import load_all
     from modernbert.serve.running import serve as run
 
-    loaded = load_all(models, served_model_names, max_length=max_length, revision=revision, device=device, int8=int8)
+    loaded = load_all(
+        models, served_model_names, max_length=max_length, revision=revision, device=device, dtype=dtype, int8=int8
+    )
     on_cpu = all(model.device == "cpu" for model in loaded)
     given.setdefault("max_batch_tokens", CPU_BATCH_TOKENS if on_cpu else CUDA_BATCH_TOKENS)
     server = Server.of(loaded, parse(ServeSettings, given, "the options of serve"))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.model.folder import find_folder, read_architecture, read_config, read_json
 from modernbert.model.retrieval_folder import MODEL, read_modules
@@ -23,6 +25,7 @@ from modernbert.tasks.token_classifier import TokenClassifier
 
 logger = logging.getLogger(__name__)
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _BY_LIBRARY = {  # model_type of config_sentence_transformers.json
     "SentenceTransformer": Kind.EMBEDDER,
     "CrossEncoder": Kind.RERANKER,
@@ -88,6 +91,7 @@ def load(
     kind: Kind | None = None,
     device: str = "auto",
     max_length: int | None = None,
+    dtype: str | None = None,
     int8: bool = False,
     revision: str | None = None,
     token: str | None = None,
@@ -97,10 +101,14 @@ def load(
     Raises:
         CheckpointError, ConfigError, DataError, BackendError: as the predictor of its kind.
     """
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; choose {', '.join(DTYPES)}, or leave it out.")
     folder = find_folder(source, revision, token)
     kind = kind or kind_of(folder)
     predictor_class, engine_class = _LOADERS[kind]
-    predictor = predictor_class.from_pretrained(folder, max_length=max_length, device=device, int8=int8)
+    predictor = predictor_class.from_pretrained(
+        folder, max_length=max_length, device=device, dtype=DTYPES[dtype] if dtype else None, int8=int8
+    )
     parameter = next(predictor.model.parameters())
     settings = getattr(predictor.model, "settings", None)
     engine = engine_class(predictor)

@@ -144,6 +144,8 @@ def bench_serving(
             asyncio.run(_saturate(port, bodies, min(2.0, seconds), process.pid))  # warm
             top = asyncio.run(_saturate(port, bodies, seconds, process.pid))
             rate = top.answered / seconds
+            if not rate:
+                raise BackendError(f"{name} answered nothing in {seconds:g} s; give it more --seconds.")
             loads = tuple(
                 asyncio.run(_offer(port, bodies, rate * share, seconds, process.pid, share)) for share in shares
             )

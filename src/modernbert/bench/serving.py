@@ -44,6 +44,7 @@ class Load:
     answered: int
     errors: int  # refused or failed
     tokens_per_second: float
+    tokens_per_cpu_second: float  # of the server's processes; what is left of it where the machine is busy otherwise
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -229,6 +230,7 @@ def _load(answers: Answers, share: float | None, rate: float, seconds: float, wa
         len(answers.seconds),
         answers.errors,
         answers.tokens / seconds,
+        answers.tokens / max(1e-9, _cpu_seconds(watch.pid) - watch.cpu_seconds),
         float(p50),
         float(p95),
         float(p99),
@@ -241,6 +243,7 @@ class _Memory:
 
     def __init__(self, pid: int, every: float = 0.2) -> None:
         self.pid, self.every = pid, every
+        self.cpu_seconds = _cpu_seconds(pid)
         self.at: list[float] = []
         self.mebibytes: list[float] = []
 
@@ -258,6 +261,16 @@ def _mebibytes(pid: int) -> float:
         with contextlib.suppress(OSError, IndexError):
             status = Path(f"/proc/{one}/status").read_text(encoding="ascii")
             total += int(status.split("VmRSS:")[1].split()[0]) / 1024
+    return total
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process and its children have computed so far, where the system tells."""
+    total = 0.0
+    for one in (pid, *_children(pid)):
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(f"/proc/{one}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total
 
 

@@ -36,6 +36,9 @@ def bench_serve(
             "answers on /embeddings and /health; may be repeated."
         ),
     ] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(help="Only this share of the saturation; may be repeated.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Of each rate.")] = 10.0,
     threads: Annotated[int, typer.Option(help="Threads of each server.")] = 1,
     count: Annotated[int, typer.Option(help="Texts that are sent in turn.")] = 2000,
@@ -64,7 +67,9 @@ def bench_serve(
             commands[serving.BASELINE] = serving.baseline_command(model)
         else:
             commands[Path(one.split()[0]).name] = one
-    report = serving.bench_serving(model, texts, commands, seconds=seconds, threads=threads, count=count)
+    report = serving.bench_serving(
+        model, texts, commands, seconds=seconds, threads=threads, count=count, shares=share or serving.SHARES
+    )
     if output is not None:
         write_report(report, output)
     _print(report, as_json)
@@ -78,7 +83,18 @@ def _print(report: "ServingReport", as_json: bool) -> None:
     where = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     typer.echo(f"{report.model}; threads: {report.threads}; {where}")
     typer.echo(f"{report.texts:,} texts of {shortest} to {longest} tokens, median {median}\n")
-    header = ("server", "load", "requests/s", "tokens/s", "p50 ms", "p95 ms", "p99 ms", "errors", "peak MiB")
+    header = (
+        "server",
+        "load",
+        "requests/s",
+        "tokens/s",
+        "tokens/CPU s",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "errors",
+        "peak MiB",
+    )
     rows = []
     for result in report.servers:
         rows.append(_row(result.server, "saturation", result.saturation))
@@ -91,7 +107,8 @@ def _print(report: "ServingReport", as_json: bool) -> None:
 def _row(server: str, name: str, load: "Load") -> tuple[str, ...]:
     times = (f"{value:,.0f}" for value in (load.p50_ms, load.p95_ms, load.p99_ms))
     return (
-        server, name, f"{load.requests_per_second:,.1f}", f"{load.tokens_per_second:,.0f}", *times, str(load.errors),
+        server, name, f"{load.requests_per_second:,.1f}", f"{load.tokens_per_second:,.0f}",
+        f"{load.tokens_per_cpu_second:,.0f}", *times, str(load.errors),
         f"{load.peak_mebibytes:,.0f}",
     )  # fmt: skip
 

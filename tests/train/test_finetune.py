@@ -17,21 +17,15 @@ from modernbert.cli import app
 from modernbert.config import parse
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
-from modernbert.tasks.classify import _ordered
-from modernbert.tasks.recipe import FinetuneRecipe, Training, read_recipe
+from modernbert.tasks.classify import ordered_labels
 from modernbert.text.records import Source
-from modernbert.train.finetune import (
-    PACKAGES,
-    Finetuning,
-    _dropout_seed,
-    finetune,
-    freeze,
-    layer_groups,
-    prepare,
-    run,
-    schedule_factor,
-    split,
-)
+from modernbert.train.distributed import Processes
+from modernbert.train.epochs import dropout_seed, freeze, layer_groups, schedule_factor
+from modernbert.train.finetune import PACKAGES, Finetuning, finetune, run
+from modernbert.train.finetune_data import prepare, split
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training, read_recipe
+
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +68,7 @@ def classified(model, csvs, tmp_path_factory):
 def test_a_two_column_csv_gives_a_classifier_and_a_report(classified):
     found = report(classified)
     assert found["metrics"]["test"]["accuracy"]["value"] == 1.0
-    assert found["metrics"]["test"]["accuracy"]["guess"] < 0.6
+    assert found["metrics"]["test"]["accuracy"]["baseline"] < 0.6
     assert found["sets"]["train"]["examples"] + found["sets"]["validation"]["examples"] == 200
     for name in ("confusion.png", "learning-curve.png"):
         assert (classified / name).read_bytes().startswith(b"\x89PNG")
@@ -143,12 +137,12 @@ def test_the_largest_seed_trains(model, csvs, tmp_path):
     assert (folder / "model.safetensors").exists()
 
 
-def test_no_two_seeds_share_the_dropout_of_a_step():
+def test_no_two_seeds_or_processes_share_the_dropout_of_a_step():
     seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**62, 2**63 - 1]
-    found = [_dropout_seed(seed, step) for seed in seeds for step in (1, 2, 10**6)]
+    found = [dropout_seed(seed, step, rank) for seed in seeds for step in (1, 2, 10**6) for rank in (0, 1, 7)]
     assert len(set(found)) == len(found)
     assert all(0 <= number < 2**64 for number in found)
-    assert _dropout_seed(7, 3) == (7 << 32) + 3  # as runs before had it
+    assert dropout_seed(7, 3) == (7 << 32) + 3  # as runs before had it
 
 
 def test_microbatches_do_not_change_what_is_learned(model, csvs, tmp_path):
@@ -186,7 +180,7 @@ def test_numbers_of_any_size_are_learned_and_come_back_as_such(model, tmp_path):
     folder = finetune(recipe(model, tmp_path / "run", "regress", data=data, training={"metric": "error"}))
     found = report(folder)["metrics"]["validation"]
     assert found["pearson"]["value"] > 0.95
-    assert found["error"]["value"] < 0.2 * found["error"]["guess"]
+    assert found["error"]["value"] < 0.2 * found["error"]["baseline"]
     classifier = Classifier.from_pretrained(folder, device="cpu")
     for line in predicted(folder)[:5]:
         [number] = classifier(line["text"])
@@ -314,9 +308,10 @@ def test_a_folder_reads_as_its_recipe_did(model, tmp_path):
         assert replies[0].probability == pytest.approx(line["score"], abs=1e-5)
     assert ask.max_length == 24
     assert QuestionAnswerer.from_pretrained(folders["answer"], device="cpu", max_length=30).max_length == 30
-    assert AutoModelForQuestionAnswering.from_pretrained(folders["answer"]).config.max_answer_tokens == 1
+    theirs = AutoModelForQuestionAnswering.from_pretrained(folders["answer"]).config
+    assert theirs.modernbert_task["max_answer_tokens"] == 1
     again = recipe(folders["answer"], tmp_path / "again", "answer", data=data)
-    assert prepare(again)[0].changes()["read_tokens"] is None
+    assert "max_length" not in prepare(again)[0].config_updates()["modernbert_task"]
 
 
 @pytest.fixture(scope="module")
@@ -432,9 +427,9 @@ def test_overrides_reach_into_a_source_that_is_a_path(model, csvs, tmp_path):
 
 def test_labels_are_ordered_by_number_where_all_are_numbers_and_otherwise_by_name():
     ones = {"0" * count + "1" for count in range(8)}
-    assert _ordered(ones | {"-5", "10"}) == ("-5", *sorted(ones), "10")
+    assert ordered_labels(ones | {"-5", "10"}) == ("-5", *sorted(ones), "10")
     for names in ({"--5", "10", "2"}, {"-", "2"}, {"9" * 5000, "10"}, {"a", "10", "2"}):
-        assert _ordered(names) == tuple(sorted(names))
+        assert ordered_labels(names) == tuple(sorted(names))
 
 
 def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):
@@ -511,7 +506,7 @@ def test_frozen_parts_stay_and_the_rest_moves(model, csvs, tmp_path):
 def test_random_weights_are_of_the_seed_and_not_of_the_model(model, csvs, tmp_path):
     def start(seed, name):
         chosen = recipe(model, tmp_path / name, data=csvs, random_weights=True)
-        return Finetuning(chosen, *prepare(chosen), seed).model
+        return Finetuning(chosen, *prepare(chosen), seed, ALONE).model
 
     first, again, other = start(0, "first"), start(0, "again"), start(1, "other")
     loaded = SequenceClassifier.from_pretrained(model, changes={"id2label": first.config.id2label})
@@ -528,7 +523,7 @@ def test_random_weights_are_of_the_seed_and_not_of_the_model(model, csvs, tmp_pa
 def test_the_learning_rate_falls_from_the_head_down(model, csvs, tmp_path):
     task, sets = prepare(recipe(model, tmp_path / "run", data=csvs))
     training = Training(learning_rate=1.0, layer_decay=0.5, weight_decay=0.1)
-    finetuning = Finetuning(recipe(model, tmp_path / "run", data=csvs), task, sets, 0)
+    finetuning = Finetuning(recipe(model, tmp_path / "run", data=csvs), task, sets, 0, ALONE)
     freeze(finetuning.model, training)
     names = {id(parameter): name for name, parameter in finetuning.model.named_parameters()}
     rates = {
@@ -591,7 +586,7 @@ def test_the_extra_brings_what_is_asked_for():
 
 def test_a_missing_package_is_told_before_anything_is_read(model, monkeypatch, tmp_path):
     monkeypatch.setattr("modernbert.train.finetune.PACKAGES", ("no_such_package",))
-    with pytest.raises(ConfigError, match=r"needs no_such_package: pip install 'modernbert\[finetune\]'"):
+    with pytest.raises(ConfigError, match=r"needs no_such_package: pip install .*\[finetune\]'"):
         finetune(recipe(model, tmp_path / "run", data={"train": "nowhere.csv"}))
 
 

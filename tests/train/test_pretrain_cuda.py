@@ -13,6 +13,7 @@ from modernbert.train.distributed import Processes
 from modernbert.train.graphs import CudaRecorder
 from modernbert.train.pretrain import Pretraining, pretrain
 from modernbert.train.stopping import StopRequest
+from synchronisation import never_waiting
 
 pytestmark = pytest.mark.gpu
 
@@ -67,26 +68,21 @@ def test_ten_steps_never_wait_for_the_device(recipe_on_cuda, recorded, tmp_path,
     recipe = recipe_on_cuda(tmp_path / "run", **changes)
     training = Pretraining(recipe, Processes(0, 1, torch.device("cuda")))
     phase, stop = recipe.phases["only"], StopRequest()
-    training._enter(phase)
-    backward = training._passes(phase)
-    with Prefetch(training._planned("only", phase), 3) as updates:
+    training._enter("only", phase)
+    with Prefetch(training._planned(), 3) as updates:
 
         def step():
-            launched = training._update(next(updates), phase, backward, stop)
+            launched = training._update(next(updates), stop)
             training.progress = launched.progress
             return launched
 
         for _ in range(8):
             before = step()
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with never_waiting():
             for _ in range(10):
                 launched = step()
                 assert training._read(before).loss > 0
                 before = launched
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
     assert len(recorded) == (0 if changes else 1)
 
 
@@ -106,9 +102,9 @@ def test_a_run_of_graphs_goes_on_where_it_was_stopped(recipe_on_cuda, recorded, 
     pretrain(recipe_on_cuda(tmp_path / "whole"))
     original = module.Pretraining._update
 
-    def update(self, planned, phase, backward, stop):
+    def update(self, planned, stop):
         stop.requested |= self.progress.step == 10
-        return original(self, planned, phase, backward, stop)
+        return original(self, planned, stop)
 
     monkeypatch.setattr(module.Pretraining, "_update", update)
     assert pretrain(recipe_on_cuda(tmp_path / "stopped")) is None

@@ -12,7 +12,15 @@ from modernbert.cli.console import Corpus, Json, Labelled, Overrides, print_json
 if TYPE_CHECKING:
     from modernbert.bench.report import Report
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed beside transformers on this machine.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed beside transformers on this machine.",
+    epilog="""Examples:
+
+    modernbert bench inference --model base --threads 2
+
+    modernbert bench training --model base --device cuda""",
+)
 
 
 Model = Annotated[str, typer.Option(help="mini (6 layers, 256 wide), base or large with random weights, or a folder.")]
@@ -152,7 +160,7 @@ def bench_finetune(
 ) -> None:
     """Fine-tune beside the Trainer of transformers: quality over the seeds of a recipe, and the time of an epoch."""
     from modernbert.bench.finetuning import bench_finetuning as measure
-    from modernbert.tasks.recipe import read_recipe
+    from modernbert.train.finetune_recipe import read_recipe
 
     report = measure(read_recipe(recipe, overrides or ()), threads)
     if report is None:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from modernbert.cli.console import Corpus, Json, Overrides, print_json, print_table
 from modernbert.errors import ConfigError
@@ -15,7 +16,28 @@ from modernbert.errors import ConfigError
 if TYPE_CHECKING:
     from modernbert.evaluate.declared import Score
 
-app = typer.Typer(no_args_is_help=True, help="Measure trained models.")
+
+class _FolderUnlessNamed(TyperGroup):
+    """`evaluate FOLDER DATA` is `evaluate folder FOLDER DATA`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the one inside typer
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["folder", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_FolderUnlessNamed,
+    no_args_is_help=True,
+    help="Measure trained models.",
+    epilog="""Examples:
+
+    modernbert evaluate output/reviews new-reviews.csv
+
+    modernbert evaluate mlm output/tiny/run/final books.jsonl.gz
+
+    modernbert evaluate glue output/base/run/final --data glue""",
+)
 
 
 @app.command(
@@ -174,13 +196,13 @@ def evaluate_folder(
     found = measure_folder(model, data, overrides or (), device=device)
     if predictions is not None:
         with replaced_file(predictions) as partial:
-            lines = (json.dumps(one.record, ensure_ascii=False) + "\n" for one in found.judgements)
+            lines = (json.dumps(one.record, ensure_ascii=False) + "\n" for one in found.results)
             partial.write_text("".join(lines), encoding="utf-8")
     if as_json:
         metrics = {name: asdict(interval) for name, interval in found.metrics.items()}
-        print_json({"model": model, "data": str(data), "examples": len(found.judgements), "metrics": metrics})
+        print_json({"model": model, "data": str(data), "examples": len(found.results), "metrics": metrics})
         return
-    typer.echo(f"{len(found.judgements):,} examples of {data}\n")
+    typer.echo(f"{len(found.results):,} examples of {data}\n")
     rows = [
         (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f}", f"{one.high:.4f}")
         for name, one in found.metrics.items()
@@ -307,7 +329,7 @@ def _print_scores(scores: Sequence["Score"], others: Mapping[str, Mapping[str, f
                 _percent(score.values),
                 *(_percent(score.random or ()) for _ in random),
                 *(f"{one[score.task]:.1f}" if score.task in one else "" for one in others.values()),
-                "" if score.guess is None else f"{100 * score.guess:.1f}",
+                "" if score.baseline is None else f"{100 * score.baseline:.1f}",
                 ", ".join(
                     f"{name.replace('_', ' ')} {100 * fmean(values):.1f}" for name, values in score.metrics.items()
                 ),

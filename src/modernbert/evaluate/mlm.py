@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
+from modernbert.progress import Progress
 from modernbert.runtime import Precision, select_device
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
 from modernbert.text.documents import read_texts
-from modernbert.text.framing import special_ids
+from modernbert.text.framing import Frame
 from modernbert.text.tokenizer import Vocabulary, check_fits, load_tokenizer
 from modernbert.train.validation import Totals, count
 
@@ -82,7 +82,7 @@ def masked_quality(
         raise ConfigError(f"A length of {max_length} does not fit: {model} reads 3 to {reads} tokens.")
     names = source_names(sources)
     cells: list[_Cell] = []
-    with tqdm(total=tokens * len(sources), unit=" tokens", unit_scale=True, desc="masked tokens") as progress:
+    with Progress(total=tokens * len(sources), unit=" tokens", unit_scale=True, desc="masked tokens") as progress:
         for name, source in zip(names, sources, strict=True):
             by_length: dict[int, list[tuple[int, Row]]] = {}
             rows = _first(_rows(tokenizer, read_texts([source], text_key), max_length or reads), tokens)
@@ -166,13 +166,13 @@ def source_names(sources: Sequence[str]) -> list[str]:
 
 
 def _rows(tokenizer: Tokenizer, texts: Iterator[str], max_length: int) -> Iterator[Row]:
-    cls_id, sep_id = special_ids(tokenizer)
-    room = max_length - 2
+    frame = Frame.of(tokenizer)
+    room = frame.room(max_length)
     tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         for begin in range(0, len(ids), room):
-            yield np.array([cls_id, *ids[begin : begin + room], sep_id], dtype=np.int64)
+            yield frame.ids(ids[begin : begin + room]).astype(np.int64)
 
 
 def _first(rows: Iterator[Row], tokens: int) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 2048, 65_536
 
@@ -33,7 +34,7 @@ def serve(
     """
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "orjson") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"Serving needs {', '.join(missing)}; install them with: pip install 'modernbert[serve]'")
+        raise ConfigError(f"Serving needs {', '.join(missing)}; install them with: {install_command('serve')}")
     from modernbert.config import parse
     from modernbert.serve.settings import ServeSettings
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from modernbert.errors import DataError
@@ -18,14 +17,19 @@ from modernbert.model.heads import TaskModel
 from modernbert.serve.failures import InvalidRequestError
 from modernbert.serve.items import Item, ItemFailed
 from modernbert.serve.texts import Side, Text, check_words, encode
-from modernbert.tasks.classifier import Classifier, scores
-from modernbert.tasks.encoding_questions import EncodedQuestions, Reply, decode_answers, encode_questions
-from modernbert.tasks.encoding_spans import EncodedSpans, decode_spans, encode_spans
+from modernbert.tasks.answer import QuestionAnswerer
+from modernbert.tasks.answer.folder import AnswerFolder
+from modernbert.tasks.answer.reading import QuestionExample
+from modernbert.tasks.answer.windows import Answer, EncodedQuestions, decode_answers, encode_questions
+from modernbert.tasks.classify import Classifier
 from modernbert.tasks.fill_mask import FillMask
 from modernbert.tasks.outputs import outputs
-from modernbert.tasks.question_answerer import QuestionAnswerer
-from modernbert.tasks.token_classifier import Entity, TokenClassifier
-from modernbert.text.examples import Origin, QuestionExample, SpanExample
+from modernbert.tasks.texts import decode_scores
+from modernbert.tasks.tokens import TokenClassifier
+from modernbert.tasks.tokens.predictor import Entity
+from modernbert.tasks.tokens.reading import SpanExample
+from modernbert.tasks.tokens.windows import EncodedSpans, decode_spans, encode_spans
+from modernbert.text.records import Origin
 
 Numbers = npt.NDArray[np.float32]
 
@@ -65,7 +69,7 @@ class ClassifierEngine:
         """Labels with their scores, best first: probabilities, or with `raw` the logits."""
         found = []
         for row in logits:
-            values = row if raw else scores(self.predictor.model.problem_type, torch.from_numpy(row)).numpy()
+            values = row if raw else decode_scores(row, self.predictor.model.problem_type)
             found.append(sorted(zip(self.labels, values, strict=True), key=lambda one: -one[1]))
         return found
 
@@ -97,7 +101,11 @@ class EntitiesEngine:
             for number, text in enumerate(texts, 1)
         ]
         spans = encode_spans(
-            self.predictor.tokenizer, examples, self.tags, max_length=self.max_length, stride=self.predictor.stride
+            self.predictor.tokenizer,
+            examples,
+            self.tags,
+            max_length=self.max_length,
+            overlap=self.predictor.overlap_tokens,
         )
         return EncodedEntities(spans, list(texts)), [Item(window.ids) for window in spans.windows]
 
@@ -131,22 +139,22 @@ class AnswersEngine:
             for number, (question, context) in enumerate(pairs, 1)
         ]
         encoded = encode_questions(
-            self.predictor.tokenizer, examples, max_length=self.max_length, stride=self.predictor.stride
+            self.predictor.tokenizer, examples, max_length=self.max_length, overlap=self.predictor.overlap_tokens
         )
         return encoded, [Item(window.ids) for window in encoded.windows]
 
     def warm(self) -> list[Item]:
         return self.encode([("warm", "warm")])[1]
 
-    def decode(self, encoded: EncodedQuestions, logits: Sequence[Numbers], top_k: int) -> list[list[Reply]]:
-        config = self.predictor.model.config
+    def decode(self, encoded: EncodedQuestions, logits: Sequence[Numbers], top_k: int) -> list[list[Answer]]:
+        settings = AnswerFolder.of(self.predictor.model.config)
         found = decode_answers(
             encoded,
             logits,
-            max_answer_tokens=config.max_answer_tokens,
-            no_answer_threshold=None if config.always_answers else 0.0,
+            max_answer_tokens=settings.max_answer_tokens,
+            no_answer_threshold=None if settings.always_answers else 0.0,
         )
-        return [replies[:top_k] for replies in found]
+        return [answers[:top_k] for answers in found]
 
 
 class FillMaskEngine:

@@ -13,15 +13,15 @@ from modernbert.model.retrieval_folder import MODEL, read_modules
 from modernbert.serve.heads import AnswersEngine, ClassifierEngine, EntitiesEngine, FillMaskEngine
 from modernbert.serve.models import Kind, ServedModel
 from modernbert.serve.retrieval import EmbedderEngine, MultiVectorEngine, RerankerEngine, SparseEngine
-from modernbert.tasks.classifier import Classifier
+from modernbert.tasks.answer import QuestionAnswerer
+from modernbert.tasks.classify import Classifier
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.fill_mask import FillMask
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.predictor import Predictor
-from modernbert.tasks.question_answerer import QuestionAnswerer
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
-from modernbert.tasks.token_classifier import TokenClassifier
+from modernbert.tasks.tokens import TokenClassifier
 
 logger = logging.getLogger(__name__)
 

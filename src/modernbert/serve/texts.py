@@ -10,7 +10,7 @@ from modernbert.errors import DataError
 from modernbert.serve.failures import EmptyInputError, InvalidRequestError, TokenizerError
 from modernbert.serve.items import Ids
 from modernbert.tasks.inputs import checked
-from modernbert.text.framing import encodings, longest_first, special_ids
+from modernbert.text.framing import Frame, encodings, longest_first
 
 Text = str | tuple[str, str] | list[int]  # a text, a pair of texts, or ids that are taken as they are
 Side = Literal["right", "left"]  # of a text that is too long, what is cut off
@@ -34,7 +34,7 @@ def encode(
         EmptyInputError: a text is empty.
         TokenizerError: a text is not valid Unicode, or an id is not in the vocabulary.
     """
-    cls_id, sep_id = special_ids(tokenizer)
+    frame = Frame.of(tokenizer)
     strings = []
     for text in texts:
         if not isinstance(text, list):
@@ -50,16 +50,10 @@ def encode(
             encoded.append(np.array(_kept(ids, max_length, side), dtype=np.int32))
             continue
         parts = [next(found).ids for _ in _parts(text)]
-        specials = 1 + len(parts)
-        _check_length(sum(map(len, parts)) + specials, max_length, truncate)
-        if len(parts) == 1:
-            rooms: tuple[int, ...] = (max_length - specials,)
-        else:
-            rooms = longest_first(len(parts[0]), len(parts[1]), max_length - specials)
-        framed = [cls_id]
-        for part, room in zip(parts, rooms, strict=True):
-            framed += [*_kept(part, room, side), sep_id]
-        encoded.append(np.array(framed, dtype=np.int32))
+        room = frame.room(max_length, len(parts))
+        _check_length(sum(map(len, parts)) + max_length - room, max_length, truncate)
+        rooms = (room,) if len(parts) == 1 else longest_first(len(parts[0]), len(parts[1]), room)
+        encoded.append(frame.ids(*(_kept(part, kept, side) for part, kept in zip(parts, rooms, strict=True))))
     return encoded
 
 

@@ -39,13 +39,13 @@ _HOMES = {
     "load_tokenizer": "modernbert.text.tokenizer",
     "ChoiceAnswerer": "modernbert.tasks.choose",
     "Classifier": "modernbert.tasks.classify",
-    "FillMask": "modernbert.tasks.fill_mask",
-    "QuestionAnswerer": "modernbert.tasks.answer",
-    "TokenClassifier": "modernbert.tasks.tokens",
     "Embedder": "modernbert.tasks.embed",
+    "FillMask": "modernbert.tasks.fill_mask",
     "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
+    "QuestionAnswerer": "modernbert.tasks.answer",
     "Reranker": "modernbert.tasks.rerank",
     "SparseEmbedder": "modernbert.tasks.sparse",
+    "TokenClassifier": "modernbert.tasks.tokens",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -64,6 +64,7 @@ def test_the_doctor_looks_at_a_folder_and_repairs_it(folder, tmp_path):
     assert "text-embeddings-inference      the same" in run("doctor", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_benchmarks_compare_before_they_measure(folder):
     texts = folder / "texts.jsonl"
     for words in (("embed", texts, "--model", folder / "model"), ("rerank", "q", texts, "--model", folder / "rerank")):

@@ -83,7 +83,8 @@ def test_wrong_files_are_told_with_their_place(model, tmp_path):
         embed_file(tmp_path / "t.jsonl", model, tmp_path / "v.bin")
 
 
-@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
 @pytest.mark.filterwarnings("default")  # of executors that start processes
 def test_several_workers_give_the_same_bytes(executor, model, tmp_path):
     from modernbert.search.embed_on_machines import Cluster

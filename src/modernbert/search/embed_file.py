@@ -19,7 +19,7 @@ from modernbert.search.stages import merge_rows
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.quantization import Precision, quantize
 from modernbert.text.opening import read_lines
-from modernbert.text.records import Bad, read_file, told_format
+from modernbert.text.records import RejectedRecord, format_of, read_file
 
 if TYPE_CHECKING:
     from modernbert.corpus.executors import Machines
@@ -45,13 +45,13 @@ def read_rows(path: Path, text_key: str = "text") -> Iterator[Row]:
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
-    kind = told_format(path)
+    kind = format_of(path)
     if kind not in ("jsonl", "json", "csv", "tsv", "parquet"):
         for number, line in read_lines(path):
             yield _row(line.rstrip("\r\n"), str(number - 1), f"{path}:{number}")
         return
     for count, record in enumerate(read_file(path, kind)):
-        if isinstance(record, Bad):
+        if isinstance(record, RejectedRecord):
             raise record.error()
         if text_key not in record.values:
             raise DataError(

@@ -24,6 +24,7 @@ import numpy as np
 from modernbert.bench.loopback import Answers, Body, is_up, keep_asking, send_at
 from modernbert.bench.timing import machine
 from modernbert.errors import BackendError, DataError
+from modernbert.model.folder import find_folder, read_config
 from modernbert.text.documents import read_texts
 from modernbert.text.framing import encode_texts
 from modernbert.text.tokenizer import load_tokenizer
@@ -32,6 +33,7 @@ OURS, BASELINE = "modernbert serve", "sentence-transformers behind FastAPI"
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)  # of a server's own saturation
 CONCURRENCY = 48  # clients that ask again as soon as they are answered, to find the saturation
 _START_SECONDS = 180
+_WARM = 8  # requests that are answered before anything is measured
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class ServingReport:
     seconds: float
     machine: dict[str, str]
     servers: tuple[ServerResult, ...]
+    missing: dict[str, str]  # servers that could not be measured, and why
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def texts_for(model: str, files: Sequence[str], count: int, max_length: int | No
             break
     if not found:
         raise DataError("There is no text of at least 20 characters in these files.")
-    ids = encode_texts(tokenizer, found[:count], max_length=max_length or 1 << 20).ids
+    most = max_length or read_config(find_folder(model)).max_position_embeddings
+    ids = encode_texts(tokenizer, found[:count], max_length=most).ids
     return found[:count], [len(one) for one in ids]
 
 
@@ -138,31 +142,46 @@ def bench_serving(
     """
     texts, lengths = texts_for(model, files, count, max_length)
     bodies = [Body(json.dumps({"input": text}).encode(), tokens) for text, tokens in zip(texts, lengths, strict=True)]
-    results = []
+    results: list[ServerResult] = []
+    missing: dict[str, str] = {}
     for name, command in commands.items():
-        with _started(command, threads) as (port, process):
-            idle = _mebibytes(process.pid)
-            asyncio.run(_saturate(port, bodies, min(2.0, seconds), process.pid))  # warm
-            top = asyncio.run(_saturate(port, bodies, seconds, process.pid))
-            rate = top.answered / seconds
-            if not rate:
-                raise BackendError(f"{name} answered nothing in {seconds:g} s; give it more --seconds.")
-            loads = tuple(
-                asyncio.run(_offer(port, bodies, rate * share, seconds, process.pid, share)) for share in shares
-            )
-        results.append(ServerResult(name, command, idle, top, loads, None))
+        try:
+            results.append(_measured(name, command, bodies, seconds, threads, shares))
+        except BackendError as error:
+            if not results:  # without ours there is nothing to compare
+                raise
+            missing[name] = str(error)
     slowest = min(result.saturation.requests_per_second for result in results)
     if len(results) > 1:
         for index, result in enumerate(results):
             with _started(result.command, threads) as (port, process):
-                asyncio.run(_saturate(port, bodies, min(2.0, seconds), process.pid))
+                asyncio.run(send_at(port, bodies, [0.0] * _WARM))
                 load = asyncio.run(_offer(port, bodies, slowest / 2, seconds, process.pid, None))
             results[index] = ServerResult(
                 result.server, result.command, result.idle_mebibytes, result.saturation, result.loads, load
             )
     sizes = sorted(lengths)
     spread = sizes[0], sizes[len(sizes) // 2], sizes[-1]
-    return ServingReport(model, len(texts), spread, threads, seconds, machine(()), tuple(results))
+    return ServingReport(model, len(texts), spread, threads, seconds, machine(()), tuple(results), missing)
+
+
+def _measured(
+    name: str, command: str, bodies: Sequence[Body], seconds: float, threads: int, shares: Sequence[float]
+) -> ServerResult:
+    """A server at its saturation and at shares of it.
+
+    Raises:
+        BackendError: it does not start, or answers nothing.
+    """
+    with _started(command, threads) as (port, process):
+        idle = _mebibytes(process.pid)
+        asyncio.run(send_at(port, bodies, [0.0] * _WARM))
+        top = asyncio.run(_saturate(port, bodies, seconds, process.pid))
+        rate = top.answered / seconds
+        if not rate:
+            raise BackendError(f"{name} answered nothing in {seconds:g} s; give it more --seconds.")
+        loads = tuple(asyncio.run(_offer(port, bodies, rate * share, seconds, process.pid, share)) for share in shares)
+    return ServerResult(name, command, idle, top, loads, None)
 
 
 def soak(

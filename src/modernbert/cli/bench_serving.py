@@ -102,6 +102,8 @@ def _print(report: "ServingReport", as_json: bool) -> None:
         if result.same_rate is not None:
             rows.append(_row("", "half of the slowest", result.same_rate))
     print_table(header, rows)
+    for name, reason in report.missing.items():
+        typer.echo(f"{name}: {reason}", err=True)
 
 
 def _row(server: str, name: str, load: "Load") -> tuple[str, ...]:

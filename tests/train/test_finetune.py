@@ -1,12 +1,15 @@
 """Fine-tuning from files to a folder with a report, for every task."""
 
+import csv
 import json
 import tomllib
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -482,13 +485,14 @@ def test_training_has_every_label_wherever_its_examples_lie(task, model, tmp_pat
     for rare in range(20):
         records = [{"text": f"word {number // 2}", column: labels(number, rare)} for number in range(40)]
         data = {"train": str(write_lines(tmp_path / f"{rare}.jsonl", records)), "held_out": 0.2}
-        own, sets = prepare(recipe(model, tmp_path / "run", task, data=data))
+        chosen = recipe(model, tmp_path / "run", task, data=data)
+        own, sets = prepare(chosen)
         trained, held = ([one.text for one in part.examples] for part in (sets.train, sets.validation))
         assert {"rare", "often"} <= set(own.names)  # which are those of the training set
         assert not set(trained) & set(held)
         assert len(trained) + len(held) == 40
         assert 2 <= len(held) <= 8
-        assert held == [one.text for one in prepare(own.recipe)[1].validation.examples]
+        assert held == [one.text for one in prepare(chosen)[1].validation.examples]
         held_out.append(frozenset(held))
     assert len(set(held_out)) > 1  # some of them had to go back
 
@@ -515,7 +519,8 @@ def test_random_weights_are_of_the_seed_and_not_of_the_model(model, csvs, tmp_pa
     assert torch.equal(weight, again.state_dict()[name])
     for strange in (other, loaded):
         assert (weight - strange.state_dict()[name]).norm() > weight.norm()
-    assert first.config == loaded.config.model_copy(update={"problem_type": first.config.problem_type})
+    of_the_task = {name: getattr(first.config, name) for name in ("problem_type", "modernbert_task")}
+    assert first.config == loaded.config.model_copy(update=of_the_task)
     assert first.tokenizer_source == model
     assert first.training
 
@@ -603,3 +608,66 @@ def test_a_folder_of_something_else_is_refused(model, csvs, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
         finetune(recipe(model, tmp_path, data=csvs))
+
+
+READERS = [".csv", ".tsv", ".jsonl", ".parquet"]
+
+
+def as_file(path, rows):
+    """Rows as a file of the format that its name tells."""
+    if path.suffix == ".jsonl":
+        return write_lines(path, rows)
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_a_table_is_predicted_by_its_columns_and_its_labels_are_not_read(ending, classified, tmp_path):
+    rows = [{"number": str(n), "text": text, "label": "red"} for n, text in enumerate(["the sea", "grass, a leaf"])]
+    found = json.loads(predict("--file", as_file(tmp_path / f"new{ending}", rows), "--model", classified, "--json"))
+    assert [one["text"] for one in found] == ["the sea", "grass, a leaf"]
+    assert [one["label"] for one in found] == ["blue", "green"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_predictions_are_written_beside_the_rows(ending, classified, tmp_path):
+    rows = [{"text": "the sea", "label": "red", "note": "a"}, {"text": "a leaf", "label": "green", "note": "b"}]
+    output = tmp_path / f"labelled{ending}"
+    predict("--file", as_file(tmp_path / "new.csv", rows), "--model", classified, "--output", output)
+    written = {
+        ".csv": lambda: list(csv.DictReader(output.read_text(encoding="utf-8").splitlines())),
+        ".jsonl": lambda: [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()],
+        ".parquet": lambda: parquet.read_table(output).to_pylist(),
+    }[ending]()
+    assert [one["note"] for one in written] == ["a", "b"]
+    assert [one["label"] for one in written] == ["red", "green"]
+    assert written[0]["predicted_label"] == "blue"
+    scores = written[0]["scores"]
+    assert max((json.loads(scores) if ending == ".csv" else scores).items(), key=lambda one: one[1])[0] == "blue"
+
+
+def test_a_column_of_another_name_is_named_or_the_mistake_is(classified, tmp_path):
+    file = as_file(tmp_path / "new.csv", [{"review": "the sea", "stars": "3"}])
+    with pytest.raises(DataError, match=r"new\.csv:2: there is no text in a column text; it has review, stars\. Name"):
+        predict("--file", file, "--model", classified)
+    [found] = json.loads(predict("--file", file, "--model", classified, "--json", "--column", "text=review"))
+    assert found["label"] == "blue"
+    with pytest.raises(ConfigError, match="txt"):
+        predict("--file", file, "--model", classified, "--column", "txt=review")
+    with pytest.raises(ConfigError, match="must end in"):
+        predict("--file", file, "--model", classified, "--output", tmp_path / "out.xlsx")
+
+
+def test_choices_of_a_table_are_written_too(chosen, tmp_path):
+    rows = [{"question": "the sea?", "choices": ["red", "blue"], "label": 0}]
+    output = tmp_path / "out.jsonl"
+    predict("--file", write_lines(tmp_path / "q.jsonl", rows), "--model", chosen, "--output", output)
+    [found] = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert found["question"] == "the sea?"
+    assert found["answer"] in ("red", "blue")

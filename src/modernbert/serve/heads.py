@@ -166,17 +166,17 @@ class FillMaskEngine:
         self.mask = predictor.mask
 
     def run(self, items: Sequence[Item]) -> Sequence[Any]:
-        """The candidates of each text. `wanted` of an item is its text, its tokens, and how many candidates."""
+        """The candidates of each text. `wanted` of an item is its text with its masks, and how many candidates."""
         wanted = [item.wanted for item in items]
-        found = self.predictor.fill([(text, tokens) for text, tokens, _ in wanted], max(top_k for *_, top_k in wanted))
-        return [[mask[:top_k] for mask in masks] for masks, (*_, top_k) in zip(found, wanted, strict=True)]
+        found = self.predictor.fill([text for text, _ in wanted], max(top_k for _, top_k in wanted))
+        return [[mask[:top_k] for mask in masks] for masks, (_, top_k) in zip(found, wanted, strict=True)]
 
     def encode(self, texts: Sequence[str], top_k: int) -> list[Item]:
         try:
-            encoded = [(text, self.predictor.encode(text)) for text in texts]
+            encoded = [self.predictor.encode(text) for text in texts]
         except DataError as error:
             raise InvalidRequestError(str(error)) from None
-        return [Item(np.array(tokens.ids, dtype=np.int32), (text, tokens, top_k)) for text, tokens in encoded]
+        return [Item(one.ids, (one, top_k)) for one in encoded]
 
     def warm(self) -> list[Item]:
         return self.encode([self.mask], 1)

@@ -24,7 +24,7 @@ def maxsim(
     document, is left out before. Similarities exist for some documents at a time only; of each query vector and
     document the place of the largest one is kept (int32), and gradients go through it alone. Scores are fp32.
     """
-    found: Tensor = _MaxSim.apply(queries, tuple(query_lengths), documents, tuple(document_lengths), elements_at_once)  # type: ignore[no-untyped-call]
+    found: Tensor = _MaxSim.apply(queries, tuple(query_lengths), documents, tuple(document_lengths), elements_at_once)
     return found
 
 
@@ -86,7 +86,7 @@ class _MaxSim(torch.autograd.Function):
         return scores.masked_fill_(empty, EMPTY_SCORE)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
         queries, documents, best, owner, empty = ctx.saved_tensors
         of_queries = torch.zeros_like(queries, dtype=torch.float32)
         of_documents = torch.zeros_like(documents, dtype=torch.float32)

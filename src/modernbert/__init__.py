@@ -15,9 +15,25 @@ except PackageNotFoundError:
 
 _HOMES = dict.fromkeys(
     ("ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference"
-)
+) | {
+    "Embedder": "modernbert.tasks.embed",
+    "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
+    "Reranker": "modernbert.tasks.rerank",
+    "SparseEmbedder": "modernbert.tasks.sparse",
+}
 
-__all__ = ["ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier", "__version__"]
+__all__ = [
+    "ChoiceAnswerer",
+    "Classifier",
+    "Embedder",
+    "FillMask",
+    "MultiVectorEmbedder",
+    "QuestionAnswerer",
+    "Reranker",
+    "SparseEmbedder",
+    "TokenClassifier",
+    "__version__",
+]
 
 
 def _let_waiting_threads_sleep() -> None:

@@ -1,1 +1,1 @@
-"""What a model is trained and used for: one room for each kind of task."""
+"""One room for each kind of task."""

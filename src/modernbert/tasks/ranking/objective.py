@@ -163,6 +163,7 @@ class RankingObjective:
             of_documents = warmed_up(self.settings.document_flops, progress, self.settings.flops_warmup)
             return loss + of_queries * flops(queries_) + of_documents * flops(documents_)
         both = torch.cat([queries_, documents_])
+        assert isinstance(self.model, DenseEncoder)
         cosine = self.model.settings.similarity == "cosine"
         whole = self._vector_loss(both, items, excluded, cosine)
         if not self.settings.matryoshka:

@@ -24,7 +24,7 @@ check-native: $(READY)  ## Run the tests of the native kernels under address and
 	$(BIN)/cmake --build build/sanitized --parallel
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 MODERNBERT_NATIVE_LIBRARY=$(CURDIR)/build/sanitized/libmodernbert.so \
-	$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 tests/kernels tests/model/test_inference_encoder.py tests/model/test_fork.py tests/train/test_optimizer.py
+	$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 tests/kernels tests/model/test_optimized.py tests/model/test_fork.py tests/train/test_optimizer.py
 
 check: $(READY)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check

@@ -77,7 +77,7 @@ run_stage() {
             OMP_NUM_THREADS=2 \
                 "$python" -m pytest -p no:cacheprovider -p no:benchmark "${workers[@]}" ${dry:+--collect-only} \
                 -k "not triton" tests/kernels/test_attention.py tests/kernels/test_elementwise.py \
-                tests/kernels/test_cross_entropy.py tests/model/test_inference_encoder.py
+                tests/kernels/test_cross_entropy.py tests/model/test_optimized.py
             ;;
         inference)
             modernbert bench inference --device "$device" ${dry:+--model tiny --rounds 1} --profile \

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from corpora import make_shards, make_tokenizer, tiny_recipe
+from modernbert.config import parse
 from modernbert.kernels import native
+from modernbert.train.recipe import PretrainRecipe
 
 # The same examples in every run and in every process of xdist, and no judgement on how fast the machine is.
 settings.register_profile("modernbert", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,3 +51,21 @@ def level(request) -> Iterator[str]:
         pytest.skip(f"{request.param} {reason}")
     yield request.param
     native.select("")
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory) -> tuple[Path, Path]:
+    """A tokenizer and shards of Python's own sources."""
+    folder = tmp_path_factory.mktemp("material")
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    return tokenizer, make_shards(folder / "shards", tokenizer)
+
+
+@pytest.fixture
+def recipe_for(material):
+    """Make the tiny recipe for a run directory, with changes of whole sections."""
+
+    def make(run: Path, **changes) -> PretrainRecipe:
+        return parse(PretrainRecipe, tiny_recipe(*material, run) | changes, "tiny")
+
+    return make

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from modernbert.data.reading import read_texts
-from modernbert.data.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
 from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.text.documents import read_texts
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
 
 PATHS = ["python:json", "python:textwrap", "python:calendar", "python:argparse"]
 

@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 from corpora import make_model, write_shard
 from modernbert import Classifier, FillMask
 from modernbert.config import dump, load, parse
-from modernbert.data import Shards, Vocabulary, load_tokenizer
-from modernbert.data.recipe import CorpusRecipe
-from modernbert.data.records import Record, Source, read_records
+from modernbert.corpus.recipe import CorpusRecipe
 from modernbert.errors import ModernBertError
 from modernbert.model import MaskedLM, SequenceClassifier
 from modernbert.model.research import import_research_checkpoint
 from modernbert.packed import Sequences
-from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.run_metrics import Metrics
+from modernbert.stream.shards import Shards
+from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.text.records import Record, Source, read_records
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.tracking import Metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

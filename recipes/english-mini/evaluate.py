@@ -17,13 +17,14 @@ import torch
 
 from modernbert import FillMask
 from modernbert.config import load
-from modernbert.data import Shards, validation_batches
-from modernbert.data.tokenizer import sha256
 from modernbert.errors import ModernBertError
 from modernbert.files import replaced_file
-from modernbert.inference import Candidate
 from modernbert.model import MaskedLM
 from modernbert.runtime import select_device
+from modernbert.stream.loader import validation_batches
+from modernbert.stream.shards import Shards
+from modernbert.tasks.fill_mask import Candidate
+from modernbert.text.tokenizer import sha256
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.validation import evaluate
 

@@ -11,8 +11,8 @@ from statistics import median
 
 from modernbert.config import load
 from modernbert.errors import ModernBertError
+from modernbert.run_metrics import Metrics
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.tracking import Metrics
 
 RECIPE = Path(__file__).parent / "pretrain.toml"
 RESERVE = 0.93  # validation, checkpoints, the first steps and rows of other lengths take the rest

@@ -19,13 +19,13 @@ import torch
 
 from evaluate import CAPITAL, MASK_RATIO, MAX_LENGTH, among, held_out_table, knows_the_capital, measure
 from modernbert.config import load
-from modernbert.data import Shards
 from modernbert.errors import ModernBertError
 from modernbert.files import replaced_file, written_aside
-from modernbert.inference.packaged import FOLDER
 from modernbert.model import MaskedLM
+from modernbert.model.packaged import FOLDER
+from modernbert.run_metrics import Metrics
+from modernbert.stream.shards import Shards
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.tracking import Metrics
 
 ATTRIBUTION = Path(__file__).parent / "ATTRIBUTION.md"
 NOTICE = Path(__file__).parents[2] / "NOTICE"

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from modernbert.data.records import Record, Source, read_records
 from modernbert.files import replaced_file
+from modernbert.text.records import Record, Source, read_records
 
 
 def rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -20,11 +20,12 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from modernbert.config import load
-from modernbert.data import Documents, Shards, Vocabulary, load_tokenizer
-from modernbert.data.masking import IGNORED, mask_tokens
 from modernbert.files import replaced_file
+from modernbert.run_metrics import Metrics
+from modernbert.stream.masking import IGNORED, mask_tokens
+from modernbert.stream.shards import Documents, Shards
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.tracking import Metrics
 
 LENGTH = 512
 SEQUENCES = 16  # 8,192 slots, the batch of mini

@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from modernbert.config import load
-from modernbert.data import Shards, Vocabulary, load_tokenizer
-from modernbert.data.masking import IGNORED
 from modernbert.files import replaced_file
-from modernbert.train.plot import pyplot
+from modernbert.plots.style import pyplot
+from modernbert.run_metrics import Metrics
+from modernbert.stream.masking import IGNORED
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.tracking import Metrics
 
 TOKENS = 32_768  # of every source, if it holds out so many
 SENTENCES = Path(__file__).parent / "cloze.jsonl"

@@ -13,9 +13,12 @@ try:
 except PackageNotFoundError:
     __version__ = SOURCE_VERSION
 
-_HOMES = dict.fromkeys(
-    ("ChoiceAnswerer", "Classifier", "FillMask", "QuestionAnswerer", "TokenClassifier"), "modernbert.inference"
-) | {
+_HOMES = {
+    "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
+    "Classifier": "modernbert.tasks.classifier",
+    "FillMask": "modernbert.tasks.fill_mask",
+    "QuestionAnswerer": "modernbert.tasks.question_answerer",
+    "TokenClassifier": "modernbert.tasks.token_classifier",
     "Embedder": "modernbert.tasks.embed",
     "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
     "Reranker": "modernbert.tasks.rerank",

@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import typer
 
-from modernbert.data import Shards, Vocabulary, load_tokenizer, validation_batches
-from modernbert.data.corpus import CorpusRecipe, Source, build_corpus
-from modernbert.data.masking import IGNORED
-from modernbert.data.reading import find_files, read_texts
-from modernbert.data.tokenizer import train_tokenizer
+from modernbert.corpus.build import CorpusRecipe, Source, build_corpus
 from modernbert.errors import DataError
-from modernbert.inference import FillMask
+from modernbert.plots.runs import plot_loss
+from modernbert.run_metrics import Metrics
 from modernbert.runtime import fast_bf16
-from modernbert.train.plot import plot_loss
+from modernbert.stream.loader import validation_batches
+from modernbert.stream.masking import IGNORED
+from modernbert.stream.shards import Shards
+from modernbert.tasks.fill_mask import FillMask
+from modernbert.text.documents import find_files, read_texts
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from labelled import recipe, sentences, write_csv
 from modernbert.bench.finetuning import Run, bench_finetuning, pad_items, summarize
 from modernbert.cli import app
 from modernbert.errors import ConfigError
-from modernbert.train.tasks import Item
+from modernbert.tasks.task import Item
 
 
 @pytest.fixture(scope="module")

@@ -241,7 +241,7 @@ def test_torchrun_brings_a_killed_run_back(write_recipe, alone, tmp_path):
 FULL_DISK = """
 import sys
 from modernbert.cli import main
-from modernbert.model import checkpoint
+from modernbert.model import folder as checkpoint
 from modernbert.train import checkpoint as training
 
 def full(*arguments, **named):

@@ -61,7 +61,7 @@ def test_every_recipe_shown_in_the_pages_is_one():
     import tomllib
 
     from modernbert.config import parse
-    from modernbert.data.corpus import CorpusRecipe
+    from modernbert.corpus.build import CorpusRecipe
     from modernbert.train.recipe import PretrainRecipe
 
     shown = blocks(ROOT / "docs" / "pretraining.md", "toml") + blocks(ROOT / "docs" / "continuing.md", "toml")

@@ -14,8 +14,8 @@ from corpora import make_model
 from docs.test_docs import ROOT, blocks
 from labelled import WORDS, sentences, write_csv
 from modernbert.config import parse
-from modernbert.data.reading_examples import Source, read_questions, read_spans
-from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.tasks.reading import Source, read_questions, read_spans
+from modernbert.tasks.recipe import FinetuneRecipe
 
 TEXTS, ENTITIES, ANSWERS = (ROOT / "docs" / f"{name}.md" for name in ("finetuning", "entities", "answers"))
 HUB = "answerdotai/ModernBERT-base"

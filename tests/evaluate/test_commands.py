@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from corpora import make_model
 from modernbert.cli import app
-from modernbert.data.reading import read_texts
 from modernbert.errors import ConfigError
+from modernbert.text.documents import read_texts
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from corpora import make_model
 from modernbert.cli import app
-from modernbert.data.reading_examples import read_choices, read_questions, read_spans, read_texts_with_labels
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate import declared
 from modernbert.evaluate import tasks as others
 from modernbert.evaluate.declared import Score, missing_files, recipe_for
 from modernbert.evaluate.glue import PUBLISHED, PUBLISHED_SCORES, TASKS, GlueReport, evaluate_glue
 from modernbert.evaluate.tasks import cut_entities, evaluate_tasks
-from modernbert.train.metrics import binary_f1
+from modernbert.tasks.metrics import binary_f1
+from modernbert.tasks.reading import read_choices, read_questions, read_spans, read_texts_with_labels
 
 FAST = ("training.epochs=1", "training.learning_rate=1e-3", "max_length=32")
 

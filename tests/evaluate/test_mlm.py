@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from corpora import make_tokenizer
-from modernbert.data.reading import read_texts
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.evaluate.length import _batches, _stretches, quality_by_length
 from modernbert.evaluate.mlm import batch_of, load_masked_model, masked_quality, source_names
 from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.text.documents import read_texts
 from modernbert.train.validation import Totals, evaluate
 
 

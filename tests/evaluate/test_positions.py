@@ -4,11 +4,12 @@ import torch
 
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert.config import parse
-from modernbert.data import Shards, load_tokenizer
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate import positions
 from modernbert.evaluate.positions import loss_by_position, plot_positions
 from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import load_tokenizer
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 

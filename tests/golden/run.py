@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modernbert.data import Documents, Loader, Shards, Vocabulary
 from modernbert.kernels import native
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.runtime import autocast
+from modernbert.stream.loader import Loader
+from modernbert.stream.shards import Documents, Shards
+from modernbert.text.tokenizer import Vocabulary
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modernbert.model import Encoder, EncoderConfig
-from modernbert.model.inference_encoder import InferenceEncoder
+from modernbert.model.optimized import InferenceEncoder
 from modernbert.packed import Sequences
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # it is what is tested here

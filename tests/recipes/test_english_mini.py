@@ -11,7 +11,7 @@ import pytest
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert import FillMask
 from modernbert.config import load, parse
-from modernbert.inference.packaged import FOLDER as FOLDER_OF_PACKAGE
+from modernbert.model.packaged import FOLDER as FOLDER_OF_PACKAGE
 from modernbert.model.quantized_folder import WEIGHTS
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe

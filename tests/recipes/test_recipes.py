@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from modernbert.config import dump, load, parse
-from modernbert.data.corpus import CorpusRecipe
+from modernbert.corpus.build import CorpusRecipe
 from modernbert.evaluate.declared import recipe_for
 from modernbert.evaluate.glue import TASKS
-from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))

@@ -15,9 +15,11 @@ from labelled import StopAfter, recipe, sentences, write_csv, write_lines
 from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
 from modernbert.config import parse
-from modernbert.data.records import Source
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
+from modernbert.tasks.classify import _ordered
+from modernbert.tasks.recipe import FinetuneRecipe, Training, read_recipe
+from modernbert.text.records import Source
 from modernbert.train.finetune import (
     PACKAGES,
     Finetuning,
@@ -30,8 +32,6 @@ from modernbert.train.finetune import (
     schedule_factor,
     split,
 )
-from modernbert.train.finetune_recipe import FinetuneRecipe, Training, read_recipe
-from modernbert.train.tasks.texts import _ordered
 
 
 @pytest.fixture(scope="module")

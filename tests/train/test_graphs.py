@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from modernbert.data import Batch
-from modernbert.data.staging import Staging
 from modernbert.packed import Sequences
+from modernbert.stream.loader import Batch
+from modernbert.stream.staging import Staging
 from modernbert.train.graphs import CudaRecorder, Gradients, Graphs
 
 CPU = torch.device("cpu")

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from modernbert.config import dump
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import MaskedLM
+from modernbert.run_metrics import Metrics
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
 from modernbert.train.pretrain import choose_precision, pretrain
 from modernbert.train.recipe import Run
 from modernbert.train.stopping import StopRequest
-from modernbert.train.tracking import Metrics
 
 
 def weights(folder):

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modernbert.data.prefetch import Prefetch
+from modernbert.run_metrics import Metrics
+from modernbert.stream.prefetch import Prefetch
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
 from modernbert.train.graphs import CudaRecorder
 from modernbert.train.pretrain import Pretraining, pretrain
 from modernbert.train.stopping import StopRequest
-from modernbert.train.tracking import Metrics
 
 pytestmark = pytest.mark.gpu
 

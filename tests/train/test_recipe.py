@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modernbert.config import dump, load, parse
-from modernbert.data.recipe import CorpusRecipe
+from modernbert.corpus.recipe import CorpusRecipe
 from modernbert.errors import ConfigError
 from modernbert.train.recipe import BatchSize, PretrainRecipe, Schedule
 

@@ -9,15 +9,15 @@ import signal
 import pytest
 
 from corpora import make_shards, write_shard
-from modernbert.data import Shards
 from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.run_metrics import Metrics
+from modernbert.stream.shards import Shards
 from modernbert.train import checkpoint
 from modernbert.train import pretrain as module
 from modernbert.train.finetune_report import _cell, _table
 from modernbert.train.pretrain import pretrain
 from modernbert.train.run_folder import LOCK, check_inputs, in_use
 from modernbert.train.stopping import StopRequest
-from modernbert.train.tracking import Metrics
 
 
 def in_another_process(work) -> int:

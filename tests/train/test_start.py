@@ -5,11 +5,10 @@ from typer.testing import CliRunner
 from corpora import PATHS, make_shards, tiny_recipe
 from modernbert.cli import app
 from modernbert.config import dump, load, parse
-from modernbert.data import Vocabulary, load_tokenizer
-from modernbert.data.reading import read_texts
-from modernbert.data.tokenizer import train_tokenizer
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.model import Encoder, MaskedLM
+from modernbert.text.documents import read_texts
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.start import first_model, mean_of_pieces, old_pieces

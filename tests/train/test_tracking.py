@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from modernbert.config import parse
 from modernbert.errors import ConfigError
+from modernbert.run_metrics import Metrics
 from modernbert.train import pretrain as module
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import Run
 from modernbert.train.trackers import followed, numbers
-from modernbert.train.tracking import Metrics
 
 SERVICES = ["wandb", "trackio"]
 

@@ -4,9 +4,11 @@ import torch
 
 from corpora import write_shard
 from modernbert.config import parse
-from modernbert.data import Documents, Loader, Shards, Vocabulary
-from modernbert.data.prefetch import Prefetch
 from modernbert.errors import ConfigError
+from modernbert.stream.loader import Loader
+from modernbert.stream.prefetch import Prefetch
+from modernbert.stream.shards import Documents, Shards
+from modernbert.text.tokenizer import Vocabulary
 from modernbert.train.distributed import Processes
 from modernbert.train.recipe import Phase
 from modernbert.train.updates import planned_updates

@@ -12,11 +12,11 @@ from torch import Tensor
 from modernbert.bench.cuda import Target, cuda_machine, free_memory, seconds_of
 from modernbert.bench.inference import first_line
 from modernbert.bench.timing import relative_error
-from modernbert.data.lengths import visible_keys
 from modernbert.errors import ConfigError
 from modernbert.kernels import available_backends, varlen_attention
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import Sequences
+from modernbert.stream.lengths import visible_keys
 
 logger = logging.getLogger(__name__)
 

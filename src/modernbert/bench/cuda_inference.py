@@ -34,7 +34,7 @@ from modernbert.bench.timing import alternate, check_rounds, relative_error
 from modernbert.bench.works import Batch, Work, choose, published, ragged
 from modernbert.errors import ConfigError
 from modernbert.model import Encoder, EncoderConfig
-from modernbert.model.inference_encoder import make_ready
+from modernbert.model.optimized import make_ready
 from modernbert.packed import Sequences
 from modernbert.runtime import Precision
 

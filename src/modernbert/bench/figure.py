@@ -9,7 +9,7 @@ from typing import Any
 from modernbert.bench.report import BASELINE, OURS, Report, Result
 from modernbert.bench.scaling import ScalingReport
 from modernbert.errors import ConfigError
-from modernbert.train.plot import COLOURS, MARKERS, pyplot, save
+from modernbert.plots.style import COLOURS, MARKERS, pyplot, save
 
 _GREY = "#717581"
 _HEIGHT = 0.8  # of the distance between works, shared by its bars

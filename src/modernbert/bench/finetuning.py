@@ -27,11 +27,11 @@ from modernbert.bench.report import write_report
 from modernbert.bench.timing import machine, use_threads
 from modernbert.errors import ConfigError
 from modernbert.model.heads import IGNORED
+from modernbert.tasks.recipe import FinetuneRecipe, TaskName, Training
+from modernbert.tasks.task import Item, Task
 from modernbert.train.finetune import Finetuning, Sets, check_packages, choose_precision, prepare
 from modernbert.train.finetune_folder import claim_folder
-from modernbert.train.finetune_recipe import FinetuneRecipe, TaskName, Training
 from modernbert.train.stopping import StopRequest
-from modernbert.train.tasks import Item, Task
 
 logger = logging.getLogger(__name__)
 

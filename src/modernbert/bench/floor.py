@@ -6,9 +6,9 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from modernbert.data.lengths import Rows, visible_keys
 from modernbert.model import EncoderConfig
-from modernbert.train.costs import Flops, count_flops
+from modernbert.plan.costs import Flops, count_flops
+from modernbert.stream.lengths import Rows, visible_keys
 
 MATRICES = "matrix products"  # the name under which they take their turn
 _ROWS, _INNER, _COLUMNS = 2048, 768, 2304  # those of base's Wqkv over 2,048 tokens

@@ -20,9 +20,11 @@ import torch
 from tqdm import tqdm
 
 from modernbert.bench.timing import process_memory
-from modernbert.data import Loader, Shards, Vocabulary
 from modernbert.errors import ConfigError, DataError
 from modernbert.runtime import cpu_name
+from modernbert.stream.loader import Loader
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import Vocabulary
 
 logger = logging.getLogger(__name__)
 

@@ -20,16 +20,18 @@ from modernbert import config as toml
 from modernbert.bench.cuda import Target, cuda_machine, free_memory
 from modernbert.bench.models import PRESETS, describe
 from modernbert.bench.timing import Speed, machine
-from modernbert.data import Loader, Shards, Vocabulary, load_tokenizer
 from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.model.heads import IGNORED
+from modernbert.run_metrics import Metrics
 from modernbert.runtime import autocast
+from modernbert.stream.loader import Loader
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.pretrain import choose_precision, pretrain
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.start import first_model
-from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
 

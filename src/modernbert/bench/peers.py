@@ -17,7 +17,7 @@ from modernbert.bench.report import BASELINE, OURS, OURS_INT8
 from modernbert.bench.works import Batch
 from modernbert.errors import ConfigError
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
-from modernbert.model.inference_encoder import InferenceEncoder, refusal
+from modernbert.model.optimized import InferenceEncoder, refusal
 from modernbert.packed import Sequences, pack, unpack
 from modernbert.runtime import Precision
 

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modernbert.data import Batch, Vocabulary, load_tokenizer
-from modernbert.data.masking import mask_tokens
 from modernbert.errors import DataError
 from modernbert.model import MaskedLM
-from modernbert.model.inference_encoder import make_ready
+from modernbert.model.optimized import make_ready
 from modernbert.packed import Sequences
+from modernbert.stream.loader import Batch
+from modernbert.stream.masking import mask_tokens
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.validation import evaluate
 
 _MASK_RATIO = 0.15

@@ -152,7 +152,7 @@ def bench_finetune(
 ) -> None:
     """Fine-tune beside the Trainer of transformers: quality over the seeds of a recipe, and the time of an epoch."""
     from modernbert.bench.finetuning import bench_finetuning as measure
-    from modernbert.train.finetune_recipe import read_recipe
+    from modernbert.tasks.recipe import read_recipe
 
     report = measure(read_recipe(recipe, overrides or ()), threads)
     if report is None:
@@ -394,7 +394,7 @@ def bench_precision(
 ) -> None:
     """What bf16 and int8 cost a trained model on real text: masked-LM loss, and how far embeddings turn."""
     from modernbert.bench.precision import bench_precision as measure
-    from modernbert.data.reading import read_texts
+    from modernbert.text.documents import read_texts
 
     found = measure(model, read_texts(corpus, "text"), limit=limit, length=length)
     if as_json:

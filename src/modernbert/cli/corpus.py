@@ -31,8 +31,8 @@ def tokenizer_train(
     limit_bytes: Annotated[int | None, typer.Option(help="Stop reading after so many bytes of text.")] = None,
 ) -> None:
     """Train a tokenizer with ModernBERT's special tokens."""
-    from modernbert.data.reading import first_bytes, read_texts
-    from modernbert.data.tokenizer import train_tokenizer
+    from modernbert.text.documents import first_bytes, read_texts
+    from modernbert.text.tokenizer import train_tokenizer
 
     if kind not in ("bpe", "unigram"):
         raise ConfigError(f"There is no tokenizer kind {kind!r}; choose bpe or unigram.")
@@ -57,8 +57,8 @@ def tokenizer_evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure how well a tokenizer fits some texts."""
-    from modernbert.data.reading import first_bytes, read_texts
-    from modernbert.data.tokenizer import evaluate_tokenizer, load_tokenizer
+    from modernbert.text.documents import first_bytes, read_texts
+    from modernbert.text.tokenizer import evaluate_tokenizer, load_tokenizer
 
     texts = first_bytes(read_texts(corpus, text_key), limit_bytes)
     report = asdict(evaluate_tokenizer(load_tokenizer(tokenizer), texts))
@@ -78,8 +78,8 @@ def corpus(recipe: Recipe, overrides: Overrides = None) -> None:
     Run it again to finish what was interrupted.
     """
     from modernbert.config import load
-    from modernbert.data.corpus import CorpusRecipe, build_corpus
-    from modernbert.data.report import write_report
+    from modernbert.corpus.build import CorpusRecipe, build_corpus
+    from modernbert.corpus.report import write_report
 
     loaded = load(CorpusRecipe, recipe, overrides or ())
     manifests = build_corpus(loaded)
@@ -105,7 +105,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Report documents, tokens, rows and how full they are, over one epoch."""
-    from modernbert.data.inspect import inspect as measure
+    from modernbert.stream.inspect import inspect as measure
 
     if length < 8:
         raise ConfigError(f"A row of {length} tokens is too short; give at least 8.")

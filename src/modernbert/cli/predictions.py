@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modernbert.cli.console import read_text, texts_of, whole
-from modernbert.data.reading_examples import read_choices
-from modernbert.data.records import Bad, Source, read_records, told_format
 from modernbert.errors import CheckpointError, ConfigError, DataError
-from modernbert.inference import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
-from modernbert.inference.predictor import Predictor
 from modernbert.model import MultipleChoice, QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
-from modernbert.model.checkpoint import find_folder, read_architecture
+from modernbert.model.folder import find_folder, read_architecture
+from modernbert.tasks.choice_answerer import ChoiceAnswerer
+from modernbert.tasks.classifier import Classifier
+from modernbert.tasks.predictor import Predictor
+from modernbert.tasks.question_answerer import QuestionAnswerer
+from modernbert.tasks.reading import read_choices
+from modernbert.tasks.token_classifier import TokenClassifier
+from modernbert.text.records import Bad, Source, read_records, told_format
 
 P = TypeVar("P", bound=Predictor[Any])
 T = TypeVar("T")

@@ -77,8 +77,8 @@ def finetune(
     The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
     with status 130; a second Ctrl-C ends at once.
     """
+    from modernbert.tasks.recipe import read_recipe
     from modernbert.train.finetune import finetune as run
-    from modernbert.train.finetune_recipe import read_recipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
     loaded = read_recipe(recipe, changes)
@@ -125,15 +125,15 @@ def plan(
     Neither the tokenizer nor the shards need to be here.
     """
     from modernbert.config import load
-    from modernbert.train.plan import Cluster, describe
-    from modernbert.train.plan import plan as reckon
+    from modernbert.plan.plan import Cluster, describe
+    from modernbert.plan.plan import plan as reckon
     from modernbert.train.recipe import PretrainRecipe
 
     loaded = load(PretrainRecipe, recipe, overrides or ())
     cluster = Cluster.of(device, gpus, utilisation, cost_per_hour)
     found = reckon(loaded, cluster, hours=hours or (), vocab_size=vocab_size, shards=shards, histogram=histogram)
     if plot is not None:
-        from modernbert.train.plot import plot_plan
+        from modernbert.plan.figure import plot_plan
 
         plot_plan(found, loaded, plot)
         typer.echo(f"drawn in {plot}", err=True)
@@ -179,7 +179,7 @@ def plot(
     output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
 ) -> None:
     """Draw loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
-    from modernbert.train.plot import plot_runs
+    from modernbert.plots.runs import plot_runs
 
     plot_runs(runs, output)
     typer.echo(str(output))

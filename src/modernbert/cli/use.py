@@ -37,7 +37,7 @@ def fill_mask(
 ) -> None:
     """Fill in masked words."""
     wanted = texts_of(texts or [], file)
-    from modernbert.inference import FillMask
+    from modernbert.tasks.fill_mask import FillMask
 
     fill = FillMask.from_pretrained(model, device=device, int8=int8)
     filled = iter(fill([text for text in wanted if text.strip()], top_k))

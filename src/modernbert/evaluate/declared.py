@@ -8,11 +8,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from modernbert.config import parse
-from modernbert.data.records import Source
 from modernbert.errors import DataError
+from modernbert.tasks.metrics import binary_f1
+from modernbert.tasks.recipe import FinetuneRecipe, TaskName
+from modernbert.text.records import Source
 from modernbert.train.finetune import finetune
-from modernbert.train.finetune_recipe import FinetuneRecipe, TaskName
-from modernbert.train.metrics import binary_f1
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modernbert.config import load, parse
-from modernbert.data import load_tokenizer
-from modernbert.data.records import told_format
 from modernbert.errors import CheckpointError, ConfigError
-from modernbert.inference.packing import outputs
-from modernbert.model.checkpoint import find_folder, read_architecture, read_config
+from modernbert.model.folder import find_folder, read_architecture, read_config
 from modernbert.model.heads import TaskModel
 from modernbert.runtime import select_device
-from modernbert.train.finetune_recipe import FinetuneRecipe, TaskName
+from modernbert.tasks.kinds import make_task
+from modernbert.tasks.outputs import outputs
+from modernbert.tasks.recipe import FinetuneRecipe, TaskName
+from modernbert.text.records import told_format
+from modernbert.text.tokenizer import load_tokenizer
 from modernbert.train.results import Measured, measured
-from modernbert.train.tasks import make_task
 
 _TASKS: dict[str, TaskName] = {
     "ModernBertForTokenClassification": "tokens",

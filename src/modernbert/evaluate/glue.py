@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from modernbert.data.records import Source
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.declared import Declaration, Score, missing_files, score_task
-from modernbert.model.checkpoint import find_folder, read_config
+from modernbert.model.folder import find_folder, read_config
+from modernbert.text.records import Source
 
 Size = Literal["base", "large"]
 

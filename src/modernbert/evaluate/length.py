@@ -11,12 +11,13 @@ import torch
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from modernbert.data import Batch, Vocabulary
-from modernbert.data.masking import mask_tokens
-from modernbert.data.reading import read_texts
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.mlm import TOKENS_AT_ONCE, Row, batch_of, check_mask_ratio, load_masked_model
 from modernbert.runtime import Precision
+from modernbert.stream.loader import Batch
+from modernbert.stream.masking import mask_tokens
+from modernbert.text.documents import read_texts
+from modernbert.text.tokenizer import Vocabulary
 from modernbert.train.validation import Totals, count
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)

@@ -12,15 +12,15 @@ import torch
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from modernbert.data import Batch, Vocabulary, load_tokenizer
-from modernbert.data.encoding import special_ids
-from modernbert.data.masking import mask_tokens
-from modernbert.data.reading import read_texts
-from modernbert.data.tokenizer import check_fits
 from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
 from modernbert.runtime import Precision, select_device
+from modernbert.stream.loader import Batch
+from modernbert.stream.masking import mask_tokens
+from modernbert.text.documents import read_texts
+from modernbert.text.framing import special_ids
+from modernbert.text.tokenizer import Vocabulary, check_fits, load_tokenizer
 from modernbert.train.validation import Totals, count
 
 Row = npt.NDArray[np.int64]  # ids of a text, or of a piece of it, with [CLS] and [SEP]

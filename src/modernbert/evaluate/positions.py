@@ -10,15 +10,16 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from modernbert import config as toml
-from modernbert.data import Shards, Vocabulary, load_tokenizer
-from modernbert.data.masking import IGNORED, mask_tokens
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
+from modernbert.plots.style import pyplot
 from modernbert.runtime import autocast, select_device
+from modernbert.stream.masking import IGNORED, mask_tokens
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train import checkpoint
-from modernbert.train.plot import pyplot
 from modernbert.train.recipe import PretrainRecipe
 
 _BINS = 16

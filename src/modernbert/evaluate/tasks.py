@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modernbert.data.records import Record, Source, read_records
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.declared import Declaration, Score, missing_files, score_task
 from modernbert.files import written_aside
+from modernbert.text.records import Record, Source, read_records
 
 _WIKIPEDIA = "ja_ner_wikipedia/ner.json"
 

@@ -52,7 +52,7 @@ class EncoderConfig(Config):
     first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
     `local_attention // 2` tokens on each side, both ends included. The encoder reads nothing of `id2label` and
     `problem_type`: they are what a head was trained for, and lie here because config.json holds them. So do
-    `span_units` and `joined_by` (how texts are cut into what has one tag each: `modernbert.data.words`), `label_words`
+    `span_units` and `joined_by` (how texts are cut into what has one tag each: `modernbert.text.words`), `label_words`
     (the same in folders of older versions), `reads_pairs` (texts were pairs), `always_answers` (every question had an
     answer), and how texts were read: `read_tokens` at once (what the encoder reads unless set), `overlap_tokens`
     between windows, and answers of at most `max_answer_tokens`.

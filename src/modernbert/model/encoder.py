@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernbert.kernels import Rope, add_norm, embedding_norm, geglu, varlen_attention
-from modernbert.model.checkpoint import Pretrained
 from modernbert.model.config import EncoderConfig
+from modernbert.model.folder import Pretrained
 from modernbert.model.init import initialize
 from modernbert.packed import Sequences
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from modernbert.errors import ConfigError
-from modernbert.model.checkpoint import read_json
 from modernbert.model.config import EncoderConfig
+from modernbert.model.folder import read_json
 from modernbert.model.heads import MaskedLM
 
 DepthMap = Literal["same-kind", "published"]

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from modernbert.kernels import layer_norm
 from modernbert.kernels.cross_entropy import linear_cross_entropy
-from modernbert.model.checkpoint import Pretrained
 from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, filled_rows, make_norm
+from modernbert.model.folder import Pretrained
 from modernbert.model.init import initialize
 from modernbert.packed import Sequences
 

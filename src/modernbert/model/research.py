@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from modernbert.errors import CheckpointError, ConfigError
-from modernbert.model.checkpoint import TOKENIZER_FILES, check_numbers, common_dtype, find_folder, read_json
 from modernbert.model.config import EncoderConfig
+from modernbert.model.folder import TOKENIZER_FILES, check_numbers, common_dtype, find_folder, read_json
 from modernbert.model.heads import MaskedLM
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernbert.errors import CheckpointError
-from modernbert.model.checkpoint import (
+from modernbert.model.folder import (
     Pretrained,
     check_numbers,
     common_dtype,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 from modernbert.config import parse
 from modernbert.errors import CheckpointError
-from modernbert.model.checkpoint import read_json
+from modernbert.model.folder import read_json
 from modernbert.model.pooling import PoolingMode
 from modernbert.model.retrieval_settings import (
     Activation,

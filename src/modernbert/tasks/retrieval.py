@@ -11,12 +11,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 
-from modernbert.data.batching import batches_within
-from modernbert.data.encoding import EncodedTexts, Ids
+from modernbert.stream.batching import batches_within
+from modernbert.text.framing import EncodedTexts, Ids
 from modernbert.errors import DataError
-from modernbert.inference.packing import check_finite, suitable_tokens
-from modernbert.inference.predictor import Predictor
-from modernbert.inference.texts import checked_list
+from modernbert.tasks.outputs import check_finite, suitable_tokens
+from modernbert.tasks.predictor import Predictor
+from modernbert.tasks.inputs import checked_list
 from modernbert.model.retrieval import RetrievalModel
 from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
 from modernbert.packed import Sequences

@@ -11,8 +11,8 @@ from jaxtyping import Bool
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from modernbert.data.encoding import EncodedTexts, Ids, encode_texts, special_ids
-from modernbert.data.tokenizer import SpecialTokens, with_markers_in_text
+from modernbert.text.framing import EncodedTexts, Ids, encode_texts, special_ids
+from modernbert.text.tokenizer import SpecialTokens, with_markers_in_text
 from modernbert.errors import DataError
 from modernbert.model.retrieval_settings import Expansion, MultiVectorSettings, RetrievalSettings, Role
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modernbert.data.examples import Origin
-from modernbert.data.opening import read_raw_lines
-from modernbert.data.records import Bad
+from modernbert.text.examples import Origin
+from modernbert.text.opening import read_raw_lines
+from modernbert.text.records import Bad
 from modernbert.errors import DataError
 from modernbert.text.collection import Builder, Judgement, whole_number
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modernbert.data.examples import Origin
-from modernbert.data.records import Bad, Record, Source, read_records
+from modernbert.text.examples import Origin
+from modernbert.text.records import Bad, Record, Source, read_records
 from modernbert.errors import DataError
 
 logger = logging.getLogger(__name__)

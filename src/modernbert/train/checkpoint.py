@@ -23,7 +23,7 @@ from torch import Tensor
 from modernbert.errors import CheckpointError
 from modernbert.files import settle, written_aside
 from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.model.checkpoint import read_json, write_files
+from modernbert.model.folder import read_json, write_files
 from modernbert.model.heads import TaskModel
 from modernbert.train.distributed import like, whole
 from modernbert.train.optimizer import StableAdamW

@@ -14,24 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from modernbert import config as toml
-from modernbert.data import load_tokenizer
-from modernbert.data.batching import Batches, batches_of, batches_within, shuffled
-from modernbert.data.tokenizer import check_fits
 from modernbert.errors import ConfigError, DataError
-from modernbert.inference.packing import outputs
-from modernbert.model.checkpoint import find_folder, read_config
+from modernbert.model.folder import find_folder, read_config
 from modernbert.model.heads import TaskModel
+from modernbert.run_metrics import Metrics
 from modernbert.runtime import Precision, autocast, select_device, select_precision
+from modernbert.stream.batching import Batches, batches_of, batches_within, shuffled
+from modernbert.tasks.kinds import make_task
+from modernbert.tasks.outputs import outputs
+from modernbert.tasks.recipe import FinetuneRecipe, Training
+from modernbert.tasks.task import Encoded, Item, Task
+from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train import checkpoint
 from modernbert.train.finetune_folder import claim_folder, completed
-from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.finetune_report import write_report
 from modernbert.train.optimizer import StableAdamW
 from modernbert.train.results import Measured, SeedResult, measured
 from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
-from modernbert.train.tasks import Encoded, Item, Task, make_task
-from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
 

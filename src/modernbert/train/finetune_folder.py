@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from modernbert import config as toml
-from modernbert.data.reading import find_files
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file, settle, written_aside
-from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.text.documents import find_files
 from modernbert.train.run_folder import LOCK
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why

@@ -12,11 +12,11 @@ import tomli_w
 import torch
 
 from modernbert import __version__
+from modernbert.plots.finetuning import draw_confusion, draw_curve, draw_numbers
 from modernbert.runtime import cpu_name
-from modernbert.train.finetune_pictures import draw_confusion, draw_curve, draw_numbers
-from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.tasks.task import Judgement, Task
 from modernbert.train.results import Measured, SeedResult
-from modernbert.train.tasks import Judgement, Task
 
 if TYPE_CHECKING:
     from modernbert.train.finetune import Sets

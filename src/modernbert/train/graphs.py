@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from modernbert.data.staging import Inputs, Shape, Staged
+from modernbert.stream.staging import Inputs, Shape, Staged
 
 logger = logging.getLogger(__name__)
 

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from modernbert import config as toml
-from modernbert.data import Batch, Documents, Loader, Row, Shards, Vocabulary, load_tokenizer, validation_batches
-from modernbert.data.mixture import cap_repeats
-from modernbert.data.prefetch import Prefetch
-from modernbert.data.staging import Arriving, Inputs, Staging, send
-from modernbert.data.tokenizer import sha256, tokenizer_file
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
-from modernbert.model.checkpoint import write_folder
+from modernbert.model.folder import write_folder
+from modernbert.run_metrics import Metrics
 from modernbert.runtime import Precision, autocast, select_precision
+from modernbert.stream.loader import Batch, Loader, Row, validation_batches
+from modernbert.stream.mixture import cap_repeats
+from modernbert.stream.prefetch import Prefetch
+from modernbert.stream.shards import Documents, Shards
+from modernbert.stream.staging import Arriving, Inputs, Staging, send
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer, sha256, tokenizer_file
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Parallelism, Processes, processes
 from modernbert.train.graphs import CudaRecorder, Gradients, Graphs
@@ -33,7 +35,6 @@ from modernbert.train.spikes import Spikes
 from modernbert.train.start import first_model
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import check_trackers, followed
-from modernbert.train.tracking import Metrics
 from modernbert.train.updates import PlannedUpdate, planned_updates
 from modernbert.train.validation import evaluate
 

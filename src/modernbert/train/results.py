@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from modernbert.train.metrics import Interval
-from modernbert.train.tasks import Encoded, Judgement, Task
+from modernbert.tasks.metrics import Interval
+from modernbert.tasks.task import Encoded, Judgement, Task
 
 
 @dataclass(frozen=True, eq=False)

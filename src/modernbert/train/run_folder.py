@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modernbert.data import Shards
-from modernbert.data.tokenizer import sha256
 from modernbert.errors import ConfigError
 from modernbert.files import flock, replaced_file
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import sha256
 from modernbert.train.recipe import PretrainRecipe
 
 LOCK = ".lock"

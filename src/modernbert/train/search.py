@@ -10,9 +10,9 @@ from pathlib import Path
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
+from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.train.finetune import DivergedError, Prepared, prepare, run
 from modernbert.train.finetune_folder import FAILED, claim_folder
-from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check_optuna
 

@@ -8,11 +8,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from modernbert.data import Vocabulary, load_tokenizer
-from modernbert.data.tokenizer import num_ids, sha256
 from modernbert.errors import ConfigError
 from modernbert.model import MaskedLM
-from modernbert.model.checkpoint import find_folder
+from modernbert.model.folder import find_folder
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer, num_ids, sha256
 from modernbert.train.recipe import PretrainRecipe
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
+from modernbert.run_metrics import Metrics
 from modernbert.train.recipe import PretrainRecipe, TrackerName
-from modernbert.train.tracking import Metrics
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from modernbert.errors import CheckpointError, ConfigError
-from modernbert.train.finetune_recipe import Search
+from modernbert.tasks.recipe import Search
 
 
 @dataclass(frozen=True)

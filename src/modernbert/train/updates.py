@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modernbert.data import Batch, Loader, Row
 from modernbert.errors import ConfigError
+from modernbert.stream.loader import Batch, Loader, Row
 from modernbert.train.distributed import Processes
 from modernbert.train.recipe import Phase
 

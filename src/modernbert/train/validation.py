@@ -7,10 +7,11 @@ from dataclasses import astuple, dataclass
 import torch
 from torch.nn import functional as F
 
-from modernbert.data import Batch, Vocabulary
 from modernbert.model import MaskedLM
 from modernbert.model.heads import IGNORED
 from modernbert.runtime import Precision, autocast
+from modernbert.stream.loader import Batch
+from modernbert.text.tokenizer import Vocabulary
 from modernbert.train.distributed import Objective, Processes
 
 

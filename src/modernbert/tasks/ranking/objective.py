@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from modernbert.data.batching import batches_within
-from modernbert.data.encoding import Ids
+from modernbert.stream.batching import batches_within
+from modernbert.text.framing import Ids
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.packed import Sequences
 from modernbert.tasks.ranking.contrastive import info_nce, known_positives, likely_positives

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from modernbert.config import Config
-from modernbert.data.examples import Origin
+from modernbert.text.examples import Origin
 from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.text.collection import Document
 

@@ -1,0 +1,241 @@
+"""Text to token shards: our readers and writer as steps of a datatrove pipeline, run by its local executor.
+
+Each input file (or some hundred small ones) is a task; a task writes one shard. A source is made in `.NAME.partial` and
+renamed when all its tasks are done, so a shard folder is whole or absent, and an interrupted source goes on with the
+tasks that were not finished. The result does not depend on the number of workers.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from modernbert.corpus.recipe import CorpusRecipe, Source
+from modernbert.corpus.samples import NAME as REFUSED
+from modernbert.corpus.samples import Samples
+from modernbert.errors import DataError
+from modernbert.stream import manifest
+from modernbert.stream.manifest import Manifest, ShardFile
+from modernbert.text import documents as reading
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer, sha256, tokenizer_file
+
+__all__ = ["CorpusRecipe", "Source", "build_corpus"]
+
+logger = logging.getLogger(__name__)
+
+_FILES_PER_TASK = 256  # of small text files; JSON lines and Parquet files are a task each
+_BATCH_CHARACTERS = 2_000_000  # tokenised at once
+# Keys that older shards do not know: they change a fingerprint only where they are set.
+_LATER_KEYS = (
+    "language",
+    "language_score",
+    "language_model",
+    "filters",
+    "filter_options",
+    "deduplicate",
+    "minhash",
+)
+
+
+def build_corpus(recipe: CorpusRecipe) -> list[Manifest]:
+    """Write the shards of every source that is not there yet. Returns all manifests, in the order of the recipe.
+
+    Raises:
+        DataError: datatrove is missing, a path has no file, a source yields no document, or its folder was made from
+            other files or with another tokenizer.
+    """
+    try:
+        import datatrove  # noqa: F401
+    except ImportError:
+        raise DataError("`modernbert corpus` needs datatrove: pip install 'modernbert[corpus]'.") from None
+    from modernbert.corpus import executors
+
+    load_tokenizer(recipe.tokenizer)
+    with executors.session(recipe):
+        return [_build_source(source, recipe) for source in recipe.sources]
+
+
+def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
+    files = reading.find_files(source.paths, source.pattern)
+    tokenizer_hash = sha256(recipe.tokenizer)
+    fingerprint = _fingerprint(source, files, tokenizer_hash)
+    target = recipe.output / source.name
+    if target.exists():
+        existing = Manifest.read(target)
+        if existing is None or existing.fingerprint != fingerprint:
+            raise DataError(
+                f"{target} was made from other files, options or another tokenizer; remove it or choose another output."
+            )
+        logger.info("%s: already there, %s tokens", source.name, f"{existing.tokens:,}")
+        return existing
+    partial = recipe.output / f".{source.name}.partial"
+    if partial.exists() and _read(partial / "fingerprint") != fingerprint:
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / "fingerprint").write_text(fingerprint, encoding="utf-8")
+    tasks = _tasks(files, source)
+    _run(tasks, source, recipe, partial)
+    result = _summary(tasks, source, recipe, partial, tokenizer_hash, fingerprint)
+    if result.documents == 0:
+        shutil.rmtree(partial)
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in result.skipped.items()) or "the files are empty"
+        also = " and the filters" if source.language or source.filters else ""
+        raise DataError(
+            f"The source {source.name!r} holds no usable document ({reasons}); check paths and text_key{also}."
+        )
+    result.write(partial)
+    Samples.join(partial / "refused").write(partial / REFUSED)
+    for leftover in ("logs", "progress", "refused", "documents", "search"):
+        shutil.rmtree(partial / leftover, ignore_errors=True)
+    (partial / "fingerprint").unlink()
+    partial.rename(target)
+    for reason, count in result.skipped.items():
+        logger.warning("%s: skipped %d documents: %s", source.name, count, reason)
+    logger.info("%s: %s documents, %s tokens", source.name, f"{result.documents:,}", f"{result.tokens:,}")
+    return result
+
+
+def _tasks(files: list[Path], source: Source) -> list[list[Path]]:
+    tasks: list[list[Path]] = []
+    small: list[Path] = []
+    for path in files:
+        if (reading.guess_kind(path) if source.kind == "auto" else source.kind) != "text":
+            tasks.append([path])
+        else:
+            small.append(path)
+    return tasks + [small[first : first + _FILES_PER_TASK] for first in range(0, len(small), _FILES_PER_TASK)]
+
+
+def _run(tasks: list[list[Path]], source: Source, recipe: CorpusRecipe, partial: Path) -> None:
+    from modernbert.corpus import executors
+    from modernbert.corpus.steps import SourceReader, TokenShardWriter
+
+    def run(steps: list[Any], number: int, logs: Path) -> None:
+        executors.run(recipe, source.name, steps, number, logs)
+
+    steps: list[Any] = [
+        SourceReader(tasks, source.kind, source.text_key, source.min_characters, source.limit_documents)
+    ]
+    logs = partial / "logs"
+    if source.language is not None or source.filters:
+        steps.append(_sieve(source))
+    if source.deduplicate is not None:
+        steps = _without_duplicates(steps, source, partial, len(tasks), run)
+        logs = logs / "shards"
+    (partial / "progress").mkdir(exist_ok=True)
+    steps.append(TokenShardWriter(partial, source.name, tokenizer_file(recipe.tokenizer), _BATCH_CHARACTERS))
+    with _Progress(partial / "progress", source.name):
+        run(steps, len(tasks), logs)
+
+
+def _sieve(source: Source) -> Any:
+    try:
+        from modernbert.corpus import filters
+    except ImportError as error:
+        raise _missing(error) from None
+    filters.make_filters(source)  # what is missing is said before anything is read
+    return filters.Sieve(source)
+
+
+def _without_duplicates(
+    steps: list[Any], source: Source, partial: Path, tasks: int, run: Callable[[list[Any], int, Path], None]
+) -> list[Any]:
+    """Run the stages that find duplicates. Returns the steps that give the documents without them."""
+    try:
+        from modernbert.corpus import deduplication, filters
+    except ImportError as error:
+        raise _missing(error) from None
+    if source.deduplicate == "minhash":
+        filters.check_words(source.language or "en")
+    documents, search, logs = partial / "documents", partial / "search", partial / "logs"
+    logger.info("%s: reading, and comparing documents", source.name)
+    run([*steps, deduplication.KeptAside(documents), deduplication.signatures(source, search)], tasks, logs / "read")
+    for name, step, number in deduplication.searches(source, search):
+        run([step], number, logs / name)
+    return [deduplication.UniqueReader(documents, source, search)]
+
+
+def _missing(error: ImportError) -> DataError:
+    return DataError(f"Filters and deduplication need more packages ({error}): pip install 'modernbert[filters]'.")
+
+
+def _summary(
+    tasks: list[list[Path]],
+    source: Source,
+    recipe: CorpusRecipe,
+    partial: Path,
+    tokenizer_hash: str,
+    fingerprint: str,
+) -> Manifest:
+    vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
+    counts = [json.loads((partial / "progress" / f"{rank:05d}.json").read_text()) for rank in range(len(tasks))]
+    skipped: dict[str, int] = {}
+    for count in counts:
+        for reason, number in count["skipped"].items():
+            skipped[reason] = skipped.get(reason, 0) + number
+    return Manifest(
+        source=source.name,
+        documents=sum(count["documents"] for count in counts),
+        tokens=sum(count["tokens"] for count in counts),
+        bytes=sum(count["bytes"] for count in counts),
+        token_bytes=counts[0]["token_bytes"],
+        vocab_size=vocabulary.size,
+        tokenizer=recipe.tokenizer,
+        tokenizer_sha256=tokenizer_hash,
+        fingerprint=fingerprint,
+        skipped=dict(sorted(skipped.items())),
+        files=tuple(
+            ShardFile(name=count["file"], documents=count["documents"], tokens=count["tokens"]) for count in counts
+        ),
+    )
+
+
+def _fingerprint(source: Source, files: list[Path], tokenizer_hash: str) -> str:
+    """Changes with whatever could change the shards."""
+    options = source.model_dump(mode="json")
+    for key in _LATER_KEYS:
+        if getattr(source, key) == Source.model_fields[key].get_default(call_default_factory=True):
+            del options[key]
+    what: list[Any] = [manifest.__name__, options, tokenizer_hash]
+    what += [(path.name, path.stat().st_size) for path in files]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+class _Progress:
+    """A progress bar over what the workers write of their counts."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        from tqdm import tqdm
+
+        self._folder = folder
+        self._bar = tqdm(desc=name, unit=" tokens", unit_scale=True)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._update()
+        self._bar.close()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.5):
+            self._update()
+
+    def _update(self) -> None:
+        self._bar.update(sum(self._tokens()) - self._bar.n)
+
+    def _tokens(self) -> Iterator[int]:
+        for path in self._folder.glob("*.json"):
+            yield json.loads(path.read_text(encoding="utf-8"))["tokens"]

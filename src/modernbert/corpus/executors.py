@@ -1,0 +1,156 @@
+"""The machines that run the steps: datatrove's local, Slurm and Ray executors, quiet, and stopping at an error.
+
+Imported only where datatrove is installed. All three mark a finished task by the same empty file in the folder of logs,
+so that a corpus which one began another can finish.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.executor.ray import RayPipelineExecutor
+from datatrove.executor.slurm import SlurmPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from loguru import logger as datatrove_logger
+
+from modernbert.corpus.recipe import CorpusRecipe, Slurm
+from modernbert.errors import DataError, ModernBertError
+
+logger = logging.getLogger(__name__)
+
+
+class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
+    """datatrove's local executor without its log, whose every line would go to the terminal."""
+
+    def _launch_run_for_rank(self, rank: int, *args: Any, **kwargs: Any) -> Any:
+        datatrove_logger.disable("datatrove")  # here, because this runs in the worker process
+        return super()._launch_run_for_rank(rank, *args, **kwargs)
+
+
+class RayExecutor(RayPipelineExecutor):  # type: ignore[misc]
+    """datatrove's Ray executor, whose workers see the paths as this process does and leave their errors in a file."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.directory = str(Path.cwd())
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        datatrove_logger.disable("datatrove")
+        os.chdir(self.directory)
+        with _errors_kept(self.logging_dir, rank):
+            return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+class SlurmExecutor(SlurmPipelineExecutor):  # type: ignore[misc]
+    """datatrove's Slurm executor that waits for its job array, so that stages follow each other as they do locally."""
+
+    def launch_merge_stats(self) -> None:
+        """Nothing: it would be another job, for statistics that nobody reads here."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        with _errors_kept(self.logging_dir, rank):
+            return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+@contextmanager
+def session(recipe: CorpusRecipe) -> Iterator[None]:
+    """Connect to Ray for as long as the block lasts; nothing for the other executors.
+
+    Raises:
+        DataError: Ray is not installed or does not answer.
+    """
+    datatrove_logger.disable("datatrove")
+    if recipe.executor != "ray":
+        yield
+        return
+    try:
+        import ray
+    except ImportError:
+        raise DataError("The executor ray needs Ray: pip install 'modernbert[ray]'.") from None
+    if ray.is_initialized():
+        yield
+        return
+    address = recipe.ray.address or os.environ.get("RAY_ADDRESS") or "local"  # None would find what others started
+    own: dict[str, Any] = {"num_cpus": recipe.workers, "include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0].removesuffix(".")
+        if address == "local":
+            raise DataError(f"Ray does not start on this machine ({reason}).") from None
+        raise DataError(f"Ray at {address!r} cannot be reached ({reason}); check ray.address.") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run(recipe: CorpusRecipe, name: str, pipeline: Sequence[PipelineStep], tasks: int, logs: Path) -> None:
+    """Run all tasks of a pipeline that are not done yet, and return when they are.
+
+    Raises:
+        DataError: a task failed, or Slurm could not be asked.
+    """
+    shared = {"pipeline": list(pipeline), "tasks": tasks, "logging_dir": str(logs)}
+    workers = min(recipe.workers, tasks)
+    if recipe.executor == "local":
+        LocalExecutor(workers=workers, **shared).run()
+        return
+    executor: Any
+    if recipe.executor == "ray":
+        options = {"cpus_per_task": recipe.ray.cpus_per_task}
+        options["mem_per_cpu_gb"] = recipe.ray.memory_gb_per_task / recipe.ray.cpus_per_task
+        executor = RayExecutor(workers=workers, **shared, **options)
+    else:
+        assert recipe.slurm is not None
+        executor = SlurmExecutor(workers=workers, job_name=name, **shared, **slurm_options(recipe.slurm))
+    try:
+        executor.run()
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        if recipe.executor != "slurm" or "sbatch" not in str(error):
+            raise
+        if isinstance(error, FileNotFoundError):
+            raise DataError("There is no sbatch here; run this on a login node of the cluster.") from None
+    missing = executor.get_incomplete_ranks(skip_completed=True)
+    if missing:
+        raise DataError(
+            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); mend that and give the "
+            f"same command again to go on with them. Their logs are in {logs}."
+        )
+
+
+def slurm_options(slurm: Slurm) -> dict[str, Any]:
+    """The arguments of datatrove's Slurm executor."""
+    return {
+        **slurm.model_dump(exclude={"env_command", "sbatch_args"}),
+        "env_command": slurm.env_command or f"export PATH={Path(sys.executable).parent}:$PATH",
+        "sbatch_args": {"wait": "", **slurm.sbatch_args},
+    }
+
+
+@contextmanager
+def _errors_kept(logging_dir: Any, rank: int) -> Iterator[None]:
+    """What a task raises in another process or on another machine, in a file that the caller reads."""
+    path = f"errors/{rank:05d}"
+    try:
+        yield
+    except Exception as error:
+        with logging_dir.open(path, "w") as file:
+            file.write(str(error) if isinstance(error, ModernBertError) else f"{type(error).__name__}: {error}")
+        raise
+    if logging_dir.isfile(path):
+        logging_dir.rm_file(path)
+
+
+def _first_error(logs: Path, ranks: Sequence[int]) -> str:
+    for rank in ranks:
+        path = logs / "errors" / f"{rank:05d}"
+        if path.is_file():
+            return path.read_text(encoding="utf-8").strip().removesuffix(".")
+    return "no reason was left behind"

@@ -1,0 +1,99 @@
+"""What a corpus is made of: a frozen value read from TOML."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from modernbert.config import Config, check_directory
+from modernbert.text import documents as reading
+
+FilterName = Literal["gopher-quality", "gopher-repetition", "c4", "fineweb"]
+
+
+class MinHash(Config):
+    """Near duplicates by MinHash (Broder 1997) with locality sensitive hashing.
+
+    Two documents whose sets of word n-grams have the Jaccard similarity s are found with probability
+    1 - (1 - s^hashes_per_bucket)^buckets: with these defaults 0.92 at s = 0.8, 0.56 at 0.7 and 0.05 at 0.5.
+    """
+
+    ngram_words: PositiveInt = 5
+    buckets: PositiveInt = 14
+    hashes_per_bucket: PositiveInt = 8
+
+
+class Source(Config):
+    """Files that become one shard folder: paths, globs, folders, or `python:MODULE` of the standard library.
+
+    What is refused is counted by its first reason, in this order: unreadable, too short, language, filters as listed,
+    duplicate.
+    """
+
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")  # of a folder; one that begins with a dot is hidden
+    paths: tuple[str, ...] = Field(min_length=1)
+    kind: reading.Kind = "auto"
+    pattern: str = "**/*"
+    text_key: str = "text"
+    min_characters: NonNegativeInt = 0
+    limit_documents: PositiveInt | None = None  # of each task, that is of each JSON lines or Parquet file
+    language: str | None = None  # keep this one alone, as "en"; filters and MinHash then split its words
+    language_score: float = Field(0.65, ge=0, le=1)  # the least probability of that language
+    language_model: str = "py3langid"  # or "ft176", "glotlid", which datatrove downloads, or a fastText model file
+    filters: tuple[FilterName, ...] = ()
+    filter_options: dict[FilterName, dict[str, Any]] = Field(default_factory=dict)  # arguments of datatrove's classes
+    deduplicate: Literal["exact", "minhash"] | None = None  # within this source
+    minhash: MinHash = MinHash()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if unused := sorted(self.filter_options.keys() - set(self.filters)):
+            raise ValueError(f"filter_options names {unused[0]!r}, which is not in filters")
+        if len(set(self.filters)) < len(self.filters):
+            raise ValueError("filters names one twice")
+        return self
+
+
+class Slurm(Config):
+    """What datatrove asks of Slurm for every task."""
+
+    partition: str
+    time: str = "24:00:00"
+    cpus_per_task: PositiveInt = 1
+    mem_per_cpu_gb: PositiveInt = 4
+    qos: str | None = None
+    env_command: str | None = None  # run before the task; unless set, this Python's programs are put on the PATH
+    sbatch_args: dict[str, str] = Field(default_factory=dict)
+
+
+class Ray(Config):
+    """Which Ray, and what is asked of it for every task."""
+
+    address: str | None = None  # unless set, that in RAY_ADDRESS, or else a Ray of `workers` workers on this machine
+    cpus_per_task: PositiveFloat = 1
+    memory_gb_per_task: PositiveFloat = 1
+
+
+class CorpusRecipe(Config):
+    """Sources, tokenizer, and the folder that will hold one shard folder for each source.
+
+    The executor and the number of workers change nothing in the shards.
+    """
+
+    tokenizer: str
+    output: Path
+    sources: tuple[Source, ...] = Field(min_length=1)
+    workers: PositiveInt = 2
+    executor: Literal["local", "slurm", "ray"] = "local"
+    slurm: Slurm | None = None
+    ray: Ray = Ray()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_directory(self.output, "output")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError("two sources have the same name")
+        if self.executor == "slurm" and self.slurm is None:
+            raise ValueError("the executor slurm needs a table [slurm] with a partition")
+        return self

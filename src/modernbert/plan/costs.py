@@ -1,0 +1,237 @@
+"""What training a model costs: parameters, floating-point operations and bytes, from its configuration alone."""
+
+from dataclasses import dataclass, fields
+
+from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, chunk_rows
+from modernbert.model.config import EncoderConfig
+from modernbert.runtime import Precision
+from modernbert.stream.lengths import Rows
+from modernbert.stream.packing import SPECIALS
+
+_FP32 = 4
+_INDEX = 8  # int64
+_STATISTICS = 2 * _FP32  # mean and inverse deviation, which a LayerNorm keeps of each row
+
+
+@dataclass(frozen=True)
+class Device:
+    """An accelerator: what its data sheet promises and what `nvidia-smi` shows."""
+
+    name: str
+    peak_flops: float  # a second, bf16 with fp32 sums, dense
+    memory: int  # bytes
+
+
+def _device(name: str, teraflops: float, mebibytes: int) -> Device:
+    return Device(name, teraflops * 1e12, mebibytes * 2**20)
+
+
+# Peaks from NVIDIA's data sheets, half of what they give "with sparsity", SXM where there is a choice. A100: 624 / 2.
+# H100, H200: 1,979 / 2. B200: 36,000 / 2 for the eight of an HGX board. L40S: 362.05 | 733. RTX 4090: Ada whitepaper,
+# bf16 with fp32 accumulation. Memory as nvidia-smi gives it, ECC on where it can be.
+DEVICES = {
+    device.name: device
+    for device in (
+        _device("a100-40", 312, 40_960),
+        _device("a100", 312, 81_920),
+        _device("h100", 989, 81_559),
+        _device("h200", 989, 143_771),
+        _device("b200", 2250, 183_359),
+        _device("l40s", 362, 46_068),
+        _device("rtx4090", 165.2, 24_564),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of a masked language model by part. A tied decoder counts once, as embedding."""
+
+    embedding: int
+    attention: int
+    feed_forward: int
+    norms: int
+    head: int  # dense, and what the decoder has of its own
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def count_parameters(config: EncoderConfig) -> Parameters:
+    """Those of `MaskedLM(config)`, without making one."""
+    hidden, inner, vocab, layers = _sizes(config)
+    norms = 2 * layers - 1 + 3  # none before the first attention; embedding, encoder and head have one each
+    return Parameters(
+        embedding=vocab * hidden,
+        attention=layers * (4 * hidden * hidden + config.attention_bias * 4 * hidden),
+        feed_forward=layers * (3 * hidden * inner + config.mlp_bias * (2 * inner + hidden)),
+        norms=norms * hidden * (1 + config.norm_bias),
+        head=hidden * (hidden + config.classifier_bias)
+        + vocab * config.decoder_bias
+        + vocab * hidden * (not config.tie_word_embeddings),
+    )
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations for one token, forward and backward, by part. A multiply-add is two."""
+
+    layers: float  # the matrices
+    attention: float  # scores and weighted values
+    head: float  # dense and decoder, which masked tokens alone pass
+
+    @property
+    def total(self) -> float:
+        return self.layers + self.attention + self.head
+
+    @property
+    def recomputed(self) -> float:
+        """What activation checkpointing adds: the layers' forward pass, a third of their total."""
+        return (self.layers + self.attention) / 3
+
+
+def count_flops(config: EncoderConfig, rows: Rows, mask_ratio: float) -> Flops:
+    """Matrix products only, three times the forward pass: the backward pass has two products for each of its own.
+
+    Attention counts the keys that a token sees in its own document, so it depends on `rows`.
+    """
+    hidden, inner, vocab, layers = _sizes(config)
+    seen = sum(rows.keys[config.window(layer)] for layer in range(layers))
+    predicted = mask_ratio * (1 - SPECIALS * rows.pieces_per_token)  # specials are never masked
+    return Flops(
+        layers=3 * 2 * layers * (4 * hidden * hidden + 3 * hidden * inner),
+        attention=3 * 2 * 2 * hidden * seen,
+        head=3 * 2 * predicted * (hidden * hidden + hidden * vocab),
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device. An update is fullest as the loss is computed, or as the last layer goes backward."""
+
+    weights: int  # fp32
+    copies: int  # of weights in bf16, which autocast keeps until the loss is there; under FSDP what is gathered
+    gradients: int
+    optimizer: int  # two moments
+    activations: int  # kept for the backward pass
+    logits: int  # as the loss is computed: a chunk of them, and the gradient of the decoder
+    temporaries: int  # as a layer goes backward: gradients inside it, and what checkpointing computes again
+
+    @property
+    def total(self) -> int:
+        always = self.weights + self.copies + self.gradients + self.optimizer + self.activations
+        return always + max(self.logits, self.temporaries)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides about memory beside the model and the microbatch."""
+
+    precision: Precision
+    shards: int = 1  # parts that parameters, gradients and moments are cut into (FSDP); 1 means whole copies
+    activation_checkpointing: bool = False
+    compiled: bool = False
+    on_cuda: bool = True  # there dropout keeps a byte an element, norms take fp32, and FlashAttention runs in bf16
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number in a matrix product."""
+        return 2 if self.precision == "bf16" else _FP32
+
+
+def estimate_memory(config: EncoderConfig, setting: Setting, tokens: int, mask_ratio: float, passes: int) -> Memory:
+    """Memory of an update that takes microbatches of `tokens` tokens, `passes` of them on each device.
+
+    The allocator's gaps are not counted.
+    """
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    parts = count_parameters(config)
+    share = parts.total // setting.shards
+    layer = (parts.attention + parts.feed_forward) // layers
+    if setting.shards > 1:  # the root unit stays gathered, and two layers are: the one that runs and the next
+        copies = setting.width * (parts.total - max(0, layers - 2) * layer)
+    else:
+        copies = setting.width * (parts.total - parts.norms) if setting.precision == "bf16" else 0
+    predicted = round(mask_ratio * tokens)
+    inside = layer_activations(config, setting, tokens)
+    # Backward from Wo of the feed-forward: gradients of the stream, of the gated, the activated and both halves.
+    temporaries = (_FP32 * hidden + 5 * inner * setting.width) * tokens
+    if setting.activation_checkpointing:
+        # what a layer is given: the stream, and what the layer before adds to it
+        kept = (layers * _FP32 + (layers - 1) * setting.width) * hidden * tokens
+        gone = max(0, copies - setting.width * layer) if setting.shards == 1 else 0  # by then, of the copies
+        temporaries = max(0, temporaries + inside - gone)
+    else:
+        kept = layers * inside - _norm(config) * tokens  # the first layer has one norm only
+    return Memory(
+        weights=_FP32 * share,
+        copies=copies,
+        # Between microbatches FSDP keeps whole gradients on every device, beside the shards of the last exchange.
+        gradients=_FP32 * (share + (parts.total if setting.shards > 1 and passes > 1 else 0)),
+        optimizer=2 * _FP32 * share,
+        activations=kept + outer_activations(config, setting, tokens, predicted),
+        logits=logits_bytes(config, setting, predicted),
+        temporaries=temporaries,
+    )
+
+
+def layer_activations(config: EncoderConfig, setting: Setting, tokens: int) -> int:
+    """Bytes that one layer (not the first) keeps for its backward pass: what model/encoder.py saves, line by line."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    width = setting.width
+    attention = width * (
+        hidden  # normed, what Wqkv takes
+        + 3 * hidden  # q, k and v as Wqkv gives them: v is a view, which keeps all three
+        + 2 * hidden  # q and k rotated
+        + hidden  # what Wo takes, which FlashAttention keeps too
+    )
+    if setting.precision == "bf16" and setting.on_cuda:
+        attention += _FP32 * config.num_attention_heads  # FlashAttention's log-sum-exp of each query
+    feed_forward = width * (
+        hidden  # normed, what Wi takes
+        + 2 * inner  # both halves
+        + inner  # the activated one
+        + inner  # the gated one, what Wo takes
+    )
+    mask = 1 if setting.on_cuda or setting.compiled else width
+    dropout = mask * (hidden * (config.attention_output_dropout > 0) + inner * (config.mlp_dropout > 0))
+    eager = 2 * _norm(config) + attention + feed_forward + dropout
+    if setting.compiled:  # what torch's partitioner keeps (2.13, measured on a CPU): GELU and the sums that the norms
+        # take are computed again, from what was added: by the layer before, and by Wo
+        return tokens * (eager - width * inner - _FP32 * hidden + 2 * width * hidden)
+    return tokens * eager
+
+
+def outer_activations(config: EncoderConfig, setting: Setting, tokens: int, predicted: int) -> int:
+    """Bytes kept outside the layers: embedding, rotary angles, the last norm, and the head on `predicted` rows."""
+    hidden = config.hidden_size
+    width = setting.width
+    thetas = len({config.rope_theta(layer) for layer in range(config.num_hidden_layers)})
+    angles = thetas * 2 * _FP32 * config.head_dim  # cosine and sine
+    normed = _FP32 if setting.on_cuda else width
+    every = _INDEX + 1 + 2 * _norm(config) + angles  # ids, and which are masked
+    masked = 3 * width * hidden + normed * hidden + _STATISTICS  # dense's input and output, the rows' gradient
+    return tokens * every + predicted * masked
+
+
+def logits_bytes(config: EncoderConfig, setting: Setting, predicted: int) -> int:
+    """The decoder's gradient, a product that is added to it in fp32, and a chunk of logits.
+
+    On a CPU there is an fp32 copy of a part of them; on CUDA the gradient and the product are fp32.
+    """
+    rows = chunk_rows(predicted, config.vocab_size, "cuda" if setting.on_cuda else "cpu")
+    width = (_FP32 if setting.on_cuda else setting.width) + (_FP32 if rows < predicted else 0)
+    gradient = width * config.vocab_size * config.hidden_size + _FP32 * config.vocab_size
+    chunk = rows * config.vocab_size
+    precise = 0 if setting.on_cuda else min(chunk, BLOCK_ELEMENTS)
+    return gradient + chunk * setting.width + precise * _FP32
+
+
+def _norm(config: EncoderConfig) -> int:
+    """Bytes that a LayerNorm keeps of a row of the residual stream, which is fp32."""
+    return _FP32 * config.hidden_size + _STATISTICS
+
+
+def _sizes(config: EncoderConfig) -> tuple[int, int, int, int]:
+    return config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers

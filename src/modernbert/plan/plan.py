@@ -1,0 +1,483 @@
+"""What a recipe will take, without running anything: steps, operations, memory, hours and cost."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from modernbert.errors import ConfigError, DataError
+from modernbert.model.config import EncoderConfig
+from modernbert.model.folder import read_config
+from modernbert.plan.costs import (
+    DEVICES,
+    Device,
+    Flops,
+    Memory,
+    Parameters,
+    Setting,
+    count_flops,
+    count_parameters,
+    estimate_memory,
+)
+from modernbert.runtime import Precision
+from modernbert.stream.lengths import (
+    ASSUMPTION,
+    Ints,
+    Rows,
+    assumed_lengths,
+    histogram_lengths,
+    mixed_rows,
+    packed_rows,
+)
+from modernbert.stream.mixture import cap_repeats
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
+from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe
+
+# The share of an H100's dense bf16 peak that the published base reached in its first phase: 1.719 T tokens in 194.2
+# hours on eight (arXiv 2412.13663, appendix A), at the operations that `count_flops` counts for the assumed lengths.
+PUBLISHED_UTILISATION = 0.252
+# What is not planned with: CUDA's context, communication buffers, gaps of the allocator. A choice, not a measurement.
+HEADROOM = 0.1
+_PUBLISHED_VOCABULARY = 50_368
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The devices of a run, one process each, and what is assumed of them."""
+
+    device: Device
+    count: int
+    utilisation: float  # the share of the peak that the run reaches
+    cost_per_hour: float | None  # of one device
+
+    @classmethod
+    def of(
+        cls, device: str = "h100", count: int = 8, utilisation: float | None = None, cost_per_hour: float | None = None
+    ) -> "Cluster":
+        """So many devices of that name; the published utilisation unless one is given.
+
+        Raises:
+            ConfigError: there is no such device, or a number makes no sense.
+        """
+        if device not in DEVICES:
+            raise ConfigError(f"There is no device {device!r} in the table; choose one of {', '.join(DEVICES)}.")
+        if count < 1:
+            raise ConfigError(f"{count} devices train nothing; give 1 or more.")
+        share = PUBLISHED_UTILISATION if utilisation is None else utilisation
+        if not 0 < share <= 1:
+            raise ConfigError(f"A utilisation of {share:g} is no share of the peak; give one above 0 and at most 1.")
+        if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
+            raise ConfigError(f"A device hour cannot cost {cost_per_hour:g}; give 0 or more.")
+        return cls(DEVICES[device], count, share, cost_per_hour)
+
+    @property
+    def usable_memory(self) -> float:
+        """Bytes of one device that are planned with."""
+        return (1 - HEADROOM) * self.device.memory
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The lengths of the documents that every source trains on, and where they come from."""
+
+    sources: Mapping[str, Ints]
+    origin: str
+    own: bool  # those of the recipe's own shards, whose tokens can be counted too
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Updates of one batch size."""
+
+    batch_tokens: int
+    rows: int
+    updates: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Work and what it takes. Hours and cost are None in fp32, whose peaks the table of devices does not have."""
+
+    tokens: int
+    updates: int
+    flops: float  # of the model; what checkpointing computes again counts in the hours alone
+    hours: float | None
+    device_hours: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """What one phase will take."""
+
+    name: str
+    max_length: int
+    mask_ratio: float
+    fill: float  # real tokens, [CLS] and [SEP] included, of all places in the rows
+    piece_tokens: float  # mean length of the documents, or parts of them, that stand in the rows
+    stages: tuple[Stage, ...]
+    growing_updates: int  # before the batch has its final size
+    rate_warmup_updates: int
+    flops_per_token: Flops
+    effort: Effort
+    microbatch_rows: int
+    passes: int  # of a microbatch, for an update of the final batch size
+    memory: Memory
+    fits: bool
+    largest_microbatch_rows: int  # that fits; at most what one device gets of a batch
+
+
+@dataclass(frozen=True)
+class Implied:
+    """What given hours of some phases say about the devices."""
+
+    phases: tuple[str, ...]
+    hours: float
+    tokens_per_second: float  # of one device
+    share_of_peak: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take, and what it was reckoned with."""
+
+    cluster: Cluster
+    vocabulary: int
+    lengths: str  # where those of the documents come from
+    parameters: Parameters
+    parameters_total: int
+    phases: tuple[PhasePlan, ...]
+    total: Effort
+    implied: tuple[Implied, ...]
+
+
+def plan(
+    recipe: PretrainRecipe,
+    cluster: Cluster,
+    *,
+    hours: Sequence[str] = (),
+    vocab_size: int | None = None,
+    shards: Path | None = None,
+    histogram: Path | None = None,
+) -> Plan:
+    """Reckon what the recipe takes. Tokenizer, shards and the model that it starts from need not exist.
+
+    Lengths of documents come from `shards` or `histogram`, otherwise from the recipe's own shards where all are there,
+    otherwise they are assumed. `hours` are of the form phase=194.2 or phase+phase=425.3.
+
+    Raises:
+        ConfigError: an argument makes no sense, the shape of the model is not known, or a batch has fewer rows than
+            there are devices.
+        DataError: given lengths cannot be read, or a source has no document of the lengths that the recipe wants.
+    """
+    measured = _given_hours(recipe, hours)
+    config = model_shape(recipe, vocab_size)
+    lengths = document_lengths(recipe, shards, histogram)
+    windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
+    packed: dict[tuple[int, int], Rows] = {}  # sources that share their lengths are packed once
+
+    def rows_of(source: str, max_length: int) -> Rows:
+        key = (id(lengths.sources[source]), max_length)
+        if key not in packed:
+            packed[key] = packed_rows(lengths.sources[source], max_length, windows)
+        return packed[key]
+
+    phases = []
+    for name, phase in recipe.phases.items():
+        weights: Mapping[str, float] = phase.mixture
+        if phase.max_repeats is not None and lengths.own:
+            totals = {source: int(lengths.sources[source].sum()) for source in weights}
+            weights = cap_repeats(weights, totals, phase.tokens, phase.max_repeats)
+        rows = mixed_rows({source: rows_of(source, phase.max_length) for source in weights}, weights)
+        phases.append(_plan_phase(name, phase, recipe, config, rows, cluster))
+    parameters = count_parameters(config)
+    return Plan(
+        cluster=cluster,
+        vocabulary=config.vocab_size,
+        lengths=lengths.origin,
+        parameters=parameters,
+        parameters_total=parameters.total,
+        phases=tuple(phases),
+        total=_added([phase.effort for phase in phases]),
+        implied=tuple(_implied(names, number, phases, cluster) for names, number in measured),
+    )
+
+
+def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> EncoderConfig:
+    """The configuration that the run would train, as far as it can be known without its tokenizer and its start.
+
+    Raises:
+        ConfigError: `model.start` is not here, and no preset says which shape it will have.
+    """
+    if vocab_size is not None and vocab_size < 1:
+        raise ConfigError(f"A vocabulary of {vocab_size} tokens is none; give 1 or more.")
+    if vocab_size is None and Path(recipe.tokenizer).exists():
+        vocab_size = Vocabulary.of(load_tokenizer(recipe.tokenizer)).size
+    if recipe.model.start is not None:
+        start = Path(recipe.model.start)
+        if (start / "config.json").is_file():
+            found = read_config(start)
+            dropout = recipe.model.attention_output_dropout
+            return found.model_copy(
+                update={"vocab_size": vocab_size or found.vocab_size, "attention_output_dropout": dropout}
+            )
+        if "preset" not in recipe.model.model_fields_set:
+            raise ConfigError(
+                f"{start} is no folder here that shows its shape; write it first, or set model.preset too."
+            )
+    return recipe.model.config(vocab_size=vocab_size or _PUBLISHED_VOCABULARY)
+
+
+def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogram: Path | None = None) -> Lengths:
+    """The lengths that each source of the recipe trains on, those that it leaves out left out.
+
+    Raises:
+        ConfigError: both `shards` and `histogram` are given.
+        DataError: they cannot be read, or nothing is left of a source.
+    """
+    if shards is not None and histogram is not None:
+        raise ConfigError("Lengths come from --shards or from --histogram; give one of them.")
+    missing = next((data.path for data in recipe.data.values() if not data.path.exists()), None)
+    own = shards is None and histogram is None and missing is None
+    if own:
+        fraction = recipe.validation.fraction
+        found = {name: Shards.open(data.path).split(fraction).train.lengths for name, data in recipe.data.items()}
+        origin = "those of the recipe's shards"
+    elif shards is not None:
+        found, origin = dict.fromkeys(recipe.data, Shards.open(shards).lengths), f"those of {shards}"
+    elif histogram is not None:
+        found, origin = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"drawn from {histogram}"
+    else:
+        found, origin = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing} is not here"
+    fitting: dict[tuple[int, int, int | None], Ints] = {}
+    for name, data in recipe.data.items():
+        key, lengths = (id(found[name]), data.min_tokens, data.max_tokens), found[name]
+        if key not in fitting:
+            fitting[key] = lengths[(lengths >= data.min_tokens) & (lengths <= (data.max_tokens or lengths.max()))]
+        if not fitting[key].any():
+            raise DataError(
+                f"No document of data.{name} has {data.min_tokens} to {data.max_tokens or 'any number of'} tokens "
+                f"(lengths {origin}); change data.{name}, or give other lengths."
+            )
+    sources = {name: fitting[id(found[name]), data.min_tokens, data.max_tokens] for name, data in recipe.data.items()}
+    return Lengths(sources, origin, own)
+
+
+def simulate_updates(
+    batch: BatchSize, max_length: int, tokens: int, tokens_per_row: Fraction | int
+) -> tuple[Stage, ...]:
+    """The updates of a phase by batch size: what stepping through `BatchSize.at` until `tokens` are read would count.
+
+    In whole numbers and fractions, so that it is exact over trillions of tokens.
+    """
+    sizes, each = batch.growth()
+    stages, left = [], Fraction(tokens)
+    for number, size in enumerate(sizes, 1):
+        if left <= 0:
+            break
+        rows = max(1, size // max_length)
+        wanted = math.ceil(left / (rows * tokens_per_row))
+        updates = wanted if number == len(sizes) else min(each, wanted)
+        stages.append(Stage(size, rows, updates))
+        left -= updates * rows * tokens_per_row
+    return tuple(stages)
+
+
+def _plan_phase(
+    name: str, phase: Phase, recipe: PretrainRecipe, config: EncoderConfig, rows: Rows, cluster: Cluster
+) -> PhasePlan:
+    run, batch, length = recipe.run, phase.batch_tokens, phase.max_length
+    stages = simulate_updates(batch, length, phase.tokens, rows.tokens_per_row)
+    if stages[0].rows < cluster.count:
+        raise ConfigError(
+            f"A batch of {stages[0].rows} rows in phases.{name} has none for some of {cluster.count} devices; "
+            "raise batch_tokens (and its start), or give fewer --gpus."
+        )
+    warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_row)
+    flops = count_flops(config, rows, phase.mask_ratio)
+    work = flops.total + (flops.recomputed if run.activation_checkpointing else 0.0)
+    precision: Precision = "fp32" if run.precision == "fp32" else "bf16"  # the devices of a plan are fast at it
+    setting = Setting(
+        precision,
+        shards=cluster.count if run.parallel == "fsdp" else 1,
+        activation_checkpointing=run.activation_checkpointing,
+        compiled=run.compile,
+    )
+    share = math.ceil(stages[-1].rows / cluster.count)
+
+    def memory(count: int) -> Memory:
+        return estimate_memory(config, setting, count * length, phase.mask_ratio, passes=math.ceil(share / count))
+
+    fitting = (count for count in range(share, 0, -1) if memory(count).total <= cluster.usable_memory)
+    at_once = min(share, run.microbatch_tokens // length)
+    updates = sum(stage.updates for stage in stages)
+    return PhasePlan(
+        name=name,
+        max_length=length,
+        mask_ratio=phase.mask_ratio,
+        fill=rows.fill,
+        piece_tokens=1 / rows.pieces_per_token,
+        stages=stages,
+        growing_updates=sum(stage.updates for stage in stages if stage.batch_tokens < batch.tokens),
+        rate_warmup_updates=sum(stage.updates for stage in warmup),
+        flops_per_token=flops,
+        effort=_effort(phase.tokens, updates, flops.total, work, cluster if precision == "bf16" else None),
+        microbatch_rows=at_once,
+        passes=math.ceil(share / at_once),
+        memory=memory(at_once),
+        fits=memory(at_once).total <= cluster.usable_memory,
+        largest_microbatch_rows=next(fitting, 0),
+    )
+
+
+def _effort(tokens: int, updates: int, flops: float, work: float, cluster: Cluster | None) -> Effort:
+    if cluster is None:
+        return Effort(tokens, updates, tokens * flops, None, None, None)
+    device_hours = tokens * work / (cluster.device.peak_flops * cluster.utilisation) / 3600
+    cost = None if cluster.cost_per_hour is None else device_hours * cluster.cost_per_hour
+    return Effort(tokens, updates, tokens * flops, device_hours / cluster.count, device_hours, cost)
+
+
+def _added(efforts: Sequence[Effort]) -> Effort:
+    def total(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if len(known) == len(values) else None
+
+    return Effort(
+        tokens=sum(effort.tokens for effort in efforts),
+        updates=sum(effort.updates for effort in efforts),
+        flops=sum(effort.flops for effort in efforts),
+        hours=total([effort.hours for effort in efforts]),
+        device_hours=total([effort.device_hours for effort in efforts]),
+        cost=total([effort.cost for effort in efforts]),
+    )
+
+
+def _given_hours(recipe: PretrainRecipe, hours: Sequence[str]) -> list[tuple[tuple[str, ...], float]]:
+    """The phases and hours in texts like phase+phase=425.3."""
+    found = []
+    for given in hours:
+        names, _, text = given.partition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < math.inf:
+            raise ConfigError(f"The hours {given!r} are not of the form phase=194.2 or phase+phase=425.3.")
+        if unknown := [name for name in names.split("+") if name not in recipe.phases]:
+            raise ConfigError(
+                f"There is no phase {unknown[0]!r} to have hours; the recipe has {', '.join(recipe.phases)}."
+            )
+        found.append((tuple(names.split("+")), number))
+    return found
+
+
+def _implied(names: tuple[str, ...], hours: float, phases: Sequence[PhasePlan], cluster: Cluster) -> Implied:
+    effort = _added([phase.effort for phase in phases if phase.name in names])
+    device_seconds = hours * 3600 * cluster.count
+    return Implied(
+        phases=names,
+        hours=hours,
+        tokens_per_second=effort.tokens / device_seconds,
+        share_of_peak=effort.flops / device_seconds / cluster.device.peak_flops,
+    )
+
+
+def describe(plan: Plan) -> str:
+    """The plan as text for people: what it was reckoned with, then a column for each phase, then what stands out."""
+    cluster, parts = plan.cluster, plan.parameters
+    lines = [
+        f"parameters        {plan.parameters_total:,}",
+        f"                  embedding {parts.embedding:,}, attention {parts.attention:,}, "
+        f"feed-forward {parts.feed_forward:,}, norms {parts.norms:,}, head {parts.head:,}",
+        f"vocabulary        {plan.vocabulary:,}",
+        f"devices           {cluster.count} x {cluster.device.name}: {cluster.device.peak_flops / 1e12:,.0f} TFLOP/s "
+        f"(bf16, dense) and {_gib(cluster.device.memory)} GiB each",
+        f"utilisation       {cluster.utilisation:.1%} of the peak"
+        + (", as in the first phase of the published base" if cluster.utilisation == PUBLISHED_UTILISATION else ""),
+        f"document lengths  {plan.lengths}",
+        "",
+    ]
+    totals = {label: show(plan.total) for label, show in _EFFORT}
+    table = [("", [phase.name for phase in plan.phases], "total")]
+    table += [(label, [show(phase) for phase in plan.phases], totals.get(label, "")) for label, show in _ROWS]
+    table = [line for line in table if any(line[1])]
+    widths = [3 + max(len(cells[column]) for _, cells, _ in table) for column in range(len(plan.phases))]
+    last = 3 + max(len(total) for _, _, total in table)
+    for label, cells, total in table:
+        shown = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"{label:<31}{shown}{total:>{last}}".rstrip())
+    lines.append("")
+    for found in plan.implied:
+        lines.append(
+            f"{' + '.join(found.phases)} in {found.hours:,.1f} hours: {found.tokens_per_second:,.0f} tokens/s on each "
+            f"device, {found.share_of_peak:.1%} of its peak"
+        )
+    if plan.total.hours is None:
+        lines.append("no hours: the table of devices has bf16 peaks, and run.precision is fp32")
+    if not all(phase.fits for phase in plan.phases):
+        most = min(phase.largest_microbatch_rows * phase.max_length for phase in plan.phases)
+        remedy = f"run.microbatch_tokens={most}" if most else "run.activation_checkpointing=true or run.parallel=fsdp"
+        lines.append(f"the microbatch does not fit {1 - HEADROOM:.0%} of the memory; try {remedy}")
+    return "\n".join(lines).rstrip()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.2f}"
+
+
+_EFFORT: tuple[tuple[str, Callable[[Effort], str]], ...] = (
+    ("tokens", lambda effort: f"{effort.tokens:,}"),
+    ("updates", lambda effort: f"{effort.updates:,}"),
+    ("operations", lambda effort: f"{effort.flops:.3g}"),
+    ("hours", lambda effort: _number(effort.hours)),
+    ("device hours", lambda effort: _number(effort.device_hours)),
+    ("cost", lambda effort: _number(effort.cost)),
+)
+
+
+def _of_effort(label: str) -> tuple[str, Callable[[PhasePlan], str]]:
+    show = dict(_EFFORT)[label]
+    return label, lambda phase: show(phase.effort)
+
+
+_ROWS: tuple[tuple[str, Callable[[PhasePlan], str]], ...] = (
+    _of_effort("tokens"),
+    ("tokens of a row", lambda phase: f"{phase.max_length:,}"),
+    ("  filled to", lambda phase: f"{phase.fill:.2%}"),
+    ("  in pieces of", lambda phase: f"{phase.piece_tokens:,.0f}"),
+    ("  masked", lambda phase: f"{phase.mask_ratio:.0%}"),
+    ("tokens of a batch", lambda phase: f"{phase.stages[-1].batch_tokens:,}"),
+    ("  at first", lambda phase: f"{phase.stages[0].batch_tokens:,}"),
+    ("rows of a batch", lambda phase: f"{phase.stages[-1].rows:,}"),
+    _of_effort("updates"),
+    ("  while the batch grows", lambda phase: f"{phase.growing_updates:,}"),
+    ("  while the rate warms up", lambda phase: f"{phase.rate_warmup_updates:,}"),
+    ("operations of a token", lambda phase: f"{phase.flops_per_token.total:.3g}"),
+    ("  layers", lambda phase: f"{phase.flops_per_token.layers:.3g}"),
+    ("  attention", lambda phase: f"{phase.flops_per_token.attention:.3g}"),
+    ("  head", lambda phase: f"{phase.flops_per_token.head:.3g}"),
+    _of_effort("operations"),
+    _of_effort("hours"),
+    _of_effort("device hours"),
+    _of_effort("cost"),
+    ("rows of a microbatch", lambda phase: f"{phase.microbatch_rows:,}"),
+    ("  passes of an update", lambda phase: f"{phase.passes:,}"),
+    ("memory of a device, GiB", lambda phase: _gib(phase.memory.total)),
+    ("  weights", lambda phase: _gib(phase.memory.weights)),
+    ("  copies of weights in bf16", lambda phase: _gib(phase.memory.copies)),
+    ("  gradients", lambda phase: _gib(phase.memory.gradients)),
+    ("  optimizer", lambda phase: _gib(phase.memory.optimizer)),
+    ("  activations", lambda phase: _gib(phase.memory.activations)),
+    ("  logits, before the backward", lambda phase: _gib(phase.memory.logits)),
+    ("  or temporaries, in it", lambda phase: _gib(phase.memory.temporaries)),
+    ("  fits", lambda phase: "yes" if phase.fits else "no"),
+    ("rows of the largest that fits", lambda phase: f"{phase.largest_microbatch_rows:,}"),
+    ("  tokens", lambda phase: f"{phase.largest_microbatch_rows * phase.max_length:,}"),
+)

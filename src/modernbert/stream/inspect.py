@@ -1,0 +1,67 @@
+"""What a shard folder would become in training: documents, rows and how full they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from modernbert.stream.packing import SPECIALS, Packer
+from modernbert.stream.shards import Documents, Shards
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Documents of at least `start` and fewer than `stop` tokens."""
+
+    start: int
+    stop: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Measured over one full epoch of rows of `max_length` tokens."""
+
+    folder: str
+    max_length: int
+    documents: int
+    tokens: int
+    rows: int
+    pieces: int
+    pieces_per_row: float
+    fill: float  # real tokens, [CLS] and [SEP] included, of all places in the rows
+    median_length: int
+    longest: int
+    histogram: tuple[Bin, ...]
+
+
+def inspect(folder: str | Path, max_length: int, seed: int = 0) -> Inspection:
+    """Pack one epoch of a shard folder and count.
+
+    Raises:
+        DataError: the folder holds no sound shards.
+    """
+    shards = Shards.open(folder)
+    packer = Packer(Documents.all_of(shards), max_length, seed)
+    rows = pieces = filled = 0
+    while True:
+        row = packer.next_row()
+        if packer.position.epoch:
+            break
+        rows, pieces = rows + 1, pieces + len(row)
+        filled += sum(piece.length + SPECIALS for piece in row)
+    edges = [0, *(2**power for power in range(4, 64) if 2 ** (power - 1) <= shards.lengths.max())]
+    counts = np.histogram(shards.lengths, bins=edges)[0]
+    return Inspection(
+        folder=str(folder),
+        max_length=max_length,
+        documents=shards.num_documents,
+        tokens=shards.num_tokens,
+        rows=rows,
+        pieces=pieces,
+        pieces_per_row=pieces / rows,
+        fill=filled / (rows * max_length),
+        median_length=int(np.median(shards.lengths)),
+        longest=int(shards.lengths.max()),
+        histogram=tuple(map(Bin, edges[:-1], edges[1:], counts.tolist())),
+    )

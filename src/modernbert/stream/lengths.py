@@ -1,0 +1,125 @@
+"""How long documents are, and what packing makes of them. No token is read."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+
+from modernbert.config import Config
+from modernbert.errors import DataError
+from modernbert.stream.packing import SPECIALS, Packer
+from modernbert.stream.shards import Documents, Shard, Shards
+
+Ints = npt.NDArray[np.int64]
+
+SAMPLE_DOCUMENTS = 4 * 16_384  # and about as many pieces: whole buffers of the packer
+ASSUMPTION = "assumed: log-normal, median 500 tokens, sigma 1.2"
+
+
+def assumed_lengths() -> Ints:
+    """Made-up documents where none are known: `ASSUMPTION`, a mean of about a thousand tokens and a long tail."""
+    drawn = np.random.Generator(np.random.PCG64DXSM(0)).lognormal(np.log(500), 1.2, SAMPLE_DOCUMENTS)
+    return np.maximum(1, drawn).astype(np.int64)
+
+
+class _Bin(Config):
+    start: NonNegativeInt
+    stop: PositiveInt
+    documents: NonNegativeInt
+
+
+class _Histogram(Config, extra="ignore"):
+    histogram: tuple[_Bin, ...] = Field(min_length=1)
+    longest: PositiveInt | None = None
+
+
+def histogram_lengths(path: Path) -> Ints:
+    """Documents drawn from the histogram that `modernbert inspect --json` prints, evenly in the logarithm in each bin.
+
+    Raises:
+        DataError: it cannot be read, or counts no document.
+    """
+    try:
+        found = _Histogram.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError):
+        raise DataError(f"{path} is no length histogram; write it with `modernbert inspect SHARDS --json`.") from None
+    bins = [bin_ for bin_ in found.histogram if bin_.documents and bin_.stop > max(1, bin_.start)]
+    if not bins:
+        raise DataError(f"{path} counts no document; write it with `modernbert inspect SHARDS --json`.")
+    generator = np.random.Generator(np.random.PCG64DXSM(0))
+    counts = np.array([bin_.documents for bin_ in bins], dtype=np.float64)
+    chosen = generator.choice(len(bins), size=SAMPLE_DOCUMENTS, p=counts / counts.sum())
+    low = np.log([max(1, bin_.start) for bin_ in bins])[chosen]
+    high = np.log([min(bin_.stop, (found.longest or bin_.stop - 1) + 1) for bin_ in bins])[chosen]
+    return np.exp(low + (high - low).clip(min=0) * generator.random(SAMPLE_DOCUMENTS)).astype(np.int64).clip(min=1)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rows of a source, or of a mixture, are like on average."""
+
+    max_length: int
+    tokens_per_row: Fraction  # [CLS] and [SEP] included, padding not
+    pieces_per_token: float
+    keys: Mapping[int | None, float]  # what a token attends to, by window; None is global
+
+    @property
+    def fill(self) -> float:
+        return float(self.tokens_per_row / self.max_length)
+
+
+def packed_rows(lengths: Ints, max_length: int, windows: Collection[int | None]) -> Rows:
+    """Pack documents of these lengths as training does, a sample of them where they are many, and measure the rows.
+
+    Raises:
+        ConfigError: `max_length` leaves no room beside [CLS] and [SEP].
+        DataError: the documents hold no token.
+    """
+    if len(lengths) > SAMPLE_DOCUMENTS:
+        lengths = np.random.Generator(np.random.PCG64DXSM(0)).choice(lengths, SAMPLE_DOCUMENTS)
+    ends = np.cumsum(lengths).astype(np.uint64)
+    shard = Shard(Path("sample"), np.zeros(0, dtype=np.uint16), ends)  # the packer looks at lengths only
+    packer = Packer(Documents.all_of(Shards(Path("sample"), [shard], None)), max_length, seed=0)
+    sizes: list[int] = []
+    rows = buffer = 0
+    while True:
+        row = packer.next_row()
+        at = packer.position
+        if at.epoch or (at.buffer > buffer and len(sizes) >= SAMPLE_DOCUMENTS):  # enough, and no buffer cut short
+            break
+        buffer = at.buffer
+        rows += 1
+        sizes += [piece.length + SPECIALS for piece in row]
+    size = np.array(sizes)
+    tokens = int(size.sum())
+    keys = {window: float(visible_keys(size, window).sum() / tokens) for window in windows}
+    return Rows(max_length, Fraction(tokens, rows), len(size) / tokens, keys)
+
+
+def mixed_rows(sources: Mapping[str, Rows], weights: Mapping[str, float]) -> Rows:
+    """The rows of a mixture whose sources have these shares of the tokens."""
+    total = sum(map(Fraction, weights.values()))
+    shares = {name: Fraction(weight) / total for name, weight in weights.items()}
+    first = next(iter(sources.values()))
+    return Rows(
+        max_length=first.max_length,
+        tokens_per_row=1 / sum((share / sources[name].tokens_per_row for name, share in shares.items()), Fraction(0)),
+        pieces_per_token=sum(float(share) * sources[name].pieces_per_token for name, share in shares.items()),
+        keys={
+            window: sum(float(share) * sources[name].keys[window] for name, share in shares.items())
+            for window in first.keys
+        },
+    )
+
+
+def visible_keys(lengths: Ints, window: int | None) -> Ints:
+    """Pairs of a query and a key that it sees, in sequences of these lengths: n^2, or those with |i - j| <= window."""
+    if window is None:
+        return lengths**2
+    reach = np.minimum(window, lengths - 1)
+    return lengths * (2 * reach + 1) - reach * (reach + 1)

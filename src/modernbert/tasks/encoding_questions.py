@@ -1,0 +1,151 @@
+"""Questions and contexts as token ids, answers as places of tokens, and predictions as answers in the text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from modernbert.text.examples import QuestionExample
+from modernbert.text.framing import Ids, encodings, special_ids
+from modernbert.text.offsets import TokenizedText, windows
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionWindow:
+    """`[CLS] question [SEP] stretch of the context [SEP]`.
+
+    `labels` (2,) are the first and the last token of the answer, counted in `ids`; both are 0, which is [CLS], where
+    the stretch does not hold the whole answer.
+    """
+
+    example: int
+    begin: int  # its first token of the context, counted there
+    end: int
+    context_at: int  # where that token is in `ids`
+    ids: Ids
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedQuestions:
+    """Questions as a model reads them. `truncated` counts the questions that were cut, `lost` the answers of white
+    space alone, which cannot be learned."""
+
+    contexts: list[TokenizedText]
+    windows: list[QuestionWindow]
+    truncated: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer with its place in the context, or none: an empty text at 0.
+
+    `score` is the sum of the two logits; `probability` is among all replies to the question that were considered.
+    """
+
+    text: str
+    begin: int
+    end: int
+    score: float
+    probability: float
+
+
+def encode_questions(
+    tokenizer: Tokenizer, examples: Sequence[QuestionExample], *, max_length: int, stride: int
+) -> EncodedQuestions:
+    """Windows of at most `max_length` tokens over each context; neighbours share `stride` tokens, at most half of them.
+
+    Of several accepted answers the first one is learned. A question takes half of the room at most.
+
+    Raises:
+        ConfigError: `max_length` leaves no room for a token of each.
+    """
+    cls_id, sep_id = special_ids(tokenizer)
+    contexts: list[TokenizedText] = []
+    cut: list[QuestionWindow] = []
+    truncated = lost = 0
+    asked = encodings(tokenizer, [example.question for example in examples])
+    told = encodings(tokenizer, [example.context for example in examples])
+    for number, (example, question, encoding) in enumerate(zip(examples, asked, told, strict=True)):
+        context = TokenizedText.of(example.context, encoding)
+        contexts.append(context)
+        kept = question.ids[: max(1, (max_length - 3) // 2)]
+        truncated += len(kept) < len(question.ids)
+        place = None
+        if example.answers:
+            answer = example.answers[0]
+            place = context.covering(answer.begin, answer.begin + len(answer.text))
+            lost += place is None
+        context_at = len(kept) + 2
+        for begin, end in windows(len(context.ids), max_length - 3 - len(kept), stride):
+            ids = np.array([cls_id, *kept, sep_id, *context.ids[begin:end], sep_id], dtype=np.int32)
+            labels = np.zeros(2, dtype=np.int64)
+            if place is not None and begin <= place[0] and place[1] < end:
+                labels += np.array(place) - begin + context_at
+            cut.append(QuestionWindow(number, begin, end, context_at, ids, labels))
+    return EncodedQuestions(contexts, cut, truncated, lost)
+
+
+def decode_answers(
+    encoded: EncodedQuestions,
+    logits: Sequence[npt.NDArray[np.floating]],
+    *,
+    n_best: int = 20,
+    max_answer_tokens: int = 64,
+    no_answer_threshold: float | None = None,
+) -> list[list[Reply]]:
+    """The replies to each question, best first, from all windows over its context.
+
+    `logits` has for each window (tokens, 2), begin and end. The score of no answer is the lowest that a window gives
+    [CLS], as in the SQuAD 2.0 evaluation. With a threshold, no answer is the first reply if its score is more than the
+    threshold above the best answer's; without one it is not among the replies.
+    """
+    candidates: list[dict[tuple[int, int], float]] = [{} for _ in encoded.contexts]
+    null = [np.inf] * len(encoded.contexts)
+    assert len(logits) == len(encoded.windows), "one array of logits for each window"
+    for window, scores in zip(encoded.windows, logits, strict=True):
+        null[window.example] = min(null[window.example], float(scores[0].sum()))
+        inside = np.asarray(scores[window.context_at : window.context_at + window.end - window.begin], dtype=np.float64)
+        offsets = encoded.contexts[window.example].offsets[window.begin : window.end]
+        found = candidates[window.example]
+        for first, last, score in best_pairs(inside[:, 0], inside[:, 1], n_best, max_answer_tokens):
+            place = int(offsets[first, 0]), int(offsets[last, 1])
+            if place[0] < place[1]:
+                found[place] = max(score, found.get(place, -np.inf))
+    return [
+        _replies(context.text, found, none, n_best, no_answer_threshold)
+        for context, found, none in zip(encoded.contexts, candidates, null, strict=True)
+    ]
+
+
+def best_pairs(
+    begins: npt.NDArray[np.float64], ends: npt.NDArray[np.float64], n_best: int, longest: int
+) -> list[tuple[int, int, float]]:
+    """The best pairs of a first and a last token at most `longest` tokens apart, by the sum of their scores."""
+    padded = np.concatenate([ends, np.full(longest - 1, -np.inf)])
+    sums = begins[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)
+    flat = sums.ravel()
+    best = np.argpartition(-flat, min(n_best, len(flat)) - 1)[:n_best]
+    best = best[np.lexsort((best, -flat[best]))]
+    return [
+        (int(place // longest), int(place // longest + place % longest), float(flat[place]))
+        for place in best
+        if np.isfinite(flat[place])
+    ]
+
+
+def _replies(
+    text: str, found: dict[tuple[int, int], float], none: float, n_best: int, threshold: float | None
+) -> list[Reply]:
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:n_best]
+    replies = [(text[begin:end], begin, end, score) for (begin, end), score in ordered]
+    if threshold is not None:
+        first = not ordered or none - ordered[0][1] > threshold
+        above = sum(score >= none for *_, score in replies)
+        replies.insert(0 if first else max(1, above), ("", 0, 0, none))
+    scores = np.array([score for *_, score in replies])
+    weights = np.exp(scores - scores.max(initial=-np.inf))
+    return [Reply(*reply, float(weight / weights.sum())) for reply, weight in zip(replies, weights, strict=True)]

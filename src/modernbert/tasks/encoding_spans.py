@@ -1,0 +1,278 @@
+"""Spans of a text as labels of tokens, and predictions for tokens as spans of the text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Bool, Float, Int
+from tokenizers import Tokenizer
+
+from modernbert.stream.masking import IGNORED
+from modernbert.tasks.reading_spans import spans_of_tags
+from modernbert.text.examples import Span, SpanExample
+from modernbert.text.framing import Ids, encodings, special_ids
+from modernbert.text.offsets import TokenizedText, best_windows, windows
+from modernbert.text.words import Places, inside_word, parts_cluster, word_around
+
+
+def bio_tags(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a token: O, and for each label, in order, B- where a span begins and I- where it goes on."""
+    return ("O", *(f"{begin}-{label}" for label in sorted(set(labels)) for begin in "BI"))
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What of a text gets one tag each: words, or else the smallest pieces that tokens end with.
+
+    `anchors` are the tokens that speak for them: the first of each, and of no other. Words that have the same first
+    token are one unit, as are tokens that share a character or a grapheme cluster: no span can end between them.
+    """
+
+    places: Places
+    anchors: npt.NDArray[np.int64]
+    of_tokens: npt.NDArray[np.int64]  # (tokens,) the unit of each token whose label is learned, -1 for the others
+
+    @classmethod
+    def of(cls, text: TokenizedText, words: Places | None) -> "Units":
+        if words is not None and len(text.ids):
+            return cls._of_words(text, words)
+        places: list[tuple[int, int]] = []
+        anchors: list[int] = []
+        of_tokens = np.full(len(text.ids), -1, dtype=np.int64)
+        for token, (begin, end) in enumerate(text.offsets.tolist()):
+            if begin == end:
+                continue  # white space belongs to no span, and ends none
+            if places and (begin < places[-1][1] or (begin == places[-1][1] and parts_cluster(text.text, begin))):
+                places[-1] = (places[-1][0], max(end, places[-1][1]))
+            else:
+                places.append((begin, end))
+                anchors.append(token)
+            of_tokens[token] = len(places) - 1
+        return cls(tuple(places), np.array(anchors, dtype=np.int64), of_tokens)
+
+    @classmethod
+    def _of_words(cls, text: TokenizedText, words: Places) -> "Units":
+        begins = np.array([begin for begin, _ in words], dtype=np.int64)
+        of_words = np.searchsorted(text.offsets[:, 1], begins, side="right").clip(max=len(text.ids) - 1)
+        anchors, first = np.unique(of_words, return_index=True)
+        last = np.append(first[1:], len(words)) - 1
+        places = tuple((words[one][0], words[other][1]) for one, other in zip(first, last, strict=True))
+        of_tokens = np.full(len(text.ids), -1, dtype=np.int64)
+        of_tokens[anchors] = np.arange(len(places))
+        return cls(places, anchors.astype(np.int64), of_tokens)
+
+    def tags(self, spans: Sequence[Span]) -> list[str]:
+        """The tag of each unit. A unit in two spans belongs to the first of them."""
+        tags = ["O"] * len(self.places)
+        unit = 0
+        for span in spans:
+            while unit < len(tags) and self.places[unit][1] <= span.begin:
+                unit += 1
+            begin = "B"
+            while unit < len(tags) and self.places[unit][0] < span.end:
+                tags[unit] = f"{begin}-{span.label}"
+                begin, unit = "I", unit + 1
+        return tags
+
+
+@dataclass(frozen=True, eq=False)
+class SpanWindow:
+    """A stretch of a text with [CLS] and [SEP], and the class of each token, -100 where none is learned."""
+
+    example: int
+    begin: int  # its first token, counted in the text
+    end: int
+    ids: Ids
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSpans:
+    """Texts with marked spans as a token classifier reads them.
+
+    `lost` are the spans that no prediction can give back, as they begin or end inside a unit, each behind the number
+    of its example.
+    """
+
+    tags: tuple[str, ...]
+    texts: list[TokenizedText]
+    units: list[Units]
+    windows: list[SpanWindow]
+    lost: list[tuple[int, Span]]
+
+
+def encode_spans(
+    tokenizer: Tokenizer, examples: Sequence[SpanExample], tags: Sequence[str], *, max_length: int, stride: int
+) -> EncodedSpans:
+    """Windows of at most `max_length` tokens; neighbours of the same text share `stride` tokens, at most half of them.
+
+    The words of an example are its units, and the first token of each has the label; where it has none, all tokens have
+    one. `tags` are those of `bio_tags`.
+
+    Raises:
+        ConfigError: `max_length` leaves no room for a token.
+    """
+    cls_id, sep_id = special_ids(tokenizer)
+    numbers: Mapping[str, int] = {tag: number for number, tag in enumerate(tags)}
+    texts, all_units, cut = [], [], []
+    lost: list[tuple[int, Span]] = []
+    found = encodings(tokenizer, [example.text for example in examples])
+    for number, (example, encoding) in enumerate(zip(examples, found, strict=True)):
+        text = TokenizedText.of(example.text, encoding)
+        units = Units.of(text, example.words)
+        own = units.tags(example.spans)
+        found_again = set(spans_of_tags(units.places, own))
+        lost += [(number, span) for span in example.spans if span not in found_again]
+        labels = _token_labels(units, own, numbers)
+        for begin, end in windows(len(text.ids), max_length - 2, stride):
+            ids = np.array([cls_id, *text.ids[begin:end], sep_id], dtype=np.int32)
+            window_labels = np.array([IGNORED, *labels[begin:end], IGNORED], dtype=np.int64)
+            cut.append(SpanWindow(number, begin, end, ids, window_labels))
+        texts.append(text)
+        all_units.append(units)
+    return EncodedSpans(tuple(tags), texts, all_units, cut, lost)
+
+
+def spans_that_cut_words(example: SpanExample) -> list[Span]:
+    """The spans of which an end is between two letters or digits."""
+    text = example.text
+    return [span for span in example.spans if inside_word(text, span.begin) or inside_word(text, span.end)]
+
+
+def span_inside_word(tokenizer: Tokenizer, example: SpanExample) -> tuple[Span, Span] | None:
+    """The first span that cuts a word between two letters where no unit ends, and the same span with the whole word.
+
+    Such a span is most likely a mistake of counting. Scripts without spaces and Hangul have no such words.
+    """
+    text = example.text
+    suspects = spans_that_cut_words(example)
+    if not suspects:
+        return None
+    lost = {span for _, span in encode_spans(tokenizer, [example], bio_tags([span.label for span in example.spans]),
+                                             max_length=len(text.encode()) * 4 + 16, stride=0).lost}  # fmt: skip
+    for span in suspects:
+        if span in lost:
+            return span, Span(*word_around(text, span.begin, span.end), span.label)
+    return None
+
+
+def decode_spans(
+    encoded: EncodedSpans,
+    logits: Sequence[npt.NDArray[np.floating]],
+    words: Sequence[Places | None] | None = None,
+) -> list[tuple[tuple[Span, float], ...]]:
+    """The spans of each text, each with the mean probability of its tags.
+
+    The tags are the most probable ones together of which none goes on with a span under another label (`best_path`).
+    `logits` has for each window (tokens, tags), [CLS] and [SEP] included. Where windows share a token, the one decides
+    in which it has the most context. No span begins or ends inside one of the `words` of its text, if they are given.
+    """
+    broken, parted = _breaks(encoded.tags), _parts(encoded.tags)
+    of_texts: list[list[int]] = [[] for _ in encoded.texts]
+    for number, window in enumerate(encoded.windows):
+        of_texts[window.example].append(number)
+    assert len(logits) == len(encoded.windows), "one array of logits for each window"
+    decoded: list[tuple[tuple[Span, float], ...]] = []
+    given = [None] * len(encoded.texts) if words is None else words
+    for units, numbers, own_words in zip(encoded.units, of_texts, given, strict=True):
+        own = [encoded.windows[number] for number in numbers]
+        if not units.places:
+            decoded.append(())
+            continue
+        chosen = best_windows([(window.begin, window.end) for window in own])[units.anchors]
+        begins = np.array([window.begin for window in own])
+        rows = np.stack(
+            [
+                logits[numbers[window]][1 + anchor - begins[window]]
+                for window, anchor in zip(chosen.tolist(), units.anchors.tolist(), strict=True)
+            ]
+        ).astype(np.float64)
+        rows -= rows.max(1, keepdims=True)
+        rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+        path = best_path(rows, broken, parted, None if own_words is None else _inside(units.places, own_words))
+        probabilities = np.exp(np.take_along_axis(rows, path[:, None], 1)[:, 0])
+        decoded.append(_scored(units.places, [encoded.tags[index] for index in path], probabilities))
+    return decoded
+
+
+def best_path(
+    scores: Float[np.ndarray, "units tags"],
+    forbidden: Bool[np.ndarray, "tags tags"],
+    forbidden_inside: Bool[np.ndarray, "tags tags"] | None = None,
+    inside: Bool[np.ndarray, "units"] | None = None,
+) -> Int[np.ndarray, "units"]:
+    """The classes with the highest sum of scores among which b never follows a where `forbidden[a, b]` (Viterbi 1967).
+
+    Some class has to be allowed behind each. Of a unit that is `inside` something `forbidden_inside` says it instead.
+    """
+    path: npt.NDArray[np.int64] = scores.argmax(1)
+    kinds = np.stack([forbidden, forbidden if forbidden_inside is None else forbidden_inside])
+    kind = np.zeros(len(scores), dtype=np.int64) if inside is None else inside.astype(np.int64)
+    if not kinds[kind[1:], path[:-1], path[1:]].any():
+        return path
+    bars = np.where(kinds, -np.inf, 0.0)
+    reached = scores[0]
+    came_from = np.empty(scores.shape, dtype=np.int64)
+    for unit in range(1, len(scores)):
+        ways = reached[:, None] + bars[kind[unit]]
+        came_from[unit] = ways.argmax(0)
+        reached = ways.max(0) + scores[unit]
+    path[-1] = reached.argmax()
+    for unit in range(len(scores) - 1, 0, -1):
+        path[unit - 1] = came_from[unit, path[unit]]
+    return path
+
+
+def _breaks(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which tag would go on, under another label, with the span of the one before it.
+
+    I- behind O is none of them: there are data in which spans begin so.
+    """
+    inside, going_on, same = _kinds(tags)
+    return inside[:, None] & going_on[None, :] & ~same
+
+
+def _parts(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which tag may not follow which inside a word: a span goes on there, or there is none."""
+    inside, going_on, same = _kinds(tags)
+    outside = np.array([tag == "O" for tag in tags])
+    return ~((inside[:, None] & going_on[None, :] & same) | (outside[:, None] & outside[None, :]))
+
+
+def _kinds(tags: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which tags may be followed by the rest of their span, which are such a rest, and which have the same label."""
+    labels = np.array([tag[2:] for tag in tags])
+    inside = np.array([tag[0] in "BIM" for tag in tags])
+    going_on = np.array([tag[0] in "IELM" for tag in tags])
+    return inside, going_on, labels[:, None] == labels[None, :]
+
+
+def _inside(places: Places, words: Places) -> npt.NDArray[np.bool_]:
+    """Which units begin inside a word, and not with it."""
+    begins, ends = np.array(words, dtype=np.int64).reshape(-1, 2).T
+    units = np.array([begin for begin, _ in places], dtype=np.int64)
+    word = np.searchsorted(begins, units, side="right") - 1
+    return (word >= 0) & (units > begins[word]) & (units < ends[word])
+
+
+def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """The class of each token. Behind the first token of a unit the span goes on."""
+    first = np.array([numbers[tag] for tag in tags], dtype=np.int64)
+    going_on = np.array([numbers[f"I-{tag[2:]}" if tag != "O" else tag] for tag in tags], dtype=np.int64)
+    labels = np.full(len(units.of_tokens), IGNORED, dtype=np.int64)
+    learned = units.of_tokens >= 0
+    labels[learned] = going_on[units.of_tokens[learned]]
+    labels[units.anchors] = first
+    return labels
+
+
+def _scored(
+    places: Places, tags: Sequence[str], probabilities: npt.NDArray[np.float64]
+) -> tuple[tuple[Span, float], ...]:
+    begins = {begin: number for number, (begin, _) in enumerate(places)}
+    ends = {end: number for number, (_, end) in enumerate(places)}
+    return tuple(
+        (span, float(probabilities[begins[span.begin] : ends[span.end] + 1].mean()))
+        for span in spans_of_tags(places, tags)
+    )

@@ -1,0 +1,155 @@
+"""The words that fit a [MASK]."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, overload
+
+import torch
+from tokenizers import Encoding, Tokenizer
+
+from modernbert.errors import DataError
+from modernbert.model import MaskedLM
+from modernbert.model.packaged import packaged_model
+from modernbert.packed import Sequences
+from modernbert.stream.batching import batches_within
+from modernbert.tasks.inputs import checked_list
+from modernbert.tasks.outputs import check_finite, shortened, suitable_tokens
+from modernbert.tasks.predictor import Predictor
+from modernbert.text.tokenizer import SpecialTokens, Vocabulary
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One word for one [MASK]. `text` is the whole input with the word in its place and everything else as it is."""
+
+    token: str
+    token_id: int
+    probability: float
+    text: str
+
+
+Fillings = list[list[Candidate]]  # for each [MASK] of a text, its candidates, best first
+
+
+class FillMask(Predictor[MaskedLM]):
+    """The words that a masked language model puts in the place of [MASK]. Texts above `max_length` are refused."""
+
+    kind = MaskedLM
+
+    def __init__(self, model: MaskedLM, tokenizer: Tokenizer, max_length: int | None = None) -> None:
+        super().__init__(model, tokenizer, max_length)
+        self.vocabulary = Vocabulary.of(tokenizer)
+        self.mask = SpecialTokens.of(tokenizer).mask
+        self._encoder = _only_mask_is_special(tokenizer, self.vocabulary.mask_id)
+        self._special = torch.ones(model.config.vocab_size, dtype=torch.bool)  # ids without a token, too
+        known = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
+        self._special[: len(known)] = known
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        max_length: int | None = None,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        int8: bool = False,
+    ) -> Self:
+        """Load a model as every predictor does; without a source, the one that comes with the package.
+
+        Raises:
+            CheckpointError: as every predictor, or no model comes with this installation.
+        """
+        return super().from_pretrained(
+            packaged_model() if source is None else source,
+            max_length=max_length, device=device, dtype=dtype, revision=revision, token=token, int8=int8,
+        )  # fmt: skip
+
+    @overload
+    def __call__(self, texts: str, top_k: int = 5) -> Fillings: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, texts: Sequence[str], top_k: int = 5) -> list[Fillings]: ...
+    @torch.inference_mode()
+    def __call__(self, texts: str | Sequence[str], top_k: int = 5) -> Fillings | list[Fillings]:
+        """For each [MASK] of a text its `top_k` likeliest words with their probabilities; a list for a list of texts.
+
+        Special tokens are no candidates; the probabilities are those of the whole vocabulary. In the texts [MASK] alone
+        is special, and [SEP] or the like is text.
+
+        Raises:
+            DataError: a text has no [MASK] or is longer than the model can read, or `top_k` is not above 0.
+        """
+        if isinstance(texts, str):
+            return self([texts], top_k)[0]
+        if top_k < 1:
+            raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
+        results: list[Fillings] = []
+        encoded = [(text, self._encode(text)) for text in checked_list(texts, "Text")]
+        lengths = [len(encoding.ids) for _, encoding in encoded]
+        for batch in batches_within(
+            range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
+        ):
+            results += self._fill([encoded[index] for index in batch], top_k)
+        return results
+
+    def _encode(self, text: str) -> Encoding:
+        encoding = self._encoder.encode(text)
+        if self.vocabulary.mask_id not in encoding.ids:
+            raise DataError(
+                f"There is no {self.mask} in {shortened(text)!r}; write {self.mask} where a word is to be found."
+            )
+        tokens = len(encoding.ids)
+        if tokens > self.max_length:
+            raise DataError(
+                f"{shortened(text)!r} has {tokens} tokens, and the model reads {self.max_length}; shorten it."
+            )
+        return encoding
+
+    def _fill(self, chunk: list[tuple[str, Encoding]], top_k: int) -> list[Fillings]:
+        device = next(self.model.parameters()).device
+        tokens = torch.tensor([index for _, encoding in chunk for index in encoding.ids])
+        masked = tokens == self.vocabulary.mask_id
+        sequences = Sequences.from_lengths(len(encoding.ids) for _, encoding in chunk)
+        logits = self.model.logits_at(tokens.to(device), sequences.to(device), masked.to(device)).float().cpu()
+        check_finite(logits)
+        best = logits.softmax(-1).masked_fill(self._special, 0).topk(min(top_k, int((~self._special).sum())))
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [
+            [
+                self._candidates(text, span, *next(rows))
+                for index, span in zip(encoding.ids, encoding.offsets, strict=True)
+                if index == self.vocabulary.mask_id
+            ]
+            for text, encoding in chunk
+        ]
+
+    def _candidates(
+        self, text: str, span: tuple[int, int], found: list[int], probabilities: list[float]
+    ) -> list[Candidate]:
+        tokens = [self.tokenizer.decode([index]) for index in found]
+        begin, end = span  # of [MASK] and the white space that it swallowed, which stays
+        swallowed, _, behind = text[begin:end].partition(self.mask)
+        return [
+            Candidate(
+                token,
+                index,
+                probability,
+                text[:begin] + swallowed + (token.lstrip(" ") if swallowed else token) + behind + text[end:],
+            )
+            for token, index, probability in zip(tokens, found, probabilities, strict=True)
+        ]
+
+
+def _only_mask_is_special(tokenizer: Tokenizer, mask_id: int) -> Tokenizer:
+    """The same tokenizer for which other special tokens, written in a text, are text."""
+    values = json.loads(tokenizer.to_str())
+    for token in values["added_tokens"]:
+        if token["id"] == mask_id:
+            token["special"] = False
+    changed = Tokenizer.from_str(json.dumps(values))
+    changed.encode_special_tokens = True
+    return changed

@@ -1,0 +1,99 @@
+"""Texts, pairs and choices as token ids, cut to what a model reads."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from modernbert.errors import ConfigError
+from modernbert.text.examples import ChoiceExample
+from modernbert.text.tokenizer import SpecialTokens
+
+Ids = npt.NDArray[np.int32]
+
+_AT_ONCE = 1024  # texts that are tokenised together: encodings are large until their ids are taken
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """Ids of each text with [CLS] and [SEP], and how many texts were cut to fit."""
+
+    ids: list[Ids]
+    truncated: int
+
+
+def encode_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str | None] | None = None, *, max_length: int
+) -> EncodedTexts:
+    """`[CLS] text [SEP]`, or `[CLS] text [SEP] pair [SEP]` where there is a pair, of at most `max_length` tokens.
+
+    A text that is too long loses its end; of a pair the longer one does, until both are equally long: the same ids as
+    the tokenizers of `transformers` give with truncation.
+
+    Raises:
+        ConfigError: `max_length` leaves no room for a token of each text.
+    """
+    cls_id, sep_id = special_ids(tokenizer)
+    seconds = [None] * len(texts) if pairs is None else pairs
+    room = max_length - 2 - any(pair is not None for pair in seconds)
+    if room < 2:
+        raise ConfigError(f"A max_length of {max_length} tokens leaves no room for the texts; give at least 8.")
+    ids: list[Ids] = []
+    truncated = 0
+    whole = _ids(tokenizer, texts)
+    of_pairs = _ids(tokenizer, [pair for pair in seconds if pair is not None])
+    for first, pair in zip(whole, seconds, strict=True):
+        if pair is None:
+            kept = len(first[: max_length - 2])
+            cut = kept < len(first)
+            ids.append(np.array([cls_id, *first[:kept], sep_id], dtype=np.int32))
+        else:
+            second = next(of_pairs)
+            one, other = longest_first(len(first), len(second), max_length - 3)
+            cut = one < len(first) or other < len(second)
+            ids.append(np.array([cls_id, *first[:one], sep_id, *second[:other], sep_id], dtype=np.int32))
+        truncated += cut
+    return EncodedTexts(ids, truncated)
+
+
+def encode_choices(tokenizer: Tokenizer, examples: Sequence[ChoiceExample], *, max_length: int) -> EncodedTexts:
+    """The pair of question and choice for every choice of every example, one after the other."""
+    questions = [example.question for example in examples for _ in example.choices]
+    choices = [choice for example in examples for choice in example.choices]
+    return encode_texts(tokenizer, questions, choices, max_length=max_length)
+
+
+def longest_first(one: int, other: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts are kept, the longer one being cut first. An odd last place goes to the longer."""
+    if one + other <= room:
+        return one, other
+    shorter = min(one, other, room // 2)
+    return (shorter, room - shorter) if one <= other else (room - shorter, shorter)
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids of [CLS] and [SEP]."""
+    names = SpecialTokens.of(tokenizer)
+    cls_id, sep_id = tokenizer.token_to_id(names.cls), tokenizer.token_to_id(names.sep)
+    assert cls_id is not None
+    assert sep_id is not None, "it was found in this tokenizer"
+    return cls_id, sep_id
+
+
+def encodings(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Encoding]:
+    """Tokens of each text with their offsets in characters, without special tokens around them or in them.
+
+    [SEP] or [MASK] that is written in a text is text, as it is in the shards of a corpus.
+    """
+    tokenizer.encode_special_tokens = True
+    for begin in range(0, len(texts), _AT_ONCE):
+        yield from tokenizer.encode_batch(list(texts[begin : begin + _AT_ONCE]), add_special_tokens=False)
+
+
+def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
+    tokenizer.encode_special_tokens = True
+    for begin in range(0, len(texts), _AT_ONCE):
+        for encoding in tokenizer.encode_batch_fast(list(texts[begin : begin + _AT_ONCE]), add_special_tokens=False):
+            yield encoding.ids

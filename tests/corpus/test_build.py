@@ -1,0 +1,129 @@
+import gzip
+import json
+import sys
+
+import pytest
+
+from corpora import make_tokenizer
+from modernbert.corpus.build import CorpusRecipe, build_corpus
+from modernbert.errors import ConfigError, DataError
+from modernbert.stream.shards import Shards
+from modernbert.text.tokenizer import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return str(make_tokenizer(tmp_path_factory.mktemp("corpus") / "tokenizer"))
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "code").mkdir(parents=True)
+    lines = [json.dumps({"text": f"document {i} of the first file"}) for i in range(30)]
+    (folder / "a.jsonl").write_text("\n".join([*lines, "broken", '{"text": ""}', '{"title": "x"}']))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a [MASK] and [CLS] in a text"}\n'))
+    (folder / "code" / "x.py").write_text("import sys\n")
+    (folder / "code" / "y.py").write_bytes(b"\xff\xfe")
+    return folder
+
+
+def recipe(texts, tokenizer, output, **changes):
+    source = {"name": "mixed", "paths": [str(texts / "*.jsonl*"), str(texts / "code")]} | changes.pop("source", {})
+    return CorpusRecipe.model_validate({"tokenizer": tokenizer, "output": output, "sources": [source], **changes})
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".ds", ".index")}
+
+
+def test_every_document_is_there_in_order_and_every_loss_is_counted(texts, tokenizer, tmp_path):
+    [manifest] = build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
+    shards, ids = Shards.open(tmp_path / "out" / "mixed"), load_tokenizer(tokenizer)
+    decoded = [ids.decode(shards.document(i).tolist(), skip_special_tokens=False) for i in range(shards.num_documents)]
+    assert decoded == [f"document {i} of the first file" for i in range(30)] + [
+        "a [MASK] and [CLS] in a text",
+        "import sys\n",
+    ]
+    assert manifest.skipped == {"broken line": 1, "empty text": 1, "no text": 1, "not UTF-8": 1}
+    assert manifest.bytes == sum(len(text.encode()) for text in decoded)
+    assert sum(file.documents for file in manifest.files) == manifest.documents == 32
+
+
+def test_ids_hold_no_special_token_even_when_the_text_names_one(texts, tokenizer, tmp_path):
+    build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
+    shards, mask = Shards.open(tmp_path / "out" / "mixed"), load_tokenizer(tokenizer).token_to_id("[MASK]")
+    assert all(mask not in shards.document(i) for i in range(shards.num_documents))
+
+
+def test_the_number_of_workers_changes_nothing(texts, tokenizer, tmp_path):
+    for workers in (1, 2):
+        build_corpus(recipe(texts, tokenizer, tmp_path / str(workers), workers=workers))
+    assert contents(tmp_path / "1" / "mixed") == contents(tmp_path / "2" / "mixed")
+
+
+def test_a_finished_source_is_left_as_it_is(texts, tokenizer, tmp_path):
+    first = build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
+    before = (tmp_path / "out" / "mixed" / "manifest.json").stat().st_mtime_ns
+    assert build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1)) == first
+    assert (tmp_path / "out" / "mixed" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_other_options_for_a_finished_source_are_refused(texts, tokenizer, tmp_path):
+    build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
+    with pytest.raises(DataError, match="made from other files, options or another tokenizer"):
+        build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1, source={"min_characters": 3}))
+
+
+def test_an_interrupted_source_is_finished_and_done_tasks_are_not_repeated(texts, tokenizer, tmp_path, monkeypatch):
+    from modernbert.corpus import steps
+
+    original, tasks = steps.TokenShardWriter.run, []
+
+    def run(self, data, rank=0, world_size=1):
+        tasks.append(rank)
+        if rank == 1 and len(tasks) == 2:
+            (self.folder / "mixed-00001.ds").write_bytes(b"half a shard")
+            raise KeyboardInterrupt
+        yield from original(self, data, rank, world_size)
+
+    monkeypatch.setattr(steps.TokenShardWriter, "run", run)
+    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(wanted)
+    assert not (tmp_path / "out" / "mixed").exists()
+    build_corpus(wanted)
+    assert tasks == [0, 1, 1, 2]
+    monkeypatch.undo()
+    build_corpus(recipe(texts, tokenizer, tmp_path / "whole", workers=1))
+    assert contents(tmp_path / "out" / "mixed") == contents(tmp_path / "whole" / "mixed")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mixed"]
+
+
+def test_an_empty_result_is_an_error_and_leaves_nothing(tokenizer, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"body": "text"}\n')
+    wanted = recipe(tmp_path, tokenizer, tmp_path / "out", workers=1, source={"paths": [str(tmp_path / "x.jsonl")]})
+    with pytest.raises(DataError, match="no usable document \\(1 x no text\\); check paths and text_key"):
+        build_corpus(wanted)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_documents_can_be_limited(texts, tokenizer, tmp_path):
+    limits = {"limit_documents": 5, "min_characters": 12}
+    [manifest] = build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1, source=limits))
+    assert manifest.documents == 5 + 1
+    assert manifest.skipped["too short"] == 1
+
+
+def test_two_sources_of_one_name_are_refused(texts, tokenizer, tmp_path):
+    from modernbert.config import parse
+
+    values = recipe(texts, tokenizer, tmp_path).model_dump(mode="json")
+    with pytest.raises(ConfigError, match="two sources have the same name"):
+        parse(CorpusRecipe, values | {"sources": values["sources"] * 2}, "recipe")
+
+
+def test_without_datatrove_the_remedy_is_named(texts, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datatrove", None)
+    with pytest.raises(DataError, match=r"pip install 'modernbert\[corpus\]'"):
+        build_corpus(recipe(texts, tokenizer, tmp_path / "out"))

@@ -1,0 +1,194 @@
+import json
+import os
+import stat
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from corpora import make_tokenizer
+from modernbert.config import parse
+from modernbert.corpus.build import CorpusRecipe, build_corpus
+from modernbert.errors import ConfigError, DataError
+
+SLURM = {"partition": "cpu", "time": "01:00:00", "mem_per_cpu_gb": 3, "sbatch_args": {"account": "words"}}
+RAYS_WARNINGS = pytest.mark.filterwarnings("ignore")  # of its start, and of what datatrove asks of it
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return str(make_tokenizer(tmp_path_factory.mktemp("executors") / "tokenizer"))
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(2):
+        lines = [{"text": f"line {i} of some file, and the tide is {i * number % 8}"} for i in range(40)]
+        (folder / f"{number}.jsonl").write_text("\n".join([*map(json.dumps, lines), "broken"]))
+    return folder
+
+
+def build(texts, tokenizer, output, **changes):
+    source = {"name": "web", "paths": [str(texts / "*.jsonl")], "deduplicate": "exact"}
+    values = {"tokenizer": tokenizer, "output": str(output), "sources": [source], **changes}
+    return build_corpus(parse(CorpusRecipe, values, "recipe"))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of two workers that is there already, as on a cluster."""
+    ray = pytest.importorskip("ray", reason="Ray, an extra, is not installed: it has no wheel for every Python")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def others_ray(monkeypatch):
+    """A Ray that somebody else has started on this machine, so far as a new one can see."""
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is too long for the names of Ray's sockets
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        (Path(folder) / "ray").mkdir()
+        (Path(folder) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@RAYS_WARNINGS
+def test_two_workers_of_ray_write_what_the_local_executor_writes(others_ray, texts, tokenizer, tmp_path):
+    """Every file is the same to the byte, so all documents stand in the same order."""
+    local = build(texts, tokenizer, tmp_path / "local", workers=1)
+    assert build(texts, tokenizer, tmp_path / "ray", workers=2, executor="ray") == local
+    assert contents(tmp_path / "ray" / "web") == contents(tmp_path / "local" / "web")
+    assert local[0].skipped == {"broken line": 2, "duplicate": 5}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@RAYS_WARNINGS
+def test_what_fails_under_ray_is_said_with_its_reason(ray, tokenizer, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"text": ["one text"]}), tmp_path / "0.parquet")
+    parquet.write_table(pyarrow.table({"body": ["another text"]}), tmp_path / "1.parquet")
+    source = {"name": "web", "paths": [str(tmp_path / "*.parquet")]}
+    with pytest.raises(DataError, match=r"web: 1 of 2 tasks failed \(.*1\.parquet has no column 'text'; it has body\)"):
+        build(tmp_path, tokenizer, tmp_path / "out", executor="ray", sources=[source])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@RAYS_WARNINGS
+def test_ray_finishes_what_the_local_executor_began(ray, texts, tokenizer, tmp_path, monkeypatch):
+    from modernbert.corpus import steps
+
+    original = steps.TokenShardWriter.run
+
+    def run(self, data, rank=0, world_size=1):
+        if rank == 1:
+            raise KeyboardInterrupt
+        yield from original(self, data, rank, world_size)
+
+    monkeypatch.setattr(steps.TokenShardWriter, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        build(texts, tokenizer, tmp_path / "out", workers=1)
+    monkeypatch.undo()
+    written = (tmp_path / "out" / ".web.partial" / "web-00000.ds").stat().st_mtime_ns
+    whole = build(texts, tokenizer, tmp_path / "whole", workers=1)
+    assert build(texts, tokenizer, tmp_path / "out", executor="ray") == whole
+    assert contents(tmp_path / "out" / "web") == contents(tmp_path / "whole" / "web")
+    assert (tmp_path / "out" / "web" / "web-00000.ds").stat().st_mtime_ns == written
+
+
+def test_without_ray_the_remedy_is_named(texts, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match=r"pip install 'modernbert\[ray\]'"):
+        build(texts, tokenizer, tmp_path / "out", executor="ray")
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """Programs named as Slurm's that run a job array here, one task after the other, and keep what they were given."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    programs = {
+        "sbatch": """
+            import os, pathlib, re, subprocess, sys
+            given = pathlib.Path(sys.argv[-1]).read_text()
+            folder = pathlib.Path(__file__).parent
+            number = len(list(folder.glob("*.slurm")))
+            (folder / f"{number}.slurm").write_text(given)
+            last = int(re.search(r"--array=0-(\\d+)", given)[1])
+            failed = 0
+            for task in range(last + 1):
+                environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "here"}
+                failed |= subprocess.run(["bash", sys.argv[-1]], env=environment, capture_output=True).returncode
+            print("Submitted batch job", number)
+            sys.exit(failed)
+        """,
+        "srun": """
+            import os, sys
+            os.execvp(sys.argv[4], sys.argv[4:])
+        """,
+        "scontrol": "print('here')",
+    }
+    for name, code in programs.items():
+        path = folder / name
+        path.write_text(f"#!{sys.executable}\n{textwrap.dedent(code)}")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_what_slurm_is_asked_to_run_writes_what_the_local_executor_writes(cluster, texts, tokenizer, tmp_path):
+    """No Slurm: its programs are played by others, which run the scripts as they are."""
+    local = build(texts, tokenizer, tmp_path / "local", workers=1)
+    assert build(texts, tokenizer, tmp_path / "slurm", executor="slurm", workers=2, slurm=SLURM) == local
+    assert contents(tmp_path / "slurm" / "web") == contents(tmp_path / "local" / "web")
+    scripts = [(cluster / f"{number}.slurm").read_text() for number in range(3)]
+    assert not (cluster / "3.slurm").exists()
+    for script, tasks in zip(scripts, (2, 1, 2), strict=True):
+        lines = script.splitlines()
+        workers = min(2, tasks)
+        for wanted in (
+            "#SBATCH --partition=cpu",
+            "#SBATCH --time=01:00:00",
+            "#SBATCH --mem-per-cpu=3G",
+            "#SBATCH --cpus-per-task=1",
+            "#SBATCH --account=words",
+            "#SBATCH --wait",
+            f"#SBATCH --array=0-{tasks - 1}%{workers}",
+        ):
+            assert wanted in lines
+        assert f"export PATH={Path(sys.executable).parent}:$PATH" in lines
+        assert any(line.startswith("srun ") and "launch_pickled_pipeline" in line for line in lines)
+
+
+@pytest.mark.distributed
+def test_a_task_that_fails_under_slurm_is_said_with_its_reason(cluster, texts, tokenizer, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"body": ["a text"]}), texts / "2.parquet")
+    source = {"name": "web", "paths": [str(texts)]}
+    with pytest.raises(DataError, match=r"web: 1 of 3 tasks failed \(.*2\.parquet has no column 'text'; it has body\)"):
+        build(texts, tokenizer, tmp_path / "out", executor="slurm", slurm=SLURM, sources=[source])
+
+
+def test_without_slurm_one_sentence_says_where_to_run_it(texts, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match="There is no sbatch here; run this on a login node"):
+        build(texts, tokenizer, tmp_path / "out", executor="slurm", slurm=SLURM)
+
+
+def test_slurm_must_be_told_a_partition(texts, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match=r"the executor slurm needs a table \[slurm\] with a partition"):
+        build(texts, tokenizer, tmp_path / "out", executor="slurm")

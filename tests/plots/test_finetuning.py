@@ -1,0 +1,28 @@
+import logging
+
+import numpy as np
+import pytest
+from matplotlib.mathtext import MathTextParser
+
+from modernbert.plots.finetuning import draw_confusion
+
+
+def test_labels_that_no_font_can_write_are_drawn_and_told(tmp_path, caplog):
+    matrix = np.array([[3, 1], [0, 2]])
+    with caplog.at_level(logging.WARNING, logger="modernbert"):
+        draw_confusion(("a", "b"), matrix, "test set", tmp_path / "plain.png")
+    assert not caplog.records
+    draw_confusion(("a", "\U00013000"), matrix, "test set", tmp_path / "strange.png")  # an Egyptian hieroglyph
+    [record] = caplog.records
+    assert "strange.png has boxes" in record.getMessage()
+    for name in ("plain.png", "strange.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("label", [r"$\foo$", "$5 to $10"])
+def test_labels_are_no_mathematics(label, tmp_path, monkeypatch):
+    def refuse(self, text, *others):
+        raise AssertionError(f"{text} is read as mathematics")
+
+    monkeypatch.setattr(MathTextParser, "parse", refuse)
+    draw_confusion((label, "other"), np.array([[3, 1], [0, 2]]), "test set", tmp_path / "picture.png")

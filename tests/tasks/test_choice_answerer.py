@@ -1,0 +1,101 @@
+"""Choices are scored as the head scores them, whatever they are packed with."""
+
+import logging
+
+import pytest
+import torch
+
+from corpora import make_model
+from modernbert import ChoiceAnswerer
+from modernbert.errors import CheckpointError, DataError
+from modernbert.kernels import native
+from modernbert.model import MultipleChoice
+from modernbert.packed import Sequences
+from modernbert.text.tokenizer import load_tokenizer
+
+QUESTIONS = ["which module parses arguments", "which day comes after a monday?", "who"]
+CHOICES = [["argparse", "calendar", "json", "textwrap"], ["a tuesday", "a sunday"], ["the parser", "you", "me"]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("choices")
+    torch.manual_seed(1)
+    MultipleChoice.from_pretrained(make_model(base)).save_pretrained(base / "trained")
+    return base / "trained"
+
+
+@pytest.fixture(scope="module")
+def answer(folder):
+    return ChoiceAnswerer.from_pretrained(folder, device="cpu")
+
+
+def test_scores_are_those_of_the_head_on_each_choice_alone(folder, answer):
+    head, tokenizer = MultipleChoice.from_pretrained(folder, dtype=torch.float32), load_tokenizer(folder)
+    for question, choices, ranked in zip(QUESTIONS, CHOICES, answer(QUESTIONS, CHOICES), strict=True):
+        expected = []
+        for choice in choices:
+            ids = torch.tensor(tokenizer.encode(question, choice).ids)
+            with torch.no_grad():
+                expected.append(head(ids, Sequences.from_lengths([len(ids)])))
+        scores = torch.cat(expected)
+        assert sorted(one.index for one in ranked) == list(range(len(choices)))
+        for one in ranked:
+            assert one.text == choices[one.index]
+            assert one.score == pytest.approx(float(scores[one.index]), abs=1e-5)
+            assert one.probability == pytest.approx(float(scores.softmax(-1)[one.index]), abs=1e-5)
+        assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+
+
+def test_many_questions_give_what_each_gives_alone(answer):
+    together = answer(QUESTIONS * 300, CHOICES * 300)  # more tokens than are run at once
+    for question, choices, ranked in zip(QUESTIONS, CHOICES, together[-3:], strict=True):
+        alone = answer(question, choices)
+        assert [one.index for one in alone] == [one.index for one in ranked]
+        assert [one.score for one in alone] == pytest.approx([one.score for one in ranked], abs=1e-5)
+
+
+def test_int8_stays_close(folder, answer):
+    if reason := native.unavailable():
+        pytest.skip(f"the native backend {reason}")
+    exact = {one.index: one.score for one in answer(QUESTIONS[0], CHOICES[0])}
+    found = ChoiceAnswerer.from_pretrained(folder, device="cpu", int8=True)(QUESTIONS[0], CHOICES[0])
+    scores = {one.index: one.score for one in found}
+    assert scores == pytest.approx(exact, abs=0.05)
+    assert scores != pytest.approx(exact, abs=1e-6)
+
+
+def test_a_question_that_is_too_long_is_cut_and_that_is_said(folder, answer, caplog):
+    question = "parser " * 30
+    with caplog.at_level(logging.WARNING, "modernbert"):
+        cut = ChoiceAnswerer.from_pretrained(folder, device="cpu", max_length=16)(question, CHOICES[0])
+    assert "4 of 4 texts are longer than 16 tokens and were cut." in caplog.text
+    whole = answer(question, CHOICES[0])
+    assert {one.index: one.score for one in cut} != pytest.approx({one.index: one.score for one in whole}, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("questions", "choices", "message"),
+    [
+        ("who", ["me"], "at least two choices"),
+        ("who", "me", "at least two choices, all texts"),
+        ("who", [["me", "you"]], "at least two choices, all texts"),
+        (["who"], ["me"], "at least two choices, all texts"),
+        ("who", ["me", " "], "Choice 2 of question 1 is empty"),
+        ("who", ["me", None], "Choice 2 of question 1 is None and should be a text"),
+        ("", ["me", "you"], "Question 1 is empty"),
+        (["who", "what"], [["me", "you"]], "one list of choices for each of the 2 questions"),
+    ],
+)
+def test_wrong_input_is_one_sentence(answer, questions, choices, message):
+    with pytest.raises(DataError, match=message):
+        answer(questions, choices)
+
+
+def test_no_questions_have_no_answers(answer):
+    assert answer([], []) == []
+
+
+def test_a_model_of_another_kind_is_refused(folder):
+    with pytest.raises(CheckpointError, match="and not a ModernBertForMultipleChoice; train one"):
+        ChoiceAnswerer.from_pretrained(folder.parent / "model")

@@ -68,7 +68,9 @@ class Bm25(Ranker):
 class Model(Ranker):
     """A first stage of one of the three kinds of embedders, by exact search."""
 
-    def __init__(self, embedder: Embedder | MultiVectorEmbedder | SparseEmbedder, name: str, tokens_at_once: int = 8192):
+    def __init__(
+        self, embedder: Embedder | MultiVectorEmbedder | SparseEmbedder, name: str, tokens_at_once: int = 8192
+    ):
         self.embedder, self.name, self.tokens_at_once = embedder, name, tokens_at_once
 
     def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
@@ -166,6 +168,10 @@ def _words(texts: Sequence[str], language: str) -> list[list[str]]:
             raise ConfigError("BM25 of English needs PyStemmer: pip install 'modernbert[retrieval]'.") from None
         stemmer = Stemmer.Stemmer("english")
     found: list[list[str]] = _bm25s().tokenize(
-        list(texts), stopwords="en" if language == "en" else None, stemmer=stemmer, return_ids=False, show_progress=False
+        list(texts),
+        stopwords="en" if language == "en" else None,
+        stemmer=stemmer,
+        return_ids=False,
+        show_progress=False,
     )
     return found

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modernbert.errors import CheckpointError
+from modernbert.model.config import EncoderConfig
+from modernbert.model.encoder import Encoder, filled_rows
+from modernbert.model.expansion import encode_with_unseen
 from modernbert.model.folder import (
     Pretrained,
     check_numbers,
@@ -22,9 +25,6 @@ from modernbert.model.folder import (
     read_architecture,
     read_tensors,
 )
-from modernbert.model.config import EncoderConfig
-from modernbert.model.encoder import Encoder, filled_rows
-from modernbert.model.expansion import encode_with_unseen
 from modernbert.model.heads import MaskedLM, SequenceClassifier
 from modernbert.model.init import initialize
 from modernbert.model.pooling import Pooling

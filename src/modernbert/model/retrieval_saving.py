@@ -16,8 +16,8 @@ from torch import Tensor
 
 from modernbert.errors import CheckpointError, DataError
 from modernbert.files import written_aside
-from modernbert.model.folder import describes_model, weights_in, write_files
 from modernbert.model.config import EncoderConfig
+from modernbert.model.folder import describes_model, weights_in, write_files
 from modernbert.model.retrieval_folder import LEGACY_POOLING, MODEL, MODULES, TRANSFORMER, read_modules
 from modernbert.model.retrieval_settings import (
     DenseSettings,

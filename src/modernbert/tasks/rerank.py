@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.tasks.inputs import checked, checked_list, listed
 from modernbert.model.retrieval import CrossEncoder
+from modernbert.tasks.inputs import checked, checked_list, listed
 from modernbert.tasks.quantization import Vectors
 from modernbert.tasks.retrieval import Combine, RetrievalPredictor, finite
 

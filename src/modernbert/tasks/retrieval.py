@@ -11,16 +11,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 
-from modernbert.stream.batching import batches_within
-from modernbert.text.framing import EncodedTexts, Ids
 from modernbert.errors import DataError
-from modernbert.tasks.outputs import check_finite, suitable_tokens
-from modernbert.tasks.predictor import Predictor
-from modernbert.tasks.inputs import checked_list
 from modernbert.model.retrieval import RetrievalModel
 from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
 from modernbert.packed import Sequences
+from modernbert.stream.batching import batches_within
+from modernbert.tasks.inputs import checked_list
+from modernbert.tasks.outputs import check_finite, suitable_tokens
+from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer
+from modernbert.text.framing import EncodedTexts, Ids
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from jaxtyping import Bool
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from modernbert.text.framing import EncodedTexts, Ids, encode_texts, special_ids
-from modernbert.text.tokenizer import SpecialTokens, with_markers_in_text
 from modernbert.errors import DataError
 from modernbert.model.retrieval_settings import Expansion, MultiVectorSettings, RetrievalSettings, Role
+from modernbert.text.framing import EncodedTexts, Ids, encode_texts, special_ids
+from modernbert.text.tokenizer import SpecialTokens, with_markers_in_text
 
 
 @dataclass(frozen=True, eq=False)

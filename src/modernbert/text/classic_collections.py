@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modernbert.errors import DataError
+from modernbert.text.collection import Builder, Judgement, whole_number
 from modernbert.text.examples import Origin
 from modernbert.text.opening import read_raw_lines
 from modernbert.text.records import Bad
-from modernbert.errors import DataError
-from modernbert.text.collection import Builder, Judgement, whole_number
 
 logger = logging.getLogger(__name__)
 
 _TAG = re.compile(r"<[^>]*>")
-_FIELD = re.compile(r"<(title|headline|text|desc|narr|num|docno)\b[^>]*>(.*?)(?=</?(?:title|headline|text|desc|narr|num|docno)\b|\Z)", re.I | re.S)  # noqa: E501
+_FIELD = re.compile(
+    r"<(title|headline|text|desc|narr|num|docno)\b[^>]*>(.*?)(?=</?(?:title|headline|text|desc|narr|num|docno)\b|\Z)",
+    re.I | re.S,
+)  # noqa: E501
 
 
 @dataclass

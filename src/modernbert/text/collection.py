@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modernbert.errors import DataError
 from modernbert.text.examples import Origin
 from modernbert.text.records import Bad, Record, Source, read_records
-from modernbert.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,9 @@ class Builder:
                 self.bad(Bad("query without positives", sentence, first[name]))
                 del judged[name]
         if not judged:
-            raise DataError(f"{self.name} has no query with a relevant document; see that qrels and queries belong together.")
+            raise DataError(
+                f"{self.name} has no query with a relevant document; see that qrels and queries belong together."
+            )
         if self.skipped:
             shown = ", ".join(f"{count:,} for {reason}" for reason, count in self.skipped.items())
             logger.warning("%s: left out %s.", self.name, shown)
@@ -157,7 +159,9 @@ def read_collection(source: str | Path, split: str = "test", *, skip_bad: bool =
     if not folder.exists():
         folder = hub_folder(str(source), split)
     if not folder.is_dir():
-        raise DataError(f"{source} is no folder; give one with corpus.jsonl, queries.jsonl and qrels, or of TREC or SMART.")
+        raise DataError(
+            f"{source} is no folder; give one with corpus.jsonl, queries.jsonl and qrels, or of TREC or SMART."
+        )
     builder = Builder(str(source), skip_bad)
     if _one(folder, "corpus") and _one(folder, "queries"):
         _read_beir(folder, split, builder)

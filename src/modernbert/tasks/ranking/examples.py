@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from modernbert.config import Config
-from modernbert.text.examples import Origin
-from modernbert.text.records import Bad, Record, Source, missing_column, read_records
 from modernbert.errors import DataError
 from modernbert.text.collection import Collection
+from modernbert.text.examples import Origin
+from modernbert.text.records import Bad, Record, Source, missing_column, read_records
 
 
 @dataclass(frozen=True)

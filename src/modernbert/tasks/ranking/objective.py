@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from modernbert.stream.batching import batches_within
-from modernbert.text.framing import Ids
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.packed import Sequences
+from modernbert.stream.batching import batches_within
 from modernbert.tasks.ranking.contrastive import info_nce, known_positives, likely_positives
 from modernbert.tasks.ranking.distillation import kl_divergence, margin_mse, score_mse
 from modernbert.tasks.ranking.graded import angle, cosent, matryoshka
@@ -24,6 +23,7 @@ from modernbert.tasks.ranking.maxsim import maxsim, maxsim_of_own
 from modernbert.tasks.ranking.settings import ResolvedLoss
 from modernbert.tasks.ranking.sparsity import flops, warmed_up
 from modernbert.tasks.retrieval_texts import own_mask
+from modernbert.text.framing import Ids
 
 RankingModel = DenseEncoder | MultiVectorEncoder | SparseEncoder | CrossEncoder
 Role = Literal["query", "document", "pair"]

@@ -45,7 +45,9 @@ class RankingLoss(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.guide is not None and self.margin is None:
-            raise ValueError("guide is set but margin is not, which says what it leaves out; 0 takes the positive itself")
+            raise ValueError(
+                "guide is set but margin is not, which says what it leaves out; 0 takes the positive itself"
+            )
         return self
 
     def of(self, kind: RankingKind, has_scores: bool) -> "ResolvedLoss":
@@ -56,7 +58,9 @@ class RankingLoss(Config):
         """
         name = self.name or (("mse" if kind == "rerank" else "kl") if has_scores else LOSSES[kind][0])
         if name not in LOSSES[kind]:
-            raise ValueError(f"loss.name is {name!r}, which {kind!r} does not have; take one of {', '.join(LOSSES[kind])}")
+            raise ValueError(
+                f"loss.name is {name!r}, which {kind!r} does not have; take one of {', '.join(LOSSES[kind])}"
+            )
         if name in _NEED_SCORES and not has_scores:
             raise ValueError(f"loss.name is {name!r}, which needs a column of scores; there is none")
         if self.matryoshka and kind != "embed":

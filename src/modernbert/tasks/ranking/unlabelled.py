@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from modernbert.config import Config
-from modernbert.text.examples import Origin
 from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.text.collection import Document
+from modernbert.text.examples import Origin
 
 PairKind = Literal["title", "sentence", "crop"]
 

@@ -18,7 +18,7 @@ _TAG = re.compile(r"<[^>]*>")
 _FIELD = re.compile(
     r"<(title|headline|text|desc|narr|num|docno)\b[^>]*>(.*?)(?=</?(?:title|headline|text|desc|narr|num|docno)\b|\Z)",
     re.I | re.S,
-)  # noqa: E501
+)
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Entry:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-def read_classic(folder: Path, builder: Builder) -> None:
+def read_classic(folder: Path, builder: Builder, judged: bool = True) -> None:
     """The documents, queries and judgements of the files in a folder, each told by what it holds.
 
     Raises:
@@ -40,7 +40,7 @@ def read_classic(folder: Path, builder: Builder) -> None:
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         if kind := _kind(path):
             kinds[kind].append(path)
-    if missing := [kind for kind, paths in kinds.items() if not paths]:
+    if missing := [kind for kind, paths in kinds.items() if not paths and (judged or kind == "documents")]:
         raise DataError(
             f"{folder} holds no collection: no {' and no '.join(missing)} were found; give a folder with corpus.jsonl, "
             "queries.jsonl and qrels/, or with files of TREC (<DOC>, <top>) or SMART (.I, .W)."
@@ -49,6 +49,8 @@ def read_classic(folder: Path, builder: Builder) -> None:
         for entry in _entries(path):
             title, text = _document(entry)
             builder.document(entry.name, title, text, entry.origin)
+    if not judged:
+        return
     judgements = [one for path in kinds["judgements"] for one in _judgements(path, builder)]
     entries = [entry for path in kinds["queries"] for entry in _entries(path)]
     if _by_order(entries, judgements):

@@ -110,6 +110,16 @@ class Builder:
     def judgement(self, judgement: Judgement) -> None:
         self._judgements.append(judgement)
 
+    def documents(self) -> dict[str, Document]:
+        """The documents, whatever is judged.
+
+        Raises:
+            DataError: there is none.
+        """
+        if not self._documents:
+            raise DataError(f"{self.name} has no document.")
+        return self._documents
+
     def build(self) -> Collection:
         """The collection of the queries that are judged.
 
@@ -155,23 +165,46 @@ def read_collection(source: str | Path, split: str = "test", *, skip_bad: bool =
     Raises:
         DataError: there is none, or what is in its files does not fit together, with file and line.
     """
+    builder = Builder(str(source), skip_bad)
+    _read(source, split, builder)
+    return builder.build()
+
+
+def read_documents(source: str | Path, *, skip_bad: bool = False) -> dict[str, Document]:
+    """The documents alone: of a collection, judged or not, or of files with a column `text` and perhaps `title`.
+
+    Raises:
+        DataError: there are none, or one is empty or twice there, with file and line.
+    """
+    builder = Builder(str(source), skip_bad)
+    if Path(source).is_dir():
+        _read(source, None, builder)
+    else:
+        for record in _records(str(source), builder):
+            title, text = (str(record.values.get(name) or "") for name in ("title", "text"))
+            names = (record.values.get(name) for name in ("_id", "id", "docid"))
+            name = next((str(found) for found in names if found is not None), str(record.origin))
+            builder.document(name, title, text, record.origin)
+    return builder.documents()
+
+
+def _read(source: str | Path, split: str | None, builder: Builder) -> None:
+    """Everything of a folder; without `split` the documents."""
     folder = Path(source)
     if not folder.exists():
-        folder = hub_folder(str(source), split)
+        folder = hub_folder(str(source), split or "test")
     if not folder.is_dir():
         raise DataError(
             f"{source} is no folder; give one with corpus.jsonl, queries.jsonl and qrels, or of TREC or SMART."
         )
-    builder = Builder(str(source), skip_bad)
-    if _one(folder, "corpus") and _one(folder, "queries"):
+    if _one(folder, "corpus") and (split is None or _one(folder, "queries")):
         _read_beir(folder, split, builder)
-    elif _one(folder, "corpus") and _one(folder, split):
+    elif split is not None and _one(folder, "corpus") and _one(folder, split):
         _read_mldr(folder, split, builder)
     else:
         from modernbert.text.classic_collections import read_classic
 
-        read_classic(folder, builder)
-    return builder.build()
+        read_classic(folder, builder, judged=split is not None)
 
 
 def hub_folder(name: str, split: str) -> Path:
@@ -195,8 +228,8 @@ def hub_folder(name: str, split: str) -> Path:
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(
-            f"There is no collection {name!r}: no such folder here, and the hub gives none ({reason}); give the path of "
-            "a folder, or check the name and the network."
+            f"There is no collection {name!r}: no such folder here, and the hub gives none ({reason}); give a folder, "
+            "or check the name and the network."
         ) from None
     return Path(found) / inside
 
@@ -227,13 +260,15 @@ def _value(record: Record, *names: str) -> Any:
     raise DataError(f"{record.origin}: there is no {names[0]!r}, only {shown}; name the columns as BEIR does.")
 
 
-def _read_beir(folder: Path, split: str, builder: Builder) -> None:
+def _read_beir(folder: Path, split: str | None, builder: Builder) -> None:
     corpus, queries = _one(folder, "corpus"), _one(folder, "queries")
     assert corpus is not None
-    assert queries is not None
     for record in _records(corpus, builder):
         title, text = (str(record.values.get(name) or "") for name in ("title", "text"))
         builder.document(str(_value(record, "_id", "id", "docid")), title, text, record.origin)
+    if split is None:
+        return
+    assert queries is not None
     for record in _records(queries, builder):
         builder.query(str(_value(record, "_id", "id")), str(record.values.get("text") or ""), record.origin)
     qrels = _one(folder / "qrels", split) or _one(folder, "qrels")

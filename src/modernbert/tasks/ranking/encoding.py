@@ -25,11 +25,6 @@ def encode_ranking(
         known.update(example.relevant)
         if example.scores is None:
             known.add(example.documents[0])
-    numbers: dict[str, int] = {}
-
-    def number(text: str) -> int:
-        return numbers.setdefault(text, len(numbers))
-
     documents = [document for example in examples for document in example.documents]
     if isinstance(settings, RerankSettings):
         pairs = [(example.query, document) for example in examples for document in example.documents]
@@ -53,8 +48,8 @@ def encode_ranking(
             scores=example.scores,
             own=count,
             name=example.query,
-            document_names=tuple(number(document) for document in example.documents),
-            relevant=frozenset(number(document) for document in relevant[example.query]),
+            document_names=example.documents,
+            relevant=frozenset(relevant[example.query]),
         )
         for example, query, count in zip(examples, queries, own, strict=True)
     ]

@@ -33,17 +33,17 @@ Role = Literal["query", "document", "pair"]
 class RankingItem:
     """An example as a model reads it: a query and its documents, or a sequence for each pair (then `query` is empty).
 
-    `own` is the number of tokens of the query that are not [MASK] behind it. Names tell equal texts; `relevant` are
-    the names of documents that are known to be relevant.
+    `own` is the number of tokens of the query that are not [MASK] behind it. `name` and `document_names` are the texts
+    themselves, by which equal ones are told; `relevant` are those that are known to be relevant.
     """
 
     query: Ids
     documents: tuple[Ids, ...]
     scores: tuple[float, ...] | None
     own: int
-    name: Hashable
-    document_names: tuple[Hashable, ...]
-    relevant: frozenset[Hashable]
+    name: str
+    document_names: tuple[str, ...]
+    relevant: frozenset[str]
 
     @property
     def names(self) -> tuple[Hashable, ...]:

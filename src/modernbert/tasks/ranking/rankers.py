@@ -1,4 +1,4 @@
-"""What ranks the documents of a collection: BM25 and the four kinds of models, alone, one after another, or together."""
+"""What ranks the documents of a collection: BM25 and the four kinds of models, alone, in two stages, or fused."""
 
 import time
 from abc import ABC, abstractmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modernbert.errors import ConfigError
-from modernbert.evaluate.rankers import Cost, Ranker, Scored, fused
+from modernbert.tasks.ranking.rankers import Cost, Ranker, Scored, fused
 from modernbert.text.collection import Collection
 
 MEASURES = ("nDCG@10", "RR@10", "R@10", "R@100", "AP@1000")

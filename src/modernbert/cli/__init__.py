@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modernbert.cli import bench, corpus, evaluate, train, use
+from modernbert.cli import bench, corpus, evaluate, ranking, train, use
 from modernbert.cli.console import Json, print_json
 from modernbert.errors import ModernBertError
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (corpus, train, use):
+for group in (corpus, train, ranking, use):
     app.add_typer(group.app)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")

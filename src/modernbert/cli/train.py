@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from modernbert.cli.console import Json, Labelled, Overrides, Recipe, print_json
+from modernbert.errors import ConfigError
 
 app = typer.Typer()
 
@@ -77,10 +78,21 @@ def finetune(
     The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
     with status 130; a second Ctrl-C ends at once.
     """
+    from modernbert.tasks.ranking.recipe import is_ranking, read_ranking_recipe
     from modernbert.tasks.recipe import read_recipe
     from modernbert.train.finetune import finetune as run
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
+    if is_ranking(recipe, changes):
+        from modernbert.train.rank import train_ranker
+
+        if search:
+            raise ConfigError("--search does not try settings of rankers yet; run the recipe with overrides instead.")
+        folder = train_ranker(read_ranking_recipe(recipe, changes))
+        if folder is None:
+            raise typer.Exit(130)
+        typer.echo(str(folder))
+        return
     loaded = read_recipe(recipe, changes)
     if search:
         from modernbert.train.search import search as try_settings

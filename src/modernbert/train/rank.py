@@ -120,7 +120,9 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
         found += _with_negatives(judged_pairs(collection), collection.documents.values(), data)
     for path in data.documents:
         documents = read_documents(path, skip_bad=recipe.skip_bad).values()
-        found += _with_negatives(list(unlabelled_pairs(documents, data.unlabelled, 0, path)), documents, data)
+        pairs = list(unlabelled_pairs(documents, data.unlabelled, 0, path))
+        chosen = sorted(shuffled(len(pairs), 0, 0)[: data.most_unlabelled].tolist())
+        found += _with_negatives([pairs[index] for index in chosen], documents, data)
     if not found:
         raise DataError("There is no example to learn from; see data.train, data.collections and data.documents.")
     return found

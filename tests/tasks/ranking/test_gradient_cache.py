@@ -71,14 +71,15 @@ def embed_late(model: Encoder, ids: list[Tensor]) -> Tensor:
     return F.normalize(hidden(model, ids)[0], dim=1)
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize(("embed", "loss"), [(pooled, dense_loss), (embed_late, late_loss)])
-def test_cached_gradients_are_the_uncached_ones(embed, loss) -> None:
+def test_cached_gradients_are_the_uncached_ones(embed, loss, keep: bool) -> None:
     model, ids = encoder(0.0), texts()
     whole = loss(embed(model, ids))
     whole.backward()
     expected = gradients(model)
     parts = [[ids[index] for index in part] for part in PARTS]
-    value = cached_backward(parts, lambda part: embed(model, part), loss, seed=1)
+    value = cached_backward(parts, lambda part: embed(model, part), loss, seed=1, keep=keep)
     assert value == pytest.approx(float(whole.detach()), abs=1e-5)
     for ours, theirs in zip(gradients(model), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -21,14 +21,15 @@ def cached_backward(
     loss: Callable[[Float[Tensor, "rows dim"]], Float[Tensor, ""]],
     *,
     seed: int,
+    keep: bool = False,
     group: distributed.ProcessGroup | None = None,
 ) -> float:
     """Add the gradients of `loss` to the parameters behind `embed`, and return its value.
 
     `embed` gives the vectors of one mini-batch: one row for each of its texts, or several. `loss` takes those of all
     mini-batches, one after the other. Gradients are those of `loss(concatenated embeddings).backward()`: dropout is a
-    function of `seed` and the number of a mini-batch, so the second pass drops what the first one dropped. A single
-    mini-batch is embedded once.
+    function of `seed` and the number of a mini-batch, so the second pass drops what the first one dropped. With `keep`,
+    and of a single mini-batch, activations stay in memory and everything is embedded once; across processes never.
 
     With `group`, `loss` takes the vectors of all processes, in the order of their ranks, and every process must compute
     the same loss of them. Each then holds the gradient of that whole loss through its own vectors, and **the sum of
@@ -37,8 +38,8 @@ def cached_backward(
     """
     rank = 0 if group is None else distributed.get_rank(group)
     first = rank << 32  # numbers of this process's mini-batches begin here
-    if len(parts) == 1 and group is None:
-        value = loss(_seeded(embed, parts[0], seed, first))
+    if (keep or len(parts) == 1) and group is None:
+        value = loss(torch.cat([_seeded(embed, part, seed, first + number) for number, part in enumerate(parts)]))
         value.backward()
         return float(value.detach())
     with torch.no_grad():

@@ -9,7 +9,7 @@ from modernbert.errors import ConfigError
 from modernbert.tasks.ranking.rankers import Cost, Ranker, Scored, fused
 from modernbert.text.collection import Collection
 
-MEASURES = ("nDCG@10", "RR@10", "R@10", "R@100", "AP@1000")
+MEASURES = ("nDCG@10", "RR", "R@10", "R@100", "AP@1000")
 TOP = 1000  # documents of a run
 _DRAWS = 2000  # of the bootstrap
 

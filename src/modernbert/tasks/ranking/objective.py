@@ -112,7 +112,11 @@ class RankingObjective:
         def loss(vectors: Tensor) -> Tensor:
             return self._embedded_loss(vectors, every, excluded, progress)
 
-        return cached_backward(chunks, self._embed, loss, seed=seed, group=self.group)
+        return cached_backward(chunks, self._embed, loss, seed=seed, keep=self._fit(chunks), group=self.group)
+
+    def _fit(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether the activations of all sequences may be in memory at once."""
+        return sum(len(ids) for chunk in chunks for ids in chunk.ids) <= self.tokens_at_once
 
     def _chunks(self, sequences: Sequence[tuple[Ids, int]], role: Role) -> list[Chunk]:
         lengths = [len(ids) for ids, _ in sequences]
@@ -248,7 +252,7 @@ class RankingObjective:
         def loss(rows: Tensor) -> Tensor:
             return self._listed(rows.squeeze(-1).split(counts), items)
 
-        return cached_backward(chunks, self._embed, loss, seed=seed, group=self.group)
+        return cached_backward(chunks, self._embed, loss, seed=seed, keep=self._fit(chunks), group=self.group)
 
 
 def _reorder(

@@ -1,5 +1,6 @@
 """What ranks the documents of a collection: BM25 and the four kinds of models, alone, in two stages, or fused."""
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -154,6 +155,7 @@ def _bm25s() -> Any:
         import bm25s
     except ImportError:
         raise ConfigError("BM25 needs the package bm25s: pip install 'modernbert[retrieval]'.") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every step of an index
     return bm25s
 
 

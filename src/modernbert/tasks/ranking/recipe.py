@@ -1,11 +1,14 @@
 """What the training of a ranker is: a frozen value read from TOML."""
 
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from modernbert.config import Config, Seed, check_directory
+from modernbert.config import Config, Seed, check_directory, load, parse
+from modernbert.errors import ConfigError
 from modernbert.model.pooling import PoolingMode
 from modernbert.model.retrieval_settings import (
     DenseSettings,
@@ -19,8 +22,8 @@ from modernbert.model.retrieval_settings import (
 from modernbert.tasks.ranking.examples import RankingColumns
 from modernbert.tasks.ranking.settings import RankingKind, RankingLoss
 from modernbert.tasks.ranking.unlabelled import Unlabelled
-from modernbert.tasks.recipe import Machine, Training
-from modernbert.text.records import Source
+from modernbert.tasks.recipe import DEFAULT_MODEL, Machine, Training
+from modernbert.text.records import Source, told_format
 
 RANKING_TASKS: tuple[RankingKind, ...] = ("embed", "rerank", "multi-vector", "sparse")
 
@@ -38,6 +41,7 @@ class RankingData(Config):
     split: str = "train"
     documents: tuple[str, ...] = ()
     unlabelled: Unlabelled = Unlabelled()
+    most_unlabelled: PositiveInt | None = None  # of each folder: any so many of its pairs
     validation: str | None = None  # a collection whose nDCG@10 chooses the best model
     validation_split: str = "validation"
     validation_depth: PositiveInt = 50  # rerank: documents of BM25 that are put in order
@@ -126,3 +130,34 @@ def model_settings(recipe: RankingRecipe, hidden_size: int, max_length: int) -> 
         expansion=expansion if chosen.expand_queries else None,
         skip_words=chosen.skip_words,
     )
+
+
+def is_ranking(path: Path, overrides: Iterable[str] = ()) -> bool:
+    """Whether a recipe, or the overrides of a file of examples, name the task of a ranker."""
+    tasks = [one.partition("=")[2].strip().strip("\"'") for one in overrides if one.partition("=")[0].strip() == "task"]
+    if not tasks and told_format(path) is None:
+        try:
+            tasks = [str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("task"))]
+        except (OSError, ValueError, RecursionError):
+            return False  # whoever reads it says what is wrong
+    return bool(tasks) and tasks[-1] in RANKING_TASKS
+
+
+def read_ranking_recipe(path: Path, overrides: Iterable[str] = ()) -> RankingRecipe:
+    """A recipe; or pairs, triples or lists themselves, which are then learned into a folder named after them.
+
+    Raises:
+        ConfigError: the file is missing or no recipe, or an override does not fit.
+    """
+    if told_format(path) is None:
+        return load(RankingRecipe, path, overrides)
+    if not path.exists():
+        raise ConfigError(f"There is no file {path}: give the path of a recipe, or of pairs of texts.")
+    name = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
+    values = {
+        "task": "embed",
+        "model": DEFAULT_MODEL,
+        "output": str(Path("output") / name.stem),
+        "data": {"train": str(path)},
+    }
+    return parse(RankingRecipe, values, str(path), overrides)

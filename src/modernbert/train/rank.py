@@ -222,11 +222,12 @@ class RankerTraining:
                     self.progress = replace(
                         self.progress, epoch=self.progress.epoch + 1, batch=0, done=over or self.progress.done
                     )
-                if evaluated or stop.requested:
+                stopping = stop.requested  # read once: a signal may come at any time
+                if evaluated or stopping:
                     state = asdict(self.progress) | {"phase": 0, "phase_end": False, "validation_loss": None}
                     snapshot = checkpoint.Snapshot.of(self.model, self.optimizer, state, copied=True)  # type: ignore[arg-type]
                     self.checkpoints.save(snapshot)
-                if stop.requested and not self.progress.done:
+                if stopping and not self.progress.done:
                     self.checkpoints.wait()
                     bar.close()
                     logger.info("Stopped and saved at step %d; the same command goes on.", self.progress.step)
@@ -361,7 +362,7 @@ def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> 
     short = next((example for example in examples if lists and len(example.documents) < 2), None)
     if short is not None:
         raise ConfigError(
-            f"{short.origin} has one document, and the loss {loss.name!r} compares several; add negatives."
+            f"{short.origin} has one document, but the loss {loss.name!r} compares several; add negatives."
         )
     return loss
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp
     lines = [
         {"query": f"{one} {other}", "documents": [f"{one} is {other}", f"no {other}", "nothing"][: 2 + n % 2],
          "scores": [2.0, 1.0, -1.0][: 2 + n % 2]}
-        for n, (one, other) in enumerate(zip(WORDS, WORDS[1:], strict=False))
+        for n, (one, other) in enumerate(pairwise(WORDS))
     ]  # fmt: skip
     path = tmp_path / "scored.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -186,7 +187,11 @@ def test_a_guide_and_matryoshka_are_part_of_the_loss(model, collection, tmp_path
         ("embed", {"loss": {"name": "kl"}}, "loss.name is 'kl', which needs a column of scores"),
         ("embed", {"loss": {"name": "lambda"}}, "'lambda', which 'embed' does not have"),
         ("sparse", {"loss": {"matryoshka": (16,)}}, "loss.matryoshka is for the task 'embed'"),
-        ("rerank", {"data": {"hard_negatives": 0}, "loss": {"name": "lambda"}}, "has one document, but the loss 'lambda'"),
+        (
+            "rerank",
+            {"data": {"hard_negatives": 0}, "loss": {"name": "lambda"}},
+            "has one document, but the loss 'lambda'",
+        ),
         ("embed", {"max_length": 4096}, "max_length is 4096, but .* reads 128 tokens"),
     ],
 )
@@ -204,7 +209,14 @@ def test_a_csv_of_pairs_becomes_an_embedder_by_one_command(model, tmp_path, monk
     assert is_ranking(Path("pairs.csv"), ["task=embed"])
     assert not is_ranking(Path("pairs.csv"), ["model=x"])
     assert read_ranking_recipe(Path("pairs.csv"), ["task=sparse"]).task == "sparse"
-    command = ["finetune", "pairs.csv", "task=embed", f"model={model}", "training.batch_examples=5", "machine.device=cpu"]
+    command = [
+        "finetune",
+        "pairs.csv",
+        "task=embed",
+        f"model={model}",
+        "training.batch_examples=5",
+        "machine.device=cpu",
+    ]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert result.stdout.split()[-1] == "output/pairs"

@@ -173,7 +173,7 @@ class RankerTraining:
             prompt_tokens=(prompts[0], prompts[1]),
             guide=None if recipe.loss.guide is None else _guide(recipe.loss.guide, examples),
         )
-        self.names = [(*item.names, *item.relevant) for item in self.items]
+        self.names = [item.names for item in self.items]
         self.metrics = Metrics(self.directory / "metrics.jsonl")
         assert self.model.tokenizer_source is not None
         self.checkpoints = checkpoint.Checkpoints(
@@ -247,7 +247,10 @@ class RankerTraining:
         order = shuffled(len(self.items), self.seed, epoch).tolist()
         names = self.names if self.loss.name == "contrastive" and self.loss.settings.in_batch else [()] * len(order)
         batches = batches_without_repeats(order, names, self.recipe.training.batch_examples, last=False)
-        return [batch for batch in batches if len(batch) > 1 or len(batches) == 1]
+        found = [batch for batch in batches if sum(len(self.items[index].documents) for index in batch) > 1]
+        if not found and self.loss.name == "contrastive":
+            raise ConfigError("No two examples differ in query and positive, so there is nothing to learn from them.")
+        return found or batches
 
     def _update(self, batch: list[int], total: int) -> float:
         began = time.perf_counter()

@@ -46,9 +46,12 @@ class RankingItem:
     relevant: frozenset[str]
 
     @property
-    def names(self) -> tuple[Hashable, ...]:
-        """All its texts."""
-        return (("query", self.name), *self.document_names)
+    def names(self) -> tuple[Hashable, Hashable]:
+        """The query and its positive, which no other example of a batch may have.
+
+        Any other text may be there twice: `known_positives` sees to it that no relevant document is a negative.
+        """
+        return ("query", self.name), self.document_names[0]
 
     @property
     def num_tokens(self) -> int:

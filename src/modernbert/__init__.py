@@ -16,13 +16,13 @@ except PackageNotFoundError:
 _HOMES = {
     "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
     "Classifier": "modernbert.tasks.classifier",
-    "FillMask": "modernbert.tasks.fill_mask",
-    "QuestionAnswerer": "modernbert.tasks.question_answerer",
-    "TokenClassifier": "modernbert.tasks.token_classifier",
     "Embedder": "modernbert.tasks.embed",
+    "FillMask": "modernbert.tasks.fill_mask",
     "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
+    "QuestionAnswerer": "modernbert.tasks.question_answerer",
     "Reranker": "modernbert.tasks.rerank",
     "SparseEmbedder": "modernbert.tasks.sparse",
+    "TokenClassifier": "modernbert.tasks.token_classifier",
 }
 
 __all__ = [

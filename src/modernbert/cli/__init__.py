@@ -2,14 +2,15 @@
 
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modernbert.cli import bench, corpus, evaluate, ranking, train, use
+from modernbert.cli import bench, bench_retrieval, corpus, embed, evaluate, ranking, search, train, use
 from modernbert.cli.console import Json, print_json
-from modernbert.errors import ModernBertError
+from modernbert.errors import ConfigError, ModernBertError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,8 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (corpus, train, ranking, use):
+for group in (corpus, train, ranking, use, embed, search):
     app.add_typer(group.app)
+bench.app.add_typer(bench_retrieval.app)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 
@@ -43,10 +45,28 @@ def modernbert(
 
     modernbert doctor
 
-    modernbert doctor --json > report.json"""
+    modernbert doctor --json > report.json
+
+    modernbert doctor output/embedder --fix"""
 )
-def doctor(as_json: Json = False) -> None:
-    """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing."""
+def doctor(
+    folder: Annotated[
+        str | None, typer.Argument(help="A model folder: which programs load it, and compute the same?")
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Add the keys that other programs need to its JSON files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing.
+
+    Of a model folder, print which programs load it, whether they compute the same, and what they miss.
+    """
+    if folder is not None:
+        _doctor_of_folder(folder, fix, as_json)
+        return
+    if fix:
+        raise ConfigError("--fix is for a model folder; name one.")
     from modernbert.doctor import diagnose
 
     report = diagnose()
@@ -57,6 +77,25 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(section)
         for name, value in values.items():
             typer.echo(f"  {name:<24} {value}")
+
+
+def _doctor_of_folder(folder: str, fix: bool, as_json: bool) -> None:
+    from modernbert.model.interop import examine, repair
+
+    changed = repair(folder) if fix else []
+    verdicts = examine(folder)
+    if as_json:
+        print_json({"changed": changed, "programs": [asdict(one) for one in verdicts]})
+        return
+    if fix:
+        typer.echo(f"changed: {', '.join(changed) or 'nothing'}")
+    for one in verdicts:
+        state = (
+            "the same" if one.loads and one.same else "loads, computes something else" if one.loads else "does not load"
+        )
+        typer.echo(f"{one.program:<30} {state}")
+        for line in [*one.reasons, *(f"missing {key}" for key in one.missing)]:
+            typer.echo(f"{'':<30}   {line}")
 
 
 @app.command(

@@ -77,7 +77,7 @@ def _at(x: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _max(x: Tensor, sequences: Sequences, first: int) -> Tensor:
-    owners = _owners(x, sequences).unsqueeze(1).expand_as(x)
+    owners = _owners(x, sequences).long().unsqueeze(1).expand_as(x)
     left_out = (sequences.positions < first).unsqueeze(1)
     highest = x.new_full((sequences.num_sequences, x.shape[1]), -torch.inf)
     highest = highest.scatter_reduce(0, owners, x.masked_fill(left_out, -torch.inf), "amax")

@@ -124,6 +124,8 @@ class DenseEncoder(Pretrained):
     ) -> Self:
         """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
 
+        In a folder without modules, that of a plain encoder, the projections of `settings` are reinitialized.
+
         Raises:
             CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
         """
@@ -131,8 +133,16 @@ class DenseEncoder(Pretrained):
         settings = settings or read_dense(folder)
         encoder = Encoder.from_pretrained(folder, dtype=dtype, device=device, changes=changes)
         model = cls._around(encoder, settings)
-        _load_projections(model.projections, folder)
+        model._fill_projections(folder)
         return model.eval()
+
+    def _fill_projections(self, folder: Path) -> None:
+        """The weights of a folder's projections, or fresh ones where it has no module."""
+        if read_modules(folder):
+            _load_projections(self.projections, folder)
+            return
+        for dense in self.projections:
+            initialize(dense, self.config)
 
     @classmethod
     def _around(cls, encoder: Encoder, settings: Any) -> Self:
@@ -287,11 +297,7 @@ class MultiVectorEncoder(DenseEncoder):
             )
             settings = settings.model_copy(update={"projections": (projection,)})
         model = cls._around(encoder, settings)
-        if plain:
-            for dense in model.projections:
-                initialize(dense, model.config)
-        else:
-            _load_projections(model.projections, folder)
+        model._fill_projections(folder)
         return model.eval()
 
 

@@ -44,6 +44,11 @@ class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
         super().optimize(model, int8=int8)
 
     @property
+    def document_tokens(self) -> int:
+        """The most tokens of a document that are read."""
+        return min(self.max_length, self.model.settings.document_length or self.max_length)
+
+    @property
     def dimensions(self) -> int:
         """The length of a token's vector."""
         return self.model.dimensions

@@ -39,6 +39,16 @@ class RetrievalPredictor(Predictor[R]):
         self.texts = RetrievalTokenizer(tokenizer, model.settings, self.max_length)
         self.prompts = dict(model.settings.prompts)
 
+    @property
+    def document_tokens(self) -> int:
+        """The most tokens of a document that are read."""
+        return self.max_length
+
+    @property
+    def document_prompt(self) -> str:
+        """What stands before each document, unless another prompt is named."""
+        return self._prompt(None, None, "document")
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder of the model; see the model class. Not after it was optimized for inference."""
         self.model.save_pretrained(folder)

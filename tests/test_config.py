@@ -66,6 +66,13 @@ def test_a_bare_word_needs_no_quotes_in_an_override(tmp_path):
         ("steps = 2", ["steps.x=1"], "goes through 'steps'"),
         ("", ["inner.raet=1"], "inner.raet is not a known key; did you mean 'inner.rate'"),
         ("rate = 1", [], r"rate is not a known key; did you mean 'inner.rate' or 'named.NAME.rate'\?$"),
+        (
+            "[named.abc]",
+            ["named.abd.rate=1"],
+            r"names 'abd', but the recipe has abc in \[named\]; did you mean 'named.abc'",
+        ),
+        ("[named.abc]", ["named.xyz.rate=1"], r"names 'xyz', but the recipe has abc in \[named\]\.$"),
+        ("", ["named.abc.rate=1"], r"names 'abc', but the recipe has nothing in \[named\]\.$"),
         ("", ["inner.stesp=1"], r"inner.stesp is not a known key; did you mean 'steps'\?$"),
     ],
 )
@@ -89,6 +96,9 @@ def test_overrides_go_into_what_a_bare_string_stands_for():
     assert parse(Files, {"one": "x"}, "here", ["one.path=y"]).one == File(path="y")
     assert parse(Files, {"one": "x"}, "here", ["one=z", "one.limit=3"]).one == File(path="z", limit=3)
     assert parse(Files, {"one": Path("x")}, "here") == Files(one=File(path="x"))
+    both = {"one": "x", "more": {"a": "y"}}
+    assert parse(Files, both, "here", ["more.a.limit=3"]).more == {"a": File(path="y", limit=3)}
+    assert parse(Files, both, "here", ["more.a=z"]).more == {"a": File(path="z")}
     with pytest.raises(ConfigError, match=r"one\.path: .*string"):
         parse(Files, {"one": {"path": {"path": "x"}}}, "here")
 

@@ -123,3 +123,13 @@ def test_autocast_multiplies_in_bf16_and_keeps_fp32_otherwise():
         assert (x @ x).dtype == torch.bfloat16
     with runtime.autocast(torch.device("cpu"), "fp32"):
         assert (x @ x).dtype == torch.float32
+
+
+def test_the_precision_is_what_was_named_or_what_the_device_is_fast_at(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for fast, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("modernbert.runtime.fast_bf16", lambda fast=fast: fast)
+        assert runtime.select_precision(cpu) == expected
+        assert runtime.select_precision(cuda) == "bf16"
+        assert runtime.select_precision(cpu, "bf16") == "bf16"
+        assert runtime.select_precision(cuda, "fp32") == "fp32"

@@ -42,6 +42,7 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 _ANY = "NAME"
+_Place = tuple[tuple[str, ...], type[BaseModel]]
 _MOST_INT = 2**63 - 1
 _MOST_FLOAT = 3.4e38  # of fp32
 
@@ -118,18 +119,50 @@ def _apply(kind: type[Config], values: dict[str, Any], override: str) -> None:
         value = text  # a bare word, such as a path, needs no quotes on a command line
     *sections, last = key.strip().split(".")
     table = values
-    kinds: list[type[BaseModel]] = [kind]
-    for section in sections:
-        fields = [one.model_fields[section] for one in kinds if section in one.model_fields]
-        kinds = [inner for field in fields for _, inner in _models_in(field.annotation)]
-        inside = table.setdefault(section, {})
-        bare = next((one.bare_key for one in kinds if issubclass(one, Config) and one.bare_key is not None), None)
-        if bare is not None and isinstance(inside, str):
-            inside = table[section] = {bare: inside}
-        if not isinstance(inside, dict):
+    inside: list[_Place] = [((), kind)]  # the classes that the table may be, with what stands before their keys
+    for depth, section in enumerate(sections):
+        _check_name(table, inside, [*sections[:depth], section], override)
+        inside = _entered(inside, section)
+        below = table.setdefault(section, {})
+        bare = next(
+            (one.bare_key for left, one in inside if not left and issubclass(one, Config) and one.bare_key), None
+        )
+        if bare is not None and isinstance(below, str):
+            below = table[section] = {bare: below}
+        if not isinstance(below, dict):
             raise ConfigError(f"The override {override!r} goes through {section!r}, which is a value, not a table.")
-        table = inside
+        table = below
+    _check_name(table, inside, [*sections, last], override)
     table[last] = value
+
+
+def _entered(inside: Sequence[_Place], section: str) -> list[_Place]:
+    """The classes that a section of a table may be."""
+    found: list[_Place] = []
+    for left, one in inside:
+        if left:
+            found.append((left[1:], one))
+        elif section in one.model_fields:
+            found += _models_in(one.model_fields[section].annotation)
+    return found
+
+
+def _check_name(table: Mapping[str, Any], inside: Sequence[_Place], path: Sequence[str], override: str) -> None:
+    """Check that an override names one of the tables that a recipe has, where their names are the recipe's own.
+
+    Raises:
+        ConfigError: the recipe has no table of that name.
+    """
+    *above, name = path
+    if name in table or not any(left and left[0] == _ANY for left, _ in inside):
+        return
+    where = ".".join(above)
+    meant = difflib.get_close_matches(name, table, n=1)
+    hint = f"; did you mean {where + '.' + meant[0]!r}?" if meant else "."
+    raise ConfigError(
+        f"The override {override!r} names {name!r}, but the recipe has {', '.join(table) or 'nothing'} in "
+        f"[{where}]{hint}"
+    )
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:

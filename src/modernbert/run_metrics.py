@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from modernbert.files import replaced_file
+
+TrackerName = Literal["tensorboard", "trackio", "wandb"]  # who can follow the lines
 
 
 class Metrics:

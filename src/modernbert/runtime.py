@@ -50,8 +50,10 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def select_precision(device: torch.device) -> Precision:
-    """bf16 on CUDA and on processors that multiply it faster than fp32, fp32 elsewhere."""
+def select_precision(device: torch.device, wanted: Literal["auto", "bf16", "fp32"] = "auto") -> Precision:
+    """The precision of that name; `auto` is bf16 on CUDA and on processors that multiply it faster, otherwise fp32."""
+    if wanted != "auto":
+        return wanted
     return "bf16" if device.type == "cuda" or (device.type == "cpu" and fast_bf16()) else "fp32"
 
 

@@ -1,20 +1,18 @@
-"""Two gloo processes on this machine, started as torchrun starts them."""
+"""Pretraining in two gloo processes on this machine."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from corpora import make_shards, make_tokenizer, tiny_recipe
+from gloo import ENDED, free_port, lines, losses, started, train
 from modernbert.config import dump, parse
 from modernbert.errors import ProcessError
 from modernbert.train import distributed as training
@@ -23,8 +21,6 @@ from modernbert.train.peers import lost_a_peer
 from modernbert.train.recipe import PretrainRecipe
 
 pytestmark = pytest.mark.distributed
-
-ENDED = 240  # seconds in which every run here must be over
 
 
 @pytest.fixture(scope="module")
@@ -46,46 +42,6 @@ def write_recipe(material):
         return folder / "recipe.toml"
 
     return write
-
-
-@contextmanager
-def started(recipe, size, program=("-m", "modernbert", "pretrain")):
-    """`modernbert pretrain` in so many processes, with the environment of torchrun but without its agent."""
-    port, processes = free_port(), []
-    for rank in range(size):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        if size > 1:
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, *program, str(recipe)]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def train(recipe, size):
-    with started(recipe, size) as processes:
-        for process in processes:
-            _, errors = process.communicate(timeout=ENDED)
-            assert process.returncode == 0, errors
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def lines(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
-
-
-def losses(run):
-    return [line["loss"] for line in lines(run) if "loss" in line]
 
 
 # `modernbert pretrain` whose last process sends itself a signal at step 5, once: no clock decides when it comes.

@@ -20,18 +20,12 @@ from modernbert.model import SequenceClassifier
 from modernbert.tasks.classify import _ordered
 from modernbert.tasks.recipe import FinetuneRecipe, Training, read_recipe
 from modernbert.text.records import Source
-from modernbert.train.finetune import (
-    PACKAGES,
-    Finetuning,
-    _dropout_seed,
-    finetune,
-    freeze,
-    layer_groups,
-    prepare,
-    run,
-    schedule_factor,
-    split,
-)
+from modernbert.train.distributed import Processes
+from modernbert.train.epochs import dropout_seed, freeze, layer_groups, schedule_factor
+from modernbert.train.finetune import PACKAGES, Finetuning, finetune, run
+from modernbert.train.finetune_data import prepare, split
+
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +137,12 @@ def test_the_largest_seed_trains(model, csvs, tmp_path):
     assert (folder / "model.safetensors").exists()
 
 
-def test_no_two_seeds_share_the_dropout_of_a_step():
+def test_no_two_seeds_or_processes_share_the_dropout_of_a_step():
     seeds = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**62, 2**63 - 1]
-    found = [_dropout_seed(seed, step) for seed in seeds for step in (1, 2, 10**6)]
+    found = [dropout_seed(seed, step, rank) for seed in seeds for step in (1, 2, 10**6) for rank in (0, 1, 7)]
     assert len(set(found)) == len(found)
     assert all(0 <= number < 2**64 for number in found)
-    assert _dropout_seed(7, 3) == (7 << 32) + 3  # as runs before had it
+    assert dropout_seed(7, 3) == (7 << 32) + 3  # as runs before had it
 
 
 def test_microbatches_do_not_change_what_is_learned(model, csvs, tmp_path):
@@ -511,7 +505,7 @@ def test_frozen_parts_stay_and_the_rest_moves(model, csvs, tmp_path):
 def test_random_weights_are_of_the_seed_and_not_of_the_model(model, csvs, tmp_path):
     def start(seed, name):
         chosen = recipe(model, tmp_path / name, data=csvs, random_weights=True)
-        return Finetuning(chosen, *prepare(chosen), seed).model
+        return Finetuning(chosen, *prepare(chosen), seed, ALONE).model
 
     first, again, other = start(0, "first"), start(0, "again"), start(1, "other")
     loaded = SequenceClassifier.from_pretrained(model, changes={"id2label": first.config.id2label})
@@ -528,7 +522,7 @@ def test_random_weights_are_of_the_seed_and_not_of_the_model(model, csvs, tmp_pa
 def test_the_learning_rate_falls_from_the_head_down(model, csvs, tmp_path):
     task, sets = prepare(recipe(model, tmp_path / "run", data=csvs))
     training = Training(learning_rate=1.0, layer_decay=0.5, weight_decay=0.1)
-    finetuning = Finetuning(recipe(model, tmp_path / "run", data=csvs), task, sets, 0)
+    finetuning = Finetuning(recipe(model, tmp_path / "run", data=csvs), task, sets, 0, ALONE)
     freeze(finetuning.model, training)
     names = {id(parameter): name for name, parameter in finetuning.model.named_parameters()}
     rates = {

@@ -9,7 +9,8 @@ from corpora import make_model
 from labelled import COLOURS, recipe, sentences, write_csv, write_lines
 from modernbert import Classifier
 from modernbert.errors import DataError
-from modernbert.train.finetune import finetune, prepare
+from modernbert.train.finetune import finetune
+from modernbert.train.finetune_data import prepare
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from labelled import recipe, write_lines
 from modernbert import TokenClassifier
 from modernbert.cli import app
 from modernbert.errors import DataError
-from modernbert.train.finetune import finetune, prepare
+from modernbert.train.finetune import finetune
+from modernbert.train.finetune_data import prepare
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +18,11 @@ from modernbert.config import dump
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.run_metrics import Metrics
+from modernbert.stream.loader import Loader
+from modernbert.train import loop
 from modernbert.train import pretrain as module
 from modernbert.train.distributed import Processes
-from modernbert.train.pretrain import choose_precision, pretrain
-from modernbert.train.recipe import Run
+from modernbert.train.pretrain import pretrain
 from modernbert.train.stopping import StopRequest
 
 
@@ -220,7 +220,7 @@ def test_nothing_is_saved_after_a_step_whose_loss_is_not_finite(recipe_for, tmp_
 
     original = MaskedLM.loss_at
     monkeypatch.setattr(MaskedLM, "loss_at", loss_at)
-    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")
+    monkeypatch.setattr(loop, "_ASYNCHRONOUS_DEVICE", "cpu")
     recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)})
     run = recipe.run.model_copy(update={"checkpoint_every_steps": 2})
     with pytest.raises(ConfigError, match="not finite at step 3: lower"):
@@ -234,8 +234,8 @@ def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000, batch_tokens=batch_tokens)})
     elsewhere = recipe.model_copy(update={"run": recipe.run.model_copy(update={"directory": tmp_path / "plain"})})
     phase, plain = recipe.phases["only"], module.Pretraining(elsewhere, Processes(0, 1, torch.device("cpu")))
-    plain._enter(phase)
-    loader, model, optimizer = plain._loader("only", phase), plain.model, plain.optimizer
+    plain._enter("only", phase)
+    loader, model, optimizer = plain.data.loader("only"), plain.model, plain.optimizer
     wanted, tokens = [], 0
     while tokens < phase.tokens:
         rows = loader.next_rows(phase.batch_tokens.at(len(wanted)) // 128)
@@ -277,9 +277,9 @@ def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
     recipe = recipe_for(tmp_path / "plain")
     model = recipe.model.model_copy(update={"attention_output_dropout": 0.0})
     pretrain(recipe.model_copy(update={"model": model}))
-    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")
+    monkeypatch.setattr(loop, "_ASYNCHRONOUS_DEVICE", "cpu")
     monkeypatch.setattr(module, "CudaRecorder", recorder)
-    monkeypatch.setattr(module.Pretraining, "_takes_graphs", lambda self: graphs)
+    monkeypatch.setattr(module.Pretraining, "_supports_graphs", lambda self: graphs)
     run = recipe.run.model_copy(update={"directory": tmp_path / "staged"})
     with caplog.at_level(logging.WARNING, logger="modernbert"):
         final = pretrain(recipe.model_copy(update={"model": model, "run": run}))
@@ -293,14 +293,14 @@ def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
 
 
 def test_an_error_of_the_loader_comes_out_as_it_is_when_its_update_is_due(recipe_for, tmp_path, monkeypatch):
-    original = module.Loader.next_rows
+    original = Loader.next_rows
 
     def next_rows(self, count):
         if self.state()["rows"] >= 6 * 4:
             raise DataError("the disk with the shards is gone")
         return original(self, count)
 
-    monkeypatch.setattr(module.Loader, "next_rows", next_rows)
+    monkeypatch.setattr(Loader, "next_rows", next_rows)
     with pytest.raises(DataError, match="the disk with the shards is gone"):
         pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)}))
     assert len(losses(tmp_path / "run")) == 6
@@ -315,18 +315,24 @@ def test_losses_read_late_are_reported_with_their_steps(recipe_for, tmp_path, mo
         pretrain(recipe.model_copy(update={"run": changed}))
         return [line for line in Metrics(tmp_path / name / "metrics.jsonl").read() if "loss" in line]
 
-    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")
-    read = []
+    monkeypatch.setattr(loop, "_ASYNCHRONOUS_DEVICE", "cpu")
+    read, counts = [], {}
     original = module.Pretraining._read
-    monkeypatch.setattr(
-        module.Pretraining, "_read", lambda self, one: read.append(self.progress.step) or original(self, one)
-    )
+
+    def watched(self, launched):
+        read.append(self.progress.step)
+        found = original(self, launched)
+        counts[found.progress.step] = found.count
+        return found
+
+    monkeypatch.setattr(module.Pretraining, "_read", watched)
     single = {line["step"]: line for line in run("single", 1)}
     assert read == [2, 3, 4, 4, 6, 6, 8, 8, *read[8:]]  # all are read where a checkpoint or a validation needs them
     last = 0
     for line in run("threes", 3):
         steps = range(last + 1, line["step"] + 1)
-        assert line["loss"] == pytest.approx(sum(single[step]["loss"] for step in steps) / len(steps), rel=1e-12)
+        nats = sum(counts[step] * single[step]["loss"] for step in steps)
+        assert line["loss"] == pytest.approx(nats / sum(counts[step] for step in steps), rel=1e-12)
         for name in ("phase", "tokens", "grad_norm", "learning_rate"):
             assert line[name] == single[line["step"]][name]
         last = line["step"]
@@ -481,7 +487,7 @@ def test_a_loss_spike_names_the_step_and_every_document_of_the_batch(recipe_for,
         return replace(found, loss=found.loss + 30) if found.progress.step == 23 else found
 
     monkeypatch.setattr(module.Pretraining, "_read", read)
-    monkeypatch.setattr(module, "_ASYNCHRONOUS_DEVICE", "cpu")  # so that the loss is read a step late
+    monkeypatch.setattr(loop, "_ASYNCHRONOUS_DEVICE", "cpu")  # so that the loss is read a step late
     recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=14_000)})
     run = recipe.run.model_copy(update={"log_every_steps": 10})
     with caplog.at_level(logging.WARNING, logger="modernbert"):
@@ -500,7 +506,7 @@ def test_only_documents_of_the_asked_lengths_are_read(recipe_for, material, tmp_
     training = module.Pretraining(
         recipe_for(tmp_path / "run", data={"library": limits}), Processes(0, 1, torch.device("cpu"))
     )
-    lengths = training.training["library"].lengths
+    lengths = training.data.training["library"].lengths
     assert lengths.min() >= 150
     assert lengths.max() <= 200
 
@@ -544,12 +550,3 @@ def _phase(**changes):
         "schedule": {"peak_lr": 1e-3},
         "batch_tokens": 512,
     } | changes
-
-
-def test_the_precision_is_what_the_recipe_says_or_what_the_device_is_fast_at(monkeypatch):
-    cpu, run = torch.device("cpu"), Run(directory=Path("x"))
-    for fast, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("modernbert.runtime.fast_bf16", lambda fast=fast: fast)
-        assert choose_precision(run, cpu) == expected
-        assert choose_precision(run, torch.device("cuda")) == "bf16"
-        assert choose_precision(run.model_copy(update={"precision": "bf16"}), cpu) == "bf16"

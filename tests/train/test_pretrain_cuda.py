@@ -67,12 +67,11 @@ def test_ten_steps_never_wait_for_the_device(recipe_on_cuda, recorded, tmp_path,
     recipe = recipe_on_cuda(tmp_path / "run", **changes)
     training = Pretraining(recipe, Processes(0, 1, torch.device("cuda")))
     phase, stop = recipe.phases["only"], StopRequest()
-    training._enter(phase)
-    backward = training._passes(phase)
-    with Prefetch(training._planned("only", phase), 3) as updates:
+    training._enter("only", phase)
+    with Prefetch(training._planned(), 3) as updates:
 
         def step():
-            launched = training._update(next(updates), phase, backward, stop)
+            launched = training._update(next(updates), stop)
             training.progress = launched.progress
             return launched
 
@@ -106,9 +105,9 @@ def test_a_run_of_graphs_goes_on_where_it_was_stopped(recipe_on_cuda, recorded, 
     pretrain(recipe_on_cuda(tmp_path / "whole"))
     original = module.Pretraining._update
 
-    def update(self, planned, phase, backward, stop):
+    def update(self, planned, stop):
         stop.requested |= self.progress.step == 10
-        return original(self, planned, phase, backward, stop)
+        return original(self, planned, stop)
 
     monkeypatch.setattr(module.Pretraining, "_update", update)
     assert pretrain(recipe_on_cuda(tmp_path / "stopped")) is None

@@ -16,7 +16,7 @@ from modernbert.run_metrics import Metrics
 from modernbert.train import pretrain as module
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import Run
-from modernbert.train.trackers import followed, numbers
+from modernbert.train.trackers import Tracking, followed, numbers
 
 SERVICES = ["wandb", "trackio"]
 
@@ -74,6 +74,11 @@ def tracked(recipe_for, tmp_path):
 def metrics(tmp_path):
     (tmp_path / "run").mkdir()
     return Metrics(tmp_path / "run" / "metrics.jsonl")
+
+
+def tracking(recipe):
+    run = recipe.run
+    return Tracking(run.trackers, run.project, run.directory.name, run.directory, recipe.model_dump(mode="json"))
 
 
 def line(step, **values):
@@ -145,7 +150,7 @@ def test_what_is_learned_does_not_know_of_trackers(tracked, monkeypatch):
 def test_a_tracker_that_is_named_later_gets_the_whole_run(tracked, metrics, service):
     metrics.write(line(1))
     metrics.write(line(2))
-    with followed(metrics, tracked(service.__name__)):
+    with followed(metrics, tracking(tracked(service.__name__))):
         metrics.write(line(3))
     [rows] = service.runs.values()
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -153,10 +158,10 @@ def test_a_tracker_that_is_named_later_gets_the_whole_run(tracked, metrics, serv
 
 def test_several_lines_of_a_step_are_several(tracked, metrics, service):
     recipe = tracked(service.__name__)
-    with followed(metrics, recipe):
+    with followed(metrics, tracking(recipe)):
         metrics.write(line(1, spike={"loss": 9.0}))
         metrics.write(line(1))
-    with followed(metrics, recipe):
+    with followed(metrics, tracking(recipe)):
         metrics.write(line(1, validation={"web": {"loss": 2.0}}))
         metrics.write(line(2))
     [rows] = service.runs.values()
@@ -166,7 +171,7 @@ def test_several_lines_of_a_step_are_several(tracked, metrics, service):
 
 
 def test_a_service_that_fails_is_named_once_and_gets_its_lines_when_it_is_back(tracked, metrics, service, caplog):
-    with caplog.at_level(logging.WARNING), followed(metrics, tracked(service.__name__)):
+    with caplog.at_level(logging.WARNING), followed(metrics, tracking(tracked(service.__name__))):
         for step in range(1, 9):
             service.log_error = OSError("no route to host") if step in (3, 4, 6) else None
             metrics.write(line(step))
@@ -181,11 +186,11 @@ def test_one_service_that_fails_does_not_keep_lines_from_another(tracked, metric
     monkeypatch.setitem(sys.modules, "trackio", trackio)
     wandb.log_error = ConnectionError("gone")
     recipe = tracked("wandb", "trackio")
-    with followed(metrics, recipe):
+    with followed(metrics, tracking(recipe)):
         metrics.write(line(1))
     assert [len(rows) for rows in trackio.runs.values()] == [1]
     wandb.log_error = None
-    with followed(metrics, recipe):
+    with followed(metrics, tracking(recipe)):
         assert metrics.follow is not None  # and what waits has been sent
     assert [len(rows) for rows in wandb.runs.values()] == [1]
     assert [len(rows) for rows in trackio.runs.values()] == [1]
@@ -194,8 +199,8 @@ def test_one_service_that_fails_does_not_keep_lines_from_another(tracked, metric
 def test_a_new_run_does_not_begin_without_its_service(tracked, metrics, service):
     service.begin_error = RuntimeError("api_key not configured\nhint")
     with (
-        pytest.raises(ConfigError, match=r"cannot begin \(RuntimeError: api_key not configured\); mend that"),
-        followed(metrics, tracked(service.__name__)),
+        pytest.raises(ConfigError, match=r"cannot begin \(RuntimeError: api_key not configured\); fix that"),
+        followed(metrics, tracking(tracked(service.__name__))),
     ):
         pytest.fail("it began")
 
@@ -203,11 +208,11 @@ def test_a_new_run_does_not_begin_without_its_service(tracked, metrics, service)
 def test_a_run_that_goes_on_does_so_without_its_service(tracked, metrics, service, caplog):
     metrics.write(line(1))
     service.begin_error = ConnectionError("no network")
-    with caplog.at_level(logging.WARNING), followed(metrics, tracked(service.__name__)):
+    with caplog.at_level(logging.WARNING), followed(metrics, tracking(tracked(service.__name__))):
         metrics.write(line(2))
     assert "no network" in caplog.text
     service.begin_error = None
-    with followed(metrics, tracked(service.__name__)):
+    with followed(metrics, tracking(tracked(service.__name__))):
         assert metrics.follow is not None  # and what waits has been sent
     [rows] = service.runs.values()
     assert [row["step"] for row in rows] == [1, 2]

@@ -27,9 +27,12 @@ from modernbert.bench.report import write_report
 from modernbert.bench.timing import machine, use_threads
 from modernbert.errors import ConfigError
 from modernbert.model.heads import IGNORED
+from modernbert.runtime import select_device, select_precision
 from modernbert.tasks.recipe import FinetuneRecipe, TaskName, Training
 from modernbert.tasks.task import Item, Task
-from modernbert.train.finetune import Finetuning, Sets, check_packages, choose_precision, prepare
+from modernbert.train.distributed import Processes
+from modernbert.train.finetune import Finetuning, check_packages
+from modernbert.train.finetune_data import Sets, prepare
 from modernbert.train.finetune_folder import claim_folder
 from modernbert.train.stopping import StopRequest
 
@@ -97,6 +100,7 @@ def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningR
     """
     _check(recipe)
     threads = use_threads(threads)
+    device = select_device(recipe.machine.device)
     task, sets = prepare(recipe)
     if sets.validation is None:
         raise ConfigError("Both are compared on a validation set: name one in data.validation, or set data.held_out.")
@@ -114,7 +118,7 @@ def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningR
         model=recipe.model,
         examples=len(sets.train.examples),
         tokens=sum(item.num_tokens for item in sets.train.items),
-        dtype=choose_precision(recipe),
+        dtype=select_precision(device, recipe.machine.precision),
         threads=threads,
         machine=machine(("transformers", "accelerate")),
         settings=recipe.training.model_dump(),
@@ -176,7 +180,7 @@ def _run_once(
     path = folder / _RESULT
     if path.exists():
         return TypeAdapter(Run).validate_json(path.read_bytes())
-    finetuning = Finetuning(of_seed, task, sets, seed)
+    finetuning = Finetuning(of_seed, task, sets, seed, Processes(0, 1, select_device(recipe.machine.device)))
     run = _train_ours(finetuning, stop) if contestant == "modernbert" else _train_with_trainer(finetuning, stop)
     if run is not None:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
@@ -194,7 +198,13 @@ def _train_ours(finetuning: Finetuning, stop: StopRequest) -> Run | None:
         for line in finetuning.metrics.read()
         if line["step"] == progress.best_step and "validation" in line
     ]
-    return Run("modernbert", finetuning.seed, best, progress.seconds / progress.epoch)
+    return Run("modernbert", finetuning.seed, best, finetuning.stopwatch.seconds / progress.epoch)
+
+
+def _scores(finetuning: Finetuning) -> Mapping[str, float]:
+    scores = finetuning.scores()
+    assert scores is not None  # there is a validation set
+    return scores
 
 
 def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None:
@@ -203,7 +213,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
 
     training, recipe = finetuning.recipe.training, finetuning.recipe
     epochs: list[float] = []
-    found: list[dict[str, float]] = []
+    found: list[Mapping[str, float]] = []
 
     class Watch(transformers.TrainerCallback):  # type: ignore[misc]  # transformers has no types for mypy
         began = 0.0
@@ -219,7 +229,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             epochs.append(time.perf_counter() - self.began)
             if not stop.requested:
                 finetuning.model.load_state_dict(model.state_dict())
-                found.append(finetuning.scores())
+                found.append(_scores(finetuning))
 
     with tempfile.TemporaryDirectory() as scratch:
         finetuning.model.save_pretrained(Path(scratch) / "start")
@@ -238,9 +248,9 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             adam_epsilon=1e-6,
             lr_scheduler_type="constant_with_warmup" if training.schedule == "constant" else "linear",
             warmup_steps=training.warmup,
-            use_cpu=finetuning.device.type == "cpu",
+            use_cpu=finetuning.processes.device.type == "cpu",
             bf16=finetuning.precision == "bf16",
-            dataloader_pin_memory=finetuning.device.type == "cuda",
+            dataloader_pin_memory=finetuning.processes.device.type == "cuda",
             remove_unused_columns=False,
             save_strategy="no",
             logging_strategy="no",
@@ -260,7 +270,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             trainer.train()
     if stop.requested:
         return None
-    best = max(found, key=finetuning.worth)
+    best = max(found, key=finetuning.selection_score)
     return Run("Trainer", finetuning.seed, best, statistics.fmean(epochs))
 
 

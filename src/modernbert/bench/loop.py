@@ -24,12 +24,12 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.model.heads import IGNORED
 from modernbert.run_metrics import Metrics
-from modernbert.runtime import autocast
+from modernbert.runtime import autocast, select_precision
 from modernbert.stream.loader import Loader
 from modernbert.stream.shards import Shards
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.optimizer import StableAdamW, parameter_groups
-from modernbert.train.pretrain import choose_precision, pretrain
+from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.start import first_model
 
@@ -108,7 +108,7 @@ def bench_loop(model: str, device: str, target: Target | None, seconds: float, s
     loop = speeds[min(_WARM_UP_REPORTS, len(speeds) - 1) :]
     return LoopReport(
         model=describe(model, PRESETS[model]),
-        dtype=choose_precision(made.run, torch.device("cpu") if target is None else target.device),
+        dtype=select_precision(torch.device("cpu") if target is None else target.device, made.run.precision),
         machine=cuda_machine(target) if target else machine(()),
         device=target.name if target else "CPU",
         batch_tokens=shape.batch_tokens,
@@ -259,7 +259,7 @@ def _bare_steps(recipe: PretrainRecipe, device: torch.device, wait: Callable[[],
     on_device, tokens, sequences = rows.to(device), batch.input_ids.to(device), batch.sequences.to(device)
 
     def step() -> None:
-        with autocast(device, choose_precision(recipe.run, device)):
+        with autocast(device, select_precision(device, recipe.run.precision)):
             loss = model.loss_at(tokens, sequences, on_device, targets) / len(rows)
         loss.backward()
         optimizer.step()

@@ -31,3 +31,20 @@ def batches_within(order: Iterable[int], lengths: Sequence[int], tokens: int) ->
         batches[-1].append(index)
         room -= lengths[index]
     return batches
+
+
+def balanced_share(lengths: Sequence[int], parts: int, part: int) -> list[int]:
+    """The numbers of one part's items, in their order, where all parts are to have about equally many tokens.
+
+    The longest items are given out first, each to the part that has the fewest tokens.
+    """
+    if parts == 1:
+        return list(range(len(lengths)))
+    tokens = [0] * parts
+    own = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        least = tokens.index(min(tokens))
+        tokens[least] += lengths[index]
+        if least == part:
+            own.append(index)
+    return sorted(own)

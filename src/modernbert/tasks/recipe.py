@@ -16,6 +16,7 @@ from pydantic import (
 
 from modernbert.config import Config, Seed, check_directory, load, parse
 from modernbert.errors import ConfigError
+from modernbert.run_metrics import TrackerName
 from modernbert.tasks.reading import Source
 from modernbert.text.records import told_format
 
@@ -78,7 +79,12 @@ class Machine(Config):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 where it is fast, otherwise fp32
-    microbatch_tokens: PositiveInt = 8192  # at once
+    microbatch_tokens: PositiveInt = 8192  # at once in one process
+    activation_checkpointing: bool = False  # compute each layer twice rather than keep what is inside it
+    compile: bool = False
+    checkpoint_every_steps: PositiveInt | None = None  # beside those at every evaluation
+    trackers: tuple[TrackerName, ...] = ()  # are sent the lines of metrics.jsonl
+    project: str = Field("modernbert", min_length=1)  # under which wandb and trackio list the run
 
 
 class Search(Config):

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from modernbert.errors import CheckpointError
 from modernbert.files import settle, written_aside
-from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.model.folder import read_json, write_files
-from modernbert.model.heads import TaskModel
+from modernbert.model import EncoderConfig
+from modernbert.model.folder import Pretrained, read_json, write_files
 from modernbert.train.distributed import like, whole
 from modernbert.train.optimizer import StableAdamW
 
@@ -59,7 +58,7 @@ class Snapshot:
     state: dict[str, Any]
 
     @classmethod
-    def of(cls, model: MaskedLM | TaskModel, optimizer: StableAdamW, state: dict[str, Any], copied: bool) -> "Snapshot":
+    def of(cls, model: Pretrained, optimizer: StableAdamW, state: dict[str, Any], copied: bool) -> "Snapshot":
         """The state of this moment. All processes of a sharded model must ask; those not to write it need no copy."""
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
@@ -215,7 +214,7 @@ def _damage(folder: Path) -> str | None:
 
 
 @torch.no_grad()
-def restore_weights(folder: Path, model: MaskedLM | TaskModel) -> dict[str, Any]:
+def restore_weights(folder: Path, model: Pretrained) -> dict[str, Any]:
     """Give a model, before it is sharded, the weights of a checkpoint. Returns the checkpoint's state.
 
     Raises:
@@ -234,7 +233,7 @@ def restore_weights(folder: Path, model: MaskedLM | TaskModel) -> dict[str, Any]
 
 
 @torch.no_grad()
-def restore_moments(folder: Path, model: MaskedLM | TaskModel, optimizer: StableAdamW) -> None:
+def restore_moments(folder: Path, model: Pretrained, optimizer: StableAdamW) -> None:
     """Give the optimizer of a model, sharded or not, the moments of a checkpoint.
 
     Raises:

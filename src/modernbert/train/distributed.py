@@ -7,6 +7,7 @@ all of them and a checkpoint knows nothing of their number.
 import functools
 import gc
 import hashlib
+import logging
 import math
 import os
 import time
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
@@ -29,8 +29,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from modernbert.errors import ConfigError, ModernBertError, ProcessError
-from modernbert.model import MaskedLM
-from modernbert.packed import Sequences
 from modernbert.runtime import Precision, select_device
 from modernbert.train.peers import Peers
 
@@ -76,6 +74,14 @@ class Processes:
         if self.size > 1:
             distributed.all_reduce(values)
 
+    def gather(self, items: Sequence[Item]) -> list[Item]:
+        """The items of all processes, in the order of their ranks, in every process."""
+        if self.size == 1:
+            return list(items)
+        found: list[Sequence[Item]] = [()] * self.size
+        distributed.all_gather_object(found, items)
+        return [item for part in found for item in part]
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -105,6 +111,10 @@ def processes(device: str) -> Iterator[Processes]:
     store, rank, size = next(rendezvous("env://"))
     store = PrefixStore(name_of_attempt(store, rank, size), store)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    package = logging.getLogger("modernbert")
+    level = package.level
+    if rank > 0:  # one process speaks for all
+        package.setLevel(logging.ERROR)
     try:
         with Peers(store, rank, size).told():
             yield Processes(rank, size, chosen)
@@ -112,6 +122,7 @@ def processes(device: str) -> Iterator[Processes]:
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
+        package.setLevel(level)
         gc.collect()
     distributed.destroy_process_group()
 
@@ -143,56 +154,36 @@ def name_of_attempt(store: Store, rank: int, size: int) -> str:
     )
 
 
-class Objective(nn.Module):
-    """The model behind the two calls of training, as the module that DDP and FSDP wrap."""
-
-    def __init__(self, model: MaskedLM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        tokens: Int[Tensor, "tokens"],
-        sequences: Sequences,
-        rows: Int[Tensor, "predicted"],
-        targets: Int[Tensor, "predicted"],
-    ) -> Float[Tensor, ""]:
-        """The sum of `MaskedLM.loss_at`."""
-        return self.model.loss_at(tokens, sequences, rows, targets)
-
-    def logits_at(
-        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, rows: Bool[Tensor, "tokens"]
-    ) -> Float[Tensor, "rows vocab"]:
-        """The logits of `MaskedLM.logits_at`."""
-        return self.model.logits_at(tokens, sequences, rows)
-
-
 class Parallelism:
-    """A model made ready for several processes, from outside: activation checkpointing, compile, then DDP or FSDP2.
+    """A model prepared for several processes, from outside: activation checkpointing, compile, then DDP or FSDP2.
 
-    With FSDP the parameters of `model` become DTensors in place: an optimizer is to be made afterwards.
+    `objective` is a module around the model whose forward pass gives the loss, `layers` are those of its encoder.
+    Without `parallel`, gradients are exchanged by `sum_gradients` alone.
+    With FSDP the parameters become DTensors in place: make the optimizer afterwards. `objective` is then to be called
+    by the attribute of that name; `evaluated` is the same module without the exchange of gradients.
     """
 
     def __init__(
         self,
-        model: MaskedLM,
+        objective: nn.Module,
+        layers: Sequence[nn.Module],
         processes: Processes,
         *,
-        parallel: Parallel,
+        parallel: Parallel | None,
         activation_checkpointing: bool,
         compile: bool,
         precision: Precision,
     ) -> None:
-        layers = model.model.layers
         if activation_checkpointing:
             for layer in layers:
                 layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
         if compile:
             for layer in layers:
                 layer.compile(dynamic=True)
-        self.evaluated = Objective(model)
-        self.objective: nn.Module = self.evaluated
-        if processes.size == 1:
+        self.evaluated = objective
+        self.objective = objective
+        self._processes = processes
+        if processes.size == 1 or parallel is None:
             return
         if parallel == "ddp":
             self.objective = DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
@@ -205,6 +196,11 @@ class Parallelism:
         fully_shard(self.objective, mesh=mesh, mp_policy=policy)  # embedding and decoder are one tensor in one unit
         register_fsdp_forward_method(self.objective, "logits_at")
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of every tensor: then all must take part when one reads them."""
+        return isinstance(self.objective, FSDPModule)
+
     def gradients_stay(self) -> AbstractContextManager[None]:
         """While entered, backward passes add up gradients in each process; the first one outside exchanges them."""
         if isinstance(self.objective, DistributedDataParallel):
@@ -212,6 +208,22 @@ class Parallelism:
         if isinstance(self.objective, FSDPModule):
             return _without_exchange(self.objective)
         return nullcontext()
+
+    def sum_gradients(self) -> None:
+        """Add up the gradients of all processes, for those that were made without `objective`.
+
+        A parameter without a gradient here counts as zero.
+        """
+        if self._processes.size == 1:
+            return
+        assert not self.sharded
+        trained = [parameter for parameter in self.evaluated.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        pending = [distributed.all_reduce(parameter.grad, async_op=True) for parameter in trained]
+        for one in pending:
+            one.wait()
 
     def reshard(self) -> None:
         """Give up whole parameters that a pass without a backward one has left behind."""

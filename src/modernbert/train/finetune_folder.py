@@ -16,19 +16,24 @@ from pathlib import Path
 from modernbert import config as toml
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file, settle, written_aside
+from modernbert.model.folder import TOKENIZER_FILES
 from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.text.documents import find_files
-from modernbert.train.run_folder import LOCK
+from modernbert.train.run_folder import LOCK, remove_run
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights
-_OWN = ("recipe.toml", "inputs.json", "training", FAILED, LOCK)
+_OWN = ("recipe.toml", "inputs.json", "training", "tensorboard", FAILED, LOCK)
+_RESULTS = (
+    "report.json", "report.md", "predictions.jsonl", "metrics.jsonl", "learning-curve.png", "confusion.png",
+    "numbers.png", "model.safetensors", "config.json", *TOKENIZER_FILES,
+)  # fmt: skip
 
 
-def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
-    """Make the folder of a run ready, or see that it is the one of this recipe and these data.
+def claim_folder(recipe: FinetuneRecipe, results: str = "report.json", overwrite: bool = False) -> None:
+    """Prepare the folder of a run, or check that it is the one of this recipe and these data.
 
-    A run has begun when it has a checkpoint, has failed, or has the file `results`.
+    A run has begun when it has a checkpoint, has failed, or has the file `results`. With `overwrite` it is removed.
 
     Raises:
         ConfigError: the folder holds a run of another recipe, model or data, or things that are not a run's.
@@ -36,24 +41,26 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json") -> None:
     """
     folder, path = recipe.output, recipe.output / "recipe.toml"
     settle(folder)
+    if overwrite:
+        remove_run(folder, FinetuneRecipe, [*_RESULTS, "training", "tensorboard", FAILED, "inputs.json"])
     over = any((folder / name).exists() for name in (results, FAILED))
     if path.exists() and (over or any(folder.glob("training/seed-*/checkpoints/*"))):
         old = toml.load(FinetuneRecipe, path)
         for name in FinetuneRecipe.model_fields:
             if name not in ("output", "machine", "search") and getattr(old, name) != getattr(recipe, name):
                 raise ConfigError(
-                    f"{folder} holds a run whose {name} differs from this recipe; choose another output, remove it, "
-                    "or go on with the recipe.toml in it."
+                    f"{folder} holds a run whose {name} differs from this recipe; choose another output, resume "
+                    "it with the recipe.toml in it, or replace it with --overwrite."
                 )
         hashes = input_hashes(recipe)
         old_hashes = _read_hashes(folder)
         if changed := [name for name in hashes if old_hashes.get(name, hashes[name]) != hashes[name]]:
             raise ConfigError(
-                f"{folder} holds a run whose {' and '.join(changed)} changed since; choose another output, or remove "
-                "it."
+                f"{folder} holds a run whose {' and '.join(changed)} changed since; choose another output, or "
+                "replace it with --overwrite."
             )
         return
-    if folder.exists() and (not folder.is_dir() or not _abandoned(folder)):
+    if not overwrite and folder.exists() and (not folder.is_dir() or not _abandoned(folder)):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
     for name, text in {
         "recipe.toml": toml.dump(recipe),

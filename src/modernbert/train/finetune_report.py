@@ -19,7 +19,7 @@ from modernbert.tasks.task import Judgement, Task
 from modernbert.train.results import Measured, SeedResult
 
 if TYPE_CHECKING:
-    from modernbert.train.finetune import Sets
+    from modernbert.train.finetune_data import Sets
 
 _WORST = 20
 
@@ -28,7 +28,7 @@ def write_report(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: "Sets", results: Sequence[SeedResult], folder: Path
 ) -> None:
     """Write everything there is to tell of a run into `folder`. The best seed is the one whose model is kept."""
-    best = max(results, key=lambda result: result.worth)
+    best = max(results, key=lambda result: result.selection_score)
     final = "test" if "test" in best.measured else "validation" if "validation" in best.measured else None
     metric = recipe.training.metric or task.metric_names[0]
     draw_curve(results, metric, folder / "learning-curve.png")

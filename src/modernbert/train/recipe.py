@@ -7,9 +7,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from modernbert.config import Config, Seed, check_directory
 from modernbert.model.config import EncoderConfig
+from modernbert.run_metrics import TrackerName
 
 _MOST_GROWTH = 10_000  # sizes that a batch takes while it grows
-TrackerName = Literal["tensorboard", "trackio", "wandb"]
 
 
 class Schedule(Config):

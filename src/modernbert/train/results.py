@@ -24,10 +24,10 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class SeedResult:
-    """One run with one seed. `worth` is the metric of its best evaluation, if there was one."""
+    """One run with one seed. `selection_score` is that of its best evaluation, -inf where there was none."""
 
     seed: int
-    worth: float
+    selection_score: float
     best_step: int
     steps: int
     tokens: int

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from modernbert import config as toml
+from modernbert.config import Config
 from modernbert.errors import ConfigError
 from modernbert.files import flock, replaced_file
 from modernbert.stream.shards import Shards
@@ -45,6 +48,31 @@ def in_use(directory: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> None:
+    """Remove a run, so that another one can take its place: the files and folders `own`, recipe.toml last.
+
+    What somebody else put there stays. Without a recipe.toml that this package has written nothing is removed.
+
+    Raises:
+        ConfigError: another process works in the directory, or its recipe.toml is not that of a run.
+    """
+    path = directory / "recipe.toml"
+    if not path.exists():
+        return
+    try:
+        written_here = path.read_text(encoding="utf-8") == toml.dump(toml.load(kind, path))
+    except ConfigError:
+        written_here = False
+    if not written_here:
+        raise ConfigError(f"{path} is not the recipe of a run, so nothing is overwritten; choose another folder.")
+    with in_use(directory):
+        for name in (*own, path.name):
+            if (directory / name).is_dir() and not (directory / name).is_symlink():
+                shutil.rmtree(directory / name)
+            else:
+                (directory / name).unlink(missing_ok=True)
 
 
 def check_inputs(recipe: PretrainRecipe) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
 from modernbert.tasks.recipe import FinetuneRecipe
-from modernbert.train.finetune import DivergedError, Prepared, prepare, run
+from modernbert.train.finetune import run
+from modernbert.train.finetune_data import Prepared, prepare
 from modernbert.train.finetune_folder import FAILED, claim_folder
+from modernbert.train.loop import DivergedError
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check_optuna
 

@@ -7,18 +7,34 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
-from modernbert.run_metrics import Metrics
-from modernbert.train.recipe import PretrainRecipe, TrackerName
+from modernbert.run_metrics import Metrics, TrackerName
 
 logger = logging.getLogger(__name__)
 
 Place = tuple[int, int]  # of a line of metrics.jsonl: its step, and which of the lines of that step it is, from 1
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Which trackers a run has, and how it appears there."""
+
+    trackers: tuple[TrackerName, ...]
+    project: str  # under which wandb and trackio list the run
+    name: str
+    folder: Path  # of trackers.json, which says how far each tracker has come, and of the files of wandb
+    config: Mapping[str, Any]  # the recipe, for the tracker to show
+    events: Path | None = None  # of TensorBoard; a folder inside `folder` unless set
+
+    @property
+    def event_folder(self) -> Path:
+        return self.folder / "tensorboard" if self.events is None else self.events
 
 
 class Tracker(Protocol):
@@ -49,19 +65,18 @@ class TensorBoard:
 class Dashboard:
     """wandb, or trackio, which took over its calls. `run_id` makes a run that goes on the same one there."""
 
-    def __init__(self, package: TrackerName, run_id: str, recipe: PretrainRecipe) -> None:
+    def __init__(self, package: TrackerName, run_id: str, tracking: Tracking) -> None:
         self._module: Any = import_module(package)
-        run = recipe.run
         common = {
-            "project": run.project,
-            "name": f"{run.directory.name}-{run_id}",  # trackio knows a run by its name
-            "config": recipe.model_dump(mode="json"),
+            "project": tracking.project,
+            "name": f"{tracking.name}-{run_id}",  # trackio knows a run by its name
+            "config": dict(tracking.config),
             "resume": "allow",
         }
         self._wandb = package == "wandb"
         with redirect_stdout(sys.stderr):  # stdout is for results
             if self._wandb:
-                self._run = self._module.init(**common, id=run_id, dir=str(run.directory))
+                self._run = self._module.init(**common, id=run_id, dir=str(tracking.folder))
                 self._run.define_metric("*", step_metric="step")
             else:
                 self._run = self._module.init(**common)
@@ -77,8 +92,8 @@ class Dashboard:
             self._module.finish()  # the run's own would leave trackio to finish it again, on stdout
 
 
-def check_trackers(names: Sequence[TrackerName]) -> None:
-    """Import what the trackers need.
+def check_trackers(names: Sequence[TrackerName], key: str) -> None:
+    """Import what the trackers need. `key` is that of the recipe which names them.
 
     Raises:
         ConfigError: a package is missing or does not load.
@@ -88,25 +103,24 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
             import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
         except ImportError as error:
             raise ConfigError(
-                f"run.trackers names {name}, which does not load ({error}): pip install 'modernbert[{name}]', "
-                "or leave it out."
+                f"{key} names {name}, which does not load ({error}): pip install 'modernbert[{name}]', or leave it out."
             ) from None
 
 
 @contextmanager
-def followed(metrics: Metrics, recipe: PretrainRecipe) -> Iterator[None]:
-    """Within the block the trackers of the recipe get every line of the metrics, and first those that they lack.
+def followed(metrics: Metrics, tracking: Tracking) -> Iterator[None]:
+    """Within the block the trackers get every line of the metrics, and first those that they lack.
 
-    How far each has come is kept in trackers.json of the run directory: a run that goes on sends no line twice, and a
-    tracker that is named later gets the whole run. One that fails keeps its lines waiting and never ends a run.
+    How far each has come is kept in trackers.json: a run that is resumed sends no line twice, and a tracker that is
+    named later gets the whole run. One that fails keeps its lines waiting and never ends a run.
 
     Raises:
-        ConfigError: a tracker cannot begin and the run is new, so that somebody is there to mend it.
+        ConfigError: a tracker cannot begin and the run is new, so that somebody is there to fix it.
     """
-    if not recipe.run.trackers:
+    if not tracking.trackers:
         yield
         return
-    followers = Followers(recipe, metrics.read())
+    followers = Followers(tracking, metrics.read())
     metrics.follow = followers.take
     try:
         yield
@@ -118,8 +132,8 @@ def followed(metrics: Metrics, recipe: PretrainRecipe) -> Iterator[None]:
 class Followers:
     """The trackers of a run, and how far each has come."""
 
-    def __init__(self, recipe: PretrainRecipe, lines: Sequence[Mapping[str, Any]]) -> None:
-        self._path = recipe.run.directory / "trackers.json"
+    def __init__(self, tracking: Tracking, lines: Sequence[Mapping[str, Any]]) -> None:
+        self._path = tracking.folder / "trackers.json"
         self._state: dict[str, dict[str, Any]] = {}
         if self._path.exists():
             self._state = json.loads(self._path.read_text(encoding="utf-8"))
@@ -128,16 +142,16 @@ class Followers:
         self._warned: set[str] = set()
         self._place: Place = (0, 0)
         last_step = lines[-1]["step"] if lines else 0
-        for name in recipe.run.trackers:
+        for name in tracking.trackers:
             state = self._state.setdefault(name, {"id": uuid.uuid4().hex[:8], "followed": [0, 0]})
             if name == "tensorboard" and state["followed"][0] > last_step:
                 state["followed"] = [last_step + 1, 0]  # what came after the checkpoint is drawn anew
             try:
-                self._trackers[name] = _open(name, state, recipe)
+                self._trackers[name] = _open(name, state, tracking)
             except Exception as error:
                 problem = f"{name} cannot begin ({_first_line(error)})"
                 if not lines:
-                    raise ConfigError(f"{problem}; mend that, or leave it out of run.trackers.") from None
+                    raise ConfigError(f"{problem}; fix that, or leave it out of the recipe's trackers.") from None
                 logger.warning("%s; the run goes on without it, and the next start sends it what it lacks.", problem)
             else:
                 self._waiting[name] = deque()
@@ -197,11 +211,11 @@ def numbers(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
-def _open(name: TrackerName, state: Mapping[str, Any], recipe: PretrainRecipe) -> Tracker:
+def _open(name: TrackerName, state: Mapping[str, Any], tracking: Tracking) -> Tracker:
     if name == "tensorboard":
         step, number = state["followed"]
-        return TensorBoard(recipe.run.directory / "tensorboard", purge_step=step + (number > 0))
-    return Dashboard(name, state["id"], recipe)
+        return TensorBoard(tracking.event_folder, purge_step=step + (number > 0))
+    return Dashboard(name, state["id"], tracking)
 
 
 def _first_line(error: Exception) -> str:

@@ -21,6 +21,11 @@ class PlannedUpdate:
     slots: int  # in which these tokens lie
     loader_state: dict[str, Any]  # of the stream behind this batch
 
+    @property
+    def count(self) -> int:
+        """This process's part of what the loss is divided by."""
+        return self.predicted
+
 
 def planned_updates(
     loader: Loader, phase: Phase, processes: Processes, microbatch_tokens: int, *, tokens: int = 0, updates: int = 0

@@ -12,7 +12,8 @@ from modernbert.model.heads import IGNORED
 from modernbert.runtime import Precision, autocast
 from modernbert.stream.loader import Batch
 from modernbert.text.tokenizer import Vocabulary
-from modernbert.train.distributed import Objective, Processes
+from modernbert.train.distributed import Processes
+from modernbert.train.objectives import MaskedLMObjective
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Totals:
 
 
 def evaluate(
-    model: MaskedLM | Objective,
+    model: MaskedLM | MaskedLMObjective,
     batches: Sequence[Batch],
     vocabulary: Vocabulary,
     precision: Precision,
@@ -53,7 +54,7 @@ def evaluate(
 
 @torch.no_grad()
 def count(
-    model: MaskedLM | Objective,
+    model: MaskedLM | MaskedLMObjective,
     batches: Sequence[Batch],
     vocabulary: Vocabulary,
     precision: Precision,

@@ -16,6 +16,7 @@ from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.tasks.ranking.recipe import RankingRecipe, is_ranking, read_ranking_recipe
+from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, _validation, read_examples, train_ranker
 from modernbert.train.stopping import StopRequest
 
@@ -24,6 +25,7 @@ pytest.importorskip("ir_measures")
 
 TASKS = ("embed", "multi-vector", "sparse", "rerank")
 PREDICTORS = {"embed": Embedder, "multi-vector": MultiVectorEmbedder, "sparse": SparseEmbedder, "rerank": Reranker}
+ALONE = Processes(0, 1, torch.device("cpu"))
 WORDS = ["argument", "calendar", "string", "module", "parser", "option", "week", "month", "default", "value"]
 
 
@@ -96,11 +98,11 @@ def test_gradients_do_not_depend_on_the_mini_batches(task: str, model, collectio
     found = []
     for tokens in (10_000, 300, 60):
         chosen = recipe(model, collection, tmp_path / str(tokens), task, machine={"microbatch_tokens": tokens})
-        run = RankerTraining(chosen, read_examples(chosen), None, seed=0)
+        run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
         for module in run.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # what is dropped does depend on them
-        batch = run._batches(0)[0]
+        batch = run.batches(0)[0]
         loss = run.objective.backward([run.items[index] for index in batch], seed=1, progress=1.0)
         found.append((loss, [p.grad for p in run.model.parameters() if p.grad is not None]))
     for loss, gradients in found[1:]:
@@ -125,11 +127,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(model, collection, t
     torch.set_num_threads(1)
     whole = recipe(model, collection, tmp_path / "whole", "embed")
     examples = read_examples(whole)
-    one = RankerTraining(whole, examples, None, seed=3)
+    one = RankerTraining(whole, examples, None, 3, ALONE)
     assert one.train(StopRequest())
     cut = recipe(model, collection, tmp_path / "cut", "embed")
-    assert not RankerTraining(cut, examples, None, seed=3).train(_After(4))  # type: ignore[arg-type]
-    other = RankerTraining(cut, examples, None, seed=3)
+    assert not RankerTraining(cut, examples, None, 3, ALONE).train(_After(4))  # type: ignore[arg-type]
+    other = RankerTraining(cut, examples, None, 3, ALONE)
     assert 0 < other.progress.step < one.progress.step
     assert other.train(StopRequest())
     for ours, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
@@ -156,13 +158,12 @@ def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp
             changes = {
                 "data": {"train": str(path), "collections": [], "hard_negatives": 0},
                 "loss": {"name": name},
-                "training": {"learning_rate": 2e-4},
+                "training": {"learning_rate": 2e-4, "batch_examples": 9, "epochs": 4},
             }
             chosen = recipe(model, collection, tmp_path / f"{task}-{name}", task, **changes)
-            run = RankerTraining(chosen, read_examples(chosen), None, seed=0)
+            run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
             before = run.objective.backward(run.items, seed=1, progress=0.0)
-            for _ in range(4):
-                run._update(list(range(len(run.items))), 10)
+            assert run.train(StopRequest())
             after = run.objective.backward(run.items, seed=1, progress=0.0)
             assert after < before, (task, name)
 
@@ -173,7 +174,7 @@ def test_a_guide_and_matryoshka_are_part_of_the_loss(model, collection, tmp_path
     guided = recipe(model, collection, tmp_path / "guided", "embed", **changes)
     values = []
     for chosen in (plain, guided):
-        run = RankerTraining(chosen, read_examples(chosen), None, seed=0)
+        run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
         values.append(run.objective.backward(run.items[:6], seed=1, progress=0.0))
     assert values[0] != values[1]
     run.guide = None

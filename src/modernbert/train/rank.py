@@ -3,14 +3,14 @@
 import json
 import logging
 import math
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor, distributed, nn
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError, DataError
@@ -18,9 +18,8 @@ from modernbert.files import replaced_file, settle
 from modernbert.model.folder import find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_folder import read_modules
-from modernbert.run_metrics import Metrics
-from modernbert.runtime import autocast, select_device, select_precision
-from modernbert.stream.batching import shuffled
+from modernbert.runtime import autocast
+from modernbert.stream.batching import Batches, shuffled
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.batches import batches_without_repeats
@@ -38,11 +37,11 @@ from modernbert.tasks.retrieval_texts import RetrievalTokenizer
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.collection import Collection, Document, read_collection, read_documents
 from modernbert.text.tokenizer import check_fits, load_tokenizer
-from modernbert.train import checkpoint
-from modernbert.train.finetune import DivergedError, freeze, layer_groups, schedule_factor
-from modernbert.train.optimizer import StableAdamW
+from modernbert.train.distributed import Processes, processes
+from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
+from modernbert.train.trackers import Tracking, check_trackers, followed
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +60,6 @@ _PREDICTORS: dict[str, Any] = {
 _REPORT = "report.json"
 
 
-@dataclass(frozen=True)
-class RankingProgress:
-    """How far a run has come."""
-
-    epoch: int = 0
-    batch: int = 0  # of the epoch
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0  # of training, evaluations not included
-    best: float | None = None
-    best_step: int = 0
-    since_best: int = 0  # evaluations
-    done: bool = False
-
-
 def train_ranker(recipe: RankingRecipe) -> Path | None:
     """Train, choose the best model and write the output folder; go on where it stopped.
 
@@ -86,23 +70,47 @@ def train_ranker(recipe: RankingRecipe) -> Path | None:
         DataError: a file or an example is wrong.
         CheckpointError: there is no such model.
     """
-    _claim(recipe)
-    with StopRequest() as stop, in_use(recipe.output):
-        if (recipe.output / _REPORT).exists():
-            logger.info("The run in %s is complete.", recipe.output)
-            return recipe.output
-        examples = read_examples(recipe)
-        validation = _validation(recipe)
-        runs: list[RankerTraining] = []
-        for seed in recipe.seeds:
-            run = RankerTraining(recipe, examples, validation, seed)
+    check_trackers(recipe.machine.trackers, "machine.trackers")
+    with StopRequest() as stop, processes(recipe.machine.device) as these:
+        if these.first:
+            _claim(recipe)
+        these.wait()
+        with in_use(recipe.output) if these.first else nullcontext():
+            return _in_folder(recipe, these, stop)
+
+
+def _in_folder(recipe: RankingRecipe, these: Processes, stop: StopRequest) -> Path | None:
+    if (recipe.output / _REPORT).exists():
+        logger.info("The run in %s is complete.", recipe.output)
+        return recipe.output
+    examples = read_examples(recipe)
+    validation = _validation(recipe)
+    runs: list[RankerTraining] = []
+    for seed in recipe.seeds:
+        run = RankerTraining(recipe, examples, validation, seed, these)
+        with followed(run.metrics, _tracking(recipe, seed)) if these.first else nullcontext():
             if not run.train(stop):
                 return None
-            runs.append(run)
+        runs.append(run)
+    if these.first:
         best = max(runs, key=lambda one: -math.inf if one.progress.best is None else one.progress.best)
         _write(recipe, best, runs, len(examples))
-    logger.info("The model and its report are in %s.", recipe.output)
+        logger.info("The model and its report are in %s.", recipe.output)
+    these.wait()
     return recipe.output
+
+
+def _tracking(recipe: RankingRecipe, seed: int) -> Tracking:
+    """How a seed of a run appears in trackers."""
+    machine = recipe.machine
+    return Tracking(
+        machine.trackers,
+        machine.project,
+        f"{recipe.output.name}-seed-{seed}",
+        recipe.output / "training" / f"seed-{seed}",
+        recipe.model_dump(mode="json"),
+        events=recipe.output / "tensorboard" / f"seed-{seed}",
+    )
 
 
 def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
@@ -137,7 +145,15 @@ def _with_negatives(
     return with_bm25_negatives(pairs, contents, data.hard_negatives, data.negatives_from)
 
 
-class RankerTraining:
+class _NoForward(nn.Module):
+    """The model as what the loop wraps; the gradients of a ranker are made without its forward pass."""
+
+    def __init__(self, model: RankingModel) -> None:
+        super().__init__()
+        self.model = model
+
+
+class RankerTraining(EpochLoop):
     """The state of one run, with one seed: model, optimizer and progress."""
 
     def __init__(
@@ -146,171 +162,96 @@ class RankerTraining:
         examples: Sequence[RankingExample],
         validation: tuple[Collection, list[Scored] | None] | None,
         seed: int,
+        processes: Processes,
     ) -> None:
-        self.recipe, self.validation, self.seed = recipe, validation, seed
-        self.directory = recipe.output / "training" / f"seed-{seed}"
-        self.device = select_device(recipe.machine.device)
-        chosen = recipe.machine.precision
-        precision = select_precision(self.device) if chosen == "auto" else chosen
+        self.recipe, self.validation = recipe, validation
         torch.manual_seed(seed)
-        self.model, self.tokenizer, max_length = load_ranker(recipe)
-        self.model.to(self.device).train()
-        freeze(self.model, recipe.training)  # type: ignore[arg-type]
-        self.max_length = max_length
-        self.items = encode_ranking(examples, self.tokenizer, self.model.settings, max_length)
-        texts = RetrievalTokenizer(self.tokenizer, self.model.settings, max_length)
-        skipped = None
-        if isinstance(self.model, MultiVectorEncoder):
-            skipped = texts.skipped(self.model.settings, "document")
-        prompts = [texts.prompt_tokens(prompt_of(self.model.settings, role)) for role in ("query", "document")]
+        ranker, self.tokenizer, self.max_length = load_ranker(recipe)
+        ranker.to(processes.device).train()
+        freeze(ranker, recipe.training)  # type: ignore[arg-type]
+        self.ranker = ranker
+        self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
+        self.names = [item.names for item in self.items]
         self.loss = resolved_loss(recipe, examples)
+        super().__init__(
+            ranker,  # type: ignore[arg-type]
+            _NoForward(ranker),
+            processes,
+            recipe=recipe,
+            training=recipe.training,
+            machine=recipe.machine,
+            directory=recipe.output / "training" / f"seed-{seed}",
+            seed=seed,
+            num_examples=len(self.items),
+            parallel=None,
+        )
+        texts = RetrievalTokenizer(self.tokenizer, ranker.settings, self.max_length)
+        skipped = None
+        if isinstance(ranker, MultiVectorEncoder):
+            skipped = texts.skipped(ranker.settings, "document")
+        prompts = [texts.prompt_tokens(prompt_of(ranker.settings, role)) for role in ("query", "document")]
         self.objective = RankingObjective(
-            self.model,
+            ranker,
             self.loss,
             tokens_at_once=recipe.machine.microbatch_tokens,
-            precision=lambda: autocast(self.device, precision),
+            precision=lambda: autocast(processes.device, self.precision),
             skipped=skipped,
             prompt_tokens=(prompts[0], prompts[1]),
             guide=None if recipe.loss.guide is None else _guide(recipe.loss.guide, examples),
+            group=distributed.group.WORLD if processes.size > 1 else None,
         )
-        self.names = [item.names for item in self.items]
-        self.metrics = Metrics(self.directory / "metrics.jsonl")
-        assert self.model.tokenizer_source is not None
-        self.checkpoints = checkpoint.Checkpoints(
-            self.directory / "checkpoints", toml.dump(recipe), self.model.tokenizer_source, checkpoint.Keep(1)
-        )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.progress = RankingProgress()
-        found = checkpoint.newest(self.checkpoints.directory)
-        if found:
-            state = checkpoint.restore_weights(found, self.model)  # type: ignore[arg-type]
-            self.progress = RankingProgress(**{one.name: state[one.name] for one in fields(RankingProgress)})
-            logger.info("Going on from step %d of seed %d.", self.progress.step, seed)
-        self.metrics.forget_after(self.progress.step)
-        rate = recipe.training.learning_rate
-        groups = layer_groups(self.model, recipe.training)  # type: ignore[arg-type]
-        self.optimizer = StableAdamW(groups, lr=rate, peak_lr=rate)
-        if found:
-            checkpoint.restore_moments(found, self.model, self.optimizer)  # type: ignore[arg-type]
 
-    def train(self, stop: StopRequest) -> bool:
-        """All epochs that are left. False if `stop` was raised on the way."""
-        from tqdm import tqdm
-
-        training = self.recipe.training
-        steps = [self._batches(epoch) for epoch in range(training.epochs)]
-        total = sum(map(len, steps))
-        bar = tqdm(total=total, initial=self.progress.step, unit="step", desc=f"seed {self.seed}", leave=False)
-        losses: list[float] = []
-        while not self.progress.done:
-            batches = steps[self.progress.epoch]
-            ends = {
-                math.ceil(number * len(batches) / training.evaluations_per_epoch)
-                for number in range(1, training.evaluations_per_epoch + 1)
-            }
-            for batch in batches[self.progress.batch :]:
-                losses.append(self._update(batch, total))
-                bar.update()
-                evaluated = self.progress.batch in ends
-                if evaluated or self.progress.step % max(1, total // 50) == 0:
-                    self._report(losses)
-                    losses = []
-                if evaluated:
-                    self._evaluate(bar)
-                if self.progress.batch == len(batches):
-                    over = self.progress.epoch + 1 == training.epochs
-                    self.progress = replace(
-                        self.progress, epoch=self.progress.epoch + 1, batch=0, done=over or self.progress.done
-                    )
-                stopping = stop.requested  # read once: a signal may come at any time
-                if evaluated or stopping:
-                    state = asdict(self.progress) | {"phase": 0, "phase_end": False, "validation_loss": None}
-                    snapshot = checkpoint.Snapshot.of(self.model, self.optimizer, state, copied=True)  # type: ignore[arg-type]
-                    self.checkpoints.save(snapshot)
-                if stopping and not self.progress.done:
-                    self.checkpoints.wait()
-                    bar.close()
-                    logger.info("Stopped and saved at step %d; the same command goes on.", self.progress.step)
-                    return False
-                if self.progress.done:
-                    break
-        self.checkpoints.wait()
-        bar.close()
-        return True
-
-    def best_folder(self) -> Path | None:
-        """The model of the best evaluation, if there was one."""
-        folder = self.directory / "best"
-        return folder if folder.exists() else None
-
-    def _batches(self, epoch: int) -> list[list[int]]:
+    def batches(self, epoch: int) -> Batches:
         order = shuffled(len(self.items), self.seed, epoch).tolist()
         names = self.names if self.loss.name == "contrastive" and self.loss.settings.in_batch else [()] * len(order)
         batches = batches_without_repeats(order, names, self.recipe.training.batch_examples, last=False)
         found = [batch for batch in batches if sum(len(self.items[index].documents) for index in batch) > 1]
         if not found and self.loss.name == "contrastive":
             raise ConfigError("No two examples differ in query and positive, so there is nothing to learn from them.")
-        return found or batches
-
-    def _update(self, batch: list[int], total: int) -> float:
-        began = time.perf_counter()
-        items = [self.items[index] for index in batch]
-        step = self.progress.step
-        loss = self.objective.backward(items, seed=(self.seed << 32) + step + 1, progress=step / total)
-        if not math.isfinite(loss):
-            self.checkpoints.wait()
-            raise DivergedError(
-                f"The loss is not finite at step {step + 1}: lower training.learning_rate, or lengthen training.warmup."
+        found = found or batches
+        if min(map(len, found)) < self.processes.size:
+            raise ConfigError(
+                f"A batch has fewer examples than there are processes ({self.processes.size}); start fewer of them, or "
+                "raise training.batch_examples."
             )
-        factor = schedule_factor(self.recipe.training, (step + 0.5) / total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-        self.optimizer.step(self.recipe.training.max_grad_norm or None)
-        self.optimizer.zero_grad()
-        self.progress = replace(
-            self.progress,
-            batch=self.progress.batch + 1,
-            step=step + 1,
-            tokens=self.progress.tokens + sum(item.num_tokens for item in items),
-            seconds=self.progress.seconds + time.perf_counter() - began,
-        )
-        return loss
+        return found
 
-    def _report(self, losses: list[float]) -> None:
-        progress = self.progress
-        self.metrics.write(
-            {
-                "step": progress.step,
-                "loss": sum(losses) / len(losses),
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "tokens_per_second": progress.tokens / progress.seconds,
-            }
-        )
+    def num_tokens(self, indices: Sequence[int]) -> int:
+        return sum(self.items[index].num_tokens for index in indices)
 
-    def _evaluate(self, bar: Any) -> None:
-        """Measure the validation collection, keep the model if it is the best, end if it was not for too long."""
+    def backward(self, planned: ExampleUpdate, count: Tensor) -> Tensor:
+        """The whole loss in every process, each of which embeds its own part of the examples."""
+        items = [self.items[index] for index in planned.indices]
+        loss = self.objective.backward(
+            items,
+            seed=self.dropout_seed(self.progress.step + 1),
+            progress=self.run_fraction(planned),
+            own=self.processes.share(items),
+        )
+        self.parallelism.sum_gradients()
+        return torch.tensor(loss / self.processes.size, dtype=count.dtype, device=count.device)
+
+    def scores(self) -> dict[str, float] | None:
+        """The measures of the validation collection, which the first process takes."""
         if self.validation is None:
-            return
-        collection, first = self.validation
-        self.model.eval()
-        predictor = _PREDICTORS[self.recipe.task](self.model, self.tokenizer, self.max_length)
+            return None
+        found: list[dict[str, float]] = [self._validate(*self.validation)] if self.processes.first else []
+        return self.processes.gather(found)[0]
+
+    def selection_score(self, scores: Mapping[str, float]) -> float:
+        return scores["nDCG@10"]
+
+    def _validate(self, collection: Collection, first: list[Scored] | None) -> dict[str, float]:
+        self.ranker.eval()
+        predictor = _PREDICTORS[self.recipe.task](self.ranker, self.tokenizer, self.max_length)
         ranker: Ranker
         if first is None:
             ranker = Model(predictor, self.recipe.task, self.recipe.machine.microbatch_tokens)
         else:
             ranker = Reranked(first, predictor, self.recipe.data.validation_depth, self.recipe.task)
         _, system = evaluate_ranker(collection, ranker, 100)
-        self.model.train()
-        found = {name: quality.value for name, quality in system.quality.items()}
-        self.metrics.write({"step": self.progress.step, "validation": found})
-        score = found["nDCG@10"]
-        bar.write(f"seed {self.seed}, step {self.progress.step}: nDCG@10 {score:.4f}", file=bar.fp)
-        if self.progress.best is None or score > self.progress.best:
-            self.model.save_pretrained(self.directory / "best")
-            self.progress = replace(self.progress, best=score, best_step=self.progress.step, since_best=0)
-            return
-        since, patience = self.progress.since_best + 1, self.recipe.training.patience
-        self.progress = replace(self.progress, since_best=since, done=patience is not None and since >= patience)
+        self.ranker.train()
+        return {name: quality.value for name, quality in system.quality.items()}
 
 
 def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
@@ -423,9 +364,9 @@ def _claim(recipe: RankingRecipe) -> None:
 
 def _write(recipe: RankingRecipe, best: RankerTraining, runs: Sequence[RankerTraining], examples: int) -> None:
     """The model and its report, which is written last: a run with one is complete."""
-    folder = best.best_folder()
-    model = best.model.eval() if folder is None else _KINDS[recipe.task].from_pretrained(folder)
-    model.save_pretrained(recipe.output, best.model.tokenizer_source)
+    there = best.best_folder.exists()
+    model = _KINDS[recipe.task].from_pretrained(best.best_folder) if there else best.ranker.eval()
+    model.save_pretrained(recipe.output, best.ranker.tokenizer_source)
     report = {
         "task": recipe.task,
         "model": recipe.model,
@@ -436,7 +377,7 @@ def _write(recipe: RankingRecipe, best: RankerTraining, runs: Sequence[RankerTra
                 "seed": run.seed,
                 "steps": run.progress.step,
                 "tokens": run.progress.tokens,
-                "seconds": round(run.progress.seconds, 1),
+                "seconds": round(run.stopwatch.seconds, 1),
                 "best_step": run.progress.best_step,
                 "validation_ndcg_at_10": run.progress.best,
                 "curve": run.metrics.read(),

@@ -47,7 +47,7 @@ mkdir -p "$logs" "$json"
 
 device=cuda
 workers=()
-"$python" -c 'import xdist' 2>/dev/null && workers=(-n "${WORKERS:-4}")
+"$python" -c 'import xdist' 2>/dev/null && workers=(-n "${WORKERS:-8}")
 if [[ -n $dry ]]; then
     device=dry workers=()
 fi
@@ -102,7 +102,9 @@ run_stage() {
             fi
             ;;
         attention)
-            modernbert bench attention --device "$device" --output "$json/attention.json"
+            local lengths=(--length 512 --length 1024 --length 8192)
+            [[ -z $dry ]] || lengths=()
+            modernbert bench attention --device "$device" "${lengths[@]}" --output "$json/attention.json"
             ;;
         loop)
             if [[ -n $dry ]]; then
@@ -179,13 +181,13 @@ check() {
     stage facts 30
     stage native 100 & # builds and tests on the CPU, which the tests of the GPU leave free
     local building=$!
-    stage tests 100
+    stage tests 130
     wait "$building"
     stage inference 50
     stage peers 60
-    stage training 75
-    stage attention 40
-    stage loop 60
+    stage training 120
+    stage attention 60
+    stage loop 80
     stage pretrain 60
     stage cpu 45
     printf '{"stages": [%s]}\n' "$(paste -sd, "$GPU_WORK/stages.jsonl")" >"$json/stages.json"

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from corpora import make_model
+from modernbert import __version__
+from modernbert.errors import CheckpointError
 
 
 def commands(group=None, path=()):
@@ -122,11 +124,11 @@ def test_a_mistyped_command_is_status_2_and_no_traceback(arguments, message):
 
 
 def test_doctor_prints_its_report_for_people_and_for_machines():
+    from modernbert.doctor import describe
+
     report = json.loads(modernbert("doctor", "--json").stdout)
     text = modernbert("doctor").stdout
-    for section, values in report.items():
-        assert section in text.splitlines()
-        assert all(name in text and value in text for name, value in values.items())
+    assert text.strip() == describe(report)
 
 
 def test_fill_mask_prints_json_for_machines(model, tmp_path):
@@ -178,3 +180,40 @@ def test_an_output_that_cannot_be_written_is_one_line_and_status_2(output, model
         assert result.returncode == 2, result.stderr
         assert "Traceback" not in result.stderr
         assert result.stderr.strip().splitlines()[-1].startswith("modernbert: ")
+
+
+def invoke(*arguments):
+    from typer.testing import CliRunner
+
+    from modernbert.cli import app
+
+    return CliRunner().invoke(app, [*arguments])
+
+
+def test_without_a_command_the_first_ones_are_shown_and_all_of_them_exist():
+    result = invoke()
+    assert result.exit_code == 0
+    shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("  modernbert ")]
+    assert len(shown) == 5
+    assert set(shown) <= set(commands())
+
+
+def test_every_command_has_its_panel_in_the_help():
+    assert "Further commands" not in invoke("--help").stdout
+
+
+def test_a_group_shows_examples():
+    for group in ("evaluate", "bench", "tokenizer"):
+        assert f"modernbert {group}" in invoke(group, "--help").stdout.partition("Examples")[2]
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_the_version_has_a_short_and_a_long_option(option):
+    assert invoke(option).stdout.strip() == __version__
+
+
+def test_evaluate_takes_a_folder_without_the_word(tmp_path):
+    short = invoke("evaluate", str(tmp_path / "no-model"), "data.csv")
+    long = invoke("evaluate", "folder", str(tmp_path / "no-model"), "data.csv")
+    assert isinstance(short.exception, CheckpointError)
+    assert str(short.exception) == str(long.exception)

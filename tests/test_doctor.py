@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modernbert import doctor
+from modernbert.installation import install_command
 from modernbert.kernels import native
 
 
@@ -12,18 +13,30 @@ def test_the_report_names_what_a_bug_report_needs():
     report = doctor.diagnose()
     assert json.loads(json.dumps(report)) == report
     assert report["versions"]["torch"] == torch.__version__
-    assert {"name", "cores", "memory", "threads used by torch"} <= report["processor"].keys()
-    assert report["GPUs"]
-    assert {"reference", "blocked", "flash"} <= report["attention"].keys()
+    assert {"name", "cores", "usable_cores", "memory_bytes", "torch_threads"} <= report["processor"].keys()
+    assert isinstance(report["processor"]["memory_bytes"], int)
+    assert {"reference", "blocked", "flash"} <= report["attention"]["backends"].keys()
+
+
+def test_every_key_is_a_name_that_a_program_can_use():
+    report = doctor.diagnose()
+    keys = [*report, *(key for section in report.values() for key in section if not key.startswith("cuda:"))]
+    assert [key for key in keys if not key.isidentifier()] == []
+
+
+def test_people_read_every_section():
+    shown = doctor.describe(doctor.diagnose())
+    for section in doctor.diagnose():
+        assert section.replace("_", " ").lower() in shown.lower()
 
 
 def test_the_level_of_the_native_kernels_is_told():
-    told = doctor.diagnose()["attention"]["native"]
-    assert told == (native.unavailable() or "can run here")
+    report = doctor.diagnose()
+    assert report["attention"]["backends"]["native"] == native.unavailable()
     if not native.unavailable():
-        arithmetic = doctor.diagnose()["arithmetic of the processor"]
         for kind in native.KINDS:
-            assert arithmetic[f"native kernels, {kind}"].startswith(native.level(kind))
+            assert report["arithmetic"]["native_kernels"][kind]["level"] == native.level(kind)
+            assert f"native kernels, {kind}" in doctor.describe(report)
 
 
 def test_what_was_measured_is_told_beside_what_was_chosen(monkeypatch):
@@ -36,11 +49,14 @@ def test_what_was_measured_is_told_beside_what_was_chosen(monkeypatch):
     monkeypatch.setattr(doctor, "fast_bf16", lambda: False)
     monkeypatch.setattr(doctor, "select_precision", lambda device: "fp32")
     monkeypatch.setattr(doctor, "product_rates", lambda: {"fp32": 246.0, "bf16": 167.0})
-    assert doctor._arithmetic() == {
-        "native kernels, fp32": "avx512, the only one there is a choice of",
+    found = doctor._arithmetic()
+    assert found["native_kernels"]["bf16"] == {"level": "avx512", "gflops": rates["bf16"]}
+    assert found["training_precision"] == {"chosen": "fp32", "gflops": {"fp32": 246.0, "bf16": 167.0}}
+    assert dict(doctor._facts("arithmetic", found)) == {
+        "native kernels, fp32": "avx512, the only one here",
         "native kernels, bf16": "avx512, as measured: avx512_bf16 80 GFLOP/s, avx512 120 GFLOP/s",
         "native kernels, int8": "avx512_bf16, as measured: avx512_bf16 400 GFLOP/s, avx512 90 GFLOP/s",
-        "precision of training": "fp32, as measured: fp32 246 GFLOP/s, bf16 167 GFLOP/s",
+        "training precision": "fp32, as measured: fp32 246 GFLOP/s, bf16 167 GFLOP/s",
     }
 
 
@@ -51,15 +67,16 @@ def test_the_backend_that_will_be_used_comes_with_the_reason(monkeypatch):
         doctor, "available_backends", lambda: {"reference": None, "blocked": None, "flash": "needs a CUDA device"}
     )
     attention = doctor.diagnose()["attention"]
-    assert attention["backend for bf16 on cpu"] == "blocked (flash needs a CUDA device)"
-    assert attention["blocked"] == "can run here"
+    assert attention["bf16_backend"] == "blocked"
+    assert attention["backends"] == {"reference": None, "blocked": None, "flash": "needs a CUDA device"}
     native.select("")
 
 
 def test_a_missing_part_comes_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(doctor.util, "find_spec", lambda name: None)
-    parts = doctor.diagnose()["optional parts"]
-    assert parts["corpus preparation"] == "missing: pip install 'modernbert[corpus]'"
+    report = doctor.diagnose()
+    assert report["optional_parts"]["corpus_preparation"] == {"installed": False, "install": install_command("corpus")}
+    assert f"missing: {install_command('corpus')}" in doctor.describe(report)
 
 
 def test_a_command_that_installs_a_part_names_an_extra_that_exists():
@@ -71,14 +88,17 @@ def test_every_gpu_is_listed_with_what_a_kernel_depends_on(monkeypatch):
     card = SimpleNamespace(name="Card", major=9, minor=0, total_memory=80 * 2**30)
     monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", lambda index: card)
-    gpus = doctor.diagnose()["GPUs"]
-    assert gpus["cuda:0"] == gpus["cuda:1"] == "Card, compute capability 9.0, 80 GiB"
+    gpus = doctor.diagnose()["gpus"]
+    assert gpus["cuda:0"] == gpus["cuda:1"]
+    assert gpus["cuda:0"] == {"name": "Card", "compute_capability": "9.0", "memory_bytes": 80 * 2**30}
+    assert "Card, compute capability 9.0, 80 GiB" in doctor.describe({"gpus": gpus})
 
 
 def test_a_container_that_gives_fewer_cores_is_seen_through(monkeypatch):
     monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    assert doctor.diagnose()["processor"]["cores"] == "64, of which this process may use 2"
+    assert doctor.diagnose()["processor"]["usable_cores"] == 2
+    assert doctor.diagnose()["processor"]["cores"] == 64
 
 
 def broken(*arguments):
@@ -90,17 +110,19 @@ def test_a_broken_gpu_is_reported_and_no_reason_to_fail(monkeypatch):
     monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", broken)
     monkeypatch.setattr(doctor, "available_backends", broken)
     report = doctor.diagnose()
-    assert report["GPUs"]["cuda:0"] == "cannot be used: CUDA error: the driver is too old"
-    assert report["attention"] == {"backend": "cannot be used: CUDA error: the driver is too old"}
+    assert report["gpus"]["cuda:0"] == {"error": "cannot be used: CUDA error: the driver is too old"}
+    assert report["attention"] == {"error": "cannot be used: CUDA error: the driver is too old"}
+    assert doctor.describe(report).count("the driver is too old") == 2
 
 
 def test_a_system_that_tells_nothing_is_no_reason_to_fail(monkeypatch):
     monkeypatch.setattr(doctor, "cpu_features", dict)
     monkeypatch.delattr(doctor.os, "sysconf", raising=False)
     monkeypatch.delattr(doctor.os, "sched_getaffinity", raising=False)
-    processor = doctor.diagnose()["processor"]
-    assert processor["features"] == "this system does not tell"
-    assert processor["memory"] == "unknown"
+    report = doctor.diagnose()
+    assert report["processor"]["features"] == {}
+    assert report["processor"]["memory_bytes"] is None
+    assert "not known" in doctor.describe(report)
 
 
 def test_a_package_that_is_not_installed_is_said_so(monkeypatch):
@@ -108,11 +130,11 @@ def test_a_package_that_is_not_installed_is_said_so(monkeypatch):
         raise doctor.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor.metadata, "version", missing)
-    assert doctor.diagnose()["versions"]["transformers"] == "not installed"
+    assert doctor.diagnose()["versions"]["transformers"] is None
 
 
 @pytest.mark.gpu
-def test_a_machine_with_a_gpu_uses_flash():
+def test_a_machine_with_a_gpu_uses_its_own_kernels():
     report = doctor.diagnose()
-    assert "compute capability" in report["GPUs"]["cuda:0"]
-    assert report["attention"]["backend for bf16 on cuda"].startswith("flash")
+    assert "compute_capability" in report["gpus"]["cuda:0"]
+    assert report["attention"]["bf16_backend"] == "triton"

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from modernbert.errors import DataError
 from modernbert.packed import Sequences, pack, unpack
+from synchronisation import never_waiting
 
 masks = st.integers(1, 6).flatmap(
     lambda length: st.lists(st.lists(st.booleans(), min_size=length, max_size=length), min_size=1, max_size=5)
@@ -108,3 +109,22 @@ def test_sequences_moved_to_another_device_are_the_same_ones():
     assert (moved.max_length, moved.padded_shape) == (sequences.max_length, sequences.padded_shape)
     assert moved.num_sequences == 3
     assert moved.num_tokens == 5
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8))
+def test_sequences_from_lengths_fit_together_and_know_their_lengths(lengths):
+    made = Sequences.from_lengths(lengths)
+    checked = Sequences(made.cu_seqlens, made.max_length, made.positions, made.slots, made.padded_shape)
+    assert made.lengths == checked.lengths == tuple(lengths)
+    assert made.slots.tolist() == [i * max(lengths) + p for i, length in enumerate(lengths) for p in range(length)]
+
+
+@pytest.mark.gpu
+def test_sequences_come_to_a_device_without_waiting_for_it():
+    lengths = [3, 0, 500, 1]
+    expected = Sequences.from_lengths(lengths)
+    with never_waiting():
+        found = Sequences.from_lengths(lengths, "cuda")
+    for name in ("cu_seqlens", "positions", "slots"):
+        assert torch.equal(getattr(found, name).cpu(), getattr(expected, name))

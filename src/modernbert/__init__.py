@@ -4,7 +4,22 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modernbert.api import finetune as finetune
+    from modernbert.api import pretrain as pretrain
+    from modernbert.model import Encoder as Encoder
+    from modernbert.model import EncoderConfig as EncoderConfig
+    from modernbert.model import MaskedLM as MaskedLM
+    from modernbert.model.padded import encode_padded as encode_padded
+    from modernbert.stream.collate import collate_mlm as collate_mlm
+    from modernbert.tasks.choice_answerer import ChoiceAnswerer as ChoiceAnswerer
+    from modernbert.tasks.classifier import Classifier as Classifier
+    from modernbert.tasks.fill_mask import FillMask as FillMask
+    from modernbert.tasks.question_answerer import QuestionAnswerer as QuestionAnswerer
+    from modernbert.tasks.token_classifier import TokenClassifier as TokenClassifier
+    from modernbert.text.tokenizer import load_tokenizer as load_tokenizer
 
 SOURCE_VERSION = "0.1.0+source"  # of a source tree that is run without being installed (PYTHONPATH=src)
 
@@ -14,6 +29,14 @@ except PackageNotFoundError:
     __version__ = SOURCE_VERSION
 
 _HOMES = {
+    "Encoder": "modernbert.model",
+    "EncoderConfig": "modernbert.model",
+    "MaskedLM": "modernbert.model",
+    "collate_mlm": "modernbert.stream.collate",
+    "encode_padded": "modernbert.model.padded",
+    "finetune": "modernbert.api",
+    "pretrain": "modernbert.api",
+    "load_tokenizer": "modernbert.text.tokenizer",
     "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
     "Classifier": "modernbert.tasks.classifier",
     "Embedder": "modernbert.tasks.embed",
@@ -25,18 +48,7 @@ _HOMES = {
     "TokenClassifier": "modernbert.tasks.token_classifier",
 }
 
-__all__ = [
-    "ChoiceAnswerer",
-    "Classifier",
-    "Embedder",
-    "FillMask",
-    "MultiVectorEmbedder",
-    "QuestionAnswerer",
-    "Reranker",
-    "SparseEmbedder",
-    "TokenClassifier",
-    "__version__",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def _let_waiting_threads_sleep() -> None:
@@ -52,6 +64,10 @@ def _let_waiting_threads_sleep() -> None:
 
 
 _let_waiting_threads_sleep()
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
 
 
 def __getattr__(name: str) -> Any:

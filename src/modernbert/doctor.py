@@ -3,94 +3,142 @@
 import os
 import platform
 import sys
+from collections.abc import Iterator, Mapping
 from importlib import metadata, util
+from typing import Any
 
 import torch
 
 from modernbert import __version__
+from modernbert.installation import install_command
 from modernbert.kernels import available_backends, default_backend, native
 from modernbert.runtime import cpu_features, cpu_name, fast_bf16, product_rates, select_precision
 
 _PACKAGES = ("numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
-_EXTRAS = {  # what an optional part needs, and the extra that installs it
-    "corpus preparation": ("datatrove", "corpus"),
-    "Parquet files": ("pyarrow", "corpus"),
-    "zstd files": ("zstandard", "corpus"),
-    "pictures of runs": ("matplotlib", "plot"),
-    "fine-tuning": ("scipy", "finetune"),
-    "drawn settings of a search": ("optuna", "search"),
-    "benchmarks against transformers": ("transformers", "bench"),
+_EXTRAS = {  # what an optional part is, the package that it needs, and the extra that installs it
+    "corpus_preparation": ("datatrove", "corpus"),
+    "parquet_files": ("pyarrow", "corpus"),
+    "zstd_files": ("zstandard", "corpus"),
+    "pictures": ("matplotlib", "plot"),
+    "fine_tuning": ("scipy", "finetune"),
+    "search_with_optuna": ("optuna", "search"),
+    "benchmarks_with_transformers": ("transformers", "bench"),
 }
 
-Report = dict[str, dict[str, str]]
+Value = str | int | float | bool | list[str] | None
+Report = dict[str, dict[str, Any]]
 
 
 def diagnose() -> Report:
-    """Versions, processor, GPUs, the attention backend and why, optional parts: sections of names and values."""
+    """Versions, processor, GPUs, attention backends and why, arithmetic, optional parts: for machines.
+
+    Keys stay as they are from version to version; numbers are numbers, sizes in bytes, rates in GFLOP/s. What is not
+    known is None.
+    """
     return {
         "versions": {
             "python": sys.version.partition(" ")[0],
             "system": platform.platform(),
             "modernbert": __version__,
-            **{name: _version(name) for name in _PACKAGES},
+            **{name.replace("-", "_"): _version(name) for name in _PACKAGES},
             "torch": torch.__version__,  # names its build, which the package's metadata may not
         },
         "processor": _processor(),
-        "GPUs": _gpus(),
+        "gpus": _gpus(),
         "attention": _attention(),
-        "arithmetic of the processor": _arithmetic(),
-        "optional parts": {
-            part: "installed" if util.find_spec(module) else f"missing: pip install 'modernbert[{extra}]'"
+        "arithmetic": _arithmetic(),
+        "optional_parts": {
+            part: {"installed": bool(util.find_spec(module)), "install": install_command(extra)}
             for part, (module, extra) in _EXTRAS.items()
         },
     }
 
 
-def _version(name: str) -> str:
+def describe(report: Report) -> str:
+    """The same for people: sections with a line for each fact."""
+    lines: list[str] = []
+    for section, values in report.items():
+        lines.append(_words(section))
+        lines += [f"  {name:<24} {value}" for name, value in _facts(section, values)] or ["  none"]
+    return "\n".join(lines)
+
+
+def _facts(section: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        label = name if section in ("gpus", "versions") else _words(name)
+        if section == "optional_parts":
+            yield label, "installed" if value["installed"] else f"missing: {value['install']}"
+        elif name == "memory_bytes":
+            yield "memory", "not known" if value is None else f"{value / 2**30:.1f} GiB"
+        elif name == "features":
+            yield from ((feature, "yes" if there else "no") for feature, there in value.items())
+        elif name == "backends":
+            yield from ((backend, reason or "can run here") for backend, reason in value.items())
+        elif name == "native_kernels":
+            for kind, found in value.items():
+                yield f"native kernels, {kind}", _choice(found["level"], found["gflops"], "the only one here")
+        elif name == "training_precision":
+            yield label, _choice(value["chosen"], value["gflops"], "this processor does not multiply bf16")
+        elif section == "gpus" and "error" not in value:
+            memory = f"{value['memory_bytes'] / 2**30:.0f} GiB"
+            yield label, f"{value['name']}, compute capability {value['compute_capability']}, {memory}"
+        elif section == "gpus":
+            yield label, value["error"]
+        else:
+            yield label, "not known" if value is None else str(value)
+
+
+def _choice(chosen: str, gflops: Mapping[str, float], without: str) -> str:
+    rates = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in gflops.items())
+    return f"{chosen}, as measured: {rates}" if rates else f"{chosen}, {without}"
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ").replace("gpus", "GPUs")
+
+
+def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return None
 
 
-def _processor() -> dict[str, str]:
-    features = {name: "yes" if there else "no" for name, there in cpu_features().items()}
+def _processor() -> dict[str, Any]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "name": cpu_name(),
-        "cores": _cores(),
-        "threads used by torch": str(torch.get_num_threads()),
-        "memory": _memory(),
-        **(features or {"features": "this system does not tell"}),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,  # those that a container or a scheduler leaves to this process
+        "torch_threads": torch.get_num_threads(),
+        "memory_bytes": _memory(),
+        "features": cpu_features(),
     }
 
 
-def _cores() -> str:
-    """All of the machine, and those a container or a scheduler leaves to this process."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return str(usable) if usable == os.cpu_count() else f"{os.cpu_count()}, of which this process may use {usable}"
-
-
-def _memory() -> str:
+def _memory() -> int | None:
     try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
-        return "unknown"
+        return None
 
 
-def _gpus() -> dict[str, str]:
-    found = {}
+def _gpus() -> dict[str, dict[str, Value]]:
+    found: dict[str, dict[str, Value]] = {}
     for index in range(torch.cuda.device_count()):
         try:
             device = torch.cuda.get_device_properties(index)
         except RuntimeError as error:  # a driver too old, or a GPU that another process keeps to itself
-            found[f"cuda:{index}"] = _cannot_be_used(error)
+            found[f"cuda:{index}"] = {"error": _cannot_be_used(error)}
             continue
-        found[f"cuda:{index}"] = (
-            f"{device.name}, compute capability {device.major}.{device.minor}, {device.total_memory / 2**30:.0f} GiB"
-        )
+        found[f"cuda:{index}"] = {
+            "name": device.name,
+            "compute_capability": f"{device.major}.{device.minor}",
+            "memory_bytes": device.total_memory,
+        }
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    return found or {"none": "torch sees no CUDA device and no Apple GPU"}
+        found["mps"] = {"name": "Apple GPU", "compute_capability": None, "memory_bytes": _memory() or 0}
+    return found
 
 
 def _cannot_be_used(error: RuntimeError) -> str:
@@ -98,33 +146,31 @@ def _cannot_be_used(error: RuntimeError) -> str:
     return f"cannot be used: {first_line}"
 
 
-def _attention() -> dict[str, str]:
+def _attention() -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         backends = available_backends()
     except RuntimeError as error:  # the same, met while asking what the GPU can do
-        return {"backend": _cannot_be_used(error)}
-    refused = [f"{name} {reason}" for name, reason in backends.items() if reason]
-    reason = "; ".join(refused) if refused else "every backend can run here"
+        return {"error": _cannot_be_used(error)}
     return {
-        f"backend for bf16 on {device.type}": f"{default_backend(device, torch.bfloat16)} ({reason})",
-        f"backend for fp32 on {device.type}": default_backend(device, torch.float32),
-        **{name: why or "can run here" for name, why in backends.items()},
+        "device": device.type,
+        "bf16_backend": default_backend(device, torch.bfloat16),
+        "fp32_backend": default_backend(device, torch.float32),
+        "backends": dict(backends),  # None, or why it cannot run here
     }
 
 
-def _arithmetic() -> dict[str, str]:
-    """What was measured on this processor, and what is taken for it."""
-    found = {} if native.unavailable() else {f"native kernels, {kind}": _level(kind) for kind in native.KINDS}
-    chosen = select_precision(torch.device("cpu"))
-    if fast_bf16() or any(cpu_features().get(name) for name in ("AVX-512 BF16", "AMX BF16")):
-        compared = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in product_rates().items())
-        return {**found, "precision of training": f"{chosen}, as measured: {compared}"}
-    return {**found, "precision of training": f"{chosen}, as this processor does not multiply bf16"}
-
-
-def _level(kind: str) -> str:
-    level, rates = native.level(kind), native.rates(kind)
-    if not rates:
-        return f"{level}, the only one there is a choice of"
-    return f"{level}, as measured: " + ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items())
+def _arithmetic() -> dict[str, Any]:
+    """What was measured on this processor, in GFLOP/s, and what is chosen for it."""
+    native_kernels = {
+        kind: {"level": native.level(kind), "gflops": dict(native.rates(kind))}
+        for kind in (() if native.unavailable() else native.KINDS)
+    }
+    measured = fast_bf16() or any(cpu_features().get(name) for name in ("AVX-512 BF16", "AMX BF16"))
+    return {
+        "native_kernels": native_kernels,
+        "training_precision": {
+            "chosen": select_precision(torch.device("cpu")),
+            "gflops": dict(product_rates()) if measured else {},
+        },
+    }

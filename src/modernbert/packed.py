@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from operator import index
 
 import torch
@@ -111,19 +112,21 @@ class Sequences:
             raise DataError("A packed batch needs at least one sequence, and no length below 0.")
         if sum(whole) > _MOST_TOKENS:
             raise DataError(f"A packed batch holds at most {_MOST_TOKENS} tokens; make several of it.")
-        numbers = torch.tensor(whole, dtype=torch.int64)
-        max_length = max(whole)
-        ends = numbers.cumsum(0)
-        rows = torch.repeat_interleave(torch.arange(len(numbers)), numbers)
-        positions = torch.arange(int(ends[-1])) - (ends - numbers)[rows]
+        max_length, tokens = max(whole), sum(whole)
+        ends = torch.tensor([0, *accumulate(whole)], dtype=torch.int32)
+        cu_seqlens = to_device(ends, ends.device if device is None else torch.device(device))
+        # The rest is derived there: on a CUDA device nothing else is sent and nobody waits.
+        counts = cu_seqlens.diff().long()
+        rows = torch.repeat_interleave(counts, output_size=tokens)
+        positions = torch.arange(tokens, device=cu_seqlens.device) - cu_seqlens.long()[rows]
         made = cls.unchecked(
-            cu_seqlens=torch.cat([torch.zeros(1, dtype=torch.int64), ends]).to(device, torch.int32),
+            cu_seqlens=cu_seqlens,
             max_length=max_length,
-            positions=positions.to(device),
-            slots=(rows * max_length + positions).to(device),
-            padded_shape=(len(numbers), max_length),
+            positions=positions,
+            slots=rows * max_length + positions,
+            padded_shape=(len(whole), max_length),
         )
-        made.__dict__["lengths"] = tuple(numbers.tolist())  # known on the host: nobody waits for the device
+        made.__dict__["lengths"] = tuple(whole)  # known on the host: nobody waits for the device
         return made
 
     def to(self, device: torch.device | str) -> "Sequences":
@@ -189,6 +192,16 @@ class Sequences:
     @property
     def device(self) -> torch.device:
         return self.cu_seqlens.device
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device. To a CUDA device through pinned memory, so that the host does not wait.
+
+    torch gives that memory out again only when the copy from it is over.
+    """
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def pack(

@@ -10,6 +10,7 @@ from modernbert.bench.inference import bench_inference
 from modernbert.bench.peers import Contestant, Peer, our_contestants, packed
 from modernbert.bench.report import BASELINE, OURS, OURS_INT8
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 from modernbert.kernels import native
 from modernbert.model import Encoder
 
@@ -174,7 +175,7 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_others_measured(monkeypatch)
     report = bench_inference("tiny", "fp32", 1, 1, works=("one",), peers=("all",))
     assert report.missing == {
         "now": "failed: no such engine",
-        "absent": "no_such_engine missing: pip install 'modernbert[peers]'",
+        "absent": f"no_such_engine missing: {install_command('peers')}",
     }
     found = entries(report.results[0])
     assert found["later"].failure == "out of shapes"

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import sys
@@ -8,6 +9,7 @@ import pytest
 from corpora import make_tokenizer
 from modernbert.corpus.build import CorpusRecipe, build_corpus
 from modernbert.corpus.report import write_report
+from modernbert.installation import install_command
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_the_page_needs_nothing_else_and_is_the_same_twice(recipe, manifests):
 def test_without_matplotlib_a_sentence_stands_where_the_plots_were(recipe, manifests, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = write_report(recipe, manifests).read_text()
-    assert "There are no plots, as matplotlib is not installed: pip install 'modernbert[plot]'." in page
+    assert f"There are no plots, as matplotlib is not installed: {html.escape(install_command('plot'))}." in page
     assert "<svg" not in page
     Page(page)
 

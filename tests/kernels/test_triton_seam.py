@@ -105,7 +105,8 @@ def test_a_captured_graph_repeats_with_new_values(device):
         x = embedding_norm(tokens, embedding, norm)
         total, normed = add_norm(x, y, norm)
         loss = geglu(normed).sum() + layer_norm(total, norm).square().sum()
-        return loss, *torch.autograd.grad(loss, (norm.weight, embedding.weight))
+        gradients = torch.autograd.grad(loss, (norm.weight, embedding.weight))
+        return loss.detach(), *gradients  # nothing keeps the autograd graph of one stream for another
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

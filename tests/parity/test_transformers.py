@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
-from modernbert.packed import pack
+from modernbert.packed import Sequences, pack
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -141,3 +141,18 @@ def test_nothing_is_missing_or_unexpected_there(tmp_path):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
+
+
+def test_all_hidden_states_are_those_of_transformers(tmp_path):
+    torch.manual_seed(0)
+    ours = Encoder(config()).eval()
+    ours.save_pretrained(tmp_path)
+    theirs = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    ids = torch.randint(4, 120, (1, 21))
+    with torch.no_grad():
+        expected = theirs(ids, output_hidden_states=True)
+        last, states = ours(ids[0], Sequences.from_lengths([21]), output_hidden_states=True)
+    assert len(states) == len(expected.hidden_states) == 5
+    torch.testing.assert_close(last, expected.last_hidden_state[0], atol=1e-5, rtol=1e-5)
+    for state, other in zip(states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(state, other[0], atol=1e-5, rtol=1e-5)

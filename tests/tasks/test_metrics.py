@@ -176,5 +176,5 @@ def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch):
     from modernbert.errors import DataError
 
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(DataError, match=r"need scipy: pip install 'modernbert\[finetune\]'"):
+    with pytest.raises(DataError, match=r"need scipy: pip install .*\[finetune\]'"):
         pearson([1, 2], [1, 2])

@@ -13,6 +13,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.tasks.reading import Source, read_choices, read_questions, read_spans, read_texts_with_labels
 from modernbert.tasks.reading_spans import spans_of_tags
 from modernbert.text.examples import Answer, Span
+from modernbert.text.records import told_format
 
 ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 
@@ -615,3 +616,9 @@ def test_the_task_files_are_read_without_one_bad_line(shared):
     assert sum(1 for _ in read_spans(Source(path=str(tasks / "conll2003" / "valid.txt"), format="conll"))) == 3_250
     assert sum(1 for _ in read_spans(tasks / "ja_ner_wikipedia" / "ner.json")) == 5_343
     assert sum(1 for _ in read_questions(tasks / "jaquad" / "dev")) == 3_939
+
+
+@pytest.mark.parametrize("name", ["reviews.xlsx", "Reviews.XLS", "reviews.ods"])
+def test_a_spreadsheet_is_named_with_the_way_out(name, tmp_path):
+    with pytest.raises(DataError, match="is a spreadsheet, which is not read; save it as CSV"):
+        told_format(tmp_path / name)

@@ -13,6 +13,7 @@ from modernbert.train.distributed import Processes
 from modernbert.train.graphs import CudaRecorder
 from modernbert.train.pretrain import Pretraining, pretrain
 from modernbert.train.stopping import StopRequest
+from synchronisation import never_waiting
 
 pytestmark = pytest.mark.gpu
 
@@ -77,15 +78,11 @@ def test_ten_steps_never_wait_for_the_device(recipe_on_cuda, recorded, tmp_path,
 
         for _ in range(8):
             before = step()
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with never_waiting():
             for _ in range(10):
                 launched = step()
                 assert training._read(before).loss > 0
                 before = launched
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
     assert len(recorded) == (0 if changes else 1)
 
 

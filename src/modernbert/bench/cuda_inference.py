@@ -33,6 +33,7 @@ from modernbert.bench.scaling import Cost, Point, ScalingReport
 from modernbert.bench.timing import alternate, check_rounds, relative_error
 from modernbert.bench.works import Batch, Work, choose, published, ragged
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 from modernbert.model import Encoder, EncoderConfig
 from modernbert.model.optimized import make_ready
 from modernbert.packed import Sequences
@@ -145,7 +146,7 @@ class CudaPeer:
 
 
 PEERS = (
-    CudaPeer("transformers-compiled", ("transformers",), "pip install 'modernbert[bench]'", compiled_engine),
+    CudaPeer("transformers-compiled", ("transformers",), install_command("bench"), compiled_engine),
     CudaPeer(
         PACKED_ENCODERS, ("cutlass", "packed_encoders"), "pip install 'packed-encoders==0.2.*'", packed_encoders_engine
     ),

@@ -21,12 +21,13 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from modernbert.bench.report import write_report
 from modernbert.bench.timing import machine, use_threads
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 from modernbert.model.heads import IGNORED
+from modernbert.progress import Progress
 from modernbert.runtime import select_device, select_precision
 from modernbert.tasks.recipe import FinetuneRecipe, TaskName, Training
 from modernbert.tasks.task import Item, Task
@@ -153,7 +154,7 @@ def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 def _check(recipe: FinetuneRecipe) -> None:
     for package in ("transformers", "accelerate"):
         if find_spec(package) is None:
-            raise ConfigError(f"The Trainer needs {package}: pip install 'modernbert[bench]'.")
+            raise ConfigError(f"The Trainer needs {package}: {install_command('bench')}.")
     check_packages()
     if recipe.task not in _CLASSES:
         raise ConfigError(f"Only {', '.join(_CLASSES)} are compared with the Trainer, not {recipe.task!r}.")
@@ -266,7 +267,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
         )
         trainer.remove_callback(transformers.PrinterCallback)  # stdout is for the report
         updates = training.epochs * math.ceil(len(finetuning.sets.train.items) / training.batch_examples)
-        with tqdm(total=updates, unit="updates", desc=f"Trainer, seed {finetuning.seed}", leave=False) as bar:
+        with Progress(total=updates, unit="updates", desc=f"Trainer, seed {finetuning.seed}", leave=False) as bar:
             trainer.train()
     if stop.requested:
         return None

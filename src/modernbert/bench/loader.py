@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from modernbert.bench.timing import process_memory
 from modernbert.errors import ConfigError, DataError
+from modernbert.progress import Progress
 from modernbert.runtime import cpu_name
 from modernbert.stream.loader import Loader
 from modernbert.stream.shards import Shards
@@ -115,7 +115,7 @@ def write_corpus(folder: Path, gigabytes: float) -> None:
     generator = np.random.default_rng(0)
     ids = generator.integers(0, _ORDINARY, 1 << 24, dtype=np.uint16)
     left = int(gigabytes * 5e8)
-    with tqdm(total=2 * left, unit="B", unit_scale=True, desc="writing shards", leave=False) as bar:
+    with Progress(total=2 * left, unit="B", unit_scale=True, desc="writing shards", leave=False) as bar:
         for number in range(-(-left // _SHARD_TOKENS)):
             size = min(left, _SHARD_TOKENS)
             lengths = (

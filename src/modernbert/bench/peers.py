@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modernbert.bench.report import BASELINE, OURS, OURS_INT8
 from modernbert.bench.works import Batch
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
 from modernbert.model.optimized import InferenceEncoder, refusal
 from modernbert.packed import Sequences, pack, unpack
@@ -110,7 +111,7 @@ def transformers_model(model: Encoder | MaskedLM, device: torch.device | None = 
         ConfigError: transformers is missing.
     """
     if find_spec("transformers") is None:
-        raise ConfigError("The benchmark needs transformers: pip install 'modernbert[bench]'.")
+        raise ConfigError(f"The benchmark needs transformers: {install_command('bench')}.")
     from transformers import ModernBertConfig, ModernBertForMaskedLM, ModernBertModel
 
     values = {key: value for key, value in model.config.to_hf().items() if key not in ("architectures", "model_type")}
@@ -261,7 +262,7 @@ class Peer:
     def lacks(self) -> str | None:
         """What to install, if anything is missing."""
         absent = [module for module in self.modules if find_spec(module) is None]
-        return f"{' and '.join(absent)} missing: pip install 'modernbert[peers]'" if absent else None
+        return f"{' and '.join(absent)} missing: {install_command('peers')}" if absent else None
 
 
 TRANSFORMERS = "transformers"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from modernbert.errors import ConfigError
 from modernbert.kernels import native
+from modernbert.progress import Progress
 from modernbert.runtime import cpu_features, cpu_name
 
 _STATUS = Path("/proc/self/status")
@@ -42,7 +42,7 @@ def alternate(
     `wait` returns when the device has done what was asked of it; it is called before and after each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    with tqdm(total=rounds * len(runs), desc=what, unit=" runs", leave=False) as bar:
+    with Progress(total=rounds * len(runs), desc=what, unit=" runs", leave=False) as bar:
         for _ in range(rounds):
             for name, run in runs.items():
                 wait()

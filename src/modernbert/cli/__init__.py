@@ -4,17 +4,45 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from modernbert.cli import bench, bench_retrieval, corpus, embed, evaluate, ranking, search, train, use
 from modernbert.cli.console import Json, print_json
 from modernbert.errors import ConfigError, ModernBertError
 
+PANELS = {  # where each command stands in the help, in this order
+    "Use a model": ("fill-mask", "predict", "embed", "rerank", "search", "serve"),
+    "Train": ("demo", "finetune", "pretrain", "mine", "score", "plan", "grow", "average"),
+    "Data": ("corpus", "inspect", "tokenizer"),
+    "Measure and look": ("evaluate", "bench", "plot", "doctor"),
+    "Exchange with other programs": ("import", "export"),
+}
+
+FIRST_COMMANDS = """ModernBERT from raw text to a model that loads everywhere. What most people need first:
+
+  modernbert demo                                               train a small model from raw text, in minutes
+  modernbert fill-mask "The sky is [MASK]." --model MODEL       try a model
+  modernbert finetune reviews.csv model=MODEL                   a classifier from labelled texts, with a report
+  modernbert predict "A film to remember." --model output/reviews
+  modernbert pretrain recipes/tiny/pretrain.toml                a masked language model from shards
+
+MODEL is a folder or a hub id, such as answerdotai/ModernBERT-base.
+All commands: modernbert --help. One of them, with examples: modernbert COMMAND --help."""
+
+
+class _InPanels(TyperGroup):
+    """The commands in the order of the panels."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # a Context of click, or of the one inside typer
+        order = [name for names in PANELS.values() for name in names]
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+
+
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
+    cls=_InPanels,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,7 +56,8 @@ app.add_typer(bench.app, name="bench")
 
 @app.callback(invoke_without_command=True)
 def modernbert(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and stop.")] = False,
 ) -> None:
     """ModernBERT from raw text to a model that loads everywhere.
 
@@ -38,6 +67,8 @@ def modernbert(
         from modernbert import __version__
 
         typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(FIRST_COMMANDS)
 
 
 @app.command(
@@ -67,16 +98,13 @@ def doctor(
         return
     if fix:
         raise ConfigError("--fix is for a model folder; name one.")
-    from modernbert.doctor import diagnose
+    from modernbert.doctor import describe, diagnose
 
     report = diagnose()
     if as_json:
         print_json(report)
-        return
-    for section, values in report.items():
-        typer.echo(section)
-        for name, value in values.items():
-            typer.echo(f"  {name:<24} {value}")
+    else:
+        typer.echo(describe(report))
 
 
 def _doctor_of_folder(folder: str, fix: bool, as_json: bool) -> None:
@@ -117,6 +145,22 @@ def demo(
 
     if not run([*(corpus or []), *(files or [])], output):
         raise typer.Exit(1)
+
+
+def _place_in_panels(group: typer.Typer = app) -> None:
+    """Give each command its panel of the help, also those of the modules that are joined here."""
+    panel_of = {name: panel for panel, names in PANELS.items() for name in names}
+    for command in group.registered_commands:
+        name = command.name or (command.callback.__name__ if command.callback else "")
+        command.rich_help_panel = panel_of.get(name, "Further commands")
+    for inner in group.registered_groups:
+        if isinstance(inner.name, str):
+            inner.rich_help_panel = panel_of.get(inner.name, "Further commands")
+        elif inner.typer_instance is not None:
+            _place_in_panels(inner.typer_instance)
+
+
+_place_in_panels()
 
 
 def main() -> None:

@@ -12,7 +12,15 @@ from modernbert.cli.console import Corpus, Json, Labelled, Overrides, print_json
 if TYPE_CHECKING:
     from modernbert.bench.report import Report
 
-app = typer.Typer(no_args_is_help=True, help="Measure speed beside transformers on this machine.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure speed beside transformers on this machine.",
+    epilog="""Examples:
+
+    modernbert bench inference --model base --threads 2
+
+    modernbert bench training --model base --device cuda""",
+)
 
 
 Model = Annotated[str, typer.Option(help="mini (6 layers, 256 wide), base or large with random weights, or a folder.")]

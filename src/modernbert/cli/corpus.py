@@ -10,7 +10,15 @@ from modernbert.cli.console import Corpus, Json, Overrides, Recipe, print_json, 
 from modernbert.errors import ConfigError
 
 app = typer.Typer()
-tokenizer_app = typer.Typer(no_args_is_help=True, help="Train and evaluate tokenizers.")
+tokenizer_app = typer.Typer(
+    no_args_is_help=True,
+    help="Train and evaluate tokenizers.",
+    epilog="""Examples:
+
+    modernbert tokenizer train texts/*.txt --vocab-size 32000 --output output/tokenizer
+
+    modernbert tokenizer evaluate output/tokenizer texts/*.txt""",
+)
 app.add_typer(tokenizer_app, name="tokenizer")
 
 

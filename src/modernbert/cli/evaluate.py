@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from modernbert.cli.console import Corpus, Json, Overrides, print_json, print_table
 from modernbert.errors import ConfigError
@@ -15,7 +16,28 @@ from modernbert.errors import ConfigError
 if TYPE_CHECKING:
     from modernbert.evaluate.declared import Score
 
-app = typer.Typer(no_args_is_help=True, help="Measure trained models.")
+
+class _FolderUnlessNamed(TyperGroup):
+    """`evaluate FOLDER DATA` is `evaluate folder FOLDER DATA`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the one inside typer
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["folder", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_FolderUnlessNamed,
+    no_args_is_help=True,
+    help="Measure trained models.",
+    epilog="""Examples:
+
+    modernbert evaluate output/reviews new-reviews.csv
+
+    modernbert evaluate mlm output/tiny/run/final books.jsonl.gz
+
+    modernbert evaluate glue output/base/run/final --data glue""",
+)
 
 
 @app.command(

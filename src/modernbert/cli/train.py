@@ -188,13 +188,17 @@ def grow(
 )
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
-    output: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("runs.png"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The picture: .png, .svg or .pdf. [default: runs.png in the run, or here]"),
+    ] = None,
 ) -> None:
     """Draw loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
     from modernbert.plots.runs import plot_runs
 
-    plot_runs(runs, output)
-    typer.echo(str(output))
+    picture = output or (runs[0] if len(runs) == 1 else Path()) / "runs.png"
+    plot_runs(runs, picture)
+    typer.echo(str(picture))
 
 
 @app.command(

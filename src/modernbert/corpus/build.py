@@ -18,6 +18,7 @@ from modernbert.corpus.recipe import CorpusRecipe, Source
 from modernbert.corpus.samples import NAME as REFUSED
 from modernbert.corpus.samples import Samples
 from modernbert.errors import DataError
+from modernbert.installation import install_command
 from modernbert.stream import manifest
 from modernbert.stream.manifest import Manifest, ShardFile
 from modernbert.text import documents as reading
@@ -51,7 +52,7 @@ def build_corpus(recipe: CorpusRecipe) -> list[Manifest]:
     try:
         import datatrove  # noqa: F401
     except ImportError:
-        raise DataError("`modernbert corpus` needs datatrove: pip install 'modernbert[corpus]'.") from None
+        raise DataError(f"`modernbert corpus` needs datatrove: {install_command('corpus')}.") from None
     from modernbert.corpus import executors
 
     load_tokenizer(recipe.tokenizer)
@@ -160,7 +161,7 @@ def _without_duplicates(
 
 
 def _missing(error: ImportError) -> DataError:
-    return DataError(f"Filters and deduplication need more packages ({error}): pip install 'modernbert[filters]'.")
+    return DataError(f"Filters and deduplication need more packages ({error}): {install_command('filters')}.")
 
 
 def _summary(
@@ -213,10 +214,10 @@ class _Progress:
     """A progress bar over what the workers write of their counts."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        from tqdm import tqdm
+        from modernbert.progress import Progress
 
         self._folder = folder
-        self._bar = tqdm(desc=name, unit=" tokens", unit_scale=True)
+        self._bar = Progress(desc=name, unit=" tokens", unit_scale=True)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 

@@ -21,6 +21,7 @@ from loguru import logger as datatrove_logger
 
 from modernbert.corpus.recipe import CorpusRecipe, Slurm
 from modernbert.errors import DataError, ModernBertError
+from modernbert.installation import install_command
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def session(recipe: CorpusRecipe) -> Iterator[None]:
     try:
         import ray
     except ImportError:
-        raise DataError("The executor ray needs Ray: pip install 'modernbert[ray]'.") from None
+        raise DataError(f"The executor ray needs Ray: {install_command('ray')}.") from None
     if ray.is_initialized():
         yield
         return

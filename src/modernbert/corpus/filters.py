@@ -24,6 +24,7 @@ from datatrove.utils.word_tokenizers import WordTokenizer, load_tokenizer_assign
 from modernbert.corpus.recipe import FilterName, Source
 from modernbert.corpus.steps import SKIPPED
 from modernbert.errors import ConfigError, DataError
+from modernbert.installation import install_command
 
 _CLASSES: dict[FilterName, type[BaseFilter]] = {
     "gopher-quality": GopherQualityFilter,
@@ -126,7 +127,7 @@ def check_words(language: str) -> None:
         if "spacy" in sys.modules or "spacy" not in str(error):
             remedy = f"pip install 'spacy[{language}]' 'datatrove[multilingual]'"
         else:
-            remedy = "pip install 'modernbert[filters]'"
+            remedy = install_command("filters")
         reason = str(error).partition("\n")[0].removesuffix(".")
         raise DataError(f"Words of the language {language!r} cannot be split ({reason}); {remedy}.") from None
 
@@ -136,7 +137,7 @@ def _language_filter(source: Source, language: str) -> BaseFilter:
         try:
             known = _identifier().labels
         except ImportError:
-            raise DataError("The language filter needs py3langid: pip install 'modernbert[filters]'.") from None
+            raise DataError(f"The language filter needs py3langid: {install_command('filters')}.") from None
         if language not in known:
             raise DataError(f"py3langid knows no language {language!r}; it knows {', '.join(sorted(known))}.")
         return OfflineLanguageFilter(language, source.language_score)

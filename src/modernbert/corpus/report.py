@@ -14,6 +14,7 @@ import numpy.typing as npt
 from modernbert.corpus import samples
 from modernbert.corpus.recipe import CorpusRecipe, Source
 from modernbert.files import replaced_file
+from modernbert.installation import install_command
 from modernbert.stream.manifest import Manifest
 from modernbert.stream.shards import Shards
 from modernbert.text.tokenizer import load_tokenizer
@@ -151,7 +152,7 @@ def _plots(facts: Sequence[_Facts]) -> str:
     try:
         import matplotlib
     except ImportError:
-        return "<p>There are no plots, as matplotlib is not installed: pip install 'modernbert[plot]'.</p>"
+        return f"<p>There are no plots, as matplotlib is not installed: {html.escape(install_command('plot'))}.</p>"
     from matplotlib.figure import Figure
 
     settings = {"svg.fonttype": "none", "svg.hashsalt": "modernbert", "font.family": "sans-serif"}

@@ -9,10 +9,10 @@ from statistics import median
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.mlm import TOKENS_AT_ONCE, Row, batch_of, check_mask_ratio, load_masked_model
+from modernbert.progress import Progress
 from modernbert.runtime import Precision
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
@@ -85,7 +85,7 @@ def quality_by_length(
         for number, ids in enumerate(_stretches(tokenizer, sources, text_key, chosen[-1] - 2, stretches))
     ]
     results = []
-    with tqdm(total=len(chosen) * len(masked), unit=" stretches", desc="lengths") as progress:
+    with Progress(total=len(chosen) * len(masked), unit=" stretches", desc="lengths") as progress:
         for length in chosen:
             batches = list(_batches(masked, length, vocabulary))
             count(loaded, batches[:1], vocabulary, precision)  # what the first pass sets up is not timed

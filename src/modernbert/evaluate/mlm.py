@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
+from modernbert.progress import Progress
 from modernbert.runtime import Precision, select_device
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
@@ -82,7 +82,7 @@ def masked_quality(
         raise ConfigError(f"A length of {max_length} does not fit: {model} reads 3 to {reads} tokens.")
     names = source_names(sources)
     cells: list[_Cell] = []
-    with tqdm(total=tokens * len(sources), unit=" tokens", unit_scale=True, desc="masked tokens") as progress:
+    with Progress(total=tokens * len(sources), unit=" tokens", unit_scale=True, desc="masked tokens") as progress:
         for name, source in zip(names, sources, strict=True):
             by_length: dict[int, list[tuple[int, Row]]] = {}
             rows = _first(_rows(tokenizer, read_texts([source], text_key), max_length or reads), tokens)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError, DataError
@@ -15,6 +14,7 @@ from modernbert.files import replaced_file
 from modernbert.model import MaskedLM
 from modernbert.packed import Sequences
 from modernbert.plots.style import pyplot
+from modernbert.progress import Progress
 from modernbert.runtime import autocast, select_device
 from modernbert.stream.masking import IGNORED, mask_tokens
 from modernbert.stream.shards import Shards
@@ -75,7 +75,7 @@ def loss_by_position(
         model = MaskedLM.from_pretrained(folder, device=chosen, dtype=torch.float32).eval()
         if model.config.vocab_size < vocabulary.size:
             raise ConfigError(f"{folder} has another vocabulary than the run in {run}; name models of this run.")
-        sums = np.stack([_sums(model, inputs, labels) for inputs, labels in tqdm(masked, desc=name, unit=" rows")])
+        sums = np.stack([_sums(model, inputs, labels) for inputs, labels in Progress(masked, desc=name, unit=" rows")])
         curves.append(_curve(name, sums, length))
     return Positions(length, len(masked), tuple(curves))
 

@@ -1,5 +1,8 @@
 """The ModernBERT encoder (arXiv 2412.13663, section 2), on packed tokens. Reads top to bottom like the paper."""
 
+from collections.abc import Iterator
+from typing import Literal, overload
+
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
@@ -120,17 +123,35 @@ class Encoder(Pretrained):
         self.final_norm = make_norm(config)
         initialize(self, config)
 
-    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
+    @overload
+    def forward(self, tokens: Tensor, sequences: Sequences) -> Tensor: ...
+    @overload
+    def forward(
+        self, tokens: Tensor, sequences: Sequences, *, output_hidden_states: Literal[True]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]: ...
+    def forward(
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, *, output_hidden_states: bool = False
+    ) -> Float[Tensor, "tokens hidden"] | tuple[Tensor, tuple[Tensor, ...]]:
         """Hidden states after the final norm, one row for each packed token.
+
+        With `output_hidden_states` also all of them, as `transformers` counts them: the embeddings, the output of each
+        layer but the last, and the result: num_hidden_layers + 1 tensors of (tokens, hidden).
 
         Raises:
             DataError: the sequences have another number of tokens, or are on another device.
         """
         sequences.require(tokens)
-        filled = filled_rows(tokens)
-        return self._encode(filled, sequences.filled(len(filled)))[: len(tokens)]
+        padded = filled_rows(tokens)
+        states = list(self._states(padded, sequences.filled(len(padded)), every=output_hidden_states))
+        if output_hidden_states:
+            found = tuple(state[: len(tokens)] for state in states)
+            return found[-1], found
+        return states[-1][: len(tokens)]
 
-    def _encode(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
+    def _states(
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, every: bool
+    ) -> Iterator[Float[Tensor, "tokens hidden"]]:
+        """The final hidden states; `every` one of them before it."""
         config = self.config
         ropes = {
             theta: Rope.of(sequences.positions, config.head_dim, theta)
@@ -139,6 +160,8 @@ class Encoder(Pretrained):
         x: Tensor = self.embeddings(tokens)
         added: Tensor | None = None
         for index, layer in enumerate(self.layers):
+            if every:
+                yield x if added is None else x + added
             x, added = layer(x, added, sequences, ropes[config.rope_theta(index)])
         assert added is not None, "an encoder has a layer"
-        return add_norm(x, added, self.final_norm)[1]
+        yield add_norm(x, added, self.final_norm)[1]

@@ -168,6 +168,14 @@ def write_files(
     for name in TOKENIZER_FILES:
         if tokenizer is not None and (Path(tokenizer) / name).is_file():
             shutil.copyfile(Path(tokenizer) / name, folder / name)
+    _limit_length(folder / "tokenizer_config.json", values.get("read_tokens") or config.max_position_embeddings)
+
+
+def _limit_length(path: Path, max_length: int) -> None:
+    """Have other libraries cut texts where this model does: they take the limit from the tokenizer's configuration."""
+    if path.is_file():
+        values = read_json(path) | {"model_max_length": max_length}
+        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def describes_model(path: Path) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from modernbert.errors import DataError
 from modernbert.files import replaced_file
+from modernbert.installation import install_command
 
 # Ten colours that people who see fewer colours tell apart too (Petroff 2021, arXiv 2107.02270).
 COLOURS = (
@@ -31,7 +32,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise DataError("Pictures need matplotlib: pip install 'modernbert[plot]'.") from None
+        raise DataError(f"Pictures need matplotlib: {install_command('plot')}.") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

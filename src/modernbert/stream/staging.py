@@ -144,7 +144,7 @@ class Staging:
 
 
 class Arriving:
-    """A few numbers on their way from the device. `read` waits until they are there."""
+    """Numbers on their way from the device. `read` and `tensor` wait until they are there."""
 
     def __init__(self, values: Tensor) -> None:
         self._arrived: torch.cuda.Event | None = None
@@ -154,6 +154,13 @@ class Arriving:
             self._values.copy_(values, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
+
+    def tensor(self) -> Tensor:
+        """On the host, in memory that is not pinned."""
+        if self._arrived is None:
+            return self._values.cpu()
+        self._arrived.synchronize()
+        return self._values.clone()
 
     def read(self) -> list[float]:
         if self._arrived is not None:

@@ -12,7 +12,7 @@ from tokenizers import Encoding, Tokenizer
 from modernbert.errors import DataError
 from modernbert.model import MaskedLM
 from modernbert.model.packaged import packaged_model
-from modernbert.packed import Sequences
+from modernbert.packed import Sequences, to_device
 from modernbert.stream.batching import batches_within
 from modernbert.tasks.inputs import checked_list
 from modernbert.tasks.outputs import check_finite, shortened, suitable_tokens
@@ -113,8 +113,8 @@ class FillMask(Predictor[MaskedLM]):
         device = next(self.model.parameters()).device
         tokens = torch.tensor([index for _, encoding in chunk for index in encoding.ids])
         masked = tokens == self.vocabulary.mask_id
-        sequences = Sequences.from_lengths(len(encoding.ids) for _, encoding in chunk)
-        logits = self.model.logits_at(tokens.to(device), sequences.to(device), masked.to(device)).float().cpu()
+        sequences = Sequences.from_lengths((len(encoding.ids) for _, encoding in chunk), device)
+        logits = self.model.logits_at(to_device(tokens, device), sequences, to_device(masked, device)).float().cpu()
         check_finite(logits)
         best = logits.softmax(-1).masked_fill(self._special, 0).topk(min(top_k, int((~self._special).sum())))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert.errors import DataError
+from modernbert.installation import install_command
 from modernbert.text.examples import Span
 
 Values = npt.NDArray[Any] | Sequence[Any]
@@ -204,7 +205,7 @@ def _correlation(name: str, predictions: Values, references: Values) -> float:
     try:
         from scipy import stats
     except ImportError:
-        raise DataError("Correlations need scipy: pip install 'modernbert[finetune]'.") from None
+        raise DataError(f"Correlations need scipy: {install_command('finetune')}.") from None
     return float(getattr(stats, name)(predicted, wanted).statistic)
 
 

@@ -1,6 +1,7 @@
 """Running a trained head on packed batches of texts, and what is said of texts that do not fit."""
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor
 
 from modernbert.errors import CheckpointError
 from modernbert.model.heads import TaskModel
-from modernbert.packed import Sequences
+from modernbert.packed import Sequences, to_device
 from modernbert.runtime import Precision, autocast
 from modernbert.stream.batching import batches_within
+from modernbert.stream.staging import Arriving
 from modernbert.text.framing import EncodedTexts, Ids
 
 logger = logging.getLogger(__name__)
@@ -38,14 +40,25 @@ def outputs(
     device = next(model.parameters()).device
     tokens_at_once = tokens_at_once or suitable_tokens(device)
     found: list[Tensor] = []
-    for batch in batches_within(range(len(texts)), [len(ids) for ids in texts], tokens_at_once):
-        sequences = Sequences.from_lengths(len(texts[index]) for index in batch)
-        tokens = torch.from_numpy(np.concatenate([texts[index] for index in batch]))
-        with autocast(device, precision):
-            said = model(tokens.to(device), sequences.to(device)).float().cpu()
+    coming: deque[tuple[Arriving, tuple[int, ...]]] = deque()
+
+    def take() -> None:
+        arriving, lengths = coming.popleft()
+        said = arriving.tensor()
         if finite:
             check_finite(said)
-        found += said.split(sequences.lengths) if model.per_token else said.unbind()
+        found.extend(said.split(lengths) if model.per_token else said.unbind())
+
+    for batch in batches_within(range(len(texts)), [len(ids) for ids in texts], tokens_at_once):
+        sequences = Sequences.from_lengths((len(texts[index]) for index in batch), device)
+        tokens = to_device(torch.from_numpy(np.concatenate([texts[index] for index in batch])), device)
+        with autocast(device, precision):
+            said = model(tokens, sequences).float()
+        coming.append((Arriving(said), sequences.lengths))
+        if len(coming) > 1:  # the device works on a batch while the host unpacks the one before and packs the next
+            take()
+    while coming:
+        take()
     return found
 
 

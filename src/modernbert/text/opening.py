@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from modernbert.errors import DataError
+from modernbert.installation import install_command
 
 _PYTHON = "python:"
 
@@ -66,7 +67,7 @@ def open_bytes(path: Path) -> IO[bytes]:
         try:
             import zstandard
         except ImportError:
-            raise DataError(f"{path} needs zstandard: pip install 'modernbert[corpus]'.") from None
+            raise DataError(f"{path} needs zstandard: {install_command('corpus')}.") from None
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
     return path.open("rb")
 

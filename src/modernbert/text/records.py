@@ -15,6 +15,7 @@ from pydantic import PositiveInt, ValidationInfo, field_validator
 
 from modernbert.config import Config
 from modernbert.errors import DataError
+from modernbert.installation import install_command
 from modernbert.text.conll import LOOKED_AT, RANGE, counts_words, read_sentences
 from modernbert.text.examples import Origin, is_tag
 from modernbert.text.opening import UnreadableError, find_files, read_lines, read_raw_lines
@@ -36,6 +37,7 @@ _ENDINGS: dict[str, Format] = {
     ".iob2": "conll",
 }
 
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 NO_OBJECT = "this is no JSON object"
 
 
@@ -155,8 +157,14 @@ def _file(path: Path, kind: Format, source: Source, column: str | None = None) -
 
 
 def told_format(path: Path) -> Format | None:
-    """The format that the name of a file tells, compressed (.gz, .zst) or not; None where it tells none."""
+    """The format that the name of a file tells, compressed (.gz, .zst) or not; None where it tells none.
+
+    Raises:
+        DataError: it is a spreadsheet.
+    """
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    if Path(name).suffix in _SPREADSHEETS:
+        raise DataError(f"{path} is a spreadsheet, which is not read; save it as CSV (UTF-8) and give that file.")
     return _ENDINGS.get(Path(name).suffix)
 
 
@@ -427,7 +435,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[Record | Bad]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise DataError(f"{path} needs pyarrow: pip install 'modernbert[corpus]'.") from None
+        raise DataError(f"{path} needs pyarrow: {install_command('corpus')}.") from None
     row = 0
     try:
         with parquet.ParquetFile(path) as file:
@@ -476,7 +484,7 @@ def _hub(source: Source) -> Iterator[Record | Bad]:
     try:
         import datasets
     except ImportError:
-        raise DataError("A hub data set needs the package datasets: pip install 'modernbert[datasets]'.") from None
+        raise DataError(f"A hub data set needs the package datasets: {install_command('datasets')}.") from None
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:

@@ -282,9 +282,9 @@ def _check_output(output: Path) -> None:
 
 
 def _counted(texts: Iterable[str]) -> Iterator[str]:
-    from tqdm import tqdm
+    from modernbert.progress import Progress
 
-    with tqdm(unit="B", unit_scale=True, desc="reading text") as progress:
+    with Progress(unit="B", unit_scale=True, desc="reading text") as progress:
         for text in texts:
             progress.update(len(text.encode("utf-8", "ignore")))
             yield text

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from modernbert import config as toml
 from modernbert.config import Config
 from modernbert.errors import ConfigError
 from modernbert.model.heads import TaskModel
+from modernbert.progress import Progress as Bar
 from modernbert.run_metrics import Metrics
 from modernbert.runtime import select_precision
 from modernbert.stream.batching import Batches
@@ -151,7 +150,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
         read = self.progress.epoch * self.num_examples + sum(
             map(len, self.batches(self.progress.epoch)[: self.progress.batch])
         )
-        with tqdm(
+        with Bar(
             total=self.settings.epochs * self.num_examples,
             initial=read,
             unit="ex",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modernbert.errors import ConfigError
+from modernbert.installation import install_command
 from modernbert.model.heads import TaskModel
 from modernbert.runtime import Precision, autocast
 from modernbert.stream.batching import Batches, balanced_share, batches_of, batches_within, shuffled
@@ -269,7 +270,7 @@ def check_packages() -> None:
     """
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise ConfigError(f"Fine-tuning needs {package}: pip install 'modernbert[finetune]'.")
+            raise ConfigError(f"Fine-tuning needs {package}: {install_command('finetune')}.")
 
 
 def reinitialized(model: TaskModel) -> TaskModel:

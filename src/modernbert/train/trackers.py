@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
+from modernbert.installation import install_command
 from modernbert.run_metrics import Metrics, TrackerName
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def check_trackers(names: Sequence[TrackerName], key: str) -> None:
             import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
         except ImportError as error:
             raise ConfigError(
-                f"{key} names {name}, which does not load ({error}): pip install 'modernbert[{name}]', or leave it out."
+                f"{key} names {name}, which does not load ({error}): {install_command(name)}, or leave it out."
             ) from None
 
 

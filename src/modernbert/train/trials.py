@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from modernbert.errors import CheckpointError, ConfigError
+from modernbert.installation import install_command
 from modernbert.tasks.recipe import Search
 
 
@@ -145,4 +146,4 @@ def check_optuna() -> None:
         ConfigError: it is missing.
     """
     if find_spec("optuna") is None:
-        raise ConfigError("search.trials needs optuna: pip install 'modernbert[search]'.")
+        raise ConfigError(f"search.trials needs optuna: {install_command('search')}.")

@@ -1,0 +1,116 @@
+"""Training from Python: the same runs as those of the command line, from values instead of files."""
+
+import logging
+from collections.abc import Mapping
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modernbert.config import Config, load, parse
+from modernbert.errors import ConfigError, ModernBertError
+from modernbert.text.rows import Rows, write_rows
+
+if TYPE_CHECKING:
+    from modernbert.tasks.predictor import Predictor
+    from modernbert.train.recipe import PretrainRecipe
+
+logger = logging.getLogger(__name__)
+
+_PREDICTORS = {
+    "classify": ("modernbert.tasks.classifier", "Classifier"),
+    "multi-label": ("modernbert.tasks.classifier", "Classifier"),
+    "regress": ("modernbert.tasks.classifier", "Classifier"),
+    "tokens": ("modernbert.tasks.token_classifier", "TokenClassifier"),
+    "answer": ("modernbert.tasks.question_answerer", "QuestionAnswerer"),
+    "choose": ("modernbert.tasks.choice_answerer", "ChoiceAnswerer"),
+}
+
+
+class StoppedError(ModernBertError):
+    """The user asked to stop. Everything is saved, and the same call goes on."""
+
+
+def pretrain(recipe: "PretrainRecipe | str | PathLike[str] | Mapping[str, Any]", *overrides: str) -> Path:
+    """Pretrain a masked language model, or go on with a run that stopped. Returns the folder of the final model.
+
+    Args:
+        recipe: a recipe, the path of one in TOML, or its values as a mapping.
+        overrides: `section.key=value`, as on the command line.
+
+    Raises:
+        ConfigError: the recipe is wrong, or its run directory holds another run.
+        DataError: shards or tokenizer are missing or do not fit.
+        StoppedError: Ctrl-C or SIGTERM ended the run early; everything is saved.
+    """
+    from modernbert.train.pretrain import pretrain as run
+    from modernbert.train.recipe import PretrainRecipe
+
+    if isinstance(recipe, PretrainRecipe):
+        recipe = recipe.model_dump(mode="json", exclude_none=True)
+    if isinstance(recipe, Mapping):
+        found = parse(PretrainRecipe, recipe, "recipe", overrides)
+    else:
+        found = load(PretrainRecipe, Path(recipe), overrides)
+    folder = run(found)
+    if folder is None:
+        raise StoppedError(f"The run in {found.run.directory} was stopped and saved; the same call goes on.")
+    return folder
+
+
+def finetune(
+    *,
+    model: str | PathLike[str],
+    task: str,
+    train: Rows,
+    validation: Rows = None,
+    test: Rows = None,
+    output: str | PathLike[str] | None = None,
+    **settings: Any,
+) -> "Predictor[Any]":
+    """Train a model for a task, measure it, write its folder with a report, and load what predicts.
+
+    Args:
+        model: a folder or hub id.
+        task: classify, multi-label, regress, tokens, answer or choose.
+        train, validation, test: a path of any format that the command line reads; or rows: an iterable of mappings, a
+            DataFrame of pandas or polars, or a `datasets.Dataset`. Without `validation` a part of `train` is held out.
+        output: the folder of the run, output/TASK unless given. Rows are kept beside it in OUTPUT-data, so that the run
+            can be repeated and gone on with.
+        settings: any key of a fine-tuning recipe, of its sections too: epochs=3, learning_rate=5e-5, text="sentence",
+            max_length=512, seed=1 (docs/finetuning.md has the table).
+
+    Raises:
+        ConfigError: a setting does not exist or does not fit, or `output` holds another run.
+        DataError: an example is wrong; files and lines are named.
+        CheckpointError: there is no such model.
+        StoppedError: Ctrl-C or SIGTERM ended the run early; everything is saved.
+    """
+    from modernbert.tasks.recipe import FinetuneRecipe, Machine, TaskData, Training
+    from modernbert.train.finetune import finetune as run
+
+    folder = Path(output) if output is not None else Path("output") / task
+    values: dict[str, Any] = {"model": str(model), "task": task, "output": str(folder)}
+    sections: dict[str, type[Config]] = {"data": TaskData, "training": Training, "machine": Machine}
+    for name, value in settings.items():
+        section = next((section for section, kind in sections.items() if name in kind.model_fields), None)
+        if name in sections:
+            raise ConfigError(f"{name} is a section; give its keys by their names, such as epochs=3.")
+        (values if section is None else values.setdefault(section, {}))[name] = value
+    data = values.setdefault("data", {})
+    for name, rows in (("train", train), ("validation", validation), ("test", test)):
+        if rows is None:
+            continue
+        if isinstance(rows, str | PathLike):
+            data[name] = str(rows)
+        else:
+            data[name] = str(write_rows(rows, folder.with_name(f"{folder.name}-data"), name))
+    recipe = parse(FinetuneRecipe, values, "finetune")
+    written = run(recipe)
+    if written is None:
+        raise StoppedError(f"The run in {folder} was stopped and saved; the same call goes on.")
+    module, name = _PREDICTORS[task]
+    predictor: Predictor[Any] = getattr(import_module(module), name).from_pretrained(
+        written, device=recipe.machine.device
+    )
+    return predictor

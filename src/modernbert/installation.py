@@ -1,0 +1,44 @@
+"""How this copy of the package was installed, so that a message can name the command that adds what is missing."""
+
+import json
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an optional part of this package from where the package itself came.
+
+    A checkout, a folder, a wheel and a git address are named as pip was given them (PEP 610, direct_url.json), a
+    package from an index by its name. `extra` is one of [project.optional-dependencies].
+    """
+    return f"pip install {_requirement(extra)}"
+
+
+@cache
+def _requirement(extra: str) -> str:
+    origin = _origin()
+    if origin is None:
+        return f"'modernbert[{extra}]'"
+    url = str(origin["url"])
+    if "dir_info" in origin or "archive_info" in origin:
+        path = unquote(urlsplit(url).path) if url.startswith("file:") else url
+        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+        return f"{editable}'{path}[{extra}]'"
+    revision = origin.get("vcs_info", {}).get("commit_id")
+    address = f"{origin['vcs_info']['vcs']}+{url}" if "vcs_info" in origin else url
+    return f"'modernbert[{extra}] @ {address}{f'@{revision}' if revision else ''}'"
+
+
+def _origin() -> dict[str, Any] | None:
+    """What pip wrote of where the package came from; None if it came from an index."""
+    source = Path(__file__).parents[2]
+    try:
+        written = distribution("modernbert").read_text("direct_url.json")
+    except PackageNotFoundError:
+        if (source / "pyproject.toml").is_file():  # run from its source without being installed
+            return {"url": source.as_uri(), "dir_info": {"editable": True}}
+        return None
+    return json.loads(written) if written else None

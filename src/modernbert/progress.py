@@ -1,0 +1,33 @@
+"""One progress bar for all long work: on a terminal a bar, elsewhere a line from time to time."""
+
+import sys
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 30.0  # where stderr is a file, a pipe or a log
+
+
+class Progress(tqdm):  # type: ignore[misc]
+    """`tqdm` on stderr; where that is not a terminal, a whole line every 30 seconds at most, and the last one."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        if not sys.stderr.isatty():
+            seconds = _SECONDS_BETWEEN_LINES
+            settings |= {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "ncols": 100, "leave": True}
+            settings["file"] = _WholeLines(sys.stderr)
+        super().__init__(*args, **settings)
+
+
+class _WholeLines:
+    """A stream that gets each state of a bar as a line of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, state: str) -> None:
+        if line := state.strip():
+            self.stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()

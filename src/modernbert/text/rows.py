@@ -1,0 +1,95 @@
+"""Rows that are in memory, written as JSON lines: what every reader of this package reads, and a run can go on from."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from modernbert.errors import DataError
+from modernbert.files import replaced_file
+
+Rows = Any  # an iterable of mappings, a DataFrame of pandas or polars, or a Dataset of the package datasets
+
+
+def write_rows(rows: Rows, folder: Path, name: str) -> Path:
+    """Write rows as JSON lines into `folder`, classes of a `datasets.Dataset` by their names. Returns the file.
+
+    Its name ends with a hash of what it holds: other rows never replace those that an earlier run reads.
+
+    Raises:
+        DataError: a row is not a mapping with names for keys, a value has no form in JSON, or there is no row.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = hashlib.sha256()
+    with TemporaryFile("w+", encoding="utf-8", dir=folder) as lines:
+        count = 0
+        for count, row in enumerate(_mappings(rows), 1):
+            if not isinstance(row, Mapping) or not all(isinstance(name, str) for name in row):
+                raise DataError(f"Row {count} is a {type(row).__name__}, not a mapping of names to values.")
+            line = json.dumps({name: _plain(row[name], name, count) for name in row}, ensure_ascii=False) + "\n"
+            content.update(line.encode("utf-8", "surrogatepass"))
+            lines.write(line)
+        if not count:
+            raise DataError("There is no row; give at least one.")
+        path = folder / f"{name}-{content.hexdigest()[:12]}.jsonl"
+        lines.seek(0)
+        with replaced_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+            shutil.copyfileobj(lines, file)
+    return path
+
+
+def _mappings(rows: Rows) -> Iterator[Any]:
+    if isinstance(rows, str | bytes | Mapping):
+        raise DataError(f"Rows are a {type(rows).__name__}; give a list of mappings, one for each example.")
+    if hasattr(rows, "to_dicts"):  # polars
+        return iter(rows.to_dicts())
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas
+        return iter(rows.to_dict("records"))
+    if hasattr(rows, "features") and hasattr(rows, "column_names"):  # datasets
+        names = {column: found for column, feature in rows.features.items() if (found := _class_names(feature))}
+        return ({name: _named(value, names.get(name)) for name, value in row.items()} for row in rows)
+    if not isinstance(rows, Iterable):
+        raise DataError(f"Rows are a {type(rows).__name__}; give a path, a list of mappings, a DataFrame or a Dataset.")
+    return iter(rows)
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """The names of the classes of a column, or of those in its lists."""
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return list(names) if names else None
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if names and isinstance(value, int) and value >= 0 else value
+
+
+def _plain(value: Any, name: str, row: int) -> Any:
+    """A value as JSON has it: numpy's numbers and arrays as Python's, missing ones as null."""
+    if hasattr(value, "tolist"):  # numpy, torch
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else _refuse(value, name, row)
+    if isinstance(value, list | tuple):
+        return [_plain(one, name, row) for one in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one, name, row) for key, one in value.items()}
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values
+        return None
+    return _refuse(value, name, row)
+
+
+def _refuse(value: Any, name: str, row: int) -> Any:
+    raise DataError(
+        f"Row {row}: {name} is {value!r}, a {type(value).__name__}; give texts, numbers, lists or mappings."
+    )

@@ -1,0 +1,24 @@
+"""A test that a CUDA device is never waited for."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """Whatever waits for the CUDA device in here fails; what is queued before does not count."""
+    torch.cuda.synchronize()
+    try:
+        _set("error")
+        yield
+    finally:
+        _set("default")
+
+
+def _set(mode: str) -> None:
+    with warnings.catch_warnings():  # torch warns that this is a prototype, and here warnings are errors
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode(mode)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from corpora import make_model
-from modernbert import Embedder, MultiVectorEmbedder, Reranker, SparseEmbedder
+from modernbert import Embedder, MultiVectorEmbedder, Reranker, SparseEmbedder, finetune
 from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
@@ -232,3 +232,14 @@ def test_the_reranker_is_validated_on_what_bm25_finds(model, collection, tmp_pat
     assert first is not None
     assert all(len(ranked) > 0 for ranked in first)
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_rows_in_python_become_an_embedder(model, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"query": f"what is a {word}?", "positive": f"a {word} is a thing"} for word in WORDS]
+    chosen = {"batch_examples": 5, "device": "cpu", "epochs": 1, "loss": {"temperature": 0.1}}
+    embedder = finetune(model=model, task="embed", train=rows, **chosen)
+    assert isinstance(embedder, Embedder)
+    assert embedder.encode_query("what is a week?").shape == (64,)
+    with pytest.raises(ConfigError, match="takes a collection for validation"):
+        finetune(model=model, task="embed", train=rows, validation=rows, output="other")

@@ -113,6 +113,11 @@ def _tracking(recipe: RankingRecipe, seed: int) -> Tracking:
     )
 
 
+def predictor_of(task: str, folder: Path, device: str) -> Any:
+    """What uses a ranker of this task."""
+    return _PREDICTORS[task].from_pretrained(folder, device=device)
+
+
 def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
     """All examples of a recipe, those of files first.
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tokenizers import Tokenizer
 
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert.config import parse
 from modernbert.kernels import native
+from modernbert.text.tokenizer import load_tokenizer, train_tokenizer
 from modernbert.train.recipe import PretrainRecipe
 
-# The same examples in every run and in every process of xdist, and no judgement on how fast the machine is.
+# The same examples in every run and in every process of xdist, and no limit on how fast the machine is.
 settings.register_profile("modernbert", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("modernbert")
 
@@ -31,6 +33,29 @@ def shared() -> Path:
     if not (folder / "modernbert-tokenizer").is_dir():
         pytest.skip("the folder of development data is not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def byte_level(tokenizer_folder) -> Tokenizer:
+    return load_tokenizer(tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def unigram(tmp_path_factory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("unigram") / "tokenizer"
+    texts = ["松友美佐紀は、日本のバドミントン選手。東京都 千代田区 " * 3, "some English words"] * 20
+    train_tokenizer(texts, path, vocab_size=448, kind="unigram")
+    return load_tokenizer(path)
+
+
+@pytest.fixture(params=["byte_level", "unigram"], scope="session")
+def tokenizer(request) -> Tokenizer:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(params=[*native.LEVELS, "off"])

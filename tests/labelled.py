@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.config import parse
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.stopping import StopRequest
 
 WORDS = ["parser", "indent", "month", "action", "string", "number", "default", "group", "line", "values"]

@@ -5,6 +5,7 @@ import json
 import shutil
 import tomllib
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -17,14 +18,15 @@ from modernbert import Classifier, FillMask
 from modernbert.config import dump, load, parse
 from modernbert.corpus.recipe import CorpusRecipe
 from modernbert.errors import ModernBertError
+from modernbert.kernels import Rope, varlen_attention
 from modernbert.model import MaskedLM, SequenceClassifier
 from modernbert.model.research import import_research_checkpoint
 from modernbert.packed import Sequences
 from modernbert.run_metrics import Metrics
 from modernbert.stream.shards import Shards
-from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.text.records import Record, Source, read_records
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -289,7 +291,9 @@ def predictors(folder, tmp_path_factory):
 
 texts = st.lists(
     st.one_of(
-        st.text(max_size=40), st.sampled_from(["[MASK]", "a [MASK]\n", "[CLS][SEP]", "\x00", " ", "👨‍👩‍👧", "x" * 3000])
+        st.text(max_size=40),
+        st.text(st.characters(), max_size=8),  # half surrogate pairs too
+        st.sampled_from(["[MASK]", "a [MASK]\n", "[CLS][SEP]", "\x00", " ", "👨‍👩‍👧", "x" * 3000]),
     ),
     max_size=3,
 )
@@ -316,3 +320,47 @@ def test_any_checkpoint_and_any_metrics(content, ends, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(content)
     with one_sentence():
         import_research_checkpoint(tmp_path / "checkpoint.pt", tmp_path / "imported")
+
+
+shapes = st.one_of(
+    st.tuples(st.integers(0, 40), st.just(3), st.integers(1, 3), st.sampled_from([8, 16, 32, 64])),
+    st.lists(st.integers(0, 8), max_size=5).map(tuple),
+)
+dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64])
+
+
+@pytest.fixture
+def shapes_unchecked():
+    """Without the checks of shapes that only test runs make."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@fuzzed(600)
+@given(data=st.data())
+def test_any_call_of_attention(data, shapes_unchecked):
+    """Of every backend that runs here: the result of the oracle, or one sentence; never a crash or another result."""
+    shape = data.draw(shapes)
+    qkv = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(data.draw(dtypes))
+    if data.draw(st.booleans()) and qkv.dim() > 1:
+        qkv = qkv.transpose(0, 1).contiguous().transpose(0, 1)
+    lengths = data.draw(st.lists(st.integers(0, 20), max_size=4)) or [shape[0] if shape else 0]
+    if data.draw(st.booleans()) and shape and shape[0]:
+        lengths = [shape[0] // 2, 0, shape[0] - shape[0] // 2]
+    made = Sequences.from_lengths(lengths)
+    parts = {name: getattr(made, name) for name in ("cu_seqlens", "max_length", "positions", "slots", "padded_shape")}
+    if data.draw(st.booleans()):
+        ends = data.draw(st.lists(st.integers(-2, 50), max_size=4))
+        kind = data.draw(st.sampled_from([torch.int32, torch.int64, torch.float32]))
+        parts |= data.draw(st.sampled_from([{"cu_seqlens": torch.tensor(ends, dtype=kind)}, {"max_length": 3}]))
+    window = data.draw(st.one_of(st.none(), st.integers(0, 80), st.sampled_from([-1, 2**31, 2**63 - 1, 2**80, 1.5])))
+    width = data.draw(st.sampled_from([8, 16, 32, 64]))
+    rope = data.draw(st.sampled_from([None, Rope.of(torch.arange(data.draw(st.integers(0, 60))), width, 10_000.0)]))
+    found = {}
+    for backend in ("reference", "blocked", "native"):
+        with one_sentence():
+            found[backend] = varlen_attention(qkv, Sequences(**parts), window, rope, backend=backend)
+    for result in found.values():
+        assert result.shape == (shape[0], *shape[2:])
+        torch.testing.assert_close(result, found["reference"], atol=0.02, rtol=0.02)

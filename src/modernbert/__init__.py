@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from modernbert.model import MaskedLM as MaskedLM
     from modernbert.model.padded import encode_padded as encode_padded
     from modernbert.stream.collate import collate_mlm as collate_mlm
-    from modernbert.tasks.choice_answerer import ChoiceAnswerer as ChoiceAnswerer
-    from modernbert.tasks.classifier import Classifier as Classifier
+    from modernbert.tasks.answer import QuestionAnswerer as QuestionAnswerer
+    from modernbert.tasks.choose import ChoiceAnswerer as ChoiceAnswerer
+    from modernbert.tasks.classify import Classifier as Classifier
     from modernbert.tasks.fill_mask import FillMask as FillMask
-    from modernbert.tasks.question_answerer import QuestionAnswerer as QuestionAnswerer
-    from modernbert.tasks.token_classifier import TokenClassifier as TokenClassifier
+    from modernbert.tasks.tokens import TokenClassifier as TokenClassifier
     from modernbert.text.tokenizer import load_tokenizer as load_tokenizer
 
 SOURCE_VERSION = "0.1.0+source"  # of a source tree that is run without being installed (PYTHONPATH=src)
@@ -37,15 +37,15 @@ _HOMES = {
     "finetune": "modernbert.api",
     "pretrain": "modernbert.api",
     "load_tokenizer": "modernbert.text.tokenizer",
-    "ChoiceAnswerer": "modernbert.tasks.choice_answerer",
-    "Classifier": "modernbert.tasks.classifier",
+    "ChoiceAnswerer": "modernbert.tasks.choose",
+    "Classifier": "modernbert.tasks.classify",
     "Embedder": "modernbert.tasks.embed",
     "FillMask": "modernbert.tasks.fill_mask",
     "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
-    "QuestionAnswerer": "modernbert.tasks.question_answerer",
+    "QuestionAnswerer": "modernbert.tasks.answer",
     "Reranker": "modernbert.tasks.rerank",
     "SparseEmbedder": "modernbert.tasks.sparse",
-    "TokenClassifier": "modernbert.tasks.token_classifier",
+    "TokenClassifier": "modernbert.tasks.tokens",
 }
 
 __all__ = ["__version__", *_HOMES]

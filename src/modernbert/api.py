@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +15,6 @@ if TYPE_CHECKING:
     from modernbert.train.recipe import PretrainRecipe
 
 logger = logging.getLogger(__name__)
-
-_PREDICTORS = {
-    "classify": ("modernbert.tasks.classifier", "Classifier"),
-    "multi-label": ("modernbert.tasks.classifier", "Classifier"),
-    "regress": ("modernbert.tasks.classifier", "Classifier"),
-    "tokens": ("modernbert.tasks.token_classifier", "TokenClassifier"),
-    "answer": ("modernbert.tasks.question_answerer", "QuestionAnswerer"),
-    "choose": ("modernbert.tasks.choice_answerer", "ChoiceAnswerer"),
-}
 
 
 class StoppedError(ModernBertError):
@@ -87,15 +77,16 @@ def finetune(
         CheckpointError: there is no such model.
         StoppedError: Ctrl-C or SIGTERM ended the run early; everything is saved.
     """
-    from modernbert.tasks.ranking.recipe import RANKING_TASKS
-    from modernbert.tasks.recipe import FinetuneRecipe, Machine, TaskData, Training
+    from modernbert.tasks.kinds import predictor_class
+    from modernbert.tasks.ranking.settings import RANKING_TASKS
     from modernbert.train.finetune import finetune as run
+    from modernbert.train.finetune_recipe import FinetuneRecipe, Machine, Training, data_class
 
     if task in RANKING_TASKS:
         return _train_ranker(model, task, train, validation, test, output, settings)
     folder = Path(output) if output is not None else Path("output") / task
     values: dict[str, Any] = {"model": str(model), "task": task, "output": str(folder)}
-    _sort_into(values, settings, {"data": TaskData, "training": Training, "machine": Machine})
+    _sort_into(values, settings, {"data": data_class(task), "training": Training, "machine": Machine})
     data = values.setdefault("data", {})
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
         if rows is not None:
@@ -104,11 +95,9 @@ def finetune(
     written = run(recipe)
     if written is None:
         raise StoppedError(f"The run in {folder} was stopped and saved; the same call goes on.")
-    module, name = _PREDICTORS[task]
-    predictor: Predictor[Any] = getattr(import_module(module), name).from_pretrained(
-        written, device=recipe.machine.device
-    )
-    return predictor
+    predictor = predictor_class(task)
+    assert predictor is not None, "each task that is trained has a predictor"
+    return predictor.from_pretrained(written, device=recipe.machine.device)
 
 
 def _train_ranker(
@@ -121,9 +110,9 @@ def _train_ranker(
     settings: dict[str, Any],
 ) -> "Predictor[Any]":
     """`finetune` of an embedder or reranker: `loss` and `settings` are mappings, as in a recipe."""
-    from modernbert.tasks.ranking.recipe import RankingData, RankingRecipe
-    from modernbert.tasks.recipe import Machine, Training
+    from modernbert.train.finetune_recipe import Machine, Training
     from modernbert.train.rank import predictor_of, train_ranker
+    from modernbert.train.ranking_recipe import RankingData, RankingRecipe
 
     if test is not None or not (validation is None or isinstance(validation, str | PathLike)):
         raise ConfigError(

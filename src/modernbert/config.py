@@ -18,11 +18,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what TOML can write and every ge
 class Config(BaseModel):
     """A frozen value. Unknown keys are refused, every field has a default that works or is required for a reason.
 
-    A class with a `bare_key` is also read from a bare string, which is the value of that key.
+    A class with a `bare_key` is also read from a bare string, which is the value of that key. `for_values` may name a
+    subclass that depends on the values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     bare_key: ClassVar[str | None] = None
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> "type[Config]":
+        """The class that `parse` makes of these values."""
+        return cls
 
     @model_validator(mode="before")
     @classmethod
@@ -96,6 +102,9 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
         changed = deepcopy(dict(values))
         for override in overrides:
             _apply(kind, changed, override)
+        subclass = kind.for_values(changed)
+        assert issubclass(subclass, kind)
+        kind = subclass
         return kind.model_validate(changed)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_sentence(kind, error)}") from None

@@ -16,11 +16,11 @@ import typer
 
 from modernbert.corpus.build import CorpusRecipe, Source, build_corpus
 from modernbert.errors import DataError
+from modernbert.packed import IGNORED
 from modernbert.plots.runs import plot_loss
 from modernbert.run_metrics import Metrics
 from modernbert.runtime import fast_bf16
 from modernbert.stream.loader import validation_batches
-from modernbert.stream.masking import IGNORED
 from modernbert.stream.shards import Shards
 from modernbert.tasks.fill_mask import FillMask
 from modernbert.text.documents import find_files, read_texts

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modernbert.errors import DataError
 
+IGNORED = -100  # the label of a token without loss, as everywhere in PyTorch
 _MOST_TOKENS = 2**31 - 1  # boundaries are int32
 
 

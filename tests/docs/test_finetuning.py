@@ -14,8 +14,10 @@ from corpora import make_model
 from docs.test_docs import ROOT, blocks
 from labelled import WORDS, sentences, write_csv
 from modernbert.config import parse
-from modernbert.tasks.reading import Source, read_questions, read_spans
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.tasks.answer.reading import read_questions
+from modernbert.tasks.tokens.reading import read_spans
+from modernbert.text.records import Source
+from modernbert.train.finetune_recipe import FinetuneRecipe
 
 TEXTS, ENTITIES, ANSWERS = (ROOT / "docs" / f"{name}.md" for name in ("finetuning", "entities", "answers"))
 HUB = "answerdotai/ModernBERT-base"

@@ -88,7 +88,7 @@ def test_a_folder_is_measured_as_its_report_measures_it(task, make, more, model,
         with pytest.raises(DataError, match=r"other\.csv:2: the label 'violet' is none of blue, green, red"):
             measure_folder(folder, tmp_path / "other.csv", device="cpu")
         write_csv(tmp_path / "named.csv", sentences(20, 3))
-        assert len(measure_folder(folder, tmp_path / "named.csv", ["data.text=text"], device="cpu").judgements) == 20
+        assert len(measure_folder(folder, tmp_path / "named.csv", ["data.text=text"], device="cpu").results) == 20
         (folder / "recipe.toml").unlink()
         usual = measure_folder(folder, files["test"], ["data.text=sentence"], device="cpu")
         assert usual.metrics["accuracy"].value == pytest.approx(report["accuracy"]["value"], abs=1e-4)

@@ -16,8 +16,11 @@ from modernbert.evaluate import tasks as others
 from modernbert.evaluate.declared import Score, missing_files, recipe_for
 from modernbert.evaluate.glue import PUBLISHED, PUBLISHED_SCORES, TASKS, GlueReport, evaluate_glue
 from modernbert.evaluate.tasks import cut_entities, evaluate_tasks
+from modernbert.tasks.answer.reading import read_questions
+from modernbert.tasks.choose import read_choices
 from modernbert.tasks.metrics import binary_f1
-from modernbert.tasks.reading import read_choices, read_questions, read_spans, read_texts_with_labels
+from modernbert.tasks.texts import read_texts_with_labels
+from modernbert.tasks.tokens.reading import read_spans
 
 FAST = ("training.epochs=1", "training.learning_rate=1e-3", "max_length=32")
 
@@ -99,7 +102,7 @@ def test_scores_are_those_of_the_predictions(report):
         assert mrpc.metrics["positive_f1"][seed] == binary_f1(predicted, expected, positive="1")
         right = sum(one == other for one, other in zip(predicted, expected, strict=True)) / len(records)
         assert mrpc.metrics["accuracy"][seed] == pytest.approx(right)
-    assert mrpc.guess == pytest.approx((2 / 3 + 0.8) / 2)  # always "1": accuracy, and F1 with precision 2/3
+    assert mrpc.baseline == pytest.approx((2 / 3 + 0.8) / 2)  # always "1": accuracy, and F1 with precision 2/3
     [mnli] = [score for score in found.scores if score.task == "MNLI"]
     assert set(mnli.metrics) == {"validation/accuracy", "test/accuracy"}
 

@@ -52,7 +52,7 @@ def test_a_masked_lm_gives_all_but_its_decoder_and_the_fresh_classifier_is_said_
     with caplog.at_level(logging.INFO, "modernbert"):
         model = head.from_pretrained(tmp_path / "model", dtype=dtype)
     assert [record.message.partition(" has ")[2] for record in caplog.records] == [
-        "no classifier for this task: drawn afresh, to be trained."
+        "no classifier for this task: initialized anew, to be trained."
     ]
     for part in ("model.", "head."):
         assert same(model, language_model.to(dtype), part)
@@ -72,7 +72,7 @@ def test_a_bare_encoder_gets_a_whole_head(tmp_path, caplog):
     assert model.classifier.out_features == 3
 
 
-def test_the_classifier_of_another_task_or_of_other_labels_is_drawn_anew(tmp_path, caplog):
+def test_the_classifier_of_another_task_or_of_other_labels_is_initialized_anew(tmp_path, caplog):
     first = make(SequenceClassifier, **THREE)
     first.save_pretrained(tmp_path / "model")
     number = {"id2label": {0: "similarity"}, "problem_type": "regression"}

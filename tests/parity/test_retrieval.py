@@ -149,8 +149,7 @@ def test_a_cross_encoder_of_older_versions_keeps_its_activation(classifier, tmp_
         assert_same(Reranker.from_pretrained(folder).predict(PAIRS), theirs.predict(PAIRS))
 
 
-@pytest.mark.parametrize("pooling", ["max", "sum"])
-@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+@pytest.mark.parametrize(("pooling", "activation"), [("max", "relu"), ("max", "log1p_relu"), ("sum", "log1p_relu")])
 def test_sparse_weights_are_the_same(pooling, activation, base, tmp_path):
     head = SpladePooling(pooling, activation)
     transformer = Transformer(str(base), transformer_task="fill-mask")
@@ -166,8 +165,16 @@ def test_sparse_weights_are_the_same(pooling, activation, base, tmp_path):
     both_ways(theirs, SparseEmbedder, SparseEncoder, tmp_path, check)
 
 
-@pytest.mark.parametrize("markers", [True, False])
-@pytest.mark.parametrize("expansion", [None, ("fixed", False), ("fixed", True), ("min", False)])
+@pytest.mark.parametrize(
+    ("expansion", "markers"),
+    [
+        (None, True),
+        (("fixed", False), True),
+        (("fixed", True), True),
+        (("min", False), True),
+        (("fixed", False), False),
+    ],
+)
 def test_vectors_of_tokens_are_the_same(expansion, markers, base, tmp_path):
     query_expansion = expansion and {"strategy": expansion[0], "attend": expansion[1], "token": None, "length": 24}
     transformer = Transformer(str(base), document_length=40, query_expansion=query_expansion)
@@ -191,7 +198,7 @@ def test_vectors_of_tokens_are_the_same(expansion, markers, base, tmp_path):
     assert written["model_type"] == ("ColBERT" if as_pylate else "MultiVectorEncoder")
 
 
-@pytest.mark.parametrize("factor", [1.5, 2, 4])
+@pytest.mark.parametrize("factor", [1.5, 4])
 def test_pooled_tokens_are_the_same(factor, base, tmp_path):
     model = retrieval.MultiVectorEncoder.from_pretrained(base)
     model.save_pretrained(tmp_path)

@@ -9,8 +9,8 @@ from modernbert.config import dump, load, parse
 from modernbert.corpus.build import CorpusRecipe
 from modernbert.evaluate.declared import recipe_for
 from modernbert.evaluate.glue import TASKS
-from modernbert.tasks.ranking.recipe import RankingRecipe
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.ranking_recipe import RankingRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))

@@ -81,3 +81,16 @@ def test_wrong_files_are_told_with_their_place(model, tmp_path):
         embed_file(tmp_path / "t.jsonl", model, tmp_path / "w.npy")
     with pytest.raises(ConfigError, match=r"\.npy or \.parquet"):
         embed_file(tmp_path / "t.jsonl", model, tmp_path / "v.bin")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.filterwarnings("default")  # of executors that start processes
+def test_several_workers_give_the_same_bytes(executor, model, tmp_path):
+    from modernbert.search.embed_on_machines import Cluster
+
+    texts = TEXTS * 700  # three shards
+    (tmp_path / "t.txt").write_text("\n".join(f"{number} {text[:20]}" for number, text in enumerate(texts)))
+    embed_file(tmp_path / "t.txt", model, tmp_path / "one.npy")
+    embed_file(tmp_path / "t.txt", model, tmp_path / "two.npy", machines=Cluster(executor, 2))
+    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()

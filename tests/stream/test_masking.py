@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modernbert.stream.masking import IGNORED, mask_tokens
+from modernbert.packed import IGNORED
+from modernbert.stream.masking import mask_tokens
 from modernbert.text.tokenizer import Vocabulary
 
 SPECIAL = np.zeros(1000, dtype=np.bool_)

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.packed import Sequences, unpack
+from modernbert.packed import IGNORED, Sequences, unpack
 from modernbert.stream.loader import Batch
-from modernbert.stream.masking import IGNORED
 from modernbert.stream.staging import Arriving, Inputs, Staging, padded_rows, send
 
 CPU = torch.device("cpu")

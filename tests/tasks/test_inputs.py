@@ -14,7 +14,7 @@ from modernbert.cli import app
 from modernbert.errors import CheckpointError, DataError
 from modernbert.model import QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
-from modernbert.tasks.encoding_spans import bio_tags
+from modernbert.tasks.tokens.tags import bio_tags
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +31,18 @@ def saved(start, kind, name, **changes):
 
 @pytest.fixture(scope="module")
 def classes(start):
-    return saved(start, SequenceClassifier, "classes", id2label={0: "a", 1: "b"})
+    return saved(start, SequenceClassifier, "classes", id2label={0: "a", 1: "b"}, modernbert_task={"pairs": False})
 
 
 @pytest.fixture(scope="module")
 def spans(start):
-    return saved(
-        start, TokenHead, "spans", id2label=dict(enumerate(bio_tags(["X"]))), span_units="words", joined_by=" "
-    )
+    task = {"units": "words", "joined_by": " "}
+    return saved(start, TokenHead, "spans", id2label=dict(enumerate(bio_tags(["X"]))), modernbert_task=task)
 
 
 @pytest.fixture(scope="module")
 def answers(start):
-    return saved(start, QuestionAnswering, "answers", always_answers=True)
+    return saved(start, QuestionAnswering, "answers", modernbert_task={"always_answers": True})
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +128,19 @@ def test_words_are_handed_over_as_lists(predictors):
         find([[]])
 
 
+def with_old_keys(start, tags, **keys):
+    """A folder whose config.json says what an older version wrote into it."""
+    path = saved(start, TokenHead, f"old {keys}", id2label=tags) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+    return path.parent
+
+
 def test_folders_of_other_trainers_and_of_older_versions_give_whole_words(start):
     tags = dict(enumerate(bio_tags(["X"])))
     other = TokenClassifier.from_pretrained(saved(start, TokenHead, "other", id2label=tags), device="cpu")
-    older = TokenClassifier.from_pretrained(
-        saved(start, TokenHead, "older", id2label=tags, label_words=True), device="cpu"
-    )
-    marks = TokenClassifier.from_pretrained(
-        saved(start, TokenHead, "marks", id2label=tags, label_words=False), device="cpu"
+    older, marks = (
+        TokenClassifier.from_pretrained(with_old_keys(start, tags, label_words=flag), device="cpu")
+        for flag in (True, False)
     )
     assert (other.rule.units, older.rule.units, marks.rule.units) == ("whole words", "whole words", "tokens")
     text = 'The "Coca-Cola" of O\'Neill, U.S.A.'
@@ -146,7 +150,7 @@ def test_folders_of_other_trainers_and_of_older_versions_give_whole_words(start)
 
 def test_labels_that_are_no_tags_or_lack_the_tag_outside_are_refused(start):
     for number, labels in enumerate(({0: "B-X", 1: "I-X"}, {0: "O", 1: "X"})):
-        with pytest.raises(CheckpointError, match="are no tags of spans"):
+        with pytest.raises(CheckpointError, match="are not tags of spans"):
             TokenClassifier.from_pretrained(saved(start, TokenHead, f"no tags {number}", id2label=labels), device="cpu")
 
 
@@ -186,7 +190,7 @@ def test_result_n_of_a_file_is_that_of_its_line_n(classes, spans, answers, start
 
 
 def test_a_tab_makes_a_pair_only_for_a_model_of_pairs(start, classes):
-    pairs = saved(start, SequenceClassifier, "pairs", id2label={0: "a", 1: "b"}, reads_pairs=True)
+    pairs = saved(start, SequenceClassifier, "pairs", id2label={0: "a", 1: "b"}, modernbert_task={"pairs": True})
     text = "fire\tsea"
     [single], [pair] = (shown("predict", text, "--model", folder) for folder in (classes, pairs))
     [as_text] = Classifier.from_pretrained(classes, device="cpu")([text])

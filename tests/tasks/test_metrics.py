@@ -1,4 +1,4 @@
-import warnings
+"""Metrics agree with other implementations, and intervals hold their values."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import scipy.stats
 import sklearn.metrics
 from hypothesis import given
 from hypothesis import strategies as st
-from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 
+from modernbert.tasks.answer.scores import squad_scores
 from modernbert.tasks.metrics import (
     accuracy,
     binary_f1,
@@ -17,19 +17,11 @@ from modernbert.tasks.metrics import (
     matthews,
     mean,
     multilabel_f1,
-    normalized_answer,
     pearson,
-    span_counts,
-    span_scores,
-    span_scores_by_label,
     spearman,
-    squad_scores,
 )
-from modernbert.tasks.reading_spans import spans_of_tags
-from modernbert.text.examples import Span
 
 PAIRS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30)
-TAGS = st.lists(st.sampled_from(["O", "B-A", "I-A", "B-B", "I-B"]), min_size=1, max_size=8)
 
 
 @given(PAIRS)
@@ -63,86 +55,6 @@ def test_correlations_agree_with_scipy_and_are_0_where_nothing_varies():
     assert pearson(predicted, wanted) == pytest.approx(scipy.stats.pearsonr(predicted, wanted).statistic)
     assert spearman(predicted, wanted) == pytest.approx(scipy.stats.spearmanr(predicted, wanted).statistic)
     assert pearson(np.ones(100), wanted) == spearman(np.ones(100), wanted) == 0.0
-
-
-@given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=6))
-def test_span_f1_agrees_with_seqeval_on_the_same_predictions(texts):
-    texts = [(one[: min(len(one), len(other))], other[: min(len(one), len(other))]) for one, other in texts]
-    predicted, wanted = ([list(tags) for tags in side] for side in zip(*texts, strict=True))
-    spans = [
-        [spans_of_tags([(i, i + 1) for i in range(len(tags))], tags) for tags in side] for side in (predicted, wanted)
-    ]
-    ours = span_scores(*spans)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # seqeval warns where there is nothing to count
-        assert ours.f1 == pytest.approx(f1_score(wanted, predicted))
-        assert ours.precision == pytest.approx(precision_score(wanted, predicted))
-        assert ours.recall == pytest.approx(recall_score(wanted, predicted))
-        if any(tag != "O" for side in (predicted, wanted) for tags in side for tag in tags):
-            report = classification_report(wanted, predicted, output_dict=True)
-            for label, scores in span_scores_by_label(*spans).items():
-                assert scores.f1 == pytest.approx(report[label]["f1-score"])
-                assert scores.wanted == report[label]["support"]
-
-
-def test_a_span_counts_only_with_both_ends_and_its_label():
-    wanted = [[Span(0, 3, "A"), Span(5, 7, "B")], []]
-    predicted = [[Span(0, 3, "B"), Span(5, 7, "B"), Span(8, 9, "A")], [Span(0, 1, "A")]]
-    assert span_counts(predicted, wanted).tolist() == [[1, 3, 2], [0, 1, 0]]
-    scores = span_scores(predicted, wanted)
-    assert (scores.precision, scores.recall, scores.f1) == (0.25, 0.5, pytest.approx(1 / 3))
-
-
-@pytest.mark.parametrize(
-    ("predicted", "answers", "exact", "f1"),
-    [
-        ("The Cat!", ["cat"], 1, 1),
-        ("a black cat", ["the cat"], 0, 2 / 3),
-        ("black cat", ["white dog", "cat", "black"], 0, 2 / 3),
-        ("cat cat", ["cat"], 0, 2 / 3),
-        ("theatre", ["theatre"], 1, 1),
-        ("1,000", ["1000"], 1, 1),
-        ("U.S.", ["US"], 1, 1),
-        ("dog", ["cat"], 0, 0),
-        ("", [], 1, 1),
-        ("", ["the"], 1, 1),
-        ("", ["cat"], 0, 0),
-        ("cat", [], 0, 0),
-        ("the", ["cat", "a"], 0, 0),
-    ],
-)
-def test_answers_are_scored_by_the_definition_of_the_squad_script(predicted, answers, exact, f1):
-    assert squad_scores([predicted], [answers]).tolist() == [[exact, pytest.approx(f1)]]
-
-
-WORDS = st.lists(st.sampled_from(["the", "a", "cat", "Cat.", "dog"]), max_size=6).map(" ".join)
-
-
-@given(WORDS, st.lists(WORDS, max_size=3))
-def test_the_best_accepted_answer_counts_and_order_does_not(predicted, answers):
-    [[exact, f1]] = squad_scores([predicted], [answers]).tolist()
-    accepted = [answer for answer in answers if normalized_answer(answer)]
-    alone = [squad_scores([predicted], [[answer]])[0] for answer in accepted] or [squad_scores([predicted], [[]])[0]]
-    assert [exact, f1] == np.max(alone, axis=0).tolist()
-    assert exact <= f1 <= 1
-    assert squad_scores([predicted], [answers[::-1]]).tolist() == [[exact, f1]]
-
-
-@pytest.mark.parametrize(
-    ("predicted", "answers", "exact", "f1"),
-    [
-        ("東京都", ["東京"], 0, 0.8),
-        ("「東京」。", ["東京"], 1, 1),
-        ("約１５メートル", ["約15メートル"], 1, 1),
-        ("大阪", ["東京", "大 阪"], 1, 1),
-        ("", ["東京"], 0, 0),
-        ("", [], 1, 1),
-        ("東京", [], 0, 0),
-        ("ああい", ["あい"], 0, 0.8),
-    ],
-)
-def test_japanese_answers_are_compared_by_characters(predicted, answers, exact, f1):
-    assert squad_scores([predicted], [answers], unit="characters").tolist() == [[exact, pytest.approx(f1)]]
 
 
 def test_the_interval_holds_the_value_is_narrow_with_many_examples_and_repeats_with_the_seed():

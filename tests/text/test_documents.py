@@ -8,7 +8,7 @@ import zstandard
 from pyarrow import parquet
 
 from modernbert.errors import DataError
-from modernbert.tasks.reading import read_texts_with_labels
+from modernbert.tasks.texts import read_texts_with_labels
 from modernbert.text.documents import Document, Skipped, find_files, first_bytes, read_documents, read_texts
 from modernbert.text.opening import UnreadableError
 

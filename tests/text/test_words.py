@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from corpora import make_tokenizer
-from modernbert.stream.masking import IGNORED
-from modernbert.tasks.encoding_spans import bio_tags, decode_spans, encode_spans, span_inside_word
-from modernbert.tasks.reading_spans import spans_of_tags
-from modernbert.text.examples import Origin, Span, SpanExample
+from modernbert.packed import IGNORED
+from modernbert.tasks.tokens.reading import SpanExample
+from modernbert.tasks.tokens.tags import Span, bio_tags, spans_of_tags
+from modernbert.tasks.tokens.windows import decode_spans, encode_spans, span_inside_word
+from modernbert.text.records import Origin
 from modernbert.text.tokenizer import load_tokenizer, train_tokenizer
 from modernbert.text.words import WordRule, inside_word, join, parts_cluster
 
@@ -70,7 +71,7 @@ def learned(tokenizer, text, spans, rule, words=None):
     """What a model gives back that has learned its labels, and what is counted as lost."""
     tags = bio_tags(["A", "B"])
     example = SpanExample(text, spans, rule.cut(text), HERE)
-    encoded = encode_spans(tokenizer, [example], tags, max_length=40, stride=10)
+    encoded = encode_spans(tokenizer, [example], tags, max_length=40, overlap=10)
     logits = [certain(window.labels, len(tags)) for window in encoded.windows]
     [decoded] = decode_spans(encoded, logits, [words])
     return {span for span, _ in decoded}, {span for _, span in encoded.lost}
@@ -126,7 +127,7 @@ def test_no_unit_parts_a_letter_from_its_marks(tokenizer, units, data):
     script = data.draw(st.sampled_from(sorted(WORDS)))
     text = data.draw(st.sampled_from([" ", ""])).join(data.draw(st.lists(st.sampled_from(WORDS[script]), min_size=1)))
     example = SpanExample(text, (), WordRule(units).cut(text), HERE)
-    [found] = encode_spans(tokenizer, [example], bio_tags(["A"]), max_length=500, stride=0).units
+    [found] = encode_spans(tokenizer, [example], bio_tags(["A"]), max_length=500, overlap=0).units
     starts = {match.start() for match in regex.finditer(r"\X", text)} | {len(text)}
     assert {place for unit in found.places for place in unit} <= starts
 
@@ -166,7 +167,7 @@ def test_whole_words_are_what_stands_between_spaces_without_the_marks_around_it(
 
 def test_the_first_token_speaks_for_a_whole_word(byte_level):
     text, rule, tags = "of Coca-Cola, import", WordRule("whole words"), bio_tags(["A"])
-    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.cut(text), HERE)], tags, max_length=64, stride=0)
+    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.cut(text), HERE)], tags, max_length=64, overlap=0)
     [window], [units] = encoded.windows, encoded.units
     assert len(window.ids) - 2 > len(units.places) == 4
     logits = np.random.default_rng(0).normal(size=(len(window.ids), 3))  # of tokens that were never trained
@@ -189,7 +190,7 @@ def test_a_token_of_two_words_neither_breaks_an_entity_nor_counts_as_found():
 def test_no_span_ends_inside_a_word_that_was_handed_over(byte_level):
     text, rule = "met AT&T now", WordRule("words")
     tags = bio_tags(["A"])
-    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.cut(text), HERE)], tags, max_length=64, stride=0)
+    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.cut(text), HERE)], tags, max_length=64, overlap=0)
     [window], [units] = encoded.windows, encoded.units
     logits = np.zeros((len(window.ids), 3))
     for anchor, tag in zip(units.anchors, ["O", "B-A", "O", "O", "O"], strict=True):

@@ -17,13 +17,13 @@ from modernbert.cli import app
 from modernbert.config import parse
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
-from modernbert.tasks.classify import _ordered
-from modernbert.tasks.recipe import FinetuneRecipe, Training, read_recipe
+from modernbert.tasks.classify import ordered_labels
 from modernbert.text.records import Source
 from modernbert.train.distributed import Processes
 from modernbert.train.epochs import dropout_seed, freeze, layer_groups, schedule_factor
 from modernbert.train.finetune import PACKAGES, Finetuning, finetune, run
 from modernbert.train.finetune_data import prepare, split
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training, read_recipe
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -68,7 +68,7 @@ def classified(model, csvs, tmp_path_factory):
 def test_a_two_column_csv_gives_a_classifier_and_a_report(classified):
     found = report(classified)
     assert found["metrics"]["test"]["accuracy"]["value"] == 1.0
-    assert found["metrics"]["test"]["accuracy"]["guess"] < 0.6
+    assert found["metrics"]["test"]["accuracy"]["baseline"] < 0.6
     assert found["sets"]["train"]["examples"] + found["sets"]["validation"]["examples"] == 200
     for name in ("confusion.png", "learning-curve.png"):
         assert (classified / name).read_bytes().startswith(b"\x89PNG")
@@ -180,7 +180,7 @@ def test_numbers_of_any_size_are_learned_and_come_back_as_such(model, tmp_path):
     folder = finetune(recipe(model, tmp_path / "run", "regress", data=data, training={"metric": "error"}))
     found = report(folder)["metrics"]["validation"]
     assert found["pearson"]["value"] > 0.95
-    assert found["error"]["value"] < 0.2 * found["error"]["guess"]
+    assert found["error"]["value"] < 0.2 * found["error"]["baseline"]
     classifier = Classifier.from_pretrained(folder, device="cpu")
     for line in predicted(folder)[:5]:
         [number] = classifier(line["text"])
@@ -308,9 +308,10 @@ def test_a_folder_reads_as_its_recipe_did(model, tmp_path):
         assert replies[0].probability == pytest.approx(line["score"], abs=1e-5)
     assert ask.max_length == 24
     assert QuestionAnswerer.from_pretrained(folders["answer"], device="cpu", max_length=30).max_length == 30
-    assert AutoModelForQuestionAnswering.from_pretrained(folders["answer"]).config.max_answer_tokens == 1
+    theirs = AutoModelForQuestionAnswering.from_pretrained(folders["answer"]).config
+    assert theirs.modernbert_task["max_answer_tokens"] == 1
     again = recipe(folders["answer"], tmp_path / "again", "answer", data=data)
-    assert prepare(again)[0].changes()["read_tokens"] is None
+    assert "max_length" not in prepare(again)[0].config_updates()["modernbert_task"]
 
 
 @pytest.fixture(scope="module")
@@ -426,9 +427,9 @@ def test_overrides_reach_into_a_source_that_is_a_path(model, csvs, tmp_path):
 
 def test_labels_are_ordered_by_number_where_all_are_numbers_and_otherwise_by_name():
     ones = {"0" * count + "1" for count in range(8)}
-    assert _ordered(ones | {"-5", "10"}) == ("-5", *sorted(ones), "10")
+    assert ordered_labels(ones | {"-5", "10"}) == ("-5", *sorted(ones), "10")
     for names in ({"--5", "10", "2"}, {"-", "2"}, {"9" * 5000, "10"}, {"a", "10", "2"}):
-        assert _ordered(names) == tuple(sorted(names))
+        assert ordered_labels(names) == tuple(sorted(names))
 
 
 def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):

@@ -15,9 +15,9 @@ from modernbert import Embedder, MultiVectorEmbedder, Reranker, SparseEmbedder, 
 from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
-from modernbert.tasks.ranking.recipe import RankingRecipe, is_ranking, read_ranking_recipe
 from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, _validation, read_examples, train_ranker
+from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
 from modernbert.train.stopping import StopRequest
 
 pytest.importorskip("bm25s")

@@ -11,9 +11,9 @@ import pytest
 from corpora import make_model
 from labelled import StopAfter, recipe, sentences, write_csv
 from modernbert.errors import CheckpointError, ConfigError
-from modernbert.tasks.recipe import Search
 from modernbert.train import search as module
 from modernbert.train import trials
+from modernbert.train.finetune_recipe import Search
 from modernbert.train.search import search
 from modernbert.train.trials import Draws, Setting, Trial
 

@@ -31,7 +31,7 @@ from modernbert.bench.profiling import Profile, profile_passes
 from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, make_result
 from modernbert.bench.scaling import Cost, Point, ScalingReport
 from modernbert.bench.timing import alternate, check_rounds, relative_error
-from modernbert.bench.works import Batch, Work, choose, published, ragged
+from modernbert.bench.works import PaddedBatch, Work, choose, published, ragged
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 from modernbert.model import Encoder, EncoderConfig
@@ -64,7 +64,7 @@ class Engine:
 
     name: str
     dtype: Precision
-    prepare: Callable[[Batch], Callable[[], Tensor]]
+    prepare: Callable[[PaddedBatch], Callable[[], Tensor]]
     packed: bool = False
 
 
@@ -86,7 +86,7 @@ def our_engine(setting: CudaSetting) -> Engine:
     ready = holder.get_submodule("model")
     device = setting.target.device
 
-    def prepare(batch: Batch) -> Callable[[], Tensor]:
+    def prepare(batch: PaddedBatch) -> Callable[[], Tensor]:
         tokens = _pinned(batch.ids[batch.real], setting.target)
         lengths = batch.lengths
 
@@ -316,7 +316,7 @@ def _measure(
 def _compare(
     engine: Engine,
     runs: Sequence[Callable[[], Tensor]],
-    batch: Batch,
+    batch: PaddedBatch,
     expected: Tensor,
     documents: int,
     target: Target,
@@ -341,7 +341,7 @@ def _compare(
     return Entry(engine.name, engine.dtype, error=max(errors), peak_bytes=peak)
 
 
-def _first_documents(batch: Batch) -> Batch:
+def _first_documents(batch: PaddedBatch) -> PaddedBatch:
     """So many that they have `_COMPARED_TOKENS` at most, or one."""
     total, count = 0, 0
     for length in batch.lengths:
@@ -349,7 +349,7 @@ def _first_documents(batch: Batch) -> Batch:
             break
         total, count = total + length, count + 1
     lengths = batch.lengths[:count]
-    return Batch(lengths, batch.ids[:count, : max(lengths)], alone=True)
+    return PaddedBatch(lengths, batch.ids[:count, : max(lengths)], alone=True)
 
 
 def _round_of(runs: Sequence[Callable[[], Tensor]], work: Work, target: Target) -> Callable[[], None]:
@@ -370,7 +370,7 @@ def _transformers_on_device(setting: CudaSetting, dtype: Precision) -> Any:
     return transformers_model(setting.encoder, setting.target.device).to(_dtype(dtype))
 
 
-def _padded(model: Callable[..., Any], batch: Batch, target: Target) -> Callable[[], Tensor]:
+def _padded(model: Callable[..., Any], batch: PaddedBatch, target: Target) -> Callable[[], Tensor]:
     ids = _pinned(batch.ids, target)
     mask = None if batch.full else _pinned(batch.mask, target)
 

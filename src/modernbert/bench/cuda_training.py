@@ -26,8 +26,7 @@ from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, mak
 from modernbert.bench.timing import alternate, check_rounds, relative_error
 from modernbert.bench.works import Work, choose
 from modernbert.model import MaskedLM
-from modernbert.model.heads import IGNORED
-from modernbert.packed import Sequences
+from modernbert.packed import IGNORED, Sequences
 from modernbert.runtime import Precision, autocast
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 

@@ -26,21 +26,21 @@ from modernbert.bench.report import write_report
 from modernbert.bench.timing import machine, use_threads
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
-from modernbert.model.heads import IGNORED
+from modernbert.packed import IGNORED
 from modernbert.progress import Progress
 from modernbert.runtime import select_device, select_precision
-from modernbert.tasks.recipe import FinetuneRecipe, TaskName, Training
 from modernbert.tasks.task import Item, Task
 from modernbert.train.distributed import Processes
 from modernbert.train.finetune import Finetuning, check_packages
 from modernbert.train.finetune_data import Sets, prepare
 from modernbert.train.finetune_folder import claim_folder
+from modernbert.train.finetune_recipe import FinetuneRecipe, Training
 from modernbert.train.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
 
 Contestant = Literal["modernbert", "Trainer"]
-_CLASSES: Mapping[TaskName, str] = {
+_CLASSES: Mapping[str, str] = {
     "classify": "AutoModelForSequenceClassification",
     "multi-label": "AutoModelForSequenceClassification",
     "regress": "AutoModelForSequenceClassification",
@@ -77,7 +77,7 @@ class Summary:
 class FinetuningReport:
     """Both contestants on one task."""
 
-    task: TaskName
+    task: str
     model: str
     examples: int
     tokens: int

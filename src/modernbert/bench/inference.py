@@ -15,7 +15,7 @@ from modernbert.bench.models import check_dtype, describe, make_model
 from modernbert.bench.peers import Contestant, Peer, Setting, baseline, choose_peers, our_contestants
 from modernbert.bench.report import Entry, Report, Result, agreeing, make_result
 from modernbert.bench.timing import alternate, check_rounds, machine, peak_memory, relative_error, use_threads
-from modernbert.bench.works import Batch, Work, choose, published, ragged
+from modernbert.bench.works import PaddedBatch, Work, choose, published, ragged
 from modernbert.model import Encoder
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def _measure(
     return make_result(work, encoder_flops(encoder.config, work.lengths), tuple(entries), seconds)
 
 
-def compare_outputs(contestant: Contestant, batch: Batch, expected: Tensor) -> Entry:
+def compare_outputs(contestant: Contestant, batch: PaddedBatch, expected: Tensor) -> Entry:
     """How far the worst document is from what was expected: an error in one of many is not averaged away."""
     output = contestant.prepare(batch)()
     documents = expected.split(batch.lengths)
@@ -135,7 +135,7 @@ def compare_outputs(contestant: Contestant, batch: Batch, expected: Tensor) -> E
     return Entry(contestant.name, contestant.computes, error=max(errors))
 
 
-def round_of(contestant: Contestant, batches: Sequence[Batch], times: int) -> Callable[[], None]:
+def round_of(contestant: Contestant, batches: Sequence[PaddedBatch], times: int) -> Callable[[], None]:
     """What is timed: all batches of a work, one after the other, so many times."""
     ready = [contestant.prepare(batch) for batch in batches] * times
 

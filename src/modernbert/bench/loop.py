@@ -22,7 +22,7 @@ from modernbert.bench.models import PRESETS, describe
 from modernbert.bench.timing import Speed, machine
 from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
-from modernbert.model.heads import IGNORED
+from modernbert.packed import IGNORED
 from modernbert.run_metrics import Metrics
 from modernbert.runtime import autocast, select_precision
 from modernbert.stream.loader import Loader

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modernbert.bench.report import BASELINE, OURS, OURS_INT8
-from modernbert.bench.works import Batch
+from modernbert.bench.works import PaddedBatch
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
@@ -32,7 +32,7 @@ class Contestant:
 
     name: str
     computes: Literal["bf16", "fp32", "int8"]
-    prepare: Callable[[Batch], Callable[[], Tensor]]
+    prepare: Callable[[PaddedBatch], Callable[[], Tensor]]
     means: bool = False
     keeps_memory: bool = False  # between calls, so that the memory of one call cannot be told
     release_memory: Callable[[], None] = lambda: None  # gives back what is kept, where that can be asked for
@@ -81,7 +81,7 @@ def packed(
 ) -> Contestant:
     """An encoder of packed tokens. It is given padded batches like the others: packing and unpacking are timed too."""
 
-    def prepare(batch: Batch) -> Callable[[], Tensor]:
+    def prepare(batch: PaddedBatch) -> Callable[[], Tensor]:
         ids, mask = batch.ids, batch.mask
 
         def run() -> Tensor:
@@ -122,7 +122,7 @@ def transformers_model(model: Encoder | MaskedLM, device: torch.device | None = 
     return theirs
 
 
-def _padded(model: Callable[..., Any], batch: Batch) -> Callable[[], Tensor]:
+def _padded(model: Callable[..., Any], batch: PaddedBatch) -> Callable[[], Tensor]:
     ids, mask = batch.ids, None if batch.full else batch.mask
     return lambda: model(ids, attention_mask=mask).last_hidden_state
 
@@ -157,7 +157,7 @@ def _sentence_transformers(setting: Setting) -> Contestant:
         log.setLevel(level)
     model.max_seq_length = 1 << 20
 
-    def prepare(batch: Batch) -> Callable[[], Tensor]:
+    def prepare(batch: PaddedBatch) -> Callable[[], Tensor]:
         texts = [" ".join(map(str, ids[:n].tolist())) for ids, n in zip(batch.ids, batch.lengths, strict=True)]
         return lambda: model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
 
@@ -184,7 +184,7 @@ def _onnx_runtime(setting: Setting) -> Contestant:
     options.intra_op_num_threads = setting.threads
     session = onnxruntime.InferenceSession(str(setting.onnx), options, providers=["CPUExecutionProvider"])
 
-    def prepare(batch: Batch) -> Callable[[], Tensor]:
+    def prepare(batch: PaddedBatch) -> Callable[[], Tensor]:
         inputs = {"input_ids": batch.ids.numpy(), "attention_mask": batch.mask.numpy()}
         return lambda: torch.from_numpy(session.run(None, inputs)[0])
 
@@ -203,7 +203,7 @@ def _openvino(setting: Setting) -> Contestant:
     model = core.compile_model(core.read_model(setting.onnx), "CPU", hints)
     request = model.create_infer_request()
 
-    def prepare(batch: Batch) -> Callable[[], Tensor]:
+    def prepare(batch: PaddedBatch) -> Callable[[], Tensor]:
         inputs = {"input_ids": batch.ids.numpy(), "attention_mask": batch.mask.numpy()}
         return lambda: torch.from_numpy(request.infer(inputs)[0])
 

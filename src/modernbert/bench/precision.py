@@ -17,6 +17,8 @@ from modernbert.model.optimized import make_ready
 from modernbert.packed import Sequences
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
+from modernbert.stream.packing import SPECIALS
+from modernbert.text.framing import encode_texts
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.validation import evaluate
 
@@ -56,9 +58,10 @@ def bench_precision(folder: str | Path, texts: Iterable[str], *, limit: int = 25
     model = MaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
     assert model.tokenizer_source is not None
     tokenizer = load_tokenizer(model.tokenizer_source)
-    tokenizer.enable_truncation(min(length, model.config.max_position_embeddings))
     vocabulary = Vocabulary.of(tokenizer)
-    encoded = [encoding.ids for encoding in tokenizer.encode_batch(list(islice(texts, limit))) if len(encoding.ids) > 2]
+    max_length = min(length, model.config.max_position_embeddings)
+    framed = encode_texts(tokenizer, list(islice(texts, limit)), max_length=max_length)
+    encoded = [ids.tolist() for ids in framed.ids if len(ids) > SPECIALS]
     if not encoded:
         raise DataError("There is no text to measure with; give files that hold some.")
     batches = [_masked(encoded[i : i + _TEXTS_AT_ONCE], vocabulary, i) for i in range(0, len(encoded), _TEXTS_AT_ONCE)]

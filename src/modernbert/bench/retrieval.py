@@ -11,6 +11,7 @@ import torch
 
 from modernbert.bench.timing import alternate, check_rounds, machine, peak_memory, use_threads
 from modernbert.errors import ConfigError, DataError
+from modernbert.installation import install_command
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.rerank import Reranker
 
@@ -105,7 +106,7 @@ def _theirs(kind: str, model: str) -> Any:
     try:
         import sentence_transformers
     except ImportError:
-        raise ConfigError("This benchmark needs sentence-transformers: pip install 'modernbert[peers]'.") from None
+        raise ConfigError(f"This benchmark needs sentence-transformers: {install_command('peers')}.") from None
     return getattr(sentence_transformers, kind)(model, device="cpu", model_kwargs={"dtype": torch.float32})
 
 

@@ -17,8 +17,7 @@ from modernbert.bench.works import Work, choose, ragged
 from modernbert.errors import ConfigError
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.model import MaskedLM
-from modernbert.model.heads import IGNORED
-from modernbert.packed import pack
+from modernbert.packed import IGNORED, pack
 from modernbert.runtime import Precision, autocast
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 

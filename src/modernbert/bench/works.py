@@ -15,7 +15,7 @@ _ROUND_TOKENS = 1024  # of a round, at least: a single call on 16 tokens is over
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class PaddedBatch:
     """Documents as the padded contestants take them, right padded; zeros on padding."""
 
     lengths: tuple[int, ...]
@@ -55,7 +55,7 @@ class Work:
         """How often a round goes over the documents."""
         return self.repeats or max(1, _ROUND_TOKENS // self.tokens)
 
-    def batches(self, vocab_size: int, seed: int = 42, at_once: int | None = None) -> tuple[Batch, ...]:
+    def batches(self, vocab_size: int, seed: int = 42, at_once: int | None = None) -> tuple[PaddedBatch, ...]:
         """Random ids (as published: uniform in 100..16000), in batches of at most `at_once` tokens with their padding.
 
         That is `BATCH_TOKENS` unless it is given.
@@ -66,8 +66,8 @@ class Work:
         found = []
         for lengths in groups:
             drawn = generator.integers(100, min(16_000, vocab_size), (len(lengths), max(lengths)))
-            batch = Batch(lengths, torch.from_numpy(drawn), len(groups) == 1)
-            found.append(Batch(lengths, batch.ids * batch.real, batch.alone))
+            batch = PaddedBatch(lengths, torch.from_numpy(drawn), len(groups) == 1)
+            found.append(PaddedBatch(lengths, batch.ids * batch.real, batch.alone))
         return tuple(found)
 
 

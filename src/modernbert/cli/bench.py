@@ -160,7 +160,7 @@ def bench_finetune(
 ) -> None:
     """Fine-tune beside the Trainer of transformers: quality over the seeds of a recipe, and the time of an epoch."""
     from modernbert.bench.finetuning import bench_finetuning as measure
-    from modernbert.tasks.recipe import read_recipe
+    from modernbert.train.finetune_recipe import read_recipe
 
     report = measure(read_recipe(recipe, overrides or ()), threads)
     if report is None:

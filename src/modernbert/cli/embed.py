@@ -1,11 +1,16 @@
 """The command that writes vectors of a file's texts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from modernbert.cli.console import Json, print_record
+from modernbert.errors import ConfigError
+from modernbert.installation import install_command
+
+if TYPE_CHECKING:
+    from modernbert.search.embed_on_machines import Cluster
 
 app = typer.Typer()
 
@@ -31,6 +36,9 @@ def embed(
     chunk: Annotated[bool, typer.Option("--chunk", help="Read long texts in chunks; their mean counts.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, jobs or tasks that share the texts.")] = 1,
+    executor: Annotated[str, typer.Option(help="local, slurm or ray: where they run.")] = "local",
+    partition: Annotated[str | None, typer.Option(help="The partition of Slurm.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a vector for each text of a file. A stopped run goes on where it was."""
@@ -39,6 +47,22 @@ def embed(
     report = embed_file(
         file, model, output, text_key=text_key, prompt_name=prompt_name, truncate_dim=truncate_dim,
         normalize=normalize, precision=precision,  # type: ignore[arg-type]
-        chunk=chunk, device=device, int8=int8,
+        chunk=chunk, device=device, int8=int8, machines=_machines(executor, workers, partition),
     )  # fmt: skip
     print_record(report, as_json)
+
+
+def _machines(executor: str, workers: int, partition: str | None) -> "Cluster | None":
+    """Where shards are made, if not in this process."""
+    if executor not in ("local", "slurm", "ray"):
+        raise ConfigError(f"There is no executor {executor!r}; choose local, slurm or ray.")
+    if (executor == "slurm") != (partition is not None):
+        raise ConfigError("--executor slurm and --partition go together.")
+    if executor == "local" and workers == 1:
+        return None
+    try:
+        from modernbert.corpus.recipe import Slurm
+        from modernbert.search.embed_on_machines import Cluster
+    except ImportError:
+        raise ConfigError(f"Several workers need datatrove: {install_command('corpus')}.") from None
+    return Cluster(executor, workers, slurm=Slurm(partition=partition) if partition else None)  # type: ignore[arg-type]

@@ -240,13 +240,13 @@ def evaluate_folder(
     found = measure_folder(model, data, overrides or (), device=device)
     if predictions is not None:
         with replaced_file(predictions) as partial:
-            lines = (json.dumps(one.record, ensure_ascii=False) + "\n" for one in found.judgements)
+            lines = (json.dumps(one.record, ensure_ascii=False) + "\n" for one in found.results)
             partial.write_text("".join(lines), encoding="utf-8")
     if as_json:
         metrics = {name: asdict(interval) for name, interval in found.metrics.items()}
-        print_json({"model": model, "data": str(data), "examples": len(found.judgements), "metrics": metrics})
+        print_json({"model": model, "data": str(data), "examples": len(found.results), "metrics": metrics})
         return
-    typer.echo(f"{len(found.judgements):,} examples of {data}\n")
+    typer.echo(f"{len(found.results):,} examples of {data}\n")
     rows = [
         (name.replace("_", " "), f"{one.value:.4f}", f"{one.low:.4f}", f"{one.high:.4f}")
         for name, one in found.metrics.items()
@@ -373,7 +373,7 @@ def _print_scores(scores: Sequence["Score"], others: Mapping[str, Mapping[str, f
                 _percent(score.values),
                 *(_percent(score.random or ()) for _ in random),
                 *(f"{one[score.task]:.1f}" if score.task in one else "" for one in others.values()),
-                "" if score.guess is None else f"{100 * score.guess:.1f}",
+                "" if score.baseline is None else f"{100 * score.baseline:.1f}",
                 ", ".join(
                     f"{name.replace('_', ' ')} {100 * fmean(values):.1f}" for name, values in score.metrics.items()
                 ),

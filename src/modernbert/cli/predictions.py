@@ -1,7 +1,6 @@
 """What `modernbert predict` prints, whatever a model was trained for."""
 
 import glob
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from modernbert.cli.console import read_text, texts_of, whole
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import MultipleChoice, QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
-from modernbert.model.folder import find_folder, read_architecture
-from modernbert.tasks.choice_answerer import ChoiceAnswerer
-from modernbert.tasks.classifier import Classifier
+from modernbert.model.folder import find_folder, read_architecture, read_config
+from modernbert.tasks.answer import QuestionAnswerer
+from modernbert.tasks.choose import ChoiceAnswerer, read_choices
+from modernbert.tasks.classify import Classifier
 from modernbert.tasks.predictor import Predictor
-from modernbert.tasks.question_answerer import QuestionAnswerer
-from modernbert.tasks.reading import read_choices
-from modernbert.tasks.token_classifier import TokenClassifier
-from modernbert.text.records import Bad, Source, read_records, told_format
+from modernbert.tasks.texts import TextFolder
+from modernbert.tasks.tokens import TokenClassifier
+from modernbert.text.records import RejectedRecord, Source, format_of, read_records
 
 P = TypeVar("P", bound=Predictor[Any])
 T = TypeVar("T")
@@ -94,7 +93,7 @@ def _empty(text: str, name: str = "text") -> Shown:
 
 def _may_read_pairs(folder: Path) -> bool:
     """Whether a model was trained on pairs of texts, or whether its folder, of another trainer, does not say."""
-    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("reads_pairs", True))
+    return TextFolder.of(read_config(folder)).pairs is not False
 
 
 def _labels(classifier: Classifier, texts: Sequence[str], pairs: bool) -> list[Shown]:
@@ -144,11 +143,11 @@ def _texts_or_words(
     texts: list[str], file: Path | None, column: str = "text", words: Sequence[str] = ("words", "tokens")
 ) -> list[str | list[str]]:
     """The same, and lists of texts in the columns `words`. CSV and TSV are read as lines, as pairs of texts are."""
-    if file is None or told_format(file) in (None, "csv", "tsv"):
+    if file is None or format_of(file) in (None, "csv", "tsv"):
         return list(texts_of(texts, file))
     found: list[str | list[str]] = list(texts_of(texts, None)) if texts else []
     for record in read_records(Source(path=glob.escape(str(file)))):
-        if isinstance(record, Bad):
+        if isinstance(record, RejectedRecord):
             raise record.error()
         listed = next((record.values[name] for name in words if name in record.values), None)
         given = record.values.get(column, listed)

@@ -24,7 +24,16 @@ class _QueriesByDefault(TyperGroup):
 
 
 app = typer.Typer()
-search_app = typer.Typer(cls=_QueriesByDefault, no_args_is_help=True, help="Make an index of texts, and search it.")
+search_app = typer.Typer(
+    cls=_QueriesByDefault,
+    no_args_is_help=True,
+    help="Make an index of texts, and search it.",
+    epilog="""Examples:
+
+    modernbert search index notes/ --model output/embedder --output notes.index
+
+    modernbert search notes.index "how long does the battery last\"""",
+)
 app.add_typer(search_app, name="search")
 
 
@@ -69,9 +78,9 @@ def index(
     "query",
     epilog="""Examples:
 
-    modernbert search notes.index "how long does the battery last"
+    modernbert search query notes.index "how long does the battery last"
 
-    modernbert search notes.index --file queries.txt --method hybrid --reranker output/reranker --json""",
+    modernbert search query notes.index --file queries.txt --method hybrid --reranker output/reranker --json""",
 )
 def query(
     index: Annotated[Path, typer.Argument(help="A folder that `modernbert search index` made.")],

@@ -78,9 +78,9 @@ def finetune(
     The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
     with status 130; a second Ctrl-C ends at once.
     """
-    from modernbert.tasks.ranking.recipe import is_ranking, read_ranking_recipe
-    from modernbert.tasks.recipe import read_recipe
     from modernbert.train.finetune import finetune as run
+    from modernbert.train.finetune_recipe import read_recipe
+    from modernbert.train.ranking_recipe import is_ranking, read_ranking_recipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
     if is_ranking(recipe, changes):
@@ -112,16 +112,27 @@ def finetune(
 
     modernbert plan recipes/base/pretrain.toml --hours pretrain=194.2 --plot plan.png
 
+    modernbert plan recipes/mini/pretrain.toml --device cpu
+
     modernbert plan recipes/small/pretrain.toml --gpus 1 --device rtx4090 --json"""
 )
 def plan(
     recipe: Recipe,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(help="Devices, one process each.")] = 8,
-    device: Annotated[str, typer.Option(help="a100-40, a100, h100, h200, b200, l40s or rtx4090.")] = "h100",
+    gpus: Annotated[
+        int | None, typer.Option(help="Devices, one process each. [default: as many as fit, at most 8]")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="a100-40, a100, h100, h200, b200, l40s, rtx4090, or cpu: this machine. "
+            "[default: cpu where the recipe says so, otherwise h100]"
+        ),
+    ] = None,
     cost_per_hour: Annotated[float | None, typer.Option(help="Of one device, in any currency.")] = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="Share of the peak that is reached. [default: the published base's]")
+        float | None,
+        typer.Option(help="Share of the peak that is reached. [default: the published base's; of a cpu 0.5]"),
     ] = None,
     hours: Annotated[
         list[str] | None, typer.Option(help="PHASE=HOURS that were measured: shows the share of the peak. Repeatable.")
@@ -132,18 +143,20 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="Draw the schedule: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a recipe will take, without running it: steps, operations, memory, hours, cost, largest microbatch.
+    """Estimate what a recipe takes, without running it: steps, epochs, operations, memory, hours, cost.
 
     Neither the tokenizer nor the shards need to be here.
     """
     from modernbert.config import load
-    from modernbert.plan.plan import Cluster, describe
-    from modernbert.plan.plan import plan as reckon
+    from modernbert.plan.description import describe
+    from modernbert.plan.plan import Cluster
+    from modernbert.plan.plan import plan as estimate
     from modernbert.train.recipe import PretrainRecipe
 
     loaded = load(PretrainRecipe, recipe, overrides or ())
-    cluster = Cluster.of(device, gpus, utilisation, cost_per_hour)
-    found = reckon(loaded, cluster, hours=hours or (), vocab_size=vocab_size, shards=shards, histogram=histogram)
+    chosen = device or ("cpu" if loaded.run.device == "cpu" else "h100")
+    cluster = Cluster.of(chosen, gpus, utilisation, cost_per_hour)
+    found = estimate(loaded, cluster, hours=hours or (), vocab_size=vocab_size, shards=shards, histogram=histogram)
     if plot is not None:
         from modernbert.plan.figure import plot_plan
 

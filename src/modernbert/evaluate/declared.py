@@ -10,9 +10,9 @@ from typing import Any
 from modernbert.config import parse
 from modernbert.errors import DataError
 from modernbert.tasks.metrics import binary_f1
-from modernbert.tasks.recipe import FinetuneRecipe, TaskName
 from modernbert.text.records import Source
 from modernbert.train.finetune import finetune
+from modernbert.train.finetune_recipe import FinetuneRecipe
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Declaration:
     """
 
     name: str
-    task: TaskName
+    task: str
     train: Source
     validation: Source | None
     test: Source | None
@@ -46,13 +46,13 @@ class Declaration:
 
 @dataclass(frozen=True)
 class Score:
-    """How good a model is at a task: its value for each seed, what guessing gives, and the same from random weights."""
+    """The score of a model on a task for each seed, the baseline's, and the same from random weights."""
 
     task: str
     set: str
     examples: int
     metrics: Mapping[str, tuple[float, ...]]
-    guess: float | None
+    baseline: float | None
     random: tuple[float, ...] | None  # the value for each seed
     start: str
     settings: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Score:
             "examples": self.examples,
             "score": self.value,
             "deviation": self.deviation,
-            "guess": self.guess,
+            "baseline": self.baseline,
             "random": None if self.random is None else list(self.random),
             "metrics": {name: list(values) for name, values in self.metrics.items()},
             "start": self.start,
@@ -154,14 +154,14 @@ def score_task(
     if reports is None or randoms is None:
         return None
     first = reports[0]
-    guesses = [first.guess(name) for name in declaration.metrics]
-    known = [guess for guess in guesses if guess is not None]
+    baselines = [first.baseline(name) for name in declaration.metrics]
+    known = [one for one in baselines if one is not None]
     return Score(
         declaration.name,
         first.last,
         first.report["sets"][first.last]["examples"],
         {name: tuple(report.value(name) for report in reports) for name in declaration.metrics},
-        fmean(known) if len(known) == len(guesses) else None,
+        fmean(known) if len(known) == len(baselines) else None,
         tuple(fmean(report.value(name) for name in declaration.metrics) for report in randoms) or None,
         first.recipe.model,
         first.recipe.training.model_dump(include={"learning_rate", "weight_decay", "epochs", "batch_examples"}),
@@ -189,12 +189,13 @@ class _Reported:
             return self._positive_f1([record["predicted"] for record in self._predictions()])
         return self._metric(name)["value"]
 
-    def guess(self, name: str) -> float | None:
-        """The same metric of what guessing gives, or None if that is unknown."""
+    def baseline(self, name: str) -> float | None:
+        """The same metric of predictions that are made without the texts, or None if that is unknown."""
         if name == "positive_f1":
             labels = self._labels()
             return self._positive_f1([max(labels, key=labels.__getitem__)] * len(self._predictions()))
-        return self._metric(name)["guess"]
+        metric = self._metric(name)
+        return metric["baseline"] if "baseline" in metric else metric["guess"]  # as older versions called it
 
     def _metric(self, name: str) -> Mapping[str, Any]:
         group, _, metric = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""How good a fine-tuned folder is on labelled data that it has never seen."""
+"""Measuring a fine-tuned folder on labelled data that it has never seen."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,19 +8,13 @@ from modernbert.errors import CheckpointError, ConfigError
 from modernbert.model.folder import find_folder, read_architecture, read_config
 from modernbert.model.heads import TaskModel
 from modernbert.runtime import select_device
-from modernbert.tasks.kinds import make_task
+from modernbert.tasks.folder_settings import FolderSettings
+from modernbert.tasks.kinds import kind_of_model, make_task, trainable
 from modernbert.tasks.outputs import outputs
-from modernbert.tasks.recipe import FinetuneRecipe, TaskName
-from modernbert.text.records import told_format
+from modernbert.text.records import format_of
 from modernbert.text.tokenizer import load_tokenizer
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.results import Measured, measured
-
-_TASKS: dict[str, TaskName] = {
-    "ModernBertForTokenClassification": "tokens",
-    "ModernBertForQuestionAnswering": "answer",
-    "ModernBertForMultipleChoice": "choose",
-}
-_PROBLEMS: dict[str | None, TaskName] = {"regression": "regress", "multi_label_classification": "multi-label"}
 
 
 def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = (), *, device: str = "auto") -> Measured:
@@ -38,39 +32,46 @@ def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = ()
     config = read_config(folder)
     recipe = _recipe(folder, data, overrides)
     reads = config.max_position_embeddings
-    task = make_task(recipe, load_tokenizer(folder), config.read_tokens or reads)
+    task = make_task(
+        recipe.task, recipe.task_settings(), load_tokenizer(folder), FolderSettings.of(config).max_length or reads
+    )
     if read_architecture(folder) != task.head.architecture:
         raise CheckpointError(
             f"{source} holds no model for the task {recipe.task!r}; train one: `modernbert finetune`."
         )
-    task.recall(config)
+    task.restore_labels(config)
     assert recipe.data.test is not None
     examples = list(task.examples(recipe.data.test))
-    task.look_at(examples)
+    task.prepare_metrics(examples)
     encoded = task.encode(examples)
     model: TaskModel = task.head.from_pretrained(folder, device=select_device(device))
     model.eval()
-    found = [said.numpy() for said in outputs(model, encoded.sequences)]
-    return measured(task, encoded, task.predictions(encoded, found), 0.0)
+    logits = [one.numpy() for one in outputs(model, encoded.sequences)]
+    return measured(task, encoded, task.predictions(encoded, logits), 0.0)
 
 
 def _recipe(folder: Path, data: Path, overrides: Iterable[str]) -> FinetuneRecipe:
     """The recipe of a folder, or the usual one for its kind of model, with the data in the place of its test set."""
-    told = told_format(data)
+    format = format_of(data)
     if (folder / "recipe.toml").exists():
         own = load(FinetuneRecipe, folder / "recipe.toml")
         values = own.model_dump(mode="json", exclude_none=True)
         train = own.data.train
-        like = told is None or told == (told_format(Path(train.path)) if train.format == "auto" else train.format)
+        like = format is None or format == (format_of(Path(train.path)) if train.format == "auto" else train.format)
         options = {
             key: value for key, value in values["data"]["train"].items() if key not in ("path", "limit", "split")
         }
     else:
         config = read_config(folder)
-        task = _TASKS.get(read_architecture(folder) or "", _PROBLEMS.get(config.problem_type, "classify"))
-        values = {"task": task, "model": str(folder), "output": "output/measured", "data": {"train": str(data)}}
+        task = kind_of_model(read_architecture(folder), config)
+        values = {
+            "task": task if task in trainable() else "classify",
+            "model": str(folder),
+            "output": "output/measured",
+            "data": {"train": str(data)},
+        }
         like, options = False, {}
-    if told is None and not like and not any(one.startswith("data.test.format") for one in overrides):
+    if format is None and not like and not any(one.startswith("data.test.format") for one in overrides):
         raise ConfigError(f"The name of {data} does not tell its format; add data.test.format=csv, jsonl, conll, ...")
     values["data"]["test"] = (options if like else {}) | {"path": str(data)}
     return parse(FinetuneRecipe, values, str(folder), overrides)

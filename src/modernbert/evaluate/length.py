@@ -15,8 +15,9 @@ from modernbert.evaluate.mlm import TOKENS_AT_ONCE, Row, batch_of, check_mask_ra
 from modernbert.progress import Progress
 from modernbert.runtime import Precision
 from modernbert.stream.loader import Batch
-from modernbert.stream.masking import mask_tokens
+from modernbert.stream.masking import framed_labels, mask_tokens
 from modernbert.text.documents import read_texts
+from modernbert.text.framing import Frame
 from modernbert.text.tokenizer import Vocabulary
 from modernbert.train.validation import Totals, count
 
@@ -82,7 +83,7 @@ def quality_by_length(
         raise ConfigError(f"The lengths must be from 8 to {reads} tokens, which is what {model} reads.")
     masked = [
         mask_tokens(ids, vocabulary, ratio=mask_ratio, seed=seed, step=number)
-        for number, ids in enumerate(_stretches(tokenizer, sources, text_key, chosen[-1] - 2, stretches))
+        for number, ids in enumerate(_stretches(tokenizer, sources, text_key, Frame.room(chosen[-1]), stretches))
     ]
     results = []
     with Progress(total=len(chosen) * len(masked), unit=" stretches", desc="lengths") as progress:
@@ -133,11 +134,12 @@ def _stretches(tokenizer: Tokenizer, sources: Sequence[str], text_key: str, size
 
 def _batches(masked: Sequence[tuple[Row, Row]], length: int, vocabulary: Vocabulary) -> Iterator[Batch]:
     """The stretches cut into rows of `length` tokens with [CLS] and [SEP], as many together as fit."""
-    room = length - 2
+    frame = Frame(vocabulary.cls_id, vocabulary.sep_id)
+    room = frame.room(length)
     rows = [
         (
-            np.concatenate([[vocabulary.cls_id], inputs[begin : begin + room], [vocabulary.sep_id]]),
-            np.concatenate([[-100], labels[begin : begin + room], [-100]]),
+            frame.ids(inputs[begin : begin + room]).astype(np.int64),
+            framed_labels(labels[begin : begin + room]),
         )
         for inputs, labels in masked
         for begin in range(0, len(inputs), room)

@@ -19,7 +19,7 @@ from modernbert.runtime import Precision, select_device
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
 from modernbert.text.documents import read_texts
-from modernbert.text.framing import special_ids
+from modernbert.text.framing import Frame
 from modernbert.text.tokenizer import Vocabulary, check_fits, load_tokenizer
 from modernbert.train.validation import Totals, count
 
@@ -166,13 +166,13 @@ def source_names(sources: Sequence[str]) -> list[str]:
 
 
 def _rows(tokenizer: Tokenizer, texts: Iterator[str], max_length: int) -> Iterator[Row]:
-    cls_id, sep_id = special_ids(tokenizer)
-    room = max_length - 2
+    frame = Frame.of(tokenizer)
+    room = frame.room(max_length)
     tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         for begin in range(0, len(ids), room):
-            yield np.array([cls_id, *ids[begin : begin + room], sep_id], dtype=np.int64)
+            yield frame.ids(ids[begin : begin + room]).astype(np.int64)
 
 
 def _first(rows: Iterator[Row], tokens: int) -> Iterator[Row]:

@@ -12,12 +12,13 @@ from modernbert import config as toml
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file
 from modernbert.model import MaskedLM
-from modernbert.packed import Sequences
+from modernbert.packed import IGNORED, Sequences
 from modernbert.plots.style import pyplot
 from modernbert.progress import Progress
 from modernbert.runtime import autocast, select_device
-from modernbert.stream.masking import IGNORED, mask_tokens
+from modernbert.stream.masking import mask_tokens
 from modernbert.stream.shards import Shards
+from modernbert.text.framing import Frame
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train import checkpoint
 from modernbert.train.recipe import PretrainRecipe
@@ -114,7 +115,8 @@ def _phase_ends(run: Path, recipe: PretrainRecipe) -> Mapping[str, Path]:
 
 def _long_rows(recipe: PretrainRecipe, vocabulary: Vocabulary, length: int, rows: int) -> list[np.ndarray]:
     """Full rows of held-out documents, as many from every source as there are, in turn."""
-    room = length - 2
+    frame = Frame(vocabulary.cls_id, vocabulary.sep_id)
+    room = frame.room(length)
     by_source = []
     for data in recipe.data.values():
         held_out = Shards.open(data.path).split(recipe.validation.fraction).validation
@@ -131,8 +133,7 @@ def _long_rows(recipe: PretrainRecipe, vocabulary: Vocabulary, length: int, rows
             f"No document that the run held out has {room:,} tokens; ask for a smaller --length, or hold out more "
             "(validation.fraction)."
         )
-    ends = [vocabulary.cls_id], [vocabulary.sep_id]
-    return [np.concatenate([ends[0], ids, ends[1]]).astype(np.int64) for ids in turns[:rows]]
+    return [frame.ids(ids).astype(np.int64) for ids in turns[:rows]]
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from modernbert.kernels import native
 from modernbert.kernels import triton as triton_kernels
-from modernbert.kernels.native import IGNORED
+from modernbert.packed import IGNORED
 
 CHUNK_ELEMENTS = 1024 * 50_368  # logits at a time; fewer make the sum of the weight's gradient the larger part
 CUDA_CHUNK_ELEMENTS = 8192 * 50_368  # 0.8 GB in bf16: a card needs large products, and its memory is larger

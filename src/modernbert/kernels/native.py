@@ -28,12 +28,11 @@ from torch import Tensor
 from modernbert.errors import BackendError, ConfigError
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.rotary import Rope
-from modernbert.packed import Sequences
+from modernbert.packed import IGNORED, Sequences
 
 LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # what their names promise, the most first
 KINDS = ("fp32", "bf16", "int8")  # of products; each takes the level that is fastest at it
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-IGNORED = -100  # the label of a row without loss, as everywhere in PyTorch
 logger = logging.getLogger(__name__)
 
 _VERSION = 2  # of src/native/interface.h

@@ -41,6 +41,19 @@ _MOST_LABELS = 1_000_000
 _INT32 = 2**31 - 1
 
 
+# Keys of one version that kept a task's settings beside the encoder's, and their names in `modernbert_task`.
+_OLD_TASK_KEYS = {
+    "span_units": "units",
+    "joined_by": "joined_by",
+    "label_words": "label_words",
+    "reads_pairs": "pairs",
+    "always_answers": "always_answers",
+    "read_tokens": "max_length",
+    "overlap_tokens": "overlap_tokens",
+    "max_answer_tokens": "max_answer_tokens",
+}
+_NO_TASK = ("ModernBertForMaskedLM", "ModernBertModel")  # that version wrote its defaults into their folders, too
+
 # What follows from the sizes: another value would change what is computed.
 _SAME = {"head_dim", "num_key_value_heads"}
 
@@ -50,12 +63,9 @@ class EncoderConfig(Config):
 
     `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the
     first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
-    `local_attention // 2` tokens on each side, both ends included. The encoder reads nothing of `id2label` and
-    `problem_type`: they are what a head was trained for, and lie here because config.json holds them. So do
-    `span_units` and `joined_by` (how texts are cut into what has one tag each: `modernbert.text.words`), `label_words`
-    (the same in folders of older versions), `reads_pairs` (texts were pairs), `always_answers` (every question had an
-    answer), and how texts were read: `read_tokens` at once (what the encoder reads unless set), `overlap_tokens`
-    between windows, and answers of at most `max_answer_tokens`.
+    `local_attention // 2` tokens on each side, both ends included. The encoder reads neither `id2label` nor
+    `problem_type` nor `modernbert_task`: they belong to a head and are here because config.json holds them.
+    `modernbert_task` is what the task of the head keeps (`modernbert.tasks.folder_settings`), and opaque here.
     """
 
     vocab_size: int = Field(50368, gt=0, le=_INT32)
@@ -89,14 +99,7 @@ class EncoderConfig(Config):
     mask_token_id: int | None = 50284
     id2label: dict[int, str] | None = None
     problem_type: ProblemType | None = None
-    label_words: bool | None = None
-    span_units: Literal["tokens", "words", "characters"] | None = None
-    joined_by: str | None = None
-    reads_pairs: bool = False
-    always_answers: bool = False
-    read_tokens: int | None = Field(None, gt=0)
-    overlap_tokens: int | None = Field(None, ge=0)
-    max_answer_tokens: int = Field(64, gt=0)
+    modernbert_task: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -184,8 +187,16 @@ class EncoderConfig(Config):
         own |= _thetas(values, where)
         own |= _window(values, where)
         own |= _named_labels(values, where)
-        known = cls.model_fields.keys() | _BOOKKEEPING | _UNIMPLEMENTED.keys() | _SAME | {"rope_parameters", "label2id"}
-        if ignored := sorted(map(str, values.keys() - known - {"sliding_window"})):
+        own |= _old_task(values)
+        known = (
+            cls.model_fields.keys()
+            | _BOOKKEEPING
+            | _UNIMPLEMENTED.keys()
+            | _SAME
+            | _OLD_TASK_KEYS.keys()
+            | {"rope_parameters", "label2id"}
+        )
+        if ignored := sorted(map(str, values.keys() - known)):
             logger.warning("%s: ignoring keys that ModernBERT does not have: %s", where, ", ".join(ignored))
         config = parse(cls, own, where=where)
         for key, derived in (("head_dim", config.head_dim), ("num_key_value_heads", config.num_attention_heads)):
@@ -197,7 +208,7 @@ class EncoderConfig(Config):
 
     def to_hf(self) -> dict[str, Any]:
         """The config.json of this model: both spellings, as other servers need the older one."""
-        values = self.model_dump(mode="json", exclude={"id2label"})
+        values = self.model_dump(mode="json", exclude={"id2label", "modernbert_task"})
         values |= {
             "model_type": "modernbert",
             "architectures": ["ModernBertForMaskedLM"],
@@ -219,6 +230,8 @@ class EncoderConfig(Config):
         if self.id2label:
             values["id2label"] = {str(index): label for index, label in self.id2label.items()}
             values["label2id"] = {label: index for index, label in self.id2label.items()}
+        if self.modernbert_task:
+            values["modernbert_task"] = self.modernbert_task
         return values
 
 
@@ -286,3 +299,15 @@ def _named_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_LABELS:
         raise ConfigError(f"{where}: num_labels = {count!r} is not a number of labels from 1 to {_MOST_LABELS:,}.")
     return {"id2label": {index: f"LABEL_{index}" for index in range(count)}}
+
+
+def _old_task(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`modernbert_task` from the keys of older folders; that of a newer one is read as it is."""
+    architectures = values.get("architectures")
+    without_task = isinstance(architectures, list) and any(name in _NO_TASK for name in architectures)
+    if values.get("modernbert_task") is not None or without_task:
+        return {}
+    task = {new: values[old] for old, new in _OLD_TASK_KEYS.items() if values.get(old) is not None}
+    if task.pop("label_words", None) is False:  # in still older ones: labels of tokens, and not of words
+        task.setdefault("units", "tokens")
+    return {"modernbert_task": task} if task else {}

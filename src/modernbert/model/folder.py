@@ -38,15 +38,15 @@ class Pretrained(nn.Module):
     tokenizer_source: Path | None = None  # the folder that it was loaded from
 
     @property
-    def drawn(self) -> tuple[str, ...]:
-        """Modules that a folder of another model need not have: then they are drawn afresh, and that is said.
+    def optional_modules(self) -> tuple[str, ...]:
+        """Modules that a folder of another model need not have: then they are initialized anew, and that is logged.
 
-        The last one is of no use to another task, or under other labels, and is drawn then too.
+        The last one is of no use to another task, or under other labels, and is initialized anew then too.
         """
         return ()
 
-    def draw(self, names: Iterable[str]) -> None:
-        """Give these modules fresh weights."""
+    def reinitialize(self, names: Iterable[str]) -> None:
+        """Give these modules new random weights."""
 
     @property
     def tied(self) -> frozenset[str]:
@@ -74,8 +74,8 @@ class Pretrained(nn.Module):
         Weights keep the dtype of the file unless `dtype` is given; of several, the one that holds all; those stored in
         int8 come in fp32. `changes` are fields of the configuration that are to be other than in the folder, such as
         the labels of a new task. A head that the file has and this class has not is left out for the bare encoder, a
-        decoder of masked words for the head of a task. The head of a task is drawn afresh where the file has none, its
-        classifier where the file's is of another task or of other labels. Every other difference is an error.
+        decoder of masked words for the head of a task. The head of a task is initialized anew where the file has none,
+        its classifier where the file's is of another task or of other labels. Every other difference is an error.
 
         Raises:
             CheckpointError: there is no such folder or repository, it has no safetensors, tensors are missing,
@@ -98,8 +98,8 @@ class Pretrained(nn.Module):
         for name in fresh:
             model.get_submodule(name).to_empty(device=device).to(dtype)
         if fresh:
-            model.draw(fresh)
-            logger.info("%s has no %s for this task: drawn afresh, to be trained.", folder, " and ".join(fresh))
+            model.reinitialize(fresh)
+            logger.info("%s has no %s for this task: initialized anew, to be trained.", folder, " and ".join(fresh))
         model.tokenizer_source = folder
         return model.eval()
 
@@ -371,7 +371,7 @@ def _fit(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors under the names of this model: with or without `model.`, the tied decoder left out.
 
-    And which of the modules in `drawn` are to be drawn.
+    And which of `optional_modules` are to be initialized anew.
     """
     wanted = model.state_dict()
     bare = "embeddings.tok_embeddings.weight" in tensors
@@ -384,13 +384,13 @@ def _fit(
     tensors = {name: x for name, x in tensors.items() if name not in model.tied}
     wanted = {name: x for name, x in wanted.items() if name not in model.tied}
     fresh = []
-    for module in model.drawn:
+    for module in model.optional_modules:
         theirs, ours = ({n: x.shape for n, x in of.items() if n.startswith(f"{module}.")} for of in (tensors, wanted))
-        if not theirs or (module == model.drawn[-1] and not same_task):
+        if not theirs or (module == model.optional_modules[-1] and not same_task):
             fresh.append(module)
             tensors = {name: x for name, x in tensors.items() if name not in theirs}
             wanted = {name: x for name, x in wanted.items() if name not in ours}
-    if model.drawn:
+    if model.optional_modules:
         tensors = {name: x for name, x in tensors.items() if not name.startswith("decoder.")}
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in wanted]

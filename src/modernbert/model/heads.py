@@ -18,9 +18,7 @@ from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, filled_rows, make_norm
 from modernbert.model.folder import Pretrained
 from modernbert.model.init import initialize
-from modernbert.packed import Sequences
-
-IGNORED = -100  # the label of a token that is not predicted, as everywhere in PyTorch
+from modernbert.packed import IGNORED, Sequences
 
 
 class PredictionHead(nn.Module):
@@ -104,7 +102,7 @@ class TaskModel(Pretrained):
     """Encoder, prediction head and a linear classifier: what the heads of all tasks are made of.
 
     Loaded from a folder without such a head, it keeps what the folder has (the prediction head of a masked language
-    model too) and draws the rest; the linear layer with sigma hidden^-0.5.
+    model too) and initializes the rest; the linear layer with sigma hidden^-0.5.
     """
 
     per_token: ClassVar[bool] = False  # whether there is a row of outputs for each token, or one for each sequence
@@ -116,26 +114,26 @@ class TaskModel(Pretrained):
         self.head = PredictionHead(config)
         self.drop = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, outputs)
-        self.draw(self.drawn)
+        self.reinitialize(self.optional_modules)
 
     @property
-    def drawn(self) -> tuple[str, ...]:
+    def optional_modules(self) -> tuple[str, ...]:
         return ("head", "classifier")
 
-    def draw(self, names: Iterable[str]) -> None:
+    def reinitialize(self, names: Iterable[str]) -> None:
         for name in names:
             sigma = self.config.hidden_size**-0.5 if name == "classifier" else None
             initialize(self.get_submodule(name), self.config, sigma)
 
     def classify(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
-        """What the classifier says of rows that come out of the encoder."""
+        """The outputs of the classifier for rows that come out of the encoder."""
         return self.classifier(self.drop(self.head(filled_rows(x))))[: len(x)]
 
 
 class SequenceClassifier(TaskModel):
     """One row of logits for each sequence: classes, several labels at once, or numbers, as `problem_type` says.
 
-    `classifier_pooling` chooses what of a sequence is looked at: the mean of its tokens, or its first one ([CLS]).
+    `classifier_pooling` chooses what of a sequence is read: the mean of its tokens, or its first one ([CLS]).
     """
 
     architecture = "ModernBertForSequenceClassification"
@@ -149,7 +147,7 @@ class SequenceClassifier(TaskModel):
         self.losses = _LOSSES[self.problem_type]
 
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences labels"]:
-        """Logits, or the predicted numbers. Of an empty sequence, what the head says of a pooled vector of zeros."""
+        """Logits, or the predicted numbers. An empty sequence is pooled to a vector of zeros."""
         return self.classify(self.pool(self.model(tokens, sequences), sequences))
 
     def loss(

@@ -1,12 +1,21 @@
-"""What training a model costs: parameters, floating-point operations and bytes, from its configuration alone."""
+"""What training a model costs: parameters, floating-point operations and bytes.
 
+Parameters and matrices are counted on the model itself, on the meta device. What a layer keeps for its backward pass is
+a formula, as no module says it; tests/plan/test_costs.py compares it with what torch keeps.
+"""
+
+import os
 from dataclasses import dataclass, fields
+from functools import lru_cache
+
+import torch
+from torch import nn
 
 from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, chunk_rows
-from modernbert.model.config import EncoderConfig
-from modernbert.runtime import Precision
+from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.runtime import Precision, cpu_name, product_rates
 from modernbert.stream.lengths import Rows
-from modernbert.stream.packing import SPECIALS
+from modernbert.text.framing import FRAME_TOKENS
 
 _FP32 = 4
 _INDEX = 8  # int64
@@ -15,11 +24,17 @@ _STATISTICS = 2 * _FP32  # mean and inverse deviation, which a LayerNorm keeps o
 
 @dataclass(frozen=True)
 class Device:
-    """An accelerator: what its data sheet promises and what `nvidia-smi` shows."""
+    """An accelerator: what its data sheet promises and what `nvidia-smi` shows. Or the processor of this machine."""
 
     name: str
     peak_flops: float  # a second, bf16 with fp32 sums, dense
     memory: int  # bytes
+    fp32_flops: float | None = None  # a second; None where it is not in the table
+    on_cuda: bool = True
+
+    def peak(self, precision: Precision) -> float | None:
+        """Operations a second in a precision, where they are known."""
+        return self.peak_flops if precision == "bf16" else self.fp32_flops
 
 
 def _device(name: str, teraflops: float, mebibytes: int) -> Device:
@@ -43,6 +58,15 @@ DEVICES = {
 }
 
 
+def this_cpu() -> Device:
+    """The processor that this runs on: the speed of its matrix products, which is measured, and its memory."""
+    rates = product_rates()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device(
+        f"cpu, {cpu_name()}, {torch.get_num_threads()} threads", 1e9 * rates["bf16"], memory, 1e9 * rates["fp32"], False
+    )
+
+
 @dataclass(frozen=True)
 class Parameters:
     """Parameters of a masked language model by part. A tied decoder counts once, as embedding."""
@@ -58,19 +82,47 @@ class Parameters:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def count_parameters(config: EncoderConfig) -> Parameters:
-    """Those of `MaskedLM(config)`, without making one."""
-    hidden, inner, vocab, layers = _sizes(config)
-    norms = 2 * layers - 1 + 3  # none before the first attention; embedding, encoder and head have one each
-    return Parameters(
-        embedding=vocab * hidden,
-        attention=layers * (4 * hidden * hidden + config.attention_bias * 4 * hidden),
-        feed_forward=layers * (3 * hidden * inner + config.mlp_bias * (2 * inner + hidden)),
-        norms=norms * hidden * (1 + config.norm_bias),
-        head=hidden * (hidden + config.classifier_bias)
-        + vocab * config.decoder_bias
-        + vocab * hidden * (not config.tie_word_embeddings),
+@dataclass(frozen=True)
+class Architecture:
+    """What is counted on a model of a configuration, made without memory on the meta device."""
+
+    parameters: Parameters
+    layer_products: int  # multiply-adds of one token in the matrices of all layers
+    head_products: int  # and of one predicted token in dense and decoder
+
+
+def architecture(config: EncoderConfig) -> Architecture:
+    """The parameters and matrices of `MaskedLM(config)`."""
+    return _architecture(config.model_dump_json())
+
+
+@lru_cache(maxsize=16)
+def _architecture(config: str) -> Architecture:
+    with torch.device("meta"):
+        model = MaskedLM(EncoderConfig.model_validate_json(config))
+    counts = dict.fromkeys((field.name for field in fields(Parameters)), 0)
+    for name, parameter in model.named_parameters():
+        counts[_part(name)] += parameter.numel()
+    layers, head = (
+        sum(module.weight.numel() for root in roots for module in root.modules() if isinstance(module, nn.Linear))
+        for roots in ([model.model.layers], [model.head, model.decoder])
     )
+    return Architecture(Parameters(**counts), layers, head)
+
+
+def _part(name: str) -> str:
+    """The part of `Parameters` that a parameter of this name belongs to."""
+    if "norm" in name:
+        return "norms"
+    for part, key in (("embedding", "tok_embeddings"), ("attention", ".attn."), ("feed_forward", ".mlp.")):
+        if key in name:
+            return part
+    return "head"
+
+
+def count_parameters(config: EncoderConfig) -> Parameters:
+    """Those of `MaskedLM(config)`, by part."""
+    return architecture(config).parameters
 
 
 @dataclass(frozen=True)
@@ -96,13 +148,13 @@ def count_flops(config: EncoderConfig, rows: Rows, mask_ratio: float) -> Flops:
 
     Attention counts the keys that a token sees in its own document, so it depends on `rows`.
     """
-    hidden, inner, vocab, layers = _sizes(config)
-    seen = sum(rows.keys[config.window(layer)] for layer in range(layers))
-    predicted = mask_ratio * (1 - SPECIALS * rows.pieces_per_token)  # specials are never masked
+    matrices = architecture(config)
+    seen = sum(rows.keys[config.window(layer)] for layer in range(config.num_hidden_layers))
+    predicted = mask_ratio * (1 - FRAME_TOKENS * rows.pieces_per_token)  # specials are never masked
     return Flops(
-        layers=3 * 2 * layers * (4 * hidden * hidden + 3 * hidden * inner),
-        attention=3 * 2 * 2 * hidden * seen,
-        head=3 * 2 * predicted * (hidden * hidden + hidden * vocab),
+        layers=3 * 2 * matrices.layer_products,
+        attention=3 * 2 * 2 * config.hidden_size * seen,
+        head=3 * 2 * predicted * matrices.head_products,
     )
 
 
@@ -231,7 +283,3 @@ def logits_bytes(config: EncoderConfig, setting: Setting, predicted: int) -> int
 def _norm(config: EncoderConfig) -> int:
     """Bytes that a LayerNorm keeps of a row of the residual stream, which is fp32."""
     return _FP32 * config.hidden_size + _STATISTICS
-
-
-def _sizes(config: EncoderConfig) -> tuple[int, int, int, int]:
-    return config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers

@@ -9,7 +9,7 @@ from modernbert.train.recipe import PretrainRecipe
 
 
 def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
-    """Draw what is planned over the tokens of the run: learning rate, batch size, row length and mask ratio.
+    """Draw what is planned over the tokens of the run: learning rate, batch size, sequence length and mask ratio.
 
     Raises:
         DataError: matplotlib is missing.
@@ -34,7 +34,7 @@ def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
         for axes, value in ((length, phase.max_length), (masked, phase.mask_ratio)):
             axes.hlines(value, begin / 1e9, (begin + phase.tokens) / 1e9, color=line.get_color(), lw=2)
         begin += phase.tokens
-    labels = ("learning rate", "tokens in a batch", "tokens in a row", "share of masked tokens")
+    labels = ("learning rate", "tokens in a batch", "tokens in a packed sequence", "share of masked tokens")
     for panel, label in zip(grid, labels, strict=True):
         panel.set(ylabel=label, ylim=(0, 1.05 * panel.get_ylim()[1]))
         panel.grid(alpha=0.3)

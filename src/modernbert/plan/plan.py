@@ -1,10 +1,12 @@
 """What a recipe will take, without running anything: steps, operations, memory, hours and cost."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+
+import torch
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.model.config import EncoderConfig
@@ -19,8 +21,9 @@ from modernbert.plan.costs import (
     count_flops,
     count_parameters,
     estimate_memory,
+    this_cpu,
 )
-from modernbert.runtime import Precision
+from modernbert.runtime import Precision, select_precision
 from modernbert.stream.lengths import (
     ASSUMPTION,
     Ints,
@@ -32,15 +35,19 @@ from modernbert.stream.lengths import (
 )
 from modernbert.stream.mixture import cap_repeats
 from modernbert.stream.shards import Shards
+from modernbert.text.framing import FRAME_TOKENS
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
-from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe
+from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe, Run
 
 # The share of an H100's dense bf16 peak that the published base reached in its first phase: 1.719 T tokens in 194.2
 # hours on eight (arXiv 2412.13663, appendix A), at the operations that `count_flops` counts for the assumed lengths.
 PUBLISHED_UTILISATION = 0.252
+# The share of this processor's measured peak that training reaches.
+CPU_UTILISATION = 0.5
 # What is not planned with: CUDA's context, communication buffers, gaps of the allocator. A choice, not a measurement.
 HEADROOM = 0.1
 _PUBLISHED_VOCABULARY = 50_368
+_MOST_DEVICES = 8  # of one machine
 
 
 @dataclass(frozen=True)
@@ -48,29 +55,53 @@ class Cluster:
     """The devices of a run, one process each, and what is assumed of them."""
 
     device: Device
-    count: int
+    count: int | None  # None: as many as every phase has packed sequences for, at most eight
     utilisation: float  # the share of the peak that the run reaches
     cost_per_hour: float | None  # of one device
 
     @classmethod
     def of(
-        cls, device: str = "h100", count: int = 8, utilisation: float | None = None, cost_per_hour: float | None = None
+        cls,
+        device: str = "h100",
+        count: int | None = None,
+        utilisation: float | None = None,
+        cost_per_hour: float | None = None,
     ) -> "Cluster":
-        """So many devices of that name; the published utilisation unless one is given.
+        """Some devices of that name; `cpu` is this machine, alone. The utilisation is assumed unless one is given.
 
         Raises:
             ConfigError: there is no such device, or a number makes no sense.
         """
-        if device not in DEVICES:
-            raise ConfigError(f"There is no device {device!r} in the table; choose one of {', '.join(DEVICES)}.")
-        if count < 1:
+        if device not in (*DEVICES, "cpu"):
+            raise ConfigError(f"There is no device {device!r} in the table; choose one of cpu, {', '.join(DEVICES)}.")
+        if count is not None and count < 1:
             raise ConfigError(f"{count} devices train nothing; give 1 or more.")
-        share = PUBLISHED_UTILISATION if utilisation is None else utilisation
+        assumed = CPU_UTILISATION if device == "cpu" else PUBLISHED_UTILISATION
+        share = assumed if utilisation is None else utilisation
         if not 0 < share <= 1:
             raise ConfigError(f"A utilisation of {share:g} is no share of the peak; give one above 0 and at most 1.")
         if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
             raise ConfigError(f"A device hour cannot cost {cost_per_hour:g}; give 0 or more.")
+        if device == "cpu":
+            return cls(this_cpu(), count or 1, share, cost_per_hour)
         return cls(DEVICES[device], count, share, cost_per_hour)
+
+    def fitted(self, recipe: PretrainRecipe) -> "Cluster":
+        """The same devices, and where their number is open, as many as each phase has packed sequences for."""
+        if self.count is not None:
+            return self
+        return replace(self, count=min(_MOST_DEVICES, *(_first_batch(phase) for phase in recipe.phases.values())))
+
+    @property
+    def num_devices(self) -> int:
+        assert self.count is not None  # see `fitted`
+        return self.count
+
+    def precision(self, run: Run) -> Precision:
+        """The precision that the run takes on these devices."""
+        if self.device.on_cuda:
+            return "fp32" if run.precision == "fp32" else "bf16"
+        return select_precision(torch.device("cpu"), run.precision)
 
     @property
     def usable_memory(self) -> float:
@@ -85,6 +116,10 @@ class Lengths:
     sources: Mapping[str, Ints]
     origin: str
     own: bool  # those of the recipe's own shards, whose tokens can be counted too
+
+    def tokens(self, source: str) -> int | None:
+        """The tokens that a source holds, where that is known."""
+        return int(self.sources[source].sum()) if self.own else None
 
 
 @dataclass(frozen=True)
@@ -127,6 +162,7 @@ class PhasePlan:
     memory: Memory
     fits: bool
     largest_microbatch_rows: int  # that fits; at most what one device gets of a batch
+    epochs: Mapping[str, float]  # how often the phase reads each source; empty where the shards are not here
 
 
 @dataclass(frozen=True)
@@ -141,9 +177,10 @@ class Implied:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take, and what it was reckoned with."""
+    """What a run will take, and what was assumed."""
 
     cluster: Cluster
+    precision: Precision
     vocabulary: int
     lengths: str  # where those of the documents come from
     parameters: Parameters
@@ -162,7 +199,7 @@ def plan(
     shards: Path | None = None,
     histogram: Path | None = None,
 ) -> Plan:
-    """Reckon what the recipe takes. Tokenizer, shards and the model that it starts from need not exist.
+    """Estimate what the recipe takes. Tokenizer, shards and the model that it starts from need not exist.
 
     Lengths of documents come from `shards` or `histogram`, otherwise from the recipe's own shards where all are there,
     otherwise they are assumed. `hours` are of the form phase=194.2 or phase+phase=425.3.
@@ -173,6 +210,7 @@ def plan(
         DataError: given lengths cannot be read, or a source has no document of the lengths that the recipe wants.
     """
     measured = _given_hours(recipe, hours)
+    cluster = cluster.fitted(recipe)
     config = model_shape(recipe, vocab_size)
     lengths = document_lengths(recipe, shards, histogram)
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
@@ -190,18 +228,21 @@ def plan(
         if phase.max_repeats is not None and lengths.own:
             totals = {source: int(lengths.sources[source].sum()) for source in weights}
             weights = cap_repeats(weights, totals, phase.tokens, phase.max_repeats)
-        rows = mixed_rows({source: rows_of(source, phase.max_length) for source in weights}, weights)
-        phases.append(_plan_phase(name, phase, recipe, config, rows, cluster))
-    parameters = count_parameters(config)
+        packed_sources = {source: rows_of(source, phase.max_length) for source in weights}
+        rows = mixed_rows(packed_sources, weights)
+        planned = _plan_phase(name, phase, recipe, config, rows, cluster)
+        phases.append(replace(planned, epochs=_epochs(phase.tokens, weights, packed_sources, lengths)))
+    parameters, precision = count_parameters(config), cluster.precision(recipe.run)
     return Plan(
         cluster=cluster,
+        precision=precision,
         vocabulary=config.vocab_size,
         lengths=lengths.origin,
         parameters=parameters,
         parameters_total=parameters.total,
         phases=tuple(phases),
         total=_added([phase.effort for phase in phases]),
-        implied=tuple(_implied(names, number, phases, cluster) for names, number in measured),
+        implied=tuple(_implied(names, number, phases, cluster, precision) for names, number in measured),
     )
 
 
@@ -265,6 +306,24 @@ def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogr
     return Lengths(sources, origin, own)
 
 
+def _epochs(
+    tokens: int, weights: Mapping[str, float], packed: Mapping[str, Rows], lengths: Lengths
+) -> dict[str, float]:
+    """How often a phase reads what each source holds. [CLS] and [SEP] are read, but no source holds them."""
+    found = {}
+    for source, weight in weights.items():
+        held = lengths.tokens(source)
+        if held is not None:
+            share = weight / sum(weights.values()) * (1 - FRAME_TOKENS * packed[source].pieces_per_token)
+            found[source] = tokens * share / held
+    return found
+
+
+def _first_batch(phase: Phase) -> int:
+    """Packed sequences of the first update of a phase."""
+    return max(1, phase.batch_tokens.at(0) // phase.max_length)
+
+
 def simulate_updates(
     batch: BatchSize, max_length: int, tokens: int, tokens_per_row: Fraction | int
 ) -> tuple[Stage, ...]:
@@ -290,27 +349,29 @@ def _plan_phase(
 ) -> PhasePlan:
     run, batch, length = recipe.run, phase.batch_tokens, phase.max_length
     stages = simulate_updates(batch, length, phase.tokens, rows.tokens_per_row)
-    if stages[0].rows < cluster.count:
+    count = cluster.num_devices
+    if stages[0].rows < count:
         raise ConfigError(
-            f"A batch of {stages[0].rows} rows in phases.{name} has none for some of {cluster.count} devices; "
+            f"A batch of {stages[0].rows} packed sequences in phases.{name} has none for some of {count} devices; "
             "raise batch_tokens (and its start), or give fewer --gpus."
         )
     warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_row)
     flops = count_flops(config, rows, phase.mask_ratio)
     work = flops.total + (flops.recomputed if run.activation_checkpointing else 0.0)
-    precision: Precision = "fp32" if run.precision == "fp32" else "bf16"  # the devices of a plan are fast at it
+    precision = cluster.precision(run)
     setting = Setting(
         precision,
-        shards=cluster.count if run.parallel == "fsdp" else 1,
+        shards=count if run.parallel == "fsdp" else 1,
         activation_checkpointing=run.activation_checkpointing,
         compiled=run.compile,
+        on_cuda=cluster.device.on_cuda,
     )
-    share = math.ceil(stages[-1].rows / cluster.count)
+    share = math.ceil(stages[-1].rows / count)
 
-    def memory(count: int) -> Memory:
-        return estimate_memory(config, setting, count * length, phase.mask_ratio, passes=math.ceil(share / count))
+    def memory(rows: int) -> Memory:
+        return estimate_memory(config, setting, rows * length, phase.mask_ratio, passes=math.ceil(share / rows))
 
-    fitting = (count for count in range(share, 0, -1) if memory(count).total <= cluster.usable_memory)
+    fitting = (rows for rows in range(share, 0, -1) if memory(rows).total <= cluster.usable_memory)
     at_once = min(share, run.microbatch_tokens // length)
     updates = sum(stage.updates for stage in stages)
     return PhasePlan(
@@ -323,21 +384,22 @@ def _plan_phase(
         growing_updates=sum(stage.updates for stage in stages if stage.batch_tokens < batch.tokens),
         rate_warmup_updates=sum(stage.updates for stage in warmup),
         flops_per_token=flops,
-        effort=_effort(phase.tokens, updates, flops.total, work, cluster if precision == "bf16" else None),
+        effort=_effort(phase.tokens, updates, flops.total, work, cluster, cluster.device.peak(precision)),
         microbatch_rows=at_once,
         passes=math.ceil(share / at_once),
         memory=memory(at_once),
         fits=memory(at_once).total <= cluster.usable_memory,
         largest_microbatch_rows=next(fitting, 0),
+        epochs={},
     )
 
 
-def _effort(tokens: int, updates: int, flops: float, work: float, cluster: Cluster | None) -> Effort:
-    if cluster is None:
+def _effort(tokens: int, updates: int, flops: float, work: float, cluster: Cluster, peak: float | None) -> Effort:
+    if peak is None:
         return Effort(tokens, updates, tokens * flops, None, None, None)
-    device_hours = tokens * work / (cluster.device.peak_flops * cluster.utilisation) / 3600
+    device_hours = tokens * work / (peak * cluster.utilisation) / 3600
     cost = None if cluster.cost_per_hour is None else device_hours * cluster.cost_per_hour
-    return Effort(tokens, updates, tokens * flops, device_hours / cluster.count, device_hours, cost)
+    return Effort(tokens, updates, tokens * flops, device_hours / cluster.num_devices, device_hours, cost)
 
 
 def _added(efforts: Sequence[Effort]) -> Effort:
@@ -374,110 +436,14 @@ def _given_hours(recipe: PretrainRecipe, hours: Sequence[str]) -> list[tuple[tup
     return found
 
 
-def _implied(names: tuple[str, ...], hours: float, phases: Sequence[PhasePlan], cluster: Cluster) -> Implied:
+def _implied(
+    names: tuple[str, ...], hours: float, phases: Sequence[PhasePlan], cluster: Cluster, precision: Precision
+) -> Implied:
     effort = _added([phase.effort for phase in phases if phase.name in names])
-    device_seconds = hours * 3600 * cluster.count
+    device_seconds = hours * 3600 * cluster.num_devices
     return Implied(
         phases=names,
         hours=hours,
         tokens_per_second=effort.tokens / device_seconds,
-        share_of_peak=effort.flops / device_seconds / cluster.device.peak_flops,
+        share_of_peak=effort.flops / device_seconds / (cluster.device.peak(precision) or cluster.device.peak_flops),
     )
-
-
-def describe(plan: Plan) -> str:
-    """The plan as text for people: what it was reckoned with, then a column for each phase, then what stands out."""
-    cluster, parts = plan.cluster, plan.parameters
-    lines = [
-        f"parameters        {plan.parameters_total:,}",
-        f"                  embedding {parts.embedding:,}, attention {parts.attention:,}, "
-        f"feed-forward {parts.feed_forward:,}, norms {parts.norms:,}, head {parts.head:,}",
-        f"vocabulary        {plan.vocabulary:,}",
-        f"devices           {cluster.count} x {cluster.device.name}: {cluster.device.peak_flops / 1e12:,.0f} TFLOP/s "
-        f"(bf16, dense) and {_gib(cluster.device.memory)} GiB each",
-        f"utilisation       {cluster.utilisation:.1%} of the peak"
-        + (", as in the first phase of the published base" if cluster.utilisation == PUBLISHED_UTILISATION else ""),
-        f"document lengths  {plan.lengths}",
-        "",
-    ]
-    totals = {label: show(plan.total) for label, show in _EFFORT}
-    table = [("", [phase.name for phase in plan.phases], "total")]
-    table += [(label, [show(phase) for phase in plan.phases], totals.get(label, "")) for label, show in _ROWS]
-    table = [line for line in table if any(line[1])]
-    widths = [3 + max(len(cells[column]) for _, cells, _ in table) for column in range(len(plan.phases))]
-    last = 3 + max(len(total) for _, _, total in table)
-    for label, cells, total in table:
-        shown = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        lines.append(f"{label:<31}{shown}{total:>{last}}".rstrip())
-    lines.append("")
-    for found in plan.implied:
-        lines.append(
-            f"{' + '.join(found.phases)} in {found.hours:,.1f} hours: {found.tokens_per_second:,.0f} tokens/s on each "
-            f"device, {found.share_of_peak:.1%} of its peak"
-        )
-    if plan.total.hours is None:
-        lines.append("no hours: the table of devices has bf16 peaks, and run.precision is fp32")
-    if not all(phase.fits for phase in plan.phases):
-        most = min(phase.largest_microbatch_rows * phase.max_length for phase in plan.phases)
-        remedy = f"run.microbatch_tokens={most}" if most else "run.activation_checkpointing=true or run.parallel=fsdp"
-        lines.append(f"the microbatch does not fit {1 - HEADROOM:.0%} of the memory; try {remedy}")
-    return "\n".join(lines).rstrip()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}"
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:,.2f}"
-
-
-_EFFORT: tuple[tuple[str, Callable[[Effort], str]], ...] = (
-    ("tokens", lambda effort: f"{effort.tokens:,}"),
-    ("updates", lambda effort: f"{effort.updates:,}"),
-    ("operations", lambda effort: f"{effort.flops:.3g}"),
-    ("hours", lambda effort: _number(effort.hours)),
-    ("device hours", lambda effort: _number(effort.device_hours)),
-    ("cost", lambda effort: _number(effort.cost)),
-)
-
-
-def _of_effort(label: str) -> tuple[str, Callable[[PhasePlan], str]]:
-    show = dict(_EFFORT)[label]
-    return label, lambda phase: show(phase.effort)
-
-
-_ROWS: tuple[tuple[str, Callable[[PhasePlan], str]], ...] = (
-    _of_effort("tokens"),
-    ("tokens of a row", lambda phase: f"{phase.max_length:,}"),
-    ("  filled to", lambda phase: f"{phase.fill:.2%}"),
-    ("  in pieces of", lambda phase: f"{phase.piece_tokens:,.0f}"),
-    ("  masked", lambda phase: f"{phase.mask_ratio:.0%}"),
-    ("tokens of a batch", lambda phase: f"{phase.stages[-1].batch_tokens:,}"),
-    ("  at first", lambda phase: f"{phase.stages[0].batch_tokens:,}"),
-    ("rows of a batch", lambda phase: f"{phase.stages[-1].rows:,}"),
-    _of_effort("updates"),
-    ("  while the batch grows", lambda phase: f"{phase.growing_updates:,}"),
-    ("  while the rate warms up", lambda phase: f"{phase.rate_warmup_updates:,}"),
-    ("operations of a token", lambda phase: f"{phase.flops_per_token.total:.3g}"),
-    ("  layers", lambda phase: f"{phase.flops_per_token.layers:.3g}"),
-    ("  attention", lambda phase: f"{phase.flops_per_token.attention:.3g}"),
-    ("  head", lambda phase: f"{phase.flops_per_token.head:.3g}"),
-    _of_effort("operations"),
-    _of_effort("hours"),
-    _of_effort("device hours"),
-    _of_effort("cost"),
-    ("rows of a microbatch", lambda phase: f"{phase.microbatch_rows:,}"),
-    ("  passes of an update", lambda phase: f"{phase.passes:,}"),
-    ("memory of a device, GiB", lambda phase: _gib(phase.memory.total)),
-    ("  weights", lambda phase: _gib(phase.memory.weights)),
-    ("  copies of weights in bf16", lambda phase: _gib(phase.memory.copies)),
-    ("  gradients", lambda phase: _gib(phase.memory.gradients)),
-    ("  optimizer", lambda phase: _gib(phase.memory.optimizer)),
-    ("  activations", lambda phase: _gib(phase.memory.activations)),
-    ("  logits, before the backward", lambda phase: _gib(phase.memory.logits)),
-    ("  or temporaries, in it", lambda phase: _gib(phase.memory.temporaries)),
-    ("  fits", lambda phase: "yes" if phase.fits else "no"),
-    ("rows of the largest that fits", lambda phase: f"{phase.largest_microbatch_rows:,}"),
-    ("  tokens", lambda phase: f"{phase.largest_microbatch_rows * phase.max_length:,}"),
-)

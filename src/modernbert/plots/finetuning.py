@@ -1,4 +1,4 @@
-"""Pictures of a fine-tuning run: which class was taken for which, and how the run went."""
+"""Pictures of a fine-tuning run: the confusion matrix, predicted numbers, and the learning curve."""
 
 import logging
 import warnings
@@ -28,13 +28,13 @@ _WIDE_FONTS = (
 
 
 def draw_confusion(names: Sequence[str], matrix: npt.NDArray[np.int64], title: str, path: Path) -> None:
-    """Rows are what is right, columns what was predicted; colours are shares of a row, numbers counts."""
+    """Rows are expected classes, columns predicted ones; colours are shares of a row, numbers counts."""
     drawing = _drawing()
     size = min(14.0, 2.6 + 0.55 * len(names))
     figure, axes = drawing.subplots(figsize=(size + 0.8, size), layout="constrained")
     shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="right", title=title)
+    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="expected", title=title)
     shown = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
     axes.set_xticklabels(shown, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticklabels(shown, parse_math=False)
@@ -44,7 +44,7 @@ def draw_confusion(names: Sequence[str], matrix: npt.NDArray[np.int64], title: s
                 colour = "white" if shares[row, column] > 0.5 else "#333333"
                 axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize="small")
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="share of the right class", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="share of the expected class", shrink=0.8)
     _save(figure, path)
 
 
@@ -90,13 +90,13 @@ def draw_curve(results: Sequence[Run], metric: str, path: Path) -> None:
 
 
 def draw_numbers(expected: Sequence[float], predicted: Sequence[float], title: str, path: Path) -> None:
-    """Predicted over right numbers, each example a point."""
+    """Predicted over expected numbers, each example a point."""
     drawing = _drawing()
     figure, axes = drawing.subplots(figsize=(4.6, 4.4), layout="constrained")
     axes.plot(expected, predicted, ls="", marker="o", ms=3, alpha=0.35, mew=0, color=COLOURS[0])
     ends = [min(expected), max(expected)]
     axes.plot(ends, ends, color="#333333", lw=1)
-    axes.set(xlabel="right", ylabel="predicted", title=title)
+    axes.set(xlabel="expected", ylabel="predicted", title=title)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import locked, replaced_file
+from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import Cutter, Passages, cut_characters, source_files, write_passages
 from modernbert.search.stages import DenseStage, LateStage, Method, SparseStage, Stage, WordStage
@@ -165,7 +165,7 @@ def _write_passages(building: Path, sources: Sequence[str], cut: Cutter, text_ke
 def _encode(building: Path, stages: Sequence[Stage], count: int) -> dict[Method, list[Path]]:
     passages = Passages(building / "passages")
     files: dict[Method, list[Path]] = {}
-    with tqdm(total=count * len(stages), unit=" passages", desc="encoding") as bar:
+    with Progress(total=count * len(stages), unit=" passages", desc="encoding") as bar:
         for stage in stages:
             files[stage.method] = []
             for begin in range(0, count, PASSAGES_AT_ONCE):

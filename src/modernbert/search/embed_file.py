@@ -6,19 +6,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from tqdm import tqdm
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import locked, replaced_file
+from modernbert.installation import install_command
+from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.stages import merge_rows
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.quantization import Precision, quantize
 from modernbert.text.opening import read_lines
-from modernbert.text.records import Bad, read_file, told_format
+from modernbert.text.records import RejectedRecord, format_of, read_file
+
+if TYPE_CHECKING:
+    from modernbert.corpus.executors import Machines
 
 ROWS_AT_ONCE = 2048  # of a shard, which is what a stop can lose
 _IDS = ("_id", "id", "docid", "doc_id")
@@ -41,13 +45,13 @@ def read_rows(path: Path, text_key: str = "text") -> Iterator[Row]:
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
-    kind = told_format(path)
+    kind = format_of(path)
     if kind not in ("jsonl", "json", "csv", "tsv", "parquet"):
         for number, line in read_lines(path):
             yield _row(line.rstrip("\r\n"), str(number - 1), f"{path}:{number}")
         return
     for count, record in enumerate(read_file(path, kind)):
-        if isinstance(record, Bad):
+        if isinstance(record, RejectedRecord):
             raise record.error()
         if text_key not in record.values:
             raise DataError(
@@ -71,11 +75,14 @@ def embed_file(
     chunk: bool = False,
     device: str = "auto",
     int8: bool = False,
+    machines: "Machines | None" = None,
 ) -> dict[str, Any]:
     """Write a vector for each text; how many there are, and of what.
 
     Shards of fp32 vectors lie in a folder beside `output` until they are all there: a stopped run with the same
     settings goes on, and gives the same bytes. int8 and uint8 are calibrated on the vectors of the first shard.
+
+    With `machines` the shards are made by several processes, jobs of Slurm or tasks of Ray; the bytes are the same.
 
     Raises:
         DataError: a text is empty or missing, or a stopped run had other settings.
@@ -101,7 +108,11 @@ def embed_file(
     parts.mkdir(parents=True, exist_ok=True)
     with locked(parts):
         _begin(parts, settings)
-        count = _write_shards(parts, file, model, settings, device)
+        if machines is not None:
+            from modernbert.search.embed_on_machines import run_on_machines
+
+            run_on_machines(parts, file, model, settings, device, machines)
+        count = write_shards(parts, file, model, settings, device)
         if not count:
             shutil.rmtree(parts)
             raise DataError(f"{file} holds no text.")
@@ -128,15 +139,20 @@ def _begin(parts: Path, settings: dict[str, Any]) -> None:
         partial.write_text(json.dumps(settings), encoding="utf-8")
 
 
-def _write_shards(parts: Path, file: Path, model: str, settings: dict[str, Any], device: str) -> int:
-    """The shards that are not there yet. The model loads only if there is one."""
+def write_shards(
+    parts: Path, file: Path, model: str, settings: dict[str, Any], device: str, rank: int = 0, world: int = 1
+) -> int:
+    """The shards that are not there yet, each `world`-th from number `rank` on; how many texts there are in all.
+
+    The model loads only if there is a shard to make.
+    """
     rows = read_rows(file, settings["text_key"])
     embedder: Embedder | None = None
     total = 0
-    with tqdm(unit=" texts", desc="embedding") as bar:
+    with Progress(unit=" texts", desc="embedding", disable=world > 1) as bar:
         while shard := list(islice(rows, ROWS_AT_ONCE)):
             path = parts / f"{total:012d}.npz"
-            if not path.is_file():
+            if not path.is_file() and total // ROWS_AT_ONCE % world == rank:
                 embedder = embedder or Embedder.from_pretrained(model, device=device, int8=settings["int8"])
                 encode = embedder.encode_document if settings["prompt_name"] is None else embedder.encode
                 options = {"prompt_name": settings["prompt_name"]} if settings["prompt_name"] is not None else {}
@@ -169,7 +185,7 @@ def _write_parquet(shards: Sequence[Path], output: Path, precision: Precision, c
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise DataError("Parquet needs pyarrow: pip install 'modernbert[corpus]'.") from None
+        raise DataError(f"Parquet needs pyarrow: {install_command('corpus')}.") from None
     with replaced_file(output) as partial:
         writer = None
         for path in shards:

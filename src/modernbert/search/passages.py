@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from tqdm import tqdm
 
 from modernbert.errors import DataError
+from modernbert.progress import Progress
 from modernbert.text.opening import UnreadableError, find_files, read_lines
-from modernbert.text.records import Bad, read_file, told_format
+from modernbert.text.records import RejectedRecord, format_of, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def write_passages(folder: Path, sources: Sequence[str], cut: Cutter, text_key: 
     """
     offsets = [0]
     left_out = 0
-    with (folder / TEXTS).open("wb") as file, tqdm(unit=" passages", desc="reading texts") as bar:
+    with (folder / TEXTS).open("wb") as file, Progress(unit=" passages", desc="reading texts") as bar:
         for found in _documents(sources, text_key):
             if found is None:
                 left_out += 1
@@ -110,14 +110,14 @@ def _documents(sources: Sequence[str], text_key: str) -> Iterator[tuple[str, str
     """Id, place and text of each document, or None where there is no text."""
     for path, *_ in source_files(sources):
         file = Path(str(path))
-        kind = told_format(file)
+        kind = format_of(file)
         try:
             if kind not in ("jsonl", "json", "csv", "tsv", "parquet"):
                 text = "".join(line for _, line in read_lines(file))
                 yield (file.name, str(file), text) if text.strip() else None
                 continue
             for record in read_file(file, kind):
-                if isinstance(record, Bad):
+                if isinstance(record, RejectedRecord):
                     yield None
                     continue
                 value, title = record.values.get(text_key), record.values.get("title")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from modernbert.errors import DataError
+from modernbert.installation import install_command
 from modernbert.search.words import words_of
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder, max_similarity
@@ -229,5 +230,5 @@ def _bm25s() -> Any:
     try:
         import bm25s
     except ImportError:
-        raise DataError("BM25 needs the package bm25s: pip install 'modernbert[retrieval]', or --no-bm25.") from None
+        raise DataError(f"BM25 needs the package bm25s: {install_command('retrieval')}, or --no-bm25.") from None
     return bm25s

@@ -14,7 +14,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.packed import Sequences
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
-from modernbert.stream.packing import SPECIALS
+from modernbert.text.framing import FRAME_TOKENS, Frame
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 
 Example = str | Mapping[str, Any] | Sequence[int] | npt.NDArray[Any] | torch.Tensor
@@ -39,8 +39,8 @@ def collate_mlm(
         DataError: the tokenizer cannot be read; later, from the function: an example is of none of these kinds, an id
             is not in the vocabulary, or a batch has no token.
     """
-    if max_length <= SPECIALS:
-        raise ConfigError(f"max_length is {max_length}, too short for one token; give {SPECIALS + 1} or more.")
+    if max_length <= FRAME_TOKENS:
+        raise ConfigError(f"max_length is {max_length}, too short for one token; give {FRAME_TOKENS + 1} or more.")
     if not 0 < mask_ratio <= 1:
         raise ConfigError(f"mask_ratio is {mask_ratio}; it must be above 0 and at most 1.")
     loaded = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
@@ -60,11 +60,11 @@ class CollateMLM:
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         framed: list[npt.NDArray[np.int64]] = []
-        room = self.max_length - SPECIALS
-        cls_id, sep_id = self.vocabulary.cls_id, self.vocabulary.sep_id
+        frame = Frame(self.vocabulary.cls_id, self.vocabulary.sep_id)
+        room = frame.room(self.max_length)
         for ids in self._ids(examples):
             for begin in range(0, len(ids), room):
-                framed.append(np.array([cls_id, *ids[begin : begin + room], sep_id], dtype=np.int64))
+                framed.append(frame.ids(ids[begin : begin + room]).astype(np.int64))
         if not framed:
             raise DataError("A batch has no token: every example in it is empty.")
         worker = get_worker_info()

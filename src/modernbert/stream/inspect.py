@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from modernbert.stream.packing import SPECIALS, Packer
+from modernbert.stream.packing import Packer
 from modernbert.stream.shards import Documents, Shards
+from modernbert.text.framing import FRAME_TOKENS
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def inspect(folder: str | Path, max_length: int, seed: int = 0) -> Inspection:
         if packer.position.epoch:
             break
         rows, pieces = rows + 1, pieces + len(row)
-        filled += sum(piece.length + SPECIALS for piece in row)
+        filled += sum(piece.length + FRAME_TOKENS for piece in row)
     edges = [0, *(2**power for power in range(4, 64) if 2 ** (power - 1) <= shards.lengths.max())]
     counts = np.histogram(shards.lengths, bins=edges)[0]
     return Inspection(

@@ -12,8 +12,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from modernbert.config import Config
 from modernbert.errors import DataError
-from modernbert.stream.packing import SPECIALS, Packer
+from modernbert.stream.packing import Packer
 from modernbert.stream.shards import Documents, Shard, Shards
+from modernbert.text.framing import FRAME_TOKENS
 
 Ints = npt.NDArray[np.int64]
 
@@ -94,7 +95,7 @@ def packed_rows(lengths: Ints, max_length: int, windows: Collection[int | None])
             break
         buffer = at.buffer
         rows += 1
-        sizes += [piece.length + SPECIALS for piece in row]
+        sizes += [piece.length + FRAME_TOKENS for piece in row]
     size = np.array(sizes)
     tokens = int(size.sum())
     keys = {window: float(visible_keys(size, window).sum() / tokens) for window in windows}

@@ -6,15 +6,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from modernbert.errors import ConfigError
-from modernbert.packed import Sequences
-from modernbert.stream.masking import IGNORED, mask_tokens
-from modernbert.stream.packing import SPECIALS, Packer, Piece, Position
+from modernbert.packed import IGNORED, Sequences
+from modernbert.stream.masking import mask_tokens
+from modernbert.stream.packing import Packer, Piece, Position
 from modernbert.stream.shards import Documents, Shards
+from modernbert.text.framing import FRAME_TOKENS, Frame
 from modernbert.text.tokenizer import Vocabulary
 
 
@@ -56,7 +58,7 @@ class Row:
     @property
     def num_tokens(self) -> int:
         """With [CLS] and [SEP] of each piece."""
-        return sum(piece.length + SPECIALS for piece in self.pieces)
+        return sum(piece.length + FRAME_TOKENS for piece in self.pieces)
 
 
 class Loader:
@@ -171,14 +173,14 @@ def validation_batches(
 def _batch(
     rows: Sequence[Row], shards: Mapping[str, Shards], vocabulary: Vocabulary, mask_ratio: float, seed: int
 ) -> Batch:
-    cls_id, sep_id = np.array([vocabulary.cls_id]), np.array([vocabulary.sep_id])
+    frame = Frame(vocabulary.cls_id, vocabulary.sep_id)
     inputs, labels, lengths = [], [], []
     for row in rows:
-        parts = []
+        parts: list[npt.NDArray[np.integer]] = []
         for piece in row.pieces:
             ids = shards[row.source].slice(piece.document, piece.start, piece.start + piece.length)
-            parts += [cls_id, ids, sep_id]
-            lengths.append(piece.length + SPECIALS)
+            parts += frame.parts(ids)
+            lengths.append(piece.length + FRAME_TOKENS)
         masked, label = mask_tokens(
             np.concatenate(parts, dtype=np.int64), vocabulary, ratio=mask_ratio, seed=seed, step=row.number
         )

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from modernbert.packed import IGNORED
 from modernbert.text.tokenizer import Vocabulary
 
-IGNORED = -100
 _MASKED, _RANDOM = 0.8, 0.1  # of the predicted tokens; the rest is kept (Devlin et al. 2018, arXiv 1810.04805, 3.1)
 
 Ids = npt.NDArray[np.int64]
@@ -23,3 +23,8 @@ def mask_tokens(ids: Ids, vocabulary: Vocabulary, *, ratio: float, seed: int, st
     words = vocabulary.ordinary[generator.integers(len(vocabulary.ordinary), size=len(ids))]
     replaced = np.where(fate < _MASKED, vocabulary.mask_id, np.where(fate < _MASKED + _RANDOM, words, ids))
     return np.where(chosen, replaced, ids), np.where(chosen, ids, IGNORED)
+
+
+def framed_labels(labels: Ids) -> Ids:
+    """The labels of a text between [CLS] and [SEP], which have none themselves."""
+    return np.concatenate([[IGNORED], labels, [IGNORED]])

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.stream.shards import Counts, Documents
+from modernbert.text.framing import FRAME_TOKENS
 
-SPECIALS = 2  # [CLS] and [SEP] around every piece
 _BUFFER_DOCUMENTS = 16_384  # packed together: large enough that the last, unfilled row is below 0.1 %
 
 Ints = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class Position:
 
 def cut(lengths: Ints, max_length: int) -> tuple[Ints, Ints, Ints]:
     """Cut documents into pieces of at most `max_length - 2` tokens: index of the document, start, length of each."""
-    room = max_length - SPECIALS
+    room = max_length - FRAME_TOKENS
     counts = -(-lengths // room)
     owner = np.repeat(np.arange(len(lengths)), counts)
     start = (np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)) * room
@@ -63,7 +63,7 @@ def best_fit(sizes: Ints, capacity: int) -> list[list[int]]:
             space, row = capacity, len(rows)
             rows.append([item])
         left = space - size
-        if left > SPECIALS:  # less holds no piece
+        if left > FRAME_TOKENS:  # less holds no piece
             by_space[left].append(row)
             spaces |= 1 << left
     return rows
@@ -81,7 +81,7 @@ class Packer:
     """
 
     def __init__(self, documents: Documents, max_length: int, seed: int, position: Position | None = None) -> None:
-        if max_length <= SPECIALS:
+        if max_length <= FRAME_TOKENS:
             raise ConfigError(f"A row of {max_length} tokens has no room beside [CLS] and [SEP]; give at least 3.")
         if not documents.lengths.any():
             raise DataError(f"{documents.shards.folder} holds no token; write it again from a corpus with text.")
@@ -118,6 +118,6 @@ class Packer:
         members = self._order[buffer * _BUFFER_DOCUMENTS : (buffer + 1) * _BUFFER_DOCUMENTS]
         owner, start, length = cut(self._documents.shards.lengths[members].astype(np.int64), self._max_length)
         self._pieces = (members[owner], start, length)
-        self._rows = best_fit(length + SPECIALS, self._max_length)
+        self._rows = best_fit(length + FRAME_TOKENS, self._max_length)
         np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(self._rows)
         self._rows_of = (epoch, buffer)

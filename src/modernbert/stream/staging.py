@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from modernbert.packed import Sequences
+from modernbert.packed import IGNORED, Sequences
 from modernbert.stream.loader import Batch
-from modernbert.stream.masking import IGNORED
 
 _ALIGNMENT = 16  # words: every view begins at a multiple of 128 bytes, as kernels with wide loads like it
 _ROW_STEP = 256

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from modernbert.errors import DataError
+from modernbert.installation import install_command
 
 
 def ward_clusters(vectors: Float[Tensor, "rows dim"], count: int) -> Int[Tensor, "rows"]:
@@ -18,7 +19,7 @@ def ward_clusters(vectors: Float[Tensor, "rows dim"], count: int) -> Int[Tensor,
         from scipy.cluster.hierarchy import fcluster, linkage
         from scipy.spatial.distance import squareform
     except ImportError:
-        raise DataError("Pooling tokens needs scipy: pip install 'modernbert[finetune]'.") from None
+        raise DataError(f"Pooling tokens needs scipy: {install_command('finetune')}.") from None
     distances = (1 - vectors @ vectors.t()).clamp(0, 2).numpy()
     labels = fcluster(linkage(squareform(distances, checks=False), method="ward"), t=count, criterion="maxclust")
     return torch.from_numpy(np.unique(labels, return_inverse=True)[1].astype(np.int64))

@@ -154,7 +154,7 @@ class Embedder(RetrievalPredictor[DenseEncoder]):
         return wanted
 
     def _chunks(self, texts: Sequence[str], prompt: str, overlap: int | None) -> tuple[list[str], list[int]]:
-        shared = self.stride if overlap is None else overlap
+        shared = self.overlap_tokens if overlap is None else overlap
         found = [self.texts.windows(text, prompt, shared) for text in texts]
         owners = [number for number, parts in enumerate(found) for _ in parts]
         return [part for parts in found for part in parts], owners

@@ -1,4 +1,4 @@
-"""What is given as a text or as many of them, seen to be text before any tokenizer takes it."""
+"""Checks that what a caller gives as texts is text, before a tokenizer reads it."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ def listed(texts: object) -> list[object]:
     """Any sequence of texts (list, tuple, array, series, ...) as a list.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not a sequence.
     """
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
         raise DataError(f"{_shown(texts)} should be a text, or a list of texts.")
@@ -18,10 +18,10 @@ def listed(texts: object) -> list[object]:
 
 
 def checked(text: object, name: str) -> str:
-    """A text, unless it is empty or none.
+    """The text itself.
 
     Raises:
-        DataError: so it is; `name` says which one, as in "Text 3".
+        DataError: it is empty or not a text; `name` says which one, as in "Text 3".
     """
     if not isinstance(text, str):
         raise DataError(f"{name} is {_shown(text)} and should be a text; replace it, or leave it out.")
@@ -35,10 +35,10 @@ def checked(text: object, name: str) -> str:
 
 
 def checked_list(texts: object, name: str) -> list[str]:
-    """Texts of which none is empty or no text; `name` is what one of them is called.
+    """A list of texts; `name` is what one of them is called in messages.
 
     Raises:
-        DataError: one is.
+        DataError: one of them is empty or not a text.
     """
     return [checked(text, f"{name} {number}") for number, text in enumerate(listed(texts), 1)]
 

@@ -1,28 +1,99 @@
-"""The tasks that a model can be fine-tuned for."""
+"""The table of tasks: which room of this package holds each of them. A room is imported when its task is used."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
+from modernbert.errors import ConfigError
 
-from modernbert.tasks.answer import Questions
-from modernbert.tasks.choose import Choose
-from modernbert.tasks.classify import Classify, MultiLabel, Regress
-from modernbert.tasks.recipe import FinetuneRecipe
-from modernbert.tasks.task import Encoded, Item, Judgement, Task
-from modernbert.tasks.tokens import Tokens
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
-__all__ = ["Encoded", "Item", "Judgement", "Task", "make_task"]
+    from modernbert.model.config import EncoderConfig
+    from modernbert.tasks.predictor import Predictor
+    from modernbert.tasks.task import Task, TaskSettings
 
-_TASKS: dict[str, type[Task[Any, Any]]] = {
-    "classify": Classify,
-    "multi-label": MultiLabel,
-    "regress": Regress,
-    "tokens": Tokens,
-    "answer": Questions,
-    "choose": Choose,
+
+@dataclass(frozen=True)
+class Kind:
+    """The two classes of a task by their full names: the `Task` that is trained, and the one that predicts."""
+
+    task: str | None  # None where there is nothing to fine-tune
+    predictor: str | None  # None where there is none
+
+
+KINDS: dict[str, Kind] = {
+    "classify": Kind("modernbert.tasks.classify.Classify", "modernbert.tasks.classify.Classifier"),
+    "multi-label": Kind("modernbert.tasks.classify.MultiLabel", "modernbert.tasks.classify.Classifier"),
+    "regress": Kind("modernbert.tasks.regress.Regress", "modernbert.tasks.classify.Classifier"),
+    "tokens": Kind("modernbert.tasks.tokens.Tokens", "modernbert.tasks.tokens.TokenClassifier"),
+    "answer": Kind("modernbert.tasks.answer.AnswerQuestions", "modernbert.tasks.answer.QuestionAnswerer"),
+    "choose": Kind("modernbert.tasks.choose.Choose", "modernbert.tasks.choose.ChoiceAnswerer"),
+    "fill-mask": Kind(None, "modernbert.tasks.fill_mask.FillMask"),
 }
 
 
-def make_task(recipe: FinetuneRecipe, tokenizer: Tokenizer, max_length: int) -> Task[Any, Any]:
-    """The task that a recipe names."""
-    return _TASKS[recipe.task](recipe, tokenizer, max_length)
+def trainable() -> list[str]:
+    """The names of the tasks that a model can be fine-tuned for."""
+    return [name for name, kind in KINDS.items() if kind.task is not None]
+
+
+def task_class(name: str) -> "type[Task[Any, Any]]":
+    """The class of a task.
+
+    Raises:
+        ConfigError: there is no such task, or a model cannot be fine-tuned for it.
+    """
+    if name not in trainable():
+        raise ConfigError(f"There is no task {name!r} to fine-tune for; choose one of {', '.join(trainable())}.")
+    return _imported(KINDS[name].task)
+
+
+def make_task(name: str, settings: "TaskSettings", tokenizer: "Tokenizer", max_length: int) -> "Task[Any, Any]":
+    """A task that reads `max_length` tokens at once.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    return task_class(name)(settings, tokenizer, max_length)
+
+
+def predictor_class(name: str) -> "type[Predictor[Any]] | None":
+    """The class that predicts for a task, or None where there is none."""
+    return _imported(KINDS[name].predictor)
+
+
+def kind_of_model(architecture: str | None, config: "EncoderConfig") -> str | None:
+    """The name of the task that a model was trained for, or None where it has no head that is known here.
+
+    A folder of this version says it; otherwise the head tells, and for whole texts the `problem_type`.
+    """
+    named = (config.modernbert_task or {}).get("kind")
+    if named in KINDS:
+        return str(named)
+    if architecture == _TEXTS:
+        return _PROBLEMS.get(config.problem_type, "regress" if len(config.labels) == 1 else "classify")
+    return _HEADS.get(architecture)
+
+
+def _imported(name: str | None) -> Any:
+    if name is None:
+        return None
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
+# For folders that do not name their task: those of other trainers and of older versions.
+_TEXTS = "ModernBertForSequenceClassification"
+_PROBLEMS: Mapping[str | None, str] = {
+    "regression": "regress",
+    "single_label_classification": "classify",
+    "multi_label_classification": "multi-label",
+}
+_HEADS: Mapping[str | None, str] = {
+    "ModernBertForTokenClassification": "tokens",
+    "ModernBertForQuestionAnswering": "answer",
+    "ModernBertForMultipleChoice": "choose",
+    "ModernBertForMaskedLM": "fill-mask",
+}

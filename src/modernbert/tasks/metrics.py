@@ -1,13 +1,9 @@
-"""What predictions are worth, as pure functions of predictions and references.
+"""Metrics as pure functions of predictions and references, and their confidence intervals.
 
-A metric of whole lists takes (predictions, references). Metrics of spans and answers come in two steps, counts or
-scores of each example and their sum, so that `bootstrap` need not compare texts again.
+A metric of whole lists takes (predictions, references). Metrics of spans and answers, in the rooms of their tasks, come
+in two steps, counts or scores of each example and their sum, so that `bootstrap` need not compare texts again.
 """
 
-import re
-import string
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,31 +13,26 @@ import numpy.typing as npt
 
 from modernbert.errors import DataError
 from modernbert.installation import install_command
-from modernbert.text.examples import Span
 
 Values = npt.NDArray[Any] | Sequence[Any]
 Metric = Callable[..., float]
 
+LOWER_IS_BETTER = frozenset({"error"})  # the names of metrics
+
+
+def selection_score(name: str, value: float) -> float:
+    """The value of a metric, with the sign changed where lower is better: the best evaluation has the highest."""
+    return -value if name in LOWER_IS_BETTER else value
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the interval that holds it with a probability of `level`, from examples drawn again and again."""
+    """A value with its bootstrap confidence interval at `level`."""
 
     value: float
     low: float
     high: float
     level: float
-
-
-@dataclass(frozen=True)
-class SpanScores:
-    """Precision, recall and F1 of predicted spans, which count only if both ends and the label are right."""
-
-    precision: float
-    recall: float
-    f1: float
-    predicted: int
-    wanted: int
 
 
 def accuracy(predictions: Values, references: Values) -> float:
@@ -51,29 +42,29 @@ def accuracy(predictions: Values, references: Values) -> float:
 
 
 def binary_f1(predictions: Values, references: Values, positive: Any = 1) -> float:
-    """F1 of the class `positive`; 0 where it is neither predicted nor wanted."""
-    predicted, wanted = np.asarray(predictions) == positive, np.asarray(references) == positive
-    return f1_of_counts(np.array([[(predicted & wanted).sum(), predicted.sum(), wanted.sum()]]))
+    """F1 of the class `positive`; 0 where it is neither predicted nor expected."""
+    predicted, expected = np.asarray(predictions) == positive, np.asarray(references) == positive
+    return f1_of_counts(np.array([[(predicted & expected).sum(), predicted.sum(), expected.sum()]]))
 
 
 def macro_f1(predictions: Values, references: Values) -> float:
     """The mean F1 of all classes that occur, each the same weight."""
-    right, predicted, wanted = _class_counts(predictions, references)
-    return float(np.mean(2 * right / (predicted + wanted)))
+    correct, predicted, expected = _class_counts(predictions, references)
+    return float(np.mean(2 * correct / (predicted + expected)))
 
 
 def matthews(predictions: Values, references: Values) -> float:
     """Matthews correlation, of any number of classes (Gorodkin 2004); 0 if one side is all the same."""
-    right, predicted, wanted = _class_counts(predictions, references)
-    count = wanted.sum()
-    spread = (count**2 - (predicted**2).sum()) * (count**2 - (wanted**2).sum())
-    return float((right.sum() * count - predicted @ wanted) / np.sqrt(spread)) if spread else 0.0
+    correct, predicted, expected = _class_counts(predictions, references)
+    count = expected.sum()
+    spread = (count**2 - (predicted**2).sum()) * (count**2 - (expected**2).sum())
+    return float((correct.sum() * count - predicted @ expected) / np.sqrt(spread)) if spread else 0.0
 
 
 def multilabel_f1(predictions: Values, references: Values, average: Literal["micro", "macro"] = "micro") -> float:
     """F1 over rows of 0 and 1, one for each label: of all decisions together, or the mean of the labels."""
-    predicted, wanted = np.asarray(predictions).astype(bool), np.asarray(references).astype(bool)
-    counts = np.stack([(predicted & wanted).sum(0), predicted.sum(0), wanted.sum(0)], axis=1)
+    predicted, expected = np.asarray(predictions).astype(bool), np.asarray(references).astype(bool)
+    counts = np.stack([(predicted & expected).sum(0), predicted.sum(0), expected.sum(0)], axis=1)
     if average == "micro":
         return f1_of_counts(counts)
     return float(np.mean([f1_of_counts(row[None]) for row in counts]))
@@ -89,85 +80,19 @@ def spearman(predictions: Values, references: Values) -> float:
     return _correlation("spearmanr", predictions, references)
 
 
-def span_counts(predictions: Sequence[Sequence[Span]], references: Sequence[Sequence[Span]]) -> npt.NDArray[np.int64]:
-    """(examples, 3): right, predicted and wanted spans of each text."""
-    counts = [
-        (len(set(predicted) & set(wanted)), len(set(predicted)), len(set(wanted)))
-        for predicted, wanted in zip(predictions, references, strict=True)
-    ]
-    return np.array(counts, dtype=np.int64).reshape(-1, 3)
-
-
 def f1_of_counts(counts: npt.NDArray[np.integer]) -> float:
-    """F1 over the sum of rows of right, predicted and wanted ones; 0 if there are none."""
-    right, predicted, wanted = counts.sum(0).tolist()
-    return 2 * right / (predicted + wanted) if predicted + wanted else 0.0
+    """F1 over the sum of rows of correct, predicted and expected ones; 0 if there are none."""
+    correct, predicted, expected = counts.sum(0).tolist()
+    return 2 * correct / (predicted + expected) if predicted + expected else 0.0
 
 
-def span_scores(predictions: Sequence[Sequence[Span]], references: Sequence[Sequence[Span]]) -> SpanScores:
-    """Over all spans of all texts, as the CoNLL script counts them."""
-    counts = span_counts(predictions, references)
-    right, predicted, wanted = counts.sum(0).tolist()
-    return SpanScores(
-        precision=right / predicted if predicted else 0.0,
-        recall=right / wanted if wanted else 0.0,
-        f1=f1_of_counts(counts),
-        predicted=predicted,
-        wanted=wanted,
-    )
-
-
-def span_scores_by_label(
-    predictions: Sequence[Sequence[Span]], references: Sequence[Sequence[Span]]
-) -> dict[str, SpanScores]:
-    """The same for each label that is predicted or wanted."""
-    labels = sorted({span.label for spans in (*predictions, *references) for span in spans})
-    return {
-        label: span_scores(
-            [[span for span in spans if span.label == label] for spans in predictions],
-            [[span for span in spans if span.label == label] for spans in references],
-        )
-        for label in labels
-    }
-
-
-def squad_scores(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], *, unit: Literal["words", "characters"] = "words"
-) -> npt.NDArray[np.float64]:
-    """(questions, 2): exact match and F1 of each answer, by the definition of SQuAD's script, from 0 to 1.
-
-    The best of the accepted answers counts. An empty prediction says that there is no answer, which is right if no
-    answer is accepted. F1 is over `words`, or over `characters` for languages without spaces.
-    """
-    scores = []
-    for predicted, answers in zip(predictions, references, strict=True):
-        said = normalized_answer(predicted, unit)
-        accepted = [answer for text in answers if (answer := normalized_answer(text, unit))] or [""]
-        scores.append([max(each) for each in zip(*(_answer_scores(said, one, unit) for one in accepted), strict=True)])
-    return np.array(scores, dtype=np.float64).reshape(-1, 2)
-
-
-def normalized_answer(text: str, unit: Literal["words", "characters"] = "words") -> str:
-    """An answer as it is compared.
-
-    For words that is SQuAD's own: lower case, no ASCII punctuation, no articles, single spaces. For characters: NFKC,
-    lower case, no punctuation of any script, no white space.
-    """
-    if unit == "words":
-        kept = "".join(character for character in text.lower() if character not in string.punctuation)
-        return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
-    folded = unicodedata.normalize("NFKC", text).lower()
-    return "".join(
-        character
-        for character in folded
-        if not unicodedata.category(character).startswith("P")
-        and character not in string.punctuation
-        and not character.isspace()
-    )
+def root_mean_squared_error(predictions: Values, references: Values) -> float:
+    """The root of the mean squared difference."""
+    return float(np.sqrt(np.mean((np.asarray(predictions) - np.asarray(references)) ** 2)))
 
 
 def mean(scores: npt.NDArray[np.floating]) -> float:
-    """The mean of scores that each example has of its own."""
+    """The mean of one score for each example."""
     return float(np.mean(scores))
 
 
@@ -188,34 +113,24 @@ def bootstrap(metric: Metric, *values: Values, samples: int = 1000, level: float
     return Interval(metric(*arrays), low, high, level)
 
 
-def _answer_scores(one: str, other: str, unit: Literal["words", "characters"]) -> tuple[float, float]:
-    """Exact match and F1 of two normalized answers."""
-    exact = float(one == other)
-    pieces = (one.split(), other.split()) if unit == "words" else (list(one), list(other))
-    if not pieces[0] or not pieces[1]:  # no answer, which is right only where none is wanted
-        return exact, exact
-    same = sum((Counter(pieces[0]) & Counter(pieces[1])).values())
-    return exact, 2 * same / (len(pieces[0]) + len(pieces[1]))
-
-
 def _correlation(name: str, predictions: Values, references: Values) -> float:
-    predicted, wanted = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
-    if np.ptp(predicted) == 0 or np.ptp(wanted) == 0:
+    predicted, expected = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
+    if np.ptp(predicted) == 0 or np.ptp(expected) == 0:
         return 0.0
     try:
         from scipy import stats
     except ImportError:
         raise DataError(f"Correlations need scipy: {install_command('finetune')}.") from None
-    return float(getattr(stats, name)(predicted, wanted).statistic)
+    return float(getattr(stats, name)(predicted, expected).statistic)
 
 
 def _class_counts(predictions: Values, references: Values) -> tuple[npt.NDArray[np.float64], ...]:
-    """Of each class that occurs: how often it is right, predicted, and wanted.
+    """For each class that occurs: how often it is predicted correctly, predicted, and expected.
 
     scikit-learn checks its input for 2 ms a call, which is seconds in a bootstrap; the tests compare with it.
     """
-    predicted, wanted = np.asarray(predictions), np.asarray(references)
-    classes, numbers = np.unique(np.concatenate([predicted, wanted]), return_inverse=True)
+    predicted, expected = np.asarray(predictions), np.asarray(references)
+    classes, numbers = np.unique(np.concatenate([predicted, expected]), return_inverse=True)
     one, other = numbers[: len(predicted)], numbers[len(predicted) :]
     return tuple(
         np.bincount(found, minlength=len(classes)).astype(np.float64) for found in (one[one == other], one, other)

@@ -1,4 +1,4 @@
-"""Running a trained head on packed batches of texts, and what is said of texts that do not fit."""
+"""Running a trained head on packed batches of texts, and the warning about texts that do not fit."""
 
 import logging
 from collections import deque
@@ -30,36 +30,36 @@ def outputs(
     precision: Precision = "fp32",
     finite: bool = True,
 ) -> list[Tensor]:
-    """What a head says of each sequence of ids, in fp32 on the CPU: its row, or a row for each of its tokens.
+    """The outputs of a head for each sequence of ids, in fp32 on the CPU: one row, or a row for each token.
 
     Batches hold as many tokens as suit the device, unless `tokens_at_once` is given.
 
     Raises:
-        CheckpointError: with `finite`, where the model says NaN or infinity.
+        CheckpointError: with `finite`, where the model computes NaN or infinity.
     """
     device = next(model.parameters()).device
     tokens_at_once = tokens_at_once or suitable_tokens(device)
-    found: list[Tensor] = []
-    coming: deque[tuple[Arriving, tuple[int, ...]]] = deque()
+    results: list[Tensor] = []
+    pending: deque[tuple[Arriving, tuple[int, ...]]] = deque()
 
     def take() -> None:
-        arriving, lengths = coming.popleft()
-        said = arriving.tensor()
+        arriving, lengths = pending.popleft()
+        computed = arriving.tensor()
         if finite:
-            check_finite(said)
-        found.extend(said.split(lengths) if model.per_token else said.unbind())
+            check_finite(computed)
+        results.extend(computed.split(lengths) if model.per_token else computed.unbind())
 
     for batch in batches_within(range(len(texts)), [len(ids) for ids in texts], tokens_at_once):
         sequences = Sequences.from_lengths((len(texts[index]) for index in batch), device)
         tokens = to_device(torch.from_numpy(np.concatenate([texts[index] for index in batch])), device)
         with autocast(device, precision):
-            said = model(tokens, sequences).float()
-        coming.append((Arriving(said), sequences.lengths))
-        if len(coming) > 1:  # the device works on a batch while the host unpacks the one before and packs the next
+            computed = model(tokens, sequences).float()
+        pending.append((Arriving(computed), sequences.lengths))
+        if len(pending) > 1:  # the device works on a batch while the host unpacks the one before and packs the next
             take()
-    while coming:
+    while pending:
         take()
-    return found
+    return results
 
 
 def suitable_tokens(device: torch.device) -> int:
@@ -67,26 +67,26 @@ def suitable_tokens(device: torch.device) -> int:
     return CUDA_TOKENS_AT_ONCE if device.type == "cuda" else TOKENS_AT_ONCE
 
 
-def check_finite(said: Tensor) -> None:
-    """Refuse to make predictions of what is not a number.
+def check_finite(outputs: Tensor) -> None:
+    """Refuse outputs that are not numbers.
 
     Raises:
         CheckpointError: the model has computed NaN or infinity.
     """
-    if not said.isfinite().all():
+    if not outputs.isfinite().all():
         raise CheckpointError(
             "The model computes NaN or infinity for these texts: load it with dtype=torch.float32, or take another "
             "checkpoint if that does not help."
         )
 
 
-def overlap(max_length: int) -> int:
-    """The tokens that windows over a long text share, unless one says otherwise."""
+def default_overlap(max_length: int) -> int:
+    """The number of tokens that neighbouring windows over a long text share, where no other is set."""
     return min(128, max_length // 4)
 
 
 def warn_of_cut(encoded: EncodedTexts, max_length: int) -> None:
-    """Say how many texts were cut to fit, if any were."""
+    """Log how many texts were cut to fit, if any were."""
     if encoded.truncated:
         logger.warning(
             "%d of %d texts are longer than %s tokens and were cut.",
@@ -95,4 +95,5 @@ def warn_of_cut(encoded: EncodedTexts, max_length: int) -> None:
 
 
 def shortened(text: str) -> str:
+    """The beginning of a text, for a message."""
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""What all that takes text is made of: a model of one kind with its tokenizer, loaded and ready to run."""
+"""The base of every predictor: a model of one kind with its tokenizer, loaded and ready to run."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,8 @@ from modernbert.model.folder import Pretrained, find_folder, read_architecture
 from modernbert.model.heads import TaskModel
 from modernbert.model.optimized import make_ready
 from modernbert.runtime import select_device
-from modernbert.tasks.outputs import overlap
+from modernbert.tasks.folder_settings import FolderSettings
+from modernbert.tasks.outputs import default_overlap
 from modernbert.text.tokenizer import check_fits, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -21,10 +22,10 @@ M = TypeVar("M", bound=Pretrained)
 
 
 class Predictor(Generic[M]):
-    """A model of the class's own kind, and its tokenizer. Called with texts, it gives what the model says of them.
+    """A model of the class's own kind, and its tokenizer. Called with texts, it returns predictions for them.
 
-    `max_length` is the number of tokens that it reads at once. Unless given it is that of the training of the head; if
-    nothing was said there, what the model reads.
+    `max_length` is the number of tokens that it reads at once: unless given, the one that the head was trained with, or
+    all that the encoder reads where the folder does not say.
     """
 
     kind: type[M]
@@ -38,8 +39,10 @@ class Predictor(Generic[M]):
             raise ConfigError(
                 f"max_length is {max_length}, but the model reads 1 to {reads} tokens; choose one of those."
             )
-        self.max_length = max_length or config.read_tokens or reads
-        self.stride = overlap(self.max_length) if config.overlap_tokens is None else config.overlap_tokens
+        trained = FolderSettings.of(config)
+        self.max_length = max_length or trained.max_length or reads
+        own = trained.overlap_tokens
+        self.overlap_tokens = default_overlap(self.max_length) if own is None else own
 
     @classmethod
     def from_pretrained(
@@ -67,7 +70,7 @@ class Predictor(Generic[M]):
         """
         folder = find_folder(source, revision, token)
         found = read_architecture(folder)
-        if issubclass(cls.kind, TaskModel) and found != cls.kind.architecture:  # its head would be drawn afresh
+        if issubclass(cls.kind, TaskModel) and found != cls.kind.architecture:  # its head would be initialized anew
             raise CheckpointError(
                 f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
                 "train one with `modernbert finetune`."

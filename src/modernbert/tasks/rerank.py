@@ -113,7 +113,7 @@ class Reranker(RetrievalPredictor[CrossEncoder]):
             room = self.max_length - len(self.texts.encode([query], prompt).ids[0]) + 1
             if room < self.max_length // 4:
                 raise DataError(f"Query {number + 1} leaves no room for a document; shorten it.")
-            for part in self.texts.windows(document, "", min(self.stride, room // 4), room):
+            for part in self.texts.windows(document, "", min(self.overlap_tokens, room // 4), room):
                 parts.append((query, part))
                 owners.append(number)
         return parts, owners

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from tqdm import tqdm
 
 from modernbert.errors import DataError
 from modernbert.model.retrieval import RetrievalModel
 from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
 from modernbert.packed import Sequences
+from modernbert.progress import Progress
 from modernbert.stream.batching import batches_within
 from modernbert.tasks.inputs import checked_list
 from modernbert.tasks.outputs import check_finite, suitable_tokens
@@ -72,7 +72,7 @@ class RetrievalPredictor(Predictor[R]):
         device = next(self.model.parameters()).device
         order = np.argsort([-len(one) for one in ids], kind="stable").tolist()
         lengths = [len(one) for one in ids]
-        with tqdm(total=len(ids), unit=" texts", disable=not progress) as bar:
+        with Progress(total=len(ids), unit=" texts", disable=not progress) as bar:
             for batch in batches_within(order, lengths, tokens_at_once or suitable_tokens(device)):
                 tokens = torch.from_numpy(np.concatenate([ids[index] for index in batch]))
                 sequences = Sequences.from_lengths(lengths[index] for index in batch)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -46,7 +46,7 @@ class RetrievalTokenizer:
             )
         self.max_length = max_length
         self._tokenizer, self._lower = tokenizer, settings.lower_case
-        self._for = cache(self._derived)
+        self._for = lru_cache(maxsize=16)(self._derived)
 
     def _derived(self, prompt: str) -> Tokenizer:
         return with_markers_in_text(self._tokenizer, prompt, lower_case=self._lower)

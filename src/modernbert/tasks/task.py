@@ -1,9 +1,9 @@
-"""What a task is to the training loop: examples in, packed batches and their loss, predictions and their worth."""
+"""The interface between a task and the training loop: examples, packed batches and their loss, predictions, metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,34 @@ from modernbert.errors import ConfigError
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import TaskModel
 from modernbert.packed import Sequences
+from modernbert.tasks.folder_settings import FolderSettings
 from modernbert.tasks.metrics import Interval, Metric, bootstrap
-from modernbert.tasks.outputs import overlap
-from modernbert.tasks.reading import Examples, Source
-from modernbert.tasks.recipe import FinetuneRecipe
-from modernbert.text.examples import ChoiceExample, QuestionExample, SpanExample, TextExample
+from modernbert.tasks.outputs import default_overlap
+from modernbert.tasks.reading import Columns, Examples
 from modernbert.text.framing import Ids
+from modernbert.text.records import Origin, Source
 
-E = TypeVar("E", TextExample, SpanExample, QuestionExample, ChoiceExample)
+E = TypeVar("E")
 P = TypeVar("P")
 
-Outputs = Sequence[npt.NDArray[np.floating]]  # what the model says of each sequence, in their order
+Outputs = Sequence[npt.NDArray[np.floating]]  # of the head, one array for each sequence, in their order
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What a user decides about a task. `columns` are the task's own; lengths count tokens."""
+
+    columns: Columns
+    max_length: int | None = None  # read at once; None: all that the encoder reads
+    overlap_tokens: int | None = None  # between the windows over a longer text; None: 128, or a quarter of max_length
+    max_answer_tokens: int = 64
+    class_weights: Literal["none", "balanced"] | Mapping[str, float] = "none"
+    skip_bad: bool = False  # leave out examples that are not valid, and count them
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """What is learned at once: one sequence of ids, or one for each choice, and the label.
+    """The smallest unit of training: one sequence of ids, or one for each choice, and the label.
 
     The label is a class (), numbers (labels,), classes of tokens (tokens,), or the two ends of an answer (2,).
     """
@@ -45,13 +57,13 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Encoded(Generic[E]):
-    """Examples as a model reads them. `state` is what the task needs to make predictions of the outputs."""
+    """Examples as a model reads them. `state` is what the task needs to make predictions from outputs."""
 
     examples: list[E]
     items: list[Item]
     state: Any = None
-    notes: Mapping[str, int] = field(default_factory=dict)  # what was cut or lost, counted
-    lost: Sequence[str] = ()  # labels that no prediction can give back, each with its place in a file
+    notes: Mapping[str, int] = field(default_factory=dict)  # counts of what was cut or lost
+    lost: Sequence[str] = ()  # labels that no prediction can equal, each with its place in a file
 
     @property
     def sequences(self) -> list[Ids]:
@@ -60,7 +72,7 @@ class Encoded(Generic[E]):
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A metric, and the aligned values that it is taken of: element i of each belongs to example i."""
+    """A metric and the aligned arrays that it takes: element i of each belongs to example i."""
 
     metric: Metric
     values: tuple[npt.NDArray[Any], ...]
@@ -69,85 +81,101 @@ class Measure:
         return self.metric(*self.values)
 
     def interval(self) -> Interval:
-        """The value between its confidence bounds."""
+        """The value and its confidence interval."""
         return bootstrap(self.metric, *self.values, samples=1000 if len(self.values[0]) <= 10_000 else 200)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """One example, what the model says of it and how wrong that is: 0 is right, the worst has the most."""
+class ExampleResult:
+    """One example beside its prediction, as text. `error` is 0 where the prediction is correct; larger is worse."""
 
     text: str
     expected: str
     predicted: str
-    wrong: float
+    error: float
     record: Mapping[str, Any]  # for predictions.jsonl
 
 
 class Task(ABC, Generic[E, P]):
-    """One kind of task on one kind of examples, E, which are predicted as P."""
+    """One kind of task on examples of type E, whose predictions have type P."""
 
+    name: ClassVar[str]  # in recipes and in the table of kinds
     head: ClassVar[type[TaskModel]]
-    metric_names: ClassVar[tuple[str, ...]]  # the first says which evaluation is the best, unless the recipe does
+    columns_type: ClassVar[type[Columns]]
+    metric_names: ClassVar[tuple[str, ...]]  # the first one selects the best model, unless the recipe names another
+    has_classes: ClassVar[bool] = False  # whether class weights have a meaning
+    problem_type: ClassVar[str | None] = None  # as `transformers` calls it
 
-    def __init__(self, recipe: FinetuneRecipe, tokenizer: Tokenizer, max_length: int) -> None:
-        self.recipe = recipe
+    def __init__(self, settings: TaskSettings, tokenizer: Tokenizer, max_length: int) -> None:
+        self.settings = settings
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.stride = overlap(max_length) if recipe.overlap_tokens is None else recipe.overlap_tokens
+        given = settings.overlap_tokens
+        self.overlap_tokens = default_overlap(max_length) if given is None else given
 
     @abstractmethod
     def examples(self, source: Source) -> Examples[E]:
-        """The labelled examples of a source. Labels that `learn_labels` has not seen are an error."""
+        """The labelled examples of a source. A label that `learn_labels` has not seen is an error."""
 
     def check(self, examples: Sequence[E]) -> None:
-        """See that training examples, as they were read, are of this task.
+        """Check all training examples together for what no single one of them shows.
 
         Raises:
-            DataError: they are not, which no single one of them tells.
+            DataError: they are not of this task.
         """
 
     def learn_labels(self, examples: Sequence[E]) -> None:
-        """Find the labels in the training examples."""
+        """Collect the labels of the training examples."""
 
-    def recall(self, config: EncoderConfig) -> None:
+    def restore_labels(self, config: EncoderConfig) -> None:
         """Take what `learn_labels` has learned from the configuration of a model that was trained for this task.
 
         Raises:
-            ConfigError: its labels are not of the kind that this task gives.
+            ConfigError: its labels are not of this task's form.
         """
 
-    def look_at(self, examples: Sequence[E]) -> None:
-        """See in examples what does not depend on their labels and the model does not keep."""
+    def prepare_metrics(self, examples: Sequence[E]) -> None:
+        """Derive from examples what the metrics depend on and a model does not keep."""
 
     def group(self, example: E) -> str:
-        """Examples with the same are never on both sides of a split."""
-        return str(example.origin)
+        """Examples of the same group are never on both sides of a split."""
+        return str(getattr(example, "origin", id(example)))
 
     def labels_of(self, example: E) -> Sequence[str]:
         """The labels of one example that `learn_labels` can learn: a split leaves each of them in the training set."""
         return ()
 
     def stratum(self, example: E) -> str:
-        """Every one of these gives its share to a split."""
+        """A split holds out the same fraction of every stratum."""
         return ""
 
-    def changes(self) -> dict[str, Any]:
-        """What the configuration of the model says of this task."""
+    def folder_settings(self) -> FolderSettings:
+        """What the folder of the model keeps of this task."""
+        return FolderSettings(**self.reading())
+
+    def reading(self) -> dict[str, Any]:
+        """The settings that every folder keeps, by their names."""
         return {
-            "id2label": None,
-            "problem_type": None,
-            "label_words": None,
-            "span_units": None,
-            "joined_by": None,
-            "reads_pairs": False,
-            "read_tokens": self.recipe.max_length,
-            "overlap_tokens": self.recipe.overlap_tokens,
-            "max_answer_tokens": self.recipe.max_answer_tokens,
+            "kind": self.name,
+            "max_length": self.settings.max_length,
+            "overlap_tokens": self.settings.overlap_tokens,
+        }
+
+    def label_names(self) -> Sequence[str] | None:
+        """The names of the head's outputs; None where they have none."""
+        return None
+
+    def config_updates(self) -> dict[str, Any]:
+        """The fields of the model's configuration that belong to this task."""
+        names = self.label_names()
+        return {
+            "id2label": None if names is None else dict(enumerate(names)),
+            "problem_type": self.problem_type,
+            "modernbert_task": self.folder_settings().model_dump(mode="json", exclude_none=True),
         }
 
     def weights(self, examples: Sequence[E]) -> Tensor | None:
-        """How much each class counts in the loss; None if all are equal."""
+        """The weight of each class in the loss; None if all are equal."""
         return None
 
     @abstractmethod
@@ -159,11 +187,11 @@ class Task(ABC, Generic[E, P]):
         return torch.from_numpy(np.stack([item.label for item in items]))
 
     def total(self, items: Sequence[Item], weights: Tensor | None) -> float:
-        """What the losses of these items are divided by in all."""
+        """The number by which the summed losses of these items are divided."""
         return float(len(items))
 
     def loss(self, model: TaskModel, items: Sequence[Item], total: float, weights: Tensor | None) -> Tensor:
-        """The part of a batch's loss that these items give."""
+        """The share of these items in the loss of a batch."""
         device = next(model.parameters()).device
         tokens = torch.from_numpy(np.concatenate([ids for item in items for ids in item.sequences]))
         sequences = Sequences.from_lengths(len(ids) for item in items for ids in item.sequences)
@@ -185,22 +213,22 @@ class Task(ABC, Generic[E, P]):
 
     @abstractmethod
     def predictions(self, encoded: Encoded[E], outputs: Outputs) -> list[P]:
-        """One for each example."""
+        """One for each example, decoded by the function that the predictor calls too."""
 
     @abstractmethod
     def measures(self, examples: Sequence[E], predictions: Sequence[P]) -> dict[str, Measure]:
-        """Every metric of this task, with what it is taken of. Higher is better, but of errors."""
+        """Every metric of this task with its values. Higher is better, except for those in `LOWER_IS_BETTER`."""
 
     def metrics(self, examples: Sequence[E], predictions: Sequence[P]) -> dict[str, float]:
-        """How good predictions are."""
+        """The value of every metric."""
         return {name: measure.value() for name, measure in self.measures(examples, predictions).items()}
 
-    def guess(self, train: Sequence[E], examples: Sequence[E]) -> list[P] | None:
-        """What one would say without looking at the texts, or None if there is no such thing."""
+    def baseline(self, train: Sequence[E], examples: Sequence[E]) -> list[P] | None:
+        """Predictions made without reading the texts, or None where there are none."""
         return None
 
     @abstractmethod
-    def judge(self, example: E, prediction: P) -> Judgement:
+    def result(self, example: E, prediction: P) -> ExampleResult:
         """One example beside its prediction."""
 
     def count_labels(self, examples: Sequence[E]) -> dict[str, int]:
@@ -210,15 +238,20 @@ class Task(ABC, Generic[E, P]):
     def confusion(
         self, examples: Sequence[E], predictions: Sequence[P]
     ) -> tuple[Sequence[str], npt.NDArray[np.int64]] | None:
-        """Names, and how often each (row) was taken for each (column); None where there are no classes."""
+        """Names, and how often each (row) was predicted as each (column); None where there are no classes."""
         return None
 
-    def finish(self, model: TaskModel) -> None:
-        """Give a trained model what it has to know outside of training."""
+    def finalize(self, model: TaskModel) -> None:
+        """Change a trained model so that it can be used without this task."""
+
+
+def place_of(origin: Origin) -> dict[str, Any]:
+    """The keys of a prediction's record that say where its example stands."""
+    return {"file": origin.file, "line": origin.line}
 
 
 def balanced(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Weights under which every class counts the same in all, and the examples as much as without weights."""
+    """Weights under which every class has the same total, and all examples the same total as without weights."""
     present = counts > 0
     weights = counts.sum() / (present.sum() * counts.clip(min=1))
     return np.where(present, weights, 1.0).astype(np.float32)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from modernbert.errors import DataError
 from modernbert.text.collection import Builder, Judgement, whole_number
-from modernbert.text.examples import Origin
 from modernbert.text.opening import read_raw_lines
-from modernbert.text.records import Bad
+from modernbert.text.records import Origin, RejectedRecord
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +158,9 @@ def _judgements(path: Path, builder: Builder) -> Iterator[Judgement]:
             else:
                 query, document, grade = columns[0], columns[1], int(int(columns[2]) > 0)
         except (ValueError, IndexError):
-            builder.bad(Bad("no judgement", f"{line[:60]!r} is no judgement: query, document and grade.", origin))
+            builder.bad(
+                RejectedRecord("no judgement", f"{line[:60]!r} is no judgement: query, document and grade.", origin)
+            )
             continue
         yield Judgement(query.lstrip("0") or "0", document.lstrip("0") or "0", grade, origin)
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import DataError
-from modernbert.text.examples import Origin
-from modernbert.text.records import Bad, Record, Source, read_records
+from modernbert.text.records import Origin, Record, RejectedRecord, Source, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Builder:
         self._judgements: list[Judgement] = []
         self._dropped: set[str] = set()
 
-    def bad(self, bad: Bad) -> None:
+    def bad(self, bad: RejectedRecord) -> None:
         """Leave something out, or raise.
 
         Raises:
@@ -92,18 +91,26 @@ class Builder:
 
     def document(self, name: str, title: str, text: str, origin: Origin) -> None:
         if name in self._documents:
-            self.bad(Bad("document twice", f"the document {name!r} is there twice; remove one of them.", origin))
+            self.bad(
+                RejectedRecord("document twice", f"the document {name!r} is there twice; remove one of them.", origin)
+            )
         elif not (title.strip() or text.strip()):
             self._dropped.add(name)
-            self.bad(Bad("empty passage", f"the document {name!r} is empty; give it a text, or remove it.", origin))
+            self.bad(
+                RejectedRecord(
+                    "empty passage", f"the document {name!r} is empty; give it a text, or remove it.", origin
+                )
+            )
         else:
             self._documents[name] = Document(" ".join(title.split()), text.strip())
 
     def query(self, name: str, text: str, origin: Origin) -> None:
         if name in self._queries:
-            self.bad(Bad("query twice", f"the query {name!r} is there twice; remove one of them.", origin))
+            self.bad(RejectedRecord("query twice", f"the query {name!r} is there twice; remove one of them.", origin))
         elif not text.strip():
-            self.bad(Bad("empty query", f"the query {name!r} is empty; give it a text, or remove it.", origin))
+            self.bad(
+                RejectedRecord("empty query", f"the query {name!r} is empty; give it a text, or remove it.", origin)
+            )
         else:
             self._queries[name] = " ".join(text.split())
 
@@ -140,7 +147,7 @@ class Builder:
         for name in list(judged):
             if not any(grade > 0 for grade in judged[name].values()):
                 sentence = f"the query {name!r} has no relevant document; judge one above 0, or remove the query."
-                self.bad(Bad("query without positives", sentence, first[name]))
+                self.bad(RejectedRecord("query without positives", sentence, first[name]))
                 del judged[name]
         if not judged:
             raise DataError(
@@ -153,8 +160,10 @@ class Builder:
         return Collection(self.name, self._documents, queries, {q: judged[q] for q in queries}, dict(self.skipped))
 
 
-def _unknown(kind: str, name: str, origin: Origin) -> Bad:
-    return Bad(f"unknown {kind}", f"there is no {kind} {name!r}; remove the judgement, or add the {kind}.", origin)
+def _unknown(kind: str, name: str, origin: Origin) -> RejectedRecord:
+    return RejectedRecord(
+        f"unknown {kind}", f"there is no {kind} {name!r}; remove the judgement, or add the {kind}.", origin
+    )
 
 
 def read_collection(source: str | Path, split: str = "test", *, skip_bad: bool = False) -> Collection:
@@ -246,7 +255,7 @@ def _one(folder: Path, stem: str) -> str | None:
 
 def _records(path: str, builder: Builder) -> Iterator[Record]:
     for record in read_records(Source(path=path)):
-        if isinstance(record, Bad):
+        if isinstance(record, RejectedRecord):
             builder.bad(record)
         else:
             yield record
@@ -280,7 +289,7 @@ def _read_beir(folder: Path, split: str | None, builder: Builder) -> None:
         query, document = (str(_value(record, f"{name}-id", f"{name}_id")) for name in ("query", "corpus"))
         number = whole_number(grade)
         if number is None:
-            builder.bad(Bad("no grade", f"the score {grade!r} should be a whole number.", record.origin))
+            builder.bad(RejectedRecord("no grade", f"the score {grade!r} should be a whole number.", record.origin))
         else:
             builder.judgement(Judgement(query, document, number, record.origin))
 

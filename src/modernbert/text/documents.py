@@ -10,7 +10,7 @@ from typing import Literal
 
 from modernbert.errors import DataError
 from modernbert.text.opening import UnreadableError, find_files, read_lines
-from modernbert.text.records import NO_OBJECT, Bad, read_file, told_format
+from modernbert.text.records import NO_OBJECT, RejectedRecord, format_of, read_file
 
 __all__ = ["Document", "Kind", "Skipped", "find_files", "first_bytes", "guess_kind", "read_documents", "read_texts"]
 
@@ -45,7 +45,7 @@ def read_documents(path: Path, kind: Kind = "auto", text_key: str = "text") -> I
             yield _document("".join(line for _, line in read_lines(path)), str(path))
             return
         for record in read_file(path, kind, column=text_key):
-            if isinstance(record, Bad):
+            if isinstance(record, RejectedRecord):
                 reason = "no text" if record.sentence.startswith(NO_OBJECT) else record.reason
                 yield Skipped(reason, str(record.origin))
             elif record.from_table and text_key not in record.values:
@@ -77,7 +77,7 @@ def read_texts(paths: Iterable[str], text_key: str = "text") -> Iterator[str]:
 
 def guess_kind(path: Path) -> Kind:
     """The kind of a file by its name."""
-    told = told_format(path)
+    told = format_of(path)
     return told if told in ("jsonl", "json", "csv", "tsv", "parquet") else "text"
 
 

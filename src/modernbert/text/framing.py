@@ -1,4 +1,4 @@
-"""Texts, pairs and choices as token ids, cut to what a model reads."""
+"""Texts and pairs as token ids with [CLS] and [SEP], cut to what a model reads: the only place that adds these two."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,43 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from modernbert.errors import ConfigError
-from modernbert.text.examples import ChoiceExample
 from modernbert.text.tokenizer import SpecialTokens
 
 Ids = npt.NDArray[np.int32]
 
 _AT_ONCE = 1024  # texts that are tokenised together: encodings are large until their ids are taken
+
+
+FRAME_TOKENS = 2  # [CLS] and [SEP], around a text that is read alone
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens around the texts of one sequence: [CLS] before the first one, [SEP] behind each."""
+
+    cls_id: int
+    sep_id: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Frame":
+        """The frame of a tokenizer."""
+        return cls(*special_ids(tokenizer))
+
+    @staticmethod
+    def room(max_length: int, num_texts: int = 1) -> int:
+        """How many tokens of `num_texts` texts fit into a sequence of `max_length`."""
+        return max_length - 1 - num_texts
+
+    def parts(self, *texts: npt.ArrayLike) -> list[npt.NDArray[np.integer]]:
+        """The ids of texts and of the special tokens around them, to be concatenated."""
+        parts = [np.array([self.cls_id])]
+        for text in texts:
+            parts += [np.asarray(text), np.array([self.sep_id])]
+        return parts
+
+    def ids(self, *texts: npt.ArrayLike) -> Ids:
+        """`[CLS] text [SEP]`, or `[CLS] text [SEP] other [SEP]` and so on."""
+        return np.concatenate(self.parts(*texts), dtype=np.int32, casting="unsafe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +66,9 @@ def encode_texts(
     Raises:
         ConfigError: `max_length` leaves no room for a token of each text.
     """
-    cls_id, sep_id = special_ids(tokenizer)
+    frame = Frame.of(tokenizer)
     seconds = [None] * len(texts) if pairs is None else pairs
-    room = max_length - 2 - any(pair is not None for pair in seconds)
-    if room < 2:
+    if frame.room(max_length, 1 + any(pair is not None for pair in seconds)) < 2:
         raise ConfigError(f"A max_length of {max_length} tokens leaves no room for the texts; give at least 8.")
     ids: list[Ids] = []
     truncated = 0
@@ -46,23 +76,16 @@ def encode_texts(
     of_pairs = _ids(tokenizer, [pair for pair in seconds if pair is not None])
     for first, pair in zip(whole, seconds, strict=True):
         if pair is None:
-            kept = len(first[: max_length - 2])
-            cut = kept < len(first)
-            ids.append(np.array([cls_id, *first[:kept], sep_id], dtype=np.int32))
+            kept = first[: frame.room(max_length)]
+            cut = len(kept) < len(first)
+            ids.append(frame.ids(kept))
         else:
             second = next(of_pairs)
-            one, other = longest_first(len(first), len(second), max_length - 3)
+            one, other = longest_first(len(first), len(second), frame.room(max_length, 2))
             cut = one < len(first) or other < len(second)
-            ids.append(np.array([cls_id, *first[:one], sep_id, *second[:other], sep_id], dtype=np.int32))
+            ids.append(frame.ids(first[:one], second[:other]))
         truncated += cut
     return EncodedTexts(ids, truncated)
-
-
-def encode_choices(tokenizer: Tokenizer, examples: Sequence[ChoiceExample], *, max_length: int) -> EncodedTexts:
-    """The pair of question and choice for every choice of every example, one after the other."""
-    questions = [example.question for example in examples for _ in example.choices]
-    choices = [choice for example in examples for choice in example.choices]
-    return encode_texts(tokenizer, questions, choices, max_length=max_length)
 
 
 def longest_first(one: int, other: int, room: int) -> tuple[int, int]:

@@ -16,13 +16,13 @@ from modernbert import config as toml
 from modernbert.config import Config
 from modernbert.errors import ConfigError
 from modernbert.model.heads import TaskModel
-from modernbert.progress import Progress as Bar
+from modernbert.progress import Progress as ProgressBar
 from modernbert.run_metrics import Metrics
 from modernbert.runtime import select_precision
 from modernbert.stream.batching import Batches
-from modernbert.tasks.recipe import Machine, Training
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Processes
+from modernbert.train.finetune_recipe import Machine, Training
 from modernbert.train.loop import Execution, TrainingLoop
 from modernbert.train.optimizer import StableAdamW
 from modernbert.train.steps import Due, Interval
@@ -150,7 +150,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
         read = self.progress.epoch * self.num_examples + sum(
             map(len, self.batches(self.progress.epoch)[: self.progress.batch])
         )
-        with Bar(
+        with ProgressBar(
             total=self.settings.epochs * self.num_examples,
             initial=read,
             unit="ex",

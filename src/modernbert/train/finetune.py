@@ -19,13 +19,14 @@ from modernbert.installation import install_command
 from modernbert.model.heads import TaskModel
 from modernbert.runtime import Precision, autocast
 from modernbert.stream.batching import Batches, balanced_share, batches_of, batches_within, shuffled
+from modernbert.tasks.metrics import selection_score
 from modernbert.tasks.outputs import outputs
-from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.tasks.task import Encoded, Item, Task
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.finetune_data import Prepared, Sets, prepare
 from modernbert.train.finetune_folder import claim_folder, completed
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.finetune_report import write_report
 from modernbert.train.objectives import TaskObjective
 from modernbert.train.results import Measured, SeedResult, measured
@@ -142,7 +143,7 @@ class Finetuning(EpochLoop):
         self.recipe, self.task, self.sets = recipe, task, sets
         torch.manual_seed(seed)
         model: TaskModel = task.head.from_pretrained(
-            recipe.model, dtype=torch.float32, changes=task.changes() | _head_changes(recipe)
+            recipe.model, dtype=torch.float32, changes=task.config_updates() | _head_changes(recipe)
         )
         if recipe.random_weights:
             model = reinitialized(model)
@@ -222,7 +223,7 @@ class Finetuning(EpochLoop):
         return self.task.metrics(encoded.examples, predictions)
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
-        return -scores[self.metric] if self.metric == "error" else scores[self.metric]
+        return selection_score(self.metric, scores[self.metric])
 
     def best_model(self) -> TaskModel:
         """The model of the best evaluation; the last one where there is no validation set."""
@@ -289,7 +290,7 @@ def _write(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, model: TaskModel, results: Sequence[SeedResult]
 ) -> None:
     """The whole output folder at once, in place of the one of the run."""
-    task.finish(model)
+    task.finalize(model)
     with completed(recipe) as partial:
         model.save_pretrained(partial)
         with (partial / "metrics.jsonl").open("w", encoding="utf-8") as file:

@@ -9,9 +9,10 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.model.folder import find_folder, read_config
 from modernbert.stream.batching import shuffled
 from modernbert.tasks.kinds import make_task
-from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.tasks.task import Encoded, Task
+from modernbert.text.records import Source
 from modernbert.text.tokenizer import check_fits, load_tokenizer
+from modernbert.train.finetune_recipe import FinetuneRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +40,21 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
         raise ConfigError(f"max_length is {max_length}, but {recipe.model} reads {reads} tokens; lower it.")
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, config.vocab_size, recipe.model)
-    task = make_task(recipe, tokenizer, max_length)
+    task = make_task(recipe.task, recipe.task_settings(), tokenizer, max_length)
     if recipe.training.metric not in (None, *task.metric_names):
         raise ConfigError(
-            f"training.metric {recipe.training.metric!r} is none of this task: take one of "
+            f"training.metric {recipe.training.metric!r} is not one of this task: take one of "
             f"{', '.join(task.metric_names)}."
         )
     skipped: dict[str, dict[str, int]] = {}
-    train, validation = _read(task, "train", skipped), None
+    train, validation = _read(task, recipe.data.train, "train", skipped), None
     task.check(train)
     if recipe.data.validation is None and recipe.data.held_out:
         train, validation = split(task, train, recipe.data.held_out)
     task.learn_labels(train)
     if recipe.data.validation is not None:
-        validation = _read(task, "validation", skipped)
-    test = None if recipe.data.test is None else _read(task, "test", skipped)
+        validation = _read(task, recipe.data.validation, "validation", skipped)
+    test = None if recipe.data.test is None else _read(task, recipe.data.test, "test", skipped)
     sets = Sets(
         task.encode(train),
         None if validation is None else task.encode(validation),
@@ -72,13 +73,13 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
     return task, sets
 
 
-def _read(task: Task[Any, Any], name: str, skipped: dict[str, dict[str, int]]) -> list[Any]:
-    examples = task.examples(getattr(task.recipe.data, name))
+def _read(task: Task[Any, Any], source: Source, name: str, skipped: dict[str, dict[str, int]]) -> list[Any]:
+    examples = task.examples(source)
     found = list(examples)
     if examples.skipped:
         skipped[name] = dict(examples.skipped)
         reasons = ", ".join(f"{count:,} for {reason}" for reason, count in examples.skipped.items())
-        logger.warning("%s: %s", getattr(task.recipe.data, name).path, f"left out {reasons}.")
+        logger.warning("%s: %s", source.path, f"left out {reasons}.")
     return found
 
 

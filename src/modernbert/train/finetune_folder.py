@@ -17,8 +17,8 @@ from modernbert import config as toml
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file, settle, written_aside
 from modernbert.model.folder import TOKENIZER_FILES
-from modernbert.tasks.recipe import FinetuneRecipe
 from modernbert.text.documents import find_files
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.run_folder import LOCK, remove_run
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why

@@ -14,8 +14,8 @@ import torch
 from modernbert import __version__
 from modernbert.plots.finetuning import draw_confusion, draw_curve, draw_numbers
 from modernbert.runtime import cpu_name
-from modernbert.tasks.recipe import FinetuneRecipe
-from modernbert.tasks.task import Judgement, Task
+from modernbert.tasks.task import ExampleResult, Task
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.results import Measured, SeedResult
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _WORST = 20
 def write_report(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: "Sets", results: Sequence[SeedResult], folder: Path
 ) -> None:
-    """Write everything there is to tell of a run into `folder`. The best seed is the one whose model is kept."""
+    """Write the report of a run into `folder`. The best seed is the one whose model is kept."""
     best = max(results, key=lambda result: result.selection_score)
     final = "test" if "test" in best.measured else "validation" if "validation" in best.measured else None
     metric = recipe.training.metric or task.metric_names[0]
@@ -35,8 +35,8 @@ def write_report(
     if final is not None:
         _draw(best.measured[final], final, folder)
         with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-            for judgement in best.measured[final].judgements:
-                file.write(json.dumps(judgement.record, ensure_ascii=False) + "\n")
+            for result in best.measured[final].results:
+                file.write(json.dumps(result.record, ensure_ascii=False) + "\n")
     values = _values(recipe, task, sets, results, best)
     (folder / "report.md").write_text(_markdown(recipe, values, best, final), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -45,9 +45,9 @@ def write_report(
 def _draw(measured: Measured, name: str, folder: Path) -> None:
     if measured.confusion is not None:
         draw_confusion(*measured.confusion, f"{name} set", folder / "confusion.png")
-    elif measured.judgements and isinstance(measured.judgements[0].record["expected"], float):
-        expected = [one.record["expected"] for one in measured.judgements]
-        predicted = [one.record["predicted"] for one in measured.judgements]
+    elif measured.results and isinstance(measured.results[0].record["expected"], float):
+        expected = [one.record["expected"] for one in measured.results]
+        predicted = [one.record["predicted"] for one in measured.results]
         draw_numbers(expected, predicted, f"{name} set", folder / "numbers.png")
 
 
@@ -56,12 +56,12 @@ def _values(
 ) -> dict[str, Any]:
     """Everything but texts, as report.json holds it."""
     encoded = {"train": sets.train, "validation": sets.validation, "test": sets.test}
-    guesses: dict[str, dict[str, float]] = {}
+    baselines: dict[str, dict[str, float]] = {}
     for name in best.measured:
         found = encoded[name]
         assert found is not None
-        guess = task.guess(sets.train.examples, found.examples)
-        guesses[name] = {} if guess is None else task.metrics(found.examples, guess)
+        baseline = task.baseline(sets.train.examples, found.examples)
+        baselines[name] = {} if baseline is None else task.metrics(found.examples, baseline)
     return {
         "task": recipe.task,
         "model": recipe.model,
@@ -71,7 +71,7 @@ def _values(
                     "value": interval.value,
                     "low": interval.low,
                     "high": interval.high,
-                    "guess": guesses[name].get(metric),
+                    "baseline": baselines[name].get(metric),
                     "seeds": [result.measured[name].metrics[metric].value for result in results],
                 }
                 for metric, interval in measured.metrics.items()
@@ -110,7 +110,7 @@ def _speed(sets: "Sets", best: SeedResult) -> dict[str, float]:
     }
     for name, measured in best.measured.items():
         speed[f"{name}_seconds"] = measured.seconds
-        speed[f"{name}_examples_per_second"] = len(measured.judgements) / measured.seconds
+        speed[f"{name}_examples_per_second"] = len(measured.results) / measured.seconds
     return speed
 
 
@@ -119,35 +119,35 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
     for name, metrics in values["metrics"].items():
         several = len(recipe.seeds) > 1
         parts.append(f"## {name.capitalize()} set, {values['sets'][name]['examples']:,} examples\n")
-        heads = ["", "value", "95 % interval", "guessed"] + (["seeds, mean ± deviation"] if several else [])
+        heads = ["", "value", "95 % interval", "baseline"] + (["seeds, mean ± deviation"] if several else [])
         rows = []
         for metric, found in metrics.items():
             row = [
                 metric.replace("_", " "),
                 f"**{found['value']:.4f}**",
                 f"{found['low']:.4f} to {found['high']:.4f}",
-                "" if found["guess"] is None else f"{found['guess']:.4f}",
+                "" if found["baseline"] is None else f"{found['baseline']:.4f}",
             ]
             rows.append(row + ([f"{fmean(found['seeds']):.4f} ± {stdev(found['seeds']):.4f}"] if several else []))
         parts.append(_table(heads, rows))
     parts.append(
-        "Intervals are drawn from the examples (bootstrap); guessed is what one reaches without reading the texts."
+        "Intervals are bootstrapped over the examples; the baseline predicts without reading the texts."
         + (f" Values and the model are those of seed {best.seed}." if len(recipe.seeds) > 1 else "")
         + "\n"
     )
     if final is not None:
         measured = best.measured[final]
         if measured.confusion is not None:
-            parts.append("![Which class was taken for which](confusion.png)\n")
-        elif isinstance(measured.judgements[0].record["expected"], float):
-            parts.append("![Predicted over right numbers](numbers.png)\n")
+            parts.append("![Expected classes by predicted ones](confusion.png)\n")
+        elif isinstance(measured.results[0].record["expected"], float):
+            parts.append("![Predicted over expected numbers](numbers.png)\n")
     parts.append("![How the run went](learning-curve.png)\n")
     if final is not None:
-        worst = worst_errors(best.measured[final].judgements)
+        worst = worst_errors(best.measured[final].results)
         parts.append(f"## Worst errors on the {final} set\n")
         if worst:
             rows = [[_cell(one.text, 160), _cell(one.expected, 60), _cell(one.predicted, 60)] for one in worst]
-            parts.append(_table(["text", "right", "predicted"], rows))
+            parts.append(_table(["text", "expected", "predicted"], rows))
         else:
             parts.append("There are none.\n")
     parts.append("## Data\n")
@@ -167,10 +167,10 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
     return "\n".join(parts)
 
 
-def worst_errors(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """What was most wrong, worst first."""
-    wrong = [one for one in judgements if one.wrong > 0]
-    return sorted(wrong, key=lambda one: -one.wrong)[:_WORST]
+def worst_errors(results: Sequence[ExampleResult]) -> list[ExampleResult]:
+    """The results with the largest errors, largest first."""
+    errors = [one for one in results if one.error > 0]
+    return sorted(errors, key=lambda one: -one.error)[:_WORST]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -185,7 +185,7 @@ def _labels(counts: Mapping[str, int]) -> str:
 
 
 def _lost(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The labels that no prediction can give back: all of them are in report.json."""
+    """The labels that no prediction can equal: all of them are in report.json."""
     parts = []
     for name, one in sets.items():
         if lost := one.get("lost"):

@@ -29,7 +29,6 @@ from modernbert.tasks.ranking.measures import evaluate_ranker
 from modernbert.tasks.ranking.mining import with_bm25_negatives
 from modernbert.tasks.ranking.objective import Guide, RankingItem, RankingModel, RankingObjective
 from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker, Reranked, Scored
-from modernbert.tasks.ranking.recipe import RankingData, RankingRecipe, model_settings
 from modernbert.tasks.ranking.settings import ResolvedLoss
 from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
 from modernbert.tasks.rerank import Reranker
@@ -39,6 +38,7 @@ from modernbert.text.collection import Collection, Document, read_collection, re
 from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
+from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
 from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed

@@ -1,4 +1,4 @@
-"""What a fine-tuning run has to tell: metrics with their confidence, judgements of examples, and its learning curve."""
+"""The results of a fine-tuning run: metrics with their confidence, single examples, and the learning curve."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modernbert.tasks.metrics import Interval
-from modernbert.tasks.task import Encoded, Judgement, Task
+from modernbert.tasks.task import Encoded, ExampleResult, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,7 @@ class Measured:
     """How good a model is on one set."""
 
     metrics: Mapping[str, Interval]
-    judgements: Sequence[Judgement]
+    results: Sequence[ExampleResult]
     confusion: tuple[Sequence[str], npt.NDArray[np.int64]] | None
     tokens: int
     seconds: float
@@ -24,7 +24,7 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class SeedResult:
-    """One run with one seed. `selection_score` is that of its best evaluation, -inf where there was none."""
+    """One run with one seed. `selection_score` is that of its best evaluation; minus infinity where there was none."""
 
     seed: int
     selection_score: float
@@ -37,11 +37,11 @@ class SeedResult:
 
 
 def measured(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[Any], seconds: float) -> Measured:
-    """Everything that predictions for a set tell."""
+    """Everything that the report shows about predictions for one set."""
     examples = encoded.examples
     return Measured(
         {name: measure.interval() for name, measure in task.measures(examples, predictions).items()},
-        [task.judge(example, prediction) for example, prediction in zip(examples, predictions, strict=True)],
+        [task.result(example, prediction) for example, prediction in zip(examples, predictions, strict=True)],
         task.confusion(examples, predictions),
         sum(len(ids) for ids in encoded.sequences),
         seconds,

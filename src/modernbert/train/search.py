@@ -10,10 +10,11 @@ from pathlib import Path
 
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
-from modernbert.tasks.recipe import FinetuneRecipe
+from modernbert.tasks.metrics import selection_score
 from modernbert.train.finetune import run
 from modernbert.train.finetune_data import Prepared, prepare
 from modernbert.train.finetune_folder import FAILED, claim_folder
+from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.loop import DivergedError
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check_optuna
@@ -104,8 +105,7 @@ def ranking(trials: Sequence[Trial], metric: str) -> list[Trial]:
     """Best first, failed ones last; of equal ones the one that was tried first."""
 
     def place(trial: Trial) -> tuple[bool, float]:
-        value = trial.metrics.get(metric, 0.0)
-        return trial.failure is not None, value if metric == "error" else -value
+        return trial.failure is not None, -selection_score(metric, trial.metrics.get(metric, 0.0))
 
     return sorted(trials, key=place)
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.installation import install_command
-from modernbert.tasks.recipe import Search
+from modernbert.tasks.metrics import LOWER_IS_BETTER
+from modernbert.train.finetune_recipe import Search
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Draws:
         assert search.trials is not None
         self.count = search.trials
         self._seed, self._metric = seed, metric
-        self._direction: Literal["minimize", "maximize"] = "minimize" if metric == "error" else "maximize"
+        self._direction: Literal["minimize", "maximize"] = "minimize" if metric in LOWER_IS_BETTER else "maximize"
         self._rates = {
             "learning_rate": FloatDistribution(min(search.learning_rate), max(search.learning_rate), log=True),
             "weight_decay": FloatDistribution(min(search.weight_decay), max(search.weight_decay), log=True),

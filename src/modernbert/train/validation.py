@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from modernbert.model import MaskedLM
-from modernbert.model.heads import IGNORED
+from modernbert.packed import IGNORED
 from modernbert.runtime import Precision, autocast
 from modernbert.stream.loader import Batch
 from modernbert.text.tokenizer import Vocabulary

@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from modernbert.kernels.native import IGNORED
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.triton.launch import num_processors, on_device_of, power_of_two
+from modernbert.packed import IGNORED
 
 ROWS, LANES, VECTOR, WARPS = 2, 1024, 8, 32  # of a tile: rows, and columns as lanes with one running maximum each
 SUM_ROWS, SUM_COLUMNS, SUM_WARPS = 32, 256, 8  # of a tile of the sum over rows

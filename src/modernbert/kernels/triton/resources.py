@@ -19,9 +19,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from modernbert.kernels.native import IGNORED
 from modernbert.kernels.triton import attention, cross_entropy, geglu, norm, optimizer, rotary
 from modernbert.kernels.triton.launch import power_of_two
+from modernbert.packed import IGNORED
 
 HOPPER = GPUTarget("cuda", 90, 32)
 

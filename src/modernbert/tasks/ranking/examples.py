@@ -9,8 +9,7 @@ from typing import Any
 from modernbert.config import Config
 from modernbert.errors import DataError
 from modernbert.text.collection import Collection
-from modernbert.text.examples import Origin
-from modernbert.text.records import Bad, Record, Source, missing_column, read_records
+from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column, read_records
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ def read_ranking(source: Source, columns: RankingColumns, *, skip_bad: bool = Fa
     """
     tables = _Tables(columns)
     examples: list[RankingExample] = []
-    first: Bad | None = None
+    first: RejectedRecord | None = None
     for record in read_records(source):
-        found = record if isinstance(record, Bad) else _example(record, columns, tables)
+        found = record if isinstance(record, RejectedRecord) else _example(record, columns, tables)
         if isinstance(found, RankingExample):
             examples.append(found)
         elif not skip_bad:
@@ -111,7 +110,7 @@ def _texts_by_name(source: Source | None, ids: Sequence[str], texts: Sequence[st
         return None
     found: dict[str, str] = {}
     for record in read_records(source):
-        if isinstance(record, Bad):
+        if isinstance(record, RejectedRecord):
             raise record.error()
         name, text = (next((one for one in names if one in record.values), None) for names in (ids, texts))
         if name is None or text is None:
@@ -120,17 +119,17 @@ def _texts_by_name(source: Source | None, ids: Sequence[str], texts: Sequence[st
     return found
 
 
-def _example(record: Record, columns: RankingColumns, tables: _Tables) -> RankingExample | Bad:
+def _example(record: Record, columns: RankingColumns, tables: _Tables) -> RankingExample | RejectedRecord:
     names = {kind: _column(record, columns, kind) for kind in _USUAL}
     if names["query"] is None:
         return missing_column(record, columns.query or "query")
     query = _text(record, names["query"], record.values[names["query"]], tables.queries)
-    if isinstance(query, Bad):
+    if isinstance(query, RejectedRecord):
         return query
     if names["documents"] is not None:
         offered = record.values[names["documents"]]
         if not isinstance(offered, list) or not offered:
-            return Bad("no documents", f"{names['documents']} should be a list of documents.", record.origin)
+            return RejectedRecord("no documents", f"{names['documents']} should be a list of documents.", record.origin)
         values = [(names["documents"], one) for one in offered]
     elif names["positive"] is not None:
         values = [(names["positive"], record.values[names["positive"]]), *_negatives(record, names["negative"])]
@@ -139,11 +138,11 @@ def _example(record: Record, columns: RankingColumns, tables: _Tables) -> Rankin
     documents = []
     for name, value in values:
         text = _text(record, name, value, tables.documents)
-        if isinstance(text, Bad):
+        if isinstance(text, RejectedRecord):
             return text
         documents.append(text)
     scores = None if names["scores"] is None else _scores(record, names["scores"], len(documents))
-    if isinstance(scores, Bad):
+    if isinstance(scores, RejectedRecord):
         return scores
     return RankingExample(query, tuple(documents), scores, record.origin)
 
@@ -165,28 +164,34 @@ def _negatives(record: Record, named: str | None) -> list[tuple[str, Any]]:
     return found
 
 
-def _text(record: Record, column: str, value: Any, table: dict[str, str] | None) -> str | Bad:
+def _text(record: Record, column: str, value: Any, table: dict[str, str] | None) -> str | RejectedRecord:
     if table is not None:
         if (name := str(value)) not in table:
-            return Bad("unknown identifier", f"{column} names {name!r}, of which there is no text.", record.origin)
+            return RejectedRecord(
+                "unknown identifier", f"{column} names {name!r}, of which there is no text.", record.origin
+            )
         value = table[name]
     if not isinstance(value, str):
-        return Bad("no text", f"{column} is {value!r} and should be a text.", record.origin)
+        return RejectedRecord("no text", f"{column} is {value!r} and should be a text.", record.origin)
     if not value.strip():
-        return Bad("empty text", f"{column} is empty; give it a text, or leave the example out.", record.origin)
+        return RejectedRecord(
+            "empty text", f"{column} is empty; give it a text, or leave the example out.", record.origin
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        return Bad("half a surrogate pair", f"{column} holds half a surrogate pair; write it again.", record.origin)
+        return RejectedRecord(
+            "half a surrogate pair", f"{column} holds half a surrogate pair; write it again.", record.origin
+        )
     return value.strip()
 
 
-def _scores(record: Record, column: str, count: int) -> tuple[float, ...] | Bad:
+def _scores(record: Record, column: str, count: int) -> tuple[float, ...] | RejectedRecord:
     value = record.values[column]
     listed = value if isinstance(value, list) else [value]
     if len(listed) != count:
         sentence = f"{column} has {len(listed)} numbers for {count} documents; give one for each."
-        return Bad("other number of scores", sentence, record.origin)
+        return RejectedRecord("other number of scores", sentence, record.origin)
     numbers = []
     for one in listed:
         try:
@@ -196,7 +201,9 @@ def _scores(record: Record, column: str, count: int) -> tuple[float, ...] | Bad:
         if isinstance(one, bool):
             number = float(one)
         if not math.isfinite(number):
-            return Bad("not a number", f"{column} holds {one!r} and should hold finite numbers.", record.origin)
+            return RejectedRecord(
+                "not a number", f"{column} holds {one!r} and should hold finite numbers.", record.origin
+            )
         numbers.append(number)
     return tuple(numbers)
 

@@ -9,6 +9,7 @@ from modernbert.config import Config
 RankingKind = Literal["embed", "rerank", "multi-vector", "sparse"]
 LossName = Literal["contrastive", "margin-mse", "kl", "cosent", "angle", "binary", "mse", "lambda"]
 
+RANKING_TASKS: tuple[RankingKind, ...] = ("embed", "rerank", "multi-vector", "sparse")
 LOSSES: dict[RankingKind, tuple[LossName, ...]] = {  # the first one where examples have no scores
     "embed": ("contrastive", "margin-mse", "kl", "cosent", "angle", "mse"),
     "multi-vector": ("contrastive", "kl", "margin-mse"),

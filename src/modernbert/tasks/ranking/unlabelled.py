@@ -9,7 +9,7 @@ import numpy as np
 from modernbert.config import Config
 from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.text.collection import Document
-from modernbert.text.examples import Origin
+from modernbert.text.records import Origin
 
 PairKind = Literal["title", "sentence", "crop"]
 

@@ -1,5 +1,6 @@
-"""Choices are scored as the head scores them, whatever they are packed with."""
+"""Choices from files to scores, which are those of the head whatever they are packed with."""
 
+import json
 import logging
 
 import pytest
@@ -11,9 +12,60 @@ from modernbert.errors import CheckpointError, DataError
 from modernbert.kernels import native
 from modernbert.model import MultipleChoice
 from modernbert.packed import Sequences
+from modernbert.tasks.choose import ChoiceExample, encode_choices, read_choices
+from modernbert.text.framing import encode_texts
+from modernbert.text.records import Origin
 from modernbert.text.tokenizer import load_tokenizer
 
+
+def test_choices_in_columns_in_a_list_and_with_names(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"question": "q", "a": "one", "b": "two", "label": 1}\n')
+    [example] = read_choices(path, choices=("a", "b"))
+    assert (example.choices, example.label) == (("one", "two"), 1)
+    path.write_text('{"question": "q", "choices": ["one", "two"], "label": "two"}\n')
+    assert [one.label for one in read_choices(path)] == [1]
+    path.write_text('{"question": "q", "choices": {"text": ["one", "two"], "label": ["A", "B"]}, "key": "B"}\n')
+    assert [one.label for one in read_choices(path, label="key")] == [1]
+    assert [one.label for one in read_choices(path, label=None)] == [None]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"question": "q", "choices": ["one", "two"], "label": 2}, "label outside the choices"),
+        ({"question": "q", "choices": ["one", "two"], "label": -1}, "label outside the choices"),
+        ({"question": "q", "choices": ["one"], "label": 0}, "no choices"),
+        ({"question": "q", "choices": ["one", " "], "label": 0}, "empty text"),
+        ({"question": "q", "choices": ["one", "two"]}, "missing column"),
+        ({"question": "q", "label": 0}, "missing column"),
+        ({"question": "", "choices": ["one", "two"], "label": 0}, "empty text"),
+    ],
+)
+def test_what_is_wrong_with_choices_is_counted(tmp_path, record, reason):
+    good = {"question": "q", "choices": ["one", "two"], "label": 0}
+    (tmp_path / "x.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(record) + "\n")
+    with pytest.raises(DataError, match=r"x\.jsonl:2: "):
+        list(read_choices(tmp_path / "x.jsonl"))
+    examples = read_choices(tmp_path / "x.jsonl", skip_bad=True)
+    assert len(list(examples)) == 1
+    assert examples.skipped == {reason: 1}
+
+
+HERE = Origin("test", 1)
+
+
+def test_choices_follow_each_other_with_their_question(byte_level):
+    example = ChoiceExample("Which?", ("this", "that", "other"), 1, HERE)
+    ids = encode_choices(byte_level, [example, example], max_length=32).ids
+    assert len(ids) == 6
+    assert [byte_level.decode(one.tolist()) for one in ids[:2]] == ["Which?this", "Which?that"]
+    assert ids[1].tolist() == encode_texts(byte_level, ["Which?"], ["that"], max_length=32).ids[0].tolist()
+
+
 QUESTIONS = ["which module parses arguments", "which day comes after a monday?", "who"]
+
+
 CHOICES = [["argparse", "calendar", "json", "textwrap"], ["a tuesday", "a sunday"], ["the parser", "you", "me"]]
 
 

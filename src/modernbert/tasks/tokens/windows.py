@@ -5,28 +5,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 
-from modernbert.stream.masking import IGNORED
-from modernbert.tasks.reading_spans import spans_of_tags
-from modernbert.text.examples import Span, SpanExample
-from modernbert.text.framing import Ids, encodings, special_ids
+from modernbert.packed import IGNORED
+from modernbert.stream.masking import framed_labels
+from modernbert.tasks.tokens.reading import SpanExample
+from modernbert.tasks.tokens.tags import Span, best_path, bio_tags, changes_inside_word, label_changes, spans_of_tags
+from modernbert.text.framing import Frame, Ids, encodings
 from modernbert.text.offsets import TokenizedText, best_windows, windows
 from modernbert.text.words import Places, inside_word, parts_cluster, word_around
 
-
-def bio_tags(labels: Sequence[str]) -> tuple[str, ...]:
-    """The classes of a token: O, and for each label, in order, B- where a span begins and I- where it goes on."""
-    return ("O", *(f"{begin}-{label}" for label in sorted(set(labels)) for begin in "BI"))
+ScoredSpans = tuple[tuple[Span, float], ...]  # the spans of one text, each with its probability
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What of a text gets one tag each: words, or else the smallest pieces that tokens end with.
+    """The pieces of a text that get one tag each: words, or else the smallest pieces that tokens end with.
 
-    `anchors` are the tokens that speak for them: the first of each, and of no other. Words that have the same first
-    token are one unit, as are tokens that share a character or a grapheme cluster: no span can end between them.
+    `anchors` are the tokens whose outputs decide on their tags: the first of each, and of no other. Words that have the
+    same first token are one unit, as are tokens that share a character or a grapheme cluster: no span can end between
+    them.
     """
 
     places: Places
@@ -91,8 +89,8 @@ class SpanWindow:
 class EncodedSpans:
     """Texts with marked spans as a token classifier reads them.
 
-    `lost` are the spans that no prediction can give back, as they begin or end inside a unit, each behind the number
-    of its example.
+    `lost` are the spans that no prediction can equal, as they begin or end inside a unit, each with the number of its
+    example before it.
     """
 
     tags: tuple[str, ...]
@@ -103,9 +101,9 @@ class EncodedSpans:
 
 
 def encode_spans(
-    tokenizer: Tokenizer, examples: Sequence[SpanExample], tags: Sequence[str], *, max_length: int, stride: int
+    tokenizer: Tokenizer, examples: Sequence[SpanExample], tags: Sequence[str], *, max_length: int, overlap: int
 ) -> EncodedSpans:
-    """Windows of at most `max_length` tokens; neighbours of the same text share `stride` tokens, at most half of them.
+    """Windows of at most `max_length` tokens; neighbours of the same text share `overlap` tokens, at most half of them.
 
     The words of an example are its units, and the first token of each has the label; where it has none, all tokens have
     one. `tags` are those of `bio_tags`.
@@ -113,22 +111,21 @@ def encode_spans(
     Raises:
         ConfigError: `max_length` leaves no room for a token.
     """
-    cls_id, sep_id = special_ids(tokenizer)
+    frame = Frame.of(tokenizer)
     numbers: Mapping[str, int] = {tag: number for number, tag in enumerate(tags)}
     texts, all_units, cut = [], [], []
     lost: list[tuple[int, Span]] = []
-    found = encodings(tokenizer, [example.text for example in examples])
-    for number, (example, encoding) in enumerate(zip(examples, found, strict=True)):
+    encoded = encodings(tokenizer, [example.text for example in examples])
+    for number, (example, encoding) in enumerate(zip(examples, encoded, strict=True)):
         text = TokenizedText.of(example.text, encoding)
         units = Units.of(text, example.words)
         own = units.tags(example.spans)
-        found_again = set(spans_of_tags(units.places, own))
-        lost += [(number, span) for span in example.spans if span not in found_again]
+        recovered = set(spans_of_tags(units.places, own))
+        lost += [(number, span) for span in example.spans if span not in recovered]
         labels = _token_labels(units, own, numbers)
-        for begin, end in windows(len(text.ids), max_length - 2, stride):
-            ids = np.array([cls_id, *text.ids[begin:end], sep_id], dtype=np.int32)
-            window_labels = np.array([IGNORED, *labels[begin:end], IGNORED], dtype=np.int64)
-            cut.append(SpanWindow(number, begin, end, ids, window_labels))
+        for begin, end in windows(len(text.ids), frame.room(max_length), overlap):
+            ids = frame.ids(text.ids[begin:end])
+            cut.append(SpanWindow(number, begin, end, ids, framed_labels(labels[begin:end])))
         texts.append(text)
         all_units.append(units)
     return EncodedSpans(tuple(tags), texts, all_units, cut, lost)
@@ -150,7 +147,7 @@ def span_inside_word(tokenizer: Tokenizer, example: SpanExample) -> tuple[Span, 
     if not suspects:
         return None
     lost = {span for _, span in encode_spans(tokenizer, [example], bio_tags([span.label for span in example.spans]),
-                                             max_length=len(text.encode()) * 4 + 16, stride=0).lost}  # fmt: skip
+                                             max_length=len(text.encode()) * 4 + 16, overlap=0).lost}  # fmt: skip
     for span in suspects:
         if span in lost:
             return span, Span(*word_around(text, span.begin, span.end), span.label)
@@ -161,19 +158,19 @@ def decode_spans(
     encoded: EncodedSpans,
     logits: Sequence[npt.NDArray[np.floating]],
     words: Sequence[Places | None] | None = None,
-) -> list[tuple[tuple[Span, float], ...]]:
+) -> list[ScoredSpans]:
     """The spans of each text, each with the mean probability of its tags.
 
     The tags are the most probable ones together of which none goes on with a span under another label (`best_path`).
     `logits` has for each window (tokens, tags), [CLS] and [SEP] included. Where windows share a token, the one decides
     in which it has the most context. No span begins or ends inside one of the `words` of its text, if they are given.
     """
-    broken, parted = _breaks(encoded.tags), _parts(encoded.tags)
+    forbidden, forbidden_inside = label_changes(encoded.tags), changes_inside_word(encoded.tags)
     of_texts: list[list[int]] = [[] for _ in encoded.texts]
     for number, window in enumerate(encoded.windows):
         of_texts[window.example].append(number)
     assert len(logits) == len(encoded.windows), "one array of logits for each window"
-    decoded: list[tuple[tuple[Span, float], ...]] = []
+    decoded: list[ScoredSpans] = []
     given = [None] * len(encoded.texts) if words is None else words
     for units, numbers, own_words in zip(encoded.units, of_texts, given, strict=True):
         own = [encoded.windows[number] for number in numbers]
@@ -190,62 +187,11 @@ def decode_spans(
         ).astype(np.float64)
         rows -= rows.max(1, keepdims=True)
         rows -= np.log(np.exp(rows).sum(1, keepdims=True))
-        path = best_path(rows, broken, parted, None if own_words is None else _inside(units.places, own_words))
+        inside = None if own_words is None else _inside(units.places, own_words)
+        path = best_path(rows, forbidden, forbidden_inside, inside)
         probabilities = np.exp(np.take_along_axis(rows, path[:, None], 1)[:, 0])
         decoded.append(_scored(units.places, [encoded.tags[index] for index in path], probabilities))
     return decoded
-
-
-def best_path(
-    scores: Float[np.ndarray, "units tags"],
-    forbidden: Bool[np.ndarray, "tags tags"],
-    forbidden_inside: Bool[np.ndarray, "tags tags"] | None = None,
-    inside: Bool[np.ndarray, "units"] | None = None,
-) -> Int[np.ndarray, "units"]:
-    """The classes with the highest sum of scores among which b never follows a where `forbidden[a, b]` (Viterbi 1967).
-
-    Some class has to be allowed behind each. Of a unit that is `inside` something `forbidden_inside` says it instead.
-    """
-    path: npt.NDArray[np.int64] = scores.argmax(1)
-    kinds = np.stack([forbidden, forbidden if forbidden_inside is None else forbidden_inside])
-    kind = np.zeros(len(scores), dtype=np.int64) if inside is None else inside.astype(np.int64)
-    if not kinds[kind[1:], path[:-1], path[1:]].any():
-        return path
-    bars = np.where(kinds, -np.inf, 0.0)
-    reached = scores[0]
-    came_from = np.empty(scores.shape, dtype=np.int64)
-    for unit in range(1, len(scores)):
-        ways = reached[:, None] + bars[kind[unit]]
-        came_from[unit] = ways.argmax(0)
-        reached = ways.max(0) + scores[unit]
-    path[-1] = reached.argmax()
-    for unit in range(len(scores) - 1, 0, -1):
-        path[unit - 1] = came_from[unit, path[unit]]
-    return path
-
-
-def _breaks(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which tag would go on, under another label, with the span of the one before it.
-
-    I- behind O is none of them: there are data in which spans begin so.
-    """
-    inside, going_on, same = _kinds(tags)
-    return inside[:, None] & going_on[None, :] & ~same
-
-
-def _parts(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which tag may not follow which inside a word: a span goes on there, or there is none."""
-    inside, going_on, same = _kinds(tags)
-    outside = np.array([tag == "O" for tag in tags])
-    return ~((inside[:, None] & going_on[None, :] & same) | (outside[:, None] & outside[None, :]))
-
-
-def _kinds(tags: Sequence[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which tags may be followed by the rest of their span, which are such a rest, and which have the same label."""
-    labels = np.array([tag[2:] for tag in tags])
-    inside = np.array([tag[0] in "BIM" for tag in tags])
-    going_on = np.array([tag[0] in "IELM" for tag in tags])
-    return inside, going_on, labels[:, None] == labels[None, :]
 
 
 def _inside(places: Places, words: Places) -> npt.NDArray[np.bool_]:
@@ -267,9 +213,7 @@ def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int])
     return labels
 
 
-def _scored(
-    places: Places, tags: Sequence[str], probabilities: npt.NDArray[np.float64]
-) -> tuple[tuple[Span, float], ...]:
+def _scored(places: Places, tags: Sequence[str], probabilities: npt.NDArray[np.float64]) -> ScoredSpans:
     begins = {begin: number for number, (begin, _) in enumerate(places)}
     ends = {end: number for number, (_, end) in enumerate(places)}
     return tuple(

@@ -20,12 +20,10 @@ from modernbert.model.retrieval_settings import (
     SparseSettings,
 )
 from modernbert.tasks.ranking.examples import RankingColumns
-from modernbert.tasks.ranking.settings import RankingKind, RankingLoss
+from modernbert.tasks.ranking.settings import RANKING_TASKS, RankingKind, RankingLoss
 from modernbert.tasks.ranking.unlabelled import Unlabelled
-from modernbert.tasks.recipe import DEFAULT_MODEL, Machine, Training
-from modernbert.text.records import Source, told_format
-
-RANKING_TASKS: tuple[RankingKind, ...] = ("embed", "rerank", "multi-vector", "sparse")
+from modernbert.text.records import Source, format_of
+from modernbert.train.finetune_recipe import DEFAULT_MODEL, Machine, Training
 
 
 class RankingData(Config):
@@ -135,7 +133,7 @@ def model_settings(recipe: RankingRecipe, hidden_size: int, max_length: int) -> 
 def is_ranking(path: Path, overrides: Iterable[str] = ()) -> bool:
     """Whether a recipe, or the overrides of a file of examples, name the task of a ranker."""
     tasks = [one.partition("=")[2].strip().strip("\"'") for one in overrides if one.partition("=")[0].strip() == "task"]
-    if not tasks and told_format(path) is None:
+    if not tasks and format_of(path) is None:
         try:
             tasks = [str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("task"))]
         except (OSError, ValueError, RecursionError):
@@ -149,7 +147,7 @@ def read_ranking_recipe(path: Path, overrides: Iterable[str] = ()) -> RankingRec
     Raises:
         ConfigError: the file is missing or no recipe, or an override does not fit.
     """
-    if told_format(path) is None:
+    if format_of(path) is None:
         return load(RankingRecipe, path, overrides)
     if not path.exists():
         raise ConfigError(f"There is no file {path}: give the path of a recipe, or of pairs of texts.")

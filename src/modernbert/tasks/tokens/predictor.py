@@ -1,4 +1,4 @@
-"""The labelled spans of a text: entities, or whatever a model was trained to mark."""
+"""The predictor of labelled spans: entities, or whatever a model was trained to mark."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,15 @@ from tokenizers import Tokenizer
 
 from modernbert.errors import CheckpointError
 from modernbert.model import TokenClassifier as Head
-from modernbert.model.config import EncoderConfig
-from modernbert.tasks.encoding_spans import decode_spans, encode_spans
 from modernbert.tasks.inputs import checked, listed
 from modernbert.tasks.outputs import outputs
 from modernbert.tasks.predictor import Predictor
-from modernbert.text.examples import Origin, SpanExample, is_tag
-from modernbert.text.words import Places, WordRule, join
+from modernbert.tasks.tokens.folder import rule_of
+from modernbert.tasks.tokens.reading import SpanExample
+from modernbert.tasks.tokens.windows import decode_spans, encode_spans
+from modernbert.text.conll import is_tag
+from modernbert.text.records import Origin
+from modernbert.text.words import Places, join
 
 Words = Sequence[str]  # of one text, a list or tuple
 
@@ -33,9 +35,9 @@ class Entity:
 class TokenClassifier(Predictor[Head]):
     """Finds spans in texts of any length: those above `max_length` are read in windows that overlap.
 
-    A text is cut into words as the texts of the training were, which its folder remembers. In folders that other
-    trainers wrote words are what stands between spaces, without the marks around it, and the first token of each
-    speaks for it.
+    A text is cut into words as the texts of the training were: its folder keeps the rule. In folders that other
+    trainers wrote, words are what stands between spaces, without the marks around it, and the tag of a word is that of
+    its first token.
     """
 
     kind = Head
@@ -45,7 +47,7 @@ class TokenClassifier(Predictor[Head]):
         tags = model.config.labels
         if "O" not in tags or not all(map(is_tag, tags)):
             raise CheckpointError(
-                f"The labels of this model are no tags of spans (O, B-..., I-...): {', '.join(tags)}."
+                f"The labels of this model are not tags of spans (O, B-..., I-...): {', '.join(tags)}."
             )
         self.rule = rule_of(model.config)
 
@@ -57,10 +59,10 @@ class TokenClassifier(Predictor[Head]):
         """The spans of a text in order; a list of such for a list of texts.
 
         In place of a text a list of its words may be given. Its text is then these words, joined as those of the
-        training were (by a space, unless its folder knows better), and no span begins or ends inside a word.
+        training were (by a space, unless its folder says otherwise), and no span begins or ends inside a word.
 
         Raises:
-            DataError: a text or a word is empty or is no text.
+            DataError: a text or a word is empty or is not a text.
         """
         if isinstance(texts, str):
             return self([texts])[0]
@@ -70,12 +72,12 @@ class TokenClassifier(Predictor[Head]):
             for number, (text, _) in enumerate(joined, 1)
         ]
         tags = self.model.config.labels
-        encoded = encode_spans(self.tokenizer, examples, tags, max_length=self.max_length, stride=self.stride)
-        logits = [said.numpy() for said in outputs(self.model, [window.ids for window in encoded.windows])]
+        encoded = encode_spans(self.tokenizer, examples, tags, max_length=self.max_length, overlap=self.overlap_tokens)
+        logits = [one.numpy() for one in outputs(self.model, [window.ids for window in encoded.windows])]
         decoded = decode_spans(encoded, logits, [words for _, words in joined])
         return [
-            [Entity(span.begin, span.end, span.label, text[span.begin : span.end], score) for span, score in found]
-            for (text, _), found in zip(joined, decoded, strict=True)
+            [Entity(span.begin, span.end, span.label, text[span.begin : span.end], score) for span, score in spans]
+            for (text, _), spans in zip(joined, decoded, strict=True)
         ]
 
     def text_of(self, words: Sequence[str]) -> str:
@@ -87,11 +89,3 @@ class TokenClassifier(Predictor[Head]):
             return checked(given, f"Text {number}"), None
         words = [checked(word, f"Word {place} of text {number}") for place, word in enumerate(given, 1)]
         return join(words, self.rule.joined_by)
-
-
-def rule_of(config: EncoderConfig) -> WordRule:
-    """How a model cuts texts into units."""
-    if config.span_units is not None:
-        return WordRule(config.span_units, " " if config.joined_by is None else config.joined_by)
-    # no key: another trainer, or an older version, which told words from tokens by label_words
-    return WordRule("tokens" if config.label_words is False else "whole words")

@@ -1,4 +1,4 @@
-"""Questions and contexts as token ids, answers as places of tokens, and predictions as answers in the text."""
+"""Questions and contexts as token ids, answers as positions of tokens, and outputs as answers in the text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from modernbert.text.examples import QuestionExample
-from modernbert.text.framing import Ids, encodings, special_ids
+from modernbert.tasks.answer.reading import QuestionExample
+from modernbert.text.framing import Frame, Ids, encodings
 from modernbert.text.offsets import TokenizedText, windows
 
 
@@ -40,10 +40,10 @@ class EncodedQuestions:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """An answer with its place in the context, or none: an empty text at 0.
+class Answer:
+    """An answer with its place in the context in characters; an empty text at 0 says that there is none.
 
-    `score` is the sum of the two logits; `probability` is among all replies to the question that were considered.
+    `score` is the sum of the two logits; `probability` is among all answers to the question that were considered.
     """
 
     text: str
@@ -54,25 +54,25 @@ class Reply:
 
 
 def encode_questions(
-    tokenizer: Tokenizer, examples: Sequence[QuestionExample], *, max_length: int, stride: int
+    tokenizer: Tokenizer, examples: Sequence[QuestionExample], *, max_length: int, overlap: int
 ) -> EncodedQuestions:
-    """Windows of at most `max_length` tokens over each context; neighbours share `stride` tokens, at most half of them.
+    """Windows of at most `max_length` tokens over each context; neighbours share `overlap` tokens, at most half.
 
     Of several accepted answers the first one is learned. A question takes half of the room at most.
 
     Raises:
         ConfigError: `max_length` leaves no room for a token of each.
     """
-    cls_id, sep_id = special_ids(tokenizer)
+    frame = Frame.of(tokenizer)
     contexts: list[TokenizedText] = []
     cut: list[QuestionWindow] = []
     truncated = lost = 0
-    asked = encodings(tokenizer, [example.question for example in examples])
-    told = encodings(tokenizer, [example.context for example in examples])
-    for number, (example, question, encoding) in enumerate(zip(examples, asked, told, strict=True)):
+    questions = encodings(tokenizer, [example.question for example in examples])
+    encoded_contexts = encodings(tokenizer, [example.context for example in examples])
+    for number, (example, question, encoding) in enumerate(zip(examples, questions, encoded_contexts, strict=True)):
         context = TokenizedText.of(example.context, encoding)
         contexts.append(context)
-        kept = question.ids[: max(1, (max_length - 3) // 2)]
+        kept = question.ids[: max(1, frame.room(max_length, 2) // 2)]
         truncated += len(kept) < len(question.ids)
         place = None
         if example.answers:
@@ -80,8 +80,8 @@ def encode_questions(
             place = context.covering(answer.begin, answer.begin + len(answer.text))
             lost += place is None
         context_at = len(kept) + 2
-        for begin, end in windows(len(context.ids), max_length - 3 - len(kept), stride):
-            ids = np.array([cls_id, *kept, sep_id, *context.ids[begin:end], sep_id], dtype=np.int32)
+        for begin, end in windows(len(context.ids), frame.room(max_length, 2) - len(kept), overlap):
+            ids = frame.ids(kept, context.ids[begin:end])
             labels = np.zeros(2, dtype=np.int64)
             if place is not None and begin <= place[0] and place[1] < end:
                 labels += np.array(place) - begin + context_at
@@ -96,12 +96,12 @@ def decode_answers(
     n_best: int = 20,
     max_answer_tokens: int = 64,
     no_answer_threshold: float | None = None,
-) -> list[list[Reply]]:
-    """The replies to each question, best first, from all windows over its context.
+) -> list[list[Answer]]:
+    """The answers to each question, best first, from all windows over its context.
 
     `logits` has for each window (tokens, 2), begin and end. The score of no answer is the lowest that a window gives
-    [CLS], as in the SQuAD 2.0 evaluation. With a threshold, no answer is the first reply if its score is more than the
-    threshold above the best answer's; without one it is not among the replies.
+    [CLS], as in the SQuAD 2.0 evaluation. With a threshold, the empty answer is the first one if its score is more than
+    the threshold above the best answer's; without one it is left out.
     """
     candidates: list[dict[tuple[int, int], float]] = [{} for _ in encoded.contexts]
     null = [np.inf] * len(encoded.contexts)
@@ -110,14 +110,14 @@ def decode_answers(
         null[window.example] = min(null[window.example], float(scores[0].sum()))
         inside = np.asarray(scores[window.context_at : window.context_at + window.end - window.begin], dtype=np.float64)
         offsets = encoded.contexts[window.example].offsets[window.begin : window.end]
-        found = candidates[window.example]
+        scores_of = candidates[window.example]
         for first, last, score in best_pairs(inside[:, 0], inside[:, 1], n_best, max_answer_tokens):
             place = int(offsets[first, 0]), int(offsets[last, 1])
             if place[0] < place[1]:
-                found[place] = max(score, found.get(place, -np.inf))
+                scores_of[place] = max(score, scores_of.get(place, -np.inf))
     return [
-        _replies(context.text, found, none, n_best, no_answer_threshold)
-        for context, found, none in zip(encoded.contexts, candidates, null, strict=True)
+        _ranked(context.text, scores_of, none, n_best, no_answer_threshold)
+        for context, scores_of, none in zip(encoded.contexts, candidates, null, strict=True)
     ]
 
 
@@ -137,15 +137,15 @@ def best_pairs(
     ]
 
 
-def _replies(
-    text: str, found: dict[tuple[int, int], float], none: float, n_best: int, threshold: float | None
-) -> list[Reply]:
-    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:n_best]
-    replies = [(text[begin:end], begin, end, score) for (begin, end), score in ordered]
+def _ranked(
+    text: str, scores_of: dict[tuple[int, int], float], none: float, n_best: int, threshold: float | None
+) -> list[Answer]:
+    ordered = sorted(scores_of.items(), key=lambda item: (-item[1], item[0]))[:n_best]
+    answers = [(text[begin:end], begin, end, score) for (begin, end), score in ordered]
     if threshold is not None:
         first = not ordered or none - ordered[0][1] > threshold
-        above = sum(score >= none for *_, score in replies)
-        replies.insert(0 if first else max(1, above), ("", 0, 0, none))
-    scores = np.array([score for *_, score in replies])
+        above = sum(score >= none for *_, score in answers)
+        answers.insert(0 if first else max(1, above), ("", 0, 0, none))
+    scores = np.array([score for *_, score in answers])
     weights = np.exp(scores - scores.max(initial=-np.inf))
-    return [Reply(*reply, float(weight / weights.sum())) for reply, weight in zip(replies, weights, strict=True)]
+    return [Answer(*answer, float(weight / weights.sum())) for answer, weight in zip(answers, weights, strict=True)]

@@ -1,8 +1,10 @@
-"""What a fine-tuning run is: a frozen value read from TOML."""
+"""The recipe of a fine-tuning run: a frozen value read from TOML."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import new_class
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -10,47 +12,55 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    field_validator,
+    create_model,
     model_validator,
 )
 
 from modernbert.config import Config, Seed, check_directory, load, parse
 from modernbert.errors import ConfigError
 from modernbert.run_metrics import TrackerName
-from modernbert.tasks.reading import Source
-from modernbert.text.records import told_format
-
-TaskName = Literal["classify", "multi-label", "regress", "tokens", "answer", "choose"]
+from modernbert.tasks.kinds import task_class
+from modernbert.tasks.reading import Columns
+from modernbert.tasks.task import TaskSettings
+from modernbert.text.records import Source, format_of
 
 
 class TaskData(Config):
-    """Labelled files and the names of their columns. A path alone is a source of the format that its name tells."""
+    """Labelled files; the names of their columns are further keys, which depend on the task.
+
+    A path alone is a source of the format that its name indicates.
+    """
+
+    columns_type: ClassVar[type[Columns]] = Columns
 
     train: Source
-    validation: Source | None = None  # chooses the best epoch
+    validation: Source | None = None  # selects the best epoch
     test: Source | None = None  # read when training is over
-    held_out: float = Field(0.1, ge=0, lt=1)  # part of `train` that is the validation set where none is named
-    text: str = "text"
-    pair: str | None = None  # a second text, read after the first
-    label: str | tuple[str, ...] = "label"  # several columns, each 0 or 1, for multi-label
-    separator: str = ","  # between the labels of multi-label, where they stand in one column
-    spans: str = "entities"  # tokens: spans with offsets in characters
-    words: str | None = (
-        None  # tokens: words and tags instead; CoNLL files have both by themselves, and by their numbers
-    )
-    tags: str | None = None
-    joined_by: str = " "  # what stands between words
-    inside_words: bool = False  # tokens: spans may begin and end between two letters of a word
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
-    identifier: str | None = "id"
-    choices: str | tuple[str, ...] = "choices"
+    held_out: float = Field(0.1, ge=0, lt=1)  # fraction of `train` that is the validation set where none is named
 
-    @field_validator("words", "tags", mode="before")
+    @property
+    def columns(self) -> Columns:
+        """The names of the columns."""
+        kind = self.columns_type
+        return kind.model_construct(**{name: getattr(self, name) for name in kind.model_fields})
+
+    @model_validator(mode="before")
     @classmethod
-    def _as_name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    def _without_columns_of_other_tasks(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: value
+            for key, value in values.items()
+            if key in cls.model_fields or key not in _OLD_COLUMNS or value != _OLD_COLUMNS[key]
+        }
+
+
+# The recipe.toml of older runs holds the columns of all tasks, with these defaults.
+_OLD_COLUMNS = {
+    "text": "text", "label": "label", "separator": ",", "spans": "entities", "joined_by": " ", "inside_words": False,
+    "question": "question", "context": "context", "answers": "answers", "identifier": "id", "choices": "choices",
+}  # fmt: skip
 
 
 class Training(Config):
@@ -61,17 +71,17 @@ class Training(Config):
     batch_tokens: PositiveInt | None = None  # of an update, in place of a number of examples
     learning_rate: PositiveFloat = 5e-5
     schedule: Literal["linear", "one_minus_sqrt", "constant"] = "linear"
-    warmup: float = Field(0.1, ge=0, lt=1)  # part of the run
+    warmup: float = Field(0.1, ge=0, lt=1)  # fraction of the run
     weight_decay: float = Field(1e-5, ge=0)
-    max_grad_norm: NonNegativeFloat = 1.0  # longer gradients are cut to it; 0: as they are
-    layer_decay: float = Field(1.0, gt=0, le=1)  # the learning rate of a layer is so many times that of the one above
+    max_grad_norm: NonNegativeFloat = 1.0  # longer gradients are scaled to it; 0: no limit
+    layer_decay: float = Field(1.0, gt=0, le=1)  # the learning rate of a layer is this many times that of the one above
     freeze_embeddings: bool = False
     freeze_layers: NonNegativeInt = 0  # the first ones; the embeddings with them
     dropout: float = Field(0.0, ge=0, lt=1)  # before the classifier
     class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"
     evaluations_per_epoch: PositiveInt = 1
     patience: PositiveInt | None = None  # evaluations without a better one, after which training ends
-    metric: str | None = None  # that says which evaluation is the best; the task's own unless set
+    metric: str | None = None  # selects the best evaluation; the task's own unless set
 
 
 class Machine(Config):
@@ -94,22 +104,22 @@ class Search(Config):
     weight_decay: tuple[NonNegativeFloat, ...] = Field((1e-6, 5e-6, 8e-6, 1e-5), min_length=1)
     epochs: tuple[PositiveInt, ...] = Field((1, 2, 3), min_length=1)
     trials: PositiveInt | None = (
-        None  # so many, drawn between the smallest and the largest value; unset, every combination
+        None  # number of samples between the smallest and the largest value; unset: every combination
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.trials is not None and not min(self.weight_decay):
-            raise ValueError("weight_decay holds 0, and trials are drawn by its logarithm; leave out the 0 or trials")
+            raise ValueError("weight_decay holds 0, and trials are sampled by its logarithm; leave out the 0 or trials")
         return self
 
 
 class FinetuneRecipe(Config):
     """A whole fine-tuning run."""
 
-    task: TaskName
+    task: str  # one of `modernbert.tasks.kinds.KINDS`
     model: str  # a folder or hub id: an encoder, a masked language model, or a model of another task
-    random_weights: bool = False  # draw all of them afresh: what the model's own are worth is the difference
+    random_weights: bool = False  # initialize all of them: the difference is what pretraining contributes
     data: TaskData
     output: Path
     max_length: PositiveInt | None = None  # tokens; what the model reads unless set
@@ -117,10 +127,20 @@ class FinetuneRecipe(Config):
     max_answer_tokens: PositiveInt = 64
     pooling: Literal["mean", "cls"] | None = None  # the model's unless set
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
-    skip_bad: bool = False  # leave out examples that are wrong, and count them
+    skip_bad: bool = False  # leave out examples that are not valid, and count them
     training: Training = Training()
     machine: Machine = Machine()
     search: Search = Search()
+
+    @classmethod
+    def for_values(cls, values: Mapping[str, Any]) -> "type[FinetuneRecipe]":
+        """The recipe of one task, whose `data` has the columns of that task.
+
+        Raises:
+            ConfigError: there is no such task.
+        """
+        task = values.get("task")
+        return _recipe_of(task) if isinstance(task, str) else cls
 
     @model_validator(mode="before")
     @classmethod
@@ -134,34 +154,60 @@ class FinetuneRecipe(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_directory(self.output, "output")
-        if self.training.class_weights != "none" and self.task not in ("classify", "multi-label", "tokens"):
+        if self.training.class_weights != "none" and not task_class(self.task).has_classes:
             raise ValueError(f"class_weights is set, but the task {self.task!r} has no classes")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds names one of them twice")
-        if not isinstance(self.data.label, str) and self.task != "multi-label":
-            raise ValueError(f"data.label names several columns, which is for multi-label, not for {self.task!r}")
         return self
+
+    def task_settings(self) -> TaskSettings:
+        """The part of the recipe that the task reads."""
+        return TaskSettings(
+            columns=self.data.columns,
+            max_length=self.max_length,
+            overlap_tokens=self.overlap_tokens,
+            max_answer_tokens=self.max_answer_tokens,
+            class_weights=self.training.class_weights,
+            skip_bad=self.skip_bad,
+        )
+
+
+@cache
+def data_class(task: str) -> type[TaskData]:
+    """The section `data` of the recipes of a task, with its columns.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    columns = task_class(task).columns_type
+    bases: Any = (TaskData, columns)
+    return new_class("TaskData", bases, exec_body=lambda body: body.update(__module__=__name__, columns_type=columns))
+
+
+@cache
+def _recipe_of(task: str) -> type[FinetuneRecipe]:
+    return create_model("FinetuneRecipe", __base__=FinetuneRecipe, __module__=__name__, data=(data_class(task), ...))
 
 
 DEFAULT_MODEL = "answerdotai/ModernBERT-base"
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> FinetuneRecipe:
-    """A recipe; or labelled texts themselves, which are then to be classified into a folder named after them.
+    """A recipe; or the default recipe for labelled data, whose output folder is named after the file.
 
-    Of CoNLL files the tagged words are to be found.
+    The task is `tokens` for CoNLL files, and otherwise `classify`.
 
     Raises:
         ConfigError: the file is missing or no recipe, or an override does not fit.
     """
-    told = told_format(path)
-    if told is None:
+    format = format_of(path)
+    if format is None:
         return load(FinetuneRecipe, path, overrides)
     if not path.exists():
         raise ConfigError(f"There is no file {path}: give the path of a recipe, or of labelled texts.")
     name = path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path
     values = {
-        "task": "tokens" if told == "conll" else "classify",
+        "task": "tokens" if format == "conll" else "classify",
         "model": DEFAULT_MODEL,
         "output": str(Path("output") / name.stem),
         "data": {"train": str(path)},

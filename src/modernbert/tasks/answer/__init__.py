@@ -1,0 +1,11 @@
+"""Answer questions from a text, or find that it does not hold the answer (`answer`).
+
+`reading` makes examples of records, `windows` encodes and decodes, `scores` has the metrics, `folder` what a trained
+folder keeps, `task` the training side and `predictor` the class that predicts.
+"""
+
+from modernbert.tasks.answer.predictor import QuestionAnswerer
+from modernbert.tasks.answer.task import AnswerQuestions
+from modernbert.tasks.answer.windows import Answer
+
+__all__ = ["Answer", "AnswerQuestions", "QuestionAnswerer"]

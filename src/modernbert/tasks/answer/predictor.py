@@ -1,0 +1,61 @@
+"""The predictor of answers: the stretch of a text that answers a question, or none."""
+
+from collections.abc import Sequence
+from typing import overload
+
+from modernbert.errors import DataError
+from modernbert.model import QuestionAnswering
+from modernbert.tasks.answer.folder import AnswerFolder
+from modernbert.tasks.answer.reading import QuestionExample
+from modernbert.tasks.answer.windows import Answer, decode_answers, encode_questions
+from modernbert.tasks.inputs import checked_list, listed
+from modernbert.tasks.outputs import outputs
+from modernbert.tasks.predictor import Predictor
+from modernbert.text.records import Origin
+
+
+class QuestionAnswerer(Predictor[QuestionAnswering]):
+    """Answers questions over contexts of any length: those above `max_length` are read in windows that overlap."""
+
+    kind = QuestionAnswering
+
+    @overload
+    def __call__(self, questions: str, contexts: str, top_k: int = 3) -> list[Answer]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, questions: Sequence[str], contexts: Sequence[str], top_k: int = 3) -> list[list[Answer]]: ...
+    def __call__(
+        self, questions: str | Sequence[str], contexts: str | Sequence[str], top_k: int = 3
+    ) -> list[Answer] | list[list[Answer]]:
+        """The `top_k` most probable answers, best first, each with its place in the context in characters.
+
+        An answer with an empty text says that the context does not hold one; a model that was trained on questions
+        which all have an answer never gives it. Lists of questions and of contexts, one for each, give a list of such
+        lists.
+
+        Raises:
+            DataError: a text is empty or is not a text, there are not as many contexts as questions, or `top_k` is not
+                above 0.
+        """
+        if top_k < 1:
+            raise DataError(f"top_k is {top_k}; ask for at least one answer.")
+        if isinstance(questions, str):
+            return self([questions], [contexts] if isinstance(contexts, str) else contexts, top_k)[0]
+        asked = checked_list(questions, "Question")
+        if isinstance(contexts, str) or len(asked) != len(listed(contexts)):
+            raise DataError(f"Give one context for each of the {len(asked)} questions.")
+        examples = [
+            QuestionExample(str(number), question, context, (), Origin("question", number))
+            for number, (question, context) in enumerate(
+                zip(asked, checked_list(contexts, "The context of question"), strict=True), 1
+            )
+        ]
+        encoded = encode_questions(self.tokenizer, examples, max_length=self.max_length, overlap=self.overlap_tokens)
+        logits = [one.numpy() for one in outputs(self.model, [window.ids for window in encoded.windows])]
+        settings = AnswerFolder.of(self.model.config)
+        decoded = decode_answers(
+            encoded,
+            logits,
+            max_answer_tokens=settings.max_answer_tokens,
+            no_answer_threshold=None if settings.always_answers else 0.0,
+        )
+        return [answers[:top_k] for answers in decoded]

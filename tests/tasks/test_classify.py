@@ -1,0 +1,84 @@
+"""Labels of texts as files have them: one, several, or a number."""
+
+import json
+
+import pytest
+
+from modernbert.errors import DataError
+from modernbert.tasks.texts import read_texts_with_labels
+
+
+def test_numbers_several_labels_and_pairs(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('one,two,score,topics,toxic,rude\na,b,2.5,"x, y",1,0\nc,d,3,,0,0\n')
+    pairs = read_texts_with_labels(path, text="one", pair="two", label="score", kind="number")
+    assert [(e.text, e.pair, e.label) for e in pairs] == [("a", "b", 2.5), ("c", "d", 3.0)]
+    topics = read_texts_with_labels(path, text="one", label="topics", kind="classes")
+    assert [e.label for e in topics] == [("x", "y"), ()]
+    columns = read_texts_with_labels(path, text="one", label=("toxic", "rude"), kind="classes")
+    assert [e.label for e in columns] == [("toxic",), ()]
+    assert [e.label for e in read_texts_with_labels(path, text="one", label=None)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "reason", "sentence"),
+    [
+        ('{"body": "x", "label": "a"}', {}, "missing column", "no column 'text'; there are body, label"),
+        ('{"text": "x"}', {}, "missing column", "no column 'label'"),
+        ('{"text": " ", "label": "a"}', {}, "empty text", "text is empty"),
+        ('{"text": 5, "label": "a"}', {}, "no text", "text is 5"),
+        ('{"text": "\\ud83d", "label": "a"}', {}, "half a surrogate pair", "half a surrogate pair"),
+        ('{"text": "x", "label": null}', {}, "no label", "label is None"),
+        ('{"text": "x", "label": "c"}', {"labels": ["a", "b"]}, "unknown label", "'c' is none of a, b"),
+        ('{"text": "x", "label": ["c"]}', {"labels": ["a"], "kind": "classes"}, "unknown label", "'c' is none of a"),
+        ('{"text": "x", "label": {}}', {"kind": "classes"}, "no label", "list of labels"),
+        ('{"text": "x", "label": "high"}', {"kind": "number"}, "not a number", "'high'"),
+        ('{"text": "x", "label": NaN}', {"kind": "number"}, "not a number", "nan"),
+        ('{"text": "x", "label": "2"}', {"kind": "classes", "label": ("label",)}, "neither 0 nor 1", "'2'"),
+        ("not json", {}, "broken line", "not JSON"),
+        ("[1]", {}, "broken line", "no JSON object"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_said_with_its_line_or_counted(tmp_path, line, options, reason, sentence):
+    path = tmp_path / "x.jsonl"
+    good = {"classes": '["a"]', "number": "1"}.get(options.get("kind", ""), '"a"')
+    good = "1" if "label" in options else good
+    path.write_text(f'{{"text": "good", "label": {good}}}\n{line}\n')
+    with pytest.raises(DataError, match=r"x\.jsonl:2: ") as error:
+        list(read_texts_with_labels(path, **options))
+    assert sentence in str(error.value)
+    examples = read_texts_with_labels(path, **options, skip_bad=True)
+    assert [one.text for one in examples] == ["good"]
+    assert examples.skipped == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        ("['blue']", ("blue",)),
+        ("['green', 'red']", ("green", "red")),
+        ('["green", "it\'s"]', ("green", "it's")),
+        ("['green' 'red']", ("green", "red")),
+        ("('green', 'red')", ("green", "red")),
+        ("{'red'}", ("red",)),
+        ("[blue, red]", ("blue", "red")),
+        ("[]", ()),
+        ("['room 1 2']", ("room 1 2",)),
+        ("['a' 'b' 'c d']", ("a", "b", "c d")),
+        ("[3 12]", ("3", "12")),
+        ("[3, 12]", ("3", "12")),
+        ("blue, red", ("blue", "red")),
+        ("(blue)", ("(blue)",)),
+    ],
+)
+def test_a_list_of_labels_that_is_written_as_a_text_is_a_list(tmp_path, written, labels):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": written}) + "\n")
+    [example] = read_texts_with_labels(tmp_path / "x.jsonl", kind="classes")
+    assert example.label == labels
+
+
+@pytest.mark.parametrize("vector", [[1, 0, 1], [0.0, 0.0], [True, False, False], "[0, 1, 0]", "0,1,1", "[0 1 0]"])
+def test_zeros_and_ones_for_labels_are_refused(tmp_path, vector):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": vector}) + "\n")
+    with pytest.raises(DataError, match=r"x\.jsonl:1: label is .* names of those that are, or a column of 0 and 1"):
+        list(read_texts_with_labels(tmp_path / "x.jsonl", kind="classes"))

@@ -17,8 +17,7 @@ from modernbert.model.optimized import make_ready
 from modernbert.packed import Sequences
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
-from modernbert.stream.packing import SPECIALS
-from modernbert.text.framing import encode_texts
+from modernbert.text.framing import FRAME_TOKENS, encode_texts
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.validation import evaluate
 
@@ -61,7 +60,7 @@ def bench_precision(folder: str | Path, texts: Iterable[str], *, limit: int = 25
     vocabulary = Vocabulary.of(tokenizer)
     max_length = min(length, model.config.max_position_embeddings)
     framed = encode_texts(tokenizer, list(islice(texts, limit)), max_length=max_length)
-    encoded = [ids.tolist() for ids in framed.ids if len(ids) > SPECIALS]
+    encoded = [ids.tolist() for ids in framed.ids if len(ids) > FRAME_TOKENS]
     if not encoded:
         raise DataError("There is no text to measure with; give files that hold some.")
     batches = [_masked(encoded[i : i + _TEXTS_AT_ONCE], vocabulary, i) for i in range(0, len(encoded), _TEXTS_AT_ONCE)]

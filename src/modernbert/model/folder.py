@@ -168,7 +168,10 @@ def write_files(
     for name in TOKENIZER_FILES:
         if tokenizer is not None and (Path(tokenizer) / name).is_file():
             shutil.copyfile(Path(tokenizer) / name, folder / name)
-    _limit_length(folder / "tokenizer_config.json", values.get("read_tokens") or config.max_position_embeddings)
+    _limit_length(
+        folder / "tokenizer_config.json",
+        (config.modernbert_task or {}).get("max_length") or config.max_position_embeddings,
+    )
 
 
 def _limit_length(path: Path, max_length: int) -> None:

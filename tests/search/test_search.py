@@ -103,6 +103,14 @@ def test_passages_cover_a_long_text_and_share_some_of_it(models, tmp_path):
         assert sum(map(len, parts)) > len(text)
 
 
+def test_a_graph_finds_what_comparing_all_finds(index, models, corpus, tmp_path):
+    build_index([str(corpus)], tmp_path / "graph", Models(models["dense"], bm25=False), approximate=True)
+    found, expected = Index.open(tmp_path / "graph").search(QUERIES), index.search(QUERIES, "dense")
+    for hits, exact in zip(found, expected, strict=True):
+        assert [hit.number for hit in hits] == [hit.number for hit in exact]
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in exact], rtol=1e-4)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -55,6 +55,7 @@ def index(
     text_key: Annotated[str, typer.Option(help="The column of texts in tables and JSON.")] = "text",
     chunk_tokens: Annotated[int | None, typer.Option(help="Tokens of a passage. [default: 256]")] = None,
     overlap_tokens: Annotated[int | None, typer.Option(help="Tokens shared by neighbouring passages.")] = None,
+    approximate: Annotated[bool, typer.Option("--approximate", help="A graph of dense vectors, for millions.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the index that is there first.")] = False,
     device: Device = "auto",
     int8: Int8 = False,
@@ -65,7 +66,7 @@ def index(
 
     manifest = build_index(
         sources, output, Models(model, sparse_model, late_model, bm25), text_key=text_key, chunk_tokens=chunk_tokens,
-        overlap_tokens=overlap_tokens, device=device, int8=int8, overwrite=overwrite,
+        overlap_tokens=overlap_tokens, device=device, int8=int8, approximate=approximate, overwrite=overwrite,
     )  # fmt: skip
     if as_json:
         print_json(manifest)

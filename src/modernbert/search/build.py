@@ -53,12 +53,14 @@ def build_index(
     overlap_tokens: int | None = None,
     device: str = "auto",
     int8: bool = False,
+    approximate: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Make an index of the texts in files and folders; its manifest.
 
     A stopped build with the same settings goes on. Passages have at most `chunk_tokens` tokens of the first model, 256
     unless one of the models reads fewer, and share `overlap_tokens`, an eighth of that, with the one before.
+    `approximate` searches the dense vectors by a graph, for millions.
 
     Raises:
         DataError: there is no text, `output` holds another index, or what is no index.
@@ -75,6 +77,7 @@ def build_index(
         "overlap_tokens": overlap_tokens,
         "bm25": models.bm25,
         "int8": int8,
+        "approximate": approximate,
         "models": {m: {"path": _absolute(path), "hash": model_hash(path)} for m, path in models.named().items()},
     }
     _check_output(output, overwrite)
@@ -90,17 +93,17 @@ def build_index(
             building.rmdir()
             raise DataError(f"{output} holds an index of other texts or models; choose another folder, or --overwrite.")
         _begin(building, wanted)
-        loaded = open_stages(models, device, int8)
+        loaded = open_stages(models, device, int8, approximate)
         count = _write_passages(building, sources, _cutter(loaded, chunk_tokens, overlap_tokens), text_key)
         files = _encode(building, loaded, count)
         return _finish(building, output, loaded, files, wanted | {"passages": count})
 
 
-def open_stages(models: Models, device: str, int8: bool) -> list[Stage]:
+def open_stages(models: Models, device: str, int8: bool, approximate: bool = False) -> list[Stage]:
     """The stages with their models, loaded."""
     found: list[Stage] = []
     if models.dense:
-        found.append(DenseStage(Embedder.from_pretrained(models.dense, device=device, int8=int8)))
+        found.append(DenseStage(Embedder.from_pretrained(models.dense, device=device, int8=int8), approximate))
     if models.sparse:
         found.append(SparseStage(SparseEmbedder.from_pretrained(models.sparse, device=device, int8=int8)))
     if models.late:

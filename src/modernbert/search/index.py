@@ -109,7 +109,8 @@ class Index:
                         f"{recorded['path']} has changed since {self.folder} was made; make the index again."
                     )
                 models = Models(bm25=False, **{method: recorded["path"]})
-            [self._stages[method]] = open_stages(models, self.device, self.manifest["int8"])
+            manifest = self.manifest
+            [self._stages[method]] = open_stages(models, self.device, manifest["int8"], manifest["approximate"])
         return self._stages[method]
 
     def _reranked(self, query: str, pairs: Sequence[tuple[int, float]], reranker: Reranker) -> list[tuple[int, float]]:

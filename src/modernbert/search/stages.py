@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 from modernbert.installation import install_command
 from modernbert.search.words import words_of
 from modernbert.tasks.embed import Embedder
@@ -44,24 +44,47 @@ class Stage(ABC):
 
 
 class DenseStage(Stage):
-    """One vector for each passage, all compared (exact), block by block from the disk."""
+    """One vector for each passage, all compared (exact), block by block from the disk.
+
+    With `approximate` a graph (HNSW, arXiv 1603.09320, of the package usearch) is searched instead, for millions.
+
+    Raises:
+        ConfigError: `approximate`, and the vectors of the model are compared by a distance.
+    """
 
     method = "dense"
     _FILE = "dense.npy"
+    _GRAPH = "dense.usearch"
 
-    def __init__(self, model: Embedder) -> None:
-        self.model = model
+    def __init__(self, model: Embedder, approximate: bool = False) -> None:
+        self.model, self.approximate = model, approximate
         self._unit = model.model.settings.similarity == "cosine"
+        if approximate and model.model.settings.similarity not in ("cosine", "dot"):
+            raise ConfigError(
+                f"An approximate index is for vectors compared by cosine or dot, not {model.model.settings.similarity}."
+            )
 
     def encode(self, texts: Sequence[str]) -> Arrays:
         return {"vectors": self.model.encode_document(list(texts), normalize_embeddings=self._unit)}
 
     def merge(self, shards: Sequence[Path], folder: Path) -> None:
         merge_rows(shards, "vectors", folder / self._FILE)
+        if not self.approximate:
+            return
+        vectors = np.load(folder / self._FILE, mmap_mode="r")
+        graph = _usearch()(ndim=vectors.shape[1], metric="ip", dtype="f32")
+        for begin in range(0, len(vectors), _ROWS_AT_ONCE):
+            block = np.array(vectors[begin : begin + _ROWS_AT_ONCE])
+            graph.add(np.arange(begin, begin + len(block)), block)
+        graph.save(str(folder / self._GRAPH))
 
     def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
-        vectors = np.load(folder / self._FILE, mmap_mode="r")
         wanted = self.model.encode_query(list(queries), normalize_embeddings=self._unit)
+        if self.approximate:
+            graph = _usearch().restore(str(folder / self._GRAPH), view=True)
+            matches = [graph.search(query, count) for query in wanted]
+            return [(one.keys.astype(np.int64), -one.distances.astype(np.float32) + 1) for one in matches]
+        vectors = np.load(folder / self._FILE, mmap_mode="r")
         name = "dot" if self._unit else self.model.model.settings.similarity
         best = [_Best(count) for _ in queries]
         for begin in range(0, len(vectors), _ROWS_AT_ONCE):
@@ -232,3 +255,13 @@ def _bm25s() -> Any:
     except ImportError:
         raise DataError(f"BM25 needs the package bm25s: {install_command('retrieval')}, or --no-bm25.") from None
     return bm25s
+
+
+def _usearch() -> Any:
+    try:
+        from usearch.index import Index
+    except ImportError:
+        raise DataError(
+            f"An approximate index needs usearch: {install_command('neighbours')}, or leave --approximate out."
+        ) from None
+    return Index

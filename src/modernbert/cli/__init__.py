@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from modernbert.cli import bench, bench_retrieval, corpus, embed, evaluate, ranking, search, train, use
+from modernbert.cli import bench, bench_retrieval, corpus, embed, evaluate, export, ranking, search, train, use
 from modernbert.cli.console import Json, print_json
 from modernbert.errors import ConfigError, ModernBertError
 
@@ -52,6 +52,7 @@ for group in (corpus, train, ranking, use, embed, search):
 bench.app.add_typer(bench_retrieval.app)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
+app.add_typer(export.app, name="export")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""The words that fit a [MASK]."""
+"""Predict the words in place of [MASK] (`fill-mask`). There is nothing to fine-tune: pretraining is the training."""
 
 import json
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, overload
 
+import numpy as np
 import torch
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from modernbert.errors import DataError
 from modernbert.model import MaskedLM
@@ -17,6 +18,7 @@ from modernbert.stream.batching import batches_within
 from modernbert.tasks.inputs import checked_list
 from modernbert.tasks.outputs import check_finite, shortened, suitable_tokens
 from modernbert.tasks.predictor import Predictor
+from modernbert.text.framing import Frame, Ids
 from modernbert.text.tokenizer import SpecialTokens, Vocabulary
 
 
@@ -28,6 +30,15 @@ class Candidate:
     token_id: int
     probability: float
     text: str
+
+
+@dataclass(frozen=True, eq=False)
+class _MaskedText:
+    """A text with its ids, and the places of its [MASK]s in characters."""
+
+    text: str
+    ids: Ids
+    masks: list[tuple[int, int]]
 
 
 Fillings = list[list[Candidate]]  # for each [MASK] of a text, its candidates, best first
@@ -42,6 +53,7 @@ class FillMask(Predictor[MaskedLM]):
         super().__init__(model, tokenizer, max_length)
         self.vocabulary = Vocabulary.of(tokenizer)
         self.mask = SpecialTokens.of(tokenizer).mask
+        self._frame = Frame(self.vocabulary.cls_id, self.vocabulary.sep_id)
         self._encoder = _only_mask_is_special(tokenizer, self.vocabulary.mask_id)
         self._special = torch.ones(model.config.vocab_size, dtype=torch.bool)  # ids without a token, too
         known = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
@@ -75,7 +87,7 @@ class FillMask(Predictor[MaskedLM]):
     def __call__(self, texts: Sequence[str], top_k: int = 5) -> list[Fillings]: ...
     @torch.inference_mode()
     def __call__(self, texts: str | Sequence[str], top_k: int = 5) -> Fillings | list[Fillings]:
-        """For each [MASK] of a text its `top_k` likeliest words with their probabilities; a list for a list of texts.
+        """For each [MASK] of a text its `top_k` most probable words; a list for a list of texts.
 
         Special tokens are no candidates; the probabilities are those of the whole vocabulary. In the texts [MASK] alone
         is special, and [SEP] or the like is text.
@@ -88,50 +100,43 @@ class FillMask(Predictor[MaskedLM]):
         if top_k < 1:
             raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
         results: list[Fillings] = []
-        encoded = [(text, self._encode(text)) for text in checked_list(texts, "Text")]
-        lengths = [len(encoding.ids) for _, encoding in encoded]
+        encoded = [self._encode(text) for text in checked_list(texts, "Text")]
+        lengths = [len(one.ids) for one in encoded]
         for batch in batches_within(
             range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
         ):
             results += self._fill([encoded[index] for index in batch], top_k)
         return results
 
-    def _encode(self, text: str) -> Encoding:
-        encoding = self._encoder.encode(text)
-        if self.vocabulary.mask_id not in encoding.ids:
+    def _encode(self, text: str) -> _MaskedText:
+        encoding = self._encoder.encode(text, add_special_tokens=False)
+        places = zip(encoding.ids, encoding.offsets, strict=True)
+        masks = [place for index, place in places if index == self.vocabulary.mask_id]
+        if not masks:
+            raise DataError(f"There is no {self.mask} in {shortened(text)!r}; write {self.mask} in place of a word.")
+        ids = self._frame.ids(encoding.ids)
+        if len(ids) > self.max_length:
             raise DataError(
-                f"There is no {self.mask} in {shortened(text)!r}; write {self.mask} where a word is to be found."
+                f"{shortened(text)!r} has {len(ids)} tokens, and the model reads {self.max_length}; shorten it."
             )
-        tokens = len(encoding.ids)
-        if tokens > self.max_length:
-            raise DataError(
-                f"{shortened(text)!r} has {tokens} tokens, and the model reads {self.max_length}; shorten it."
-            )
-        return encoding
+        return _MaskedText(text, ids, masks)
 
-    def _fill(self, chunk: list[tuple[str, Encoding]], top_k: int) -> list[Fillings]:
+    def _fill(self, chunk: list[_MaskedText], top_k: int) -> list[Fillings]:
         device = next(self.model.parameters()).device
-        tokens = torch.tensor([index for _, encoding in chunk for index in encoding.ids])
+        tokens = torch.from_numpy(np.concatenate([one.ids for one in chunk]))
         masked = tokens == self.vocabulary.mask_id
-        sequences = Sequences.from_lengths((len(encoding.ids) for _, encoding in chunk), device)
+        sequences = Sequences.from_lengths((len(one.ids) for one in chunk), device)
         logits = self.model.logits_at(to_device(tokens, device), sequences, to_device(masked, device)).float().cpu()
         check_finite(logits)
         best = logits.softmax(-1).masked_fill(self._special, 0).topk(min(top_k, int((~self._special).sum())))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [
-            [
-                self._candidates(text, span, *next(rows))
-                for index, span in zip(encoding.ids, encoding.offsets, strict=True)
-                if index == self.vocabulary.mask_id
-            ]
-            for text, encoding in chunk
-        ]
+        return [[self._candidates(one.text, place, *next(rows)) for place in one.masks] for one in chunk]
 
     def _candidates(
-        self, text: str, span: tuple[int, int], found: list[int], probabilities: list[float]
+        self, text: str, place: tuple[int, int], ids: list[int], probabilities: list[float]
     ) -> list[Candidate]:
-        tokens = [self.tokenizer.decode([index]) for index in found]
-        begin, end = span  # of [MASK] and the white space that it swallowed, which stays
+        tokens = [self.tokenizer.decode([index]) for index in ids]
+        begin, end = place  # of [MASK] and the white space that it swallowed, which stays
         swallowed, _, behind = text[begin:end].partition(self.mask)
         return [
             Candidate(
@@ -140,7 +145,7 @@ class FillMask(Predictor[MaskedLM]):
                 probability,
                 text[:begin] + swallowed + (token.lstrip(" ") if swallowed else token) + behind + text[end:],
             )
-            for token, index, probability in zip(tokens, found, probabilities, strict=True)
+            for token, index, probability in zip(tokens, ids, probabilities, strict=True)
         ]
 
 

@@ -97,10 +97,10 @@ def finetune(
 
         if search:
             raise ConfigError("--search does not try settings of rankers yet; run the recipe with overrides instead.")
-        folder = train_ranker(read_ranking_recipe(recipe, changes))
+        folder = train_ranker(read_ranking_recipe(recipe, changes), overwrite and _first_start())
         if folder is None:
             raise typer.Exit(130)
-        typer.echo(str(folder))
+        print_folder(folder)
         return
     loaded = read_recipe(recipe, changes)
     if search:

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from modernbert import config as toml
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import replaced_file, settle
-from modernbert.model.folder import find_folder, read_config
+from modernbert.model.folder import TOKENIZER_FILES, find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_folder import read_modules
 from modernbert.runtime import autocast
@@ -39,7 +39,7 @@ from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
-from modernbert.train.run_folder import in_use
+from modernbert.train.run_folder import in_use, remove_run
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 
@@ -58,11 +58,13 @@ _PREDICTORS: dict[str, Any] = {
     "rerank": Reranker,
 }
 _REPORT = "report.json"
+_OWN = (_REPORT, "training", "tensorboard", "model.safetensors", "config.json", *TOKENIZER_FILES)  # of a run
 
 
-def train_ranker(recipe: RankingRecipe) -> Path | None:
+def train_ranker(recipe: RankingRecipe, overwrite: bool = False) -> Path | None:
     """Train, choose the best model and write the output folder; go on where it stopped.
 
+    With `overwrite` a run that is in the folder is removed first.
     Returns the folder, or None if the user asked to stop (everything is saved then).
 
     Raises:
@@ -73,6 +75,8 @@ def train_ranker(recipe: RankingRecipe) -> Path | None:
     check_trackers(recipe.machine.trackers, "machine.trackers")
     with StopRequest() as stop, processes(recipe.machine.device) as these:
         if these.first:
+            if overwrite:
+                remove_run(recipe.output, RankingRecipe, _OWN)
             _claim(recipe)
         these.wait()
         with in_use(recipe.output) if these.first else nullcontext():

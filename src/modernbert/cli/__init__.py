@@ -17,6 +17,7 @@ from modernbert.cli import (
     embed,
     evaluate,
     export,
+    ranking,
     search,
     serve,
     train,
@@ -59,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (corpus, train, use, embed, search, serve):
+for group in (corpus, train, ranking, use, embed, search, serve):
     app.add_typer(group.app)
 bench.app.add_typer(bench_retrieval.app)
 app.add_typer(evaluate.app, name="evaluate")

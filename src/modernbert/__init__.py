@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modernbert.api import finetune as finetune
     from modernbert.api import pretrain as pretrain
+    from modernbert.integrations import accelerate as accelerate
+    from modernbert.integrations import restore as restore
     from modernbert.model import Encoder as Encoder
     from modernbert.model import EncoderConfig as EncoderConfig
     from modernbert.model import MaskedLM as MaskedLM
@@ -39,9 +41,15 @@ _HOMES = {
     "load_tokenizer": "modernbert.text.tokenizer",
     "ChoiceAnswerer": "modernbert.tasks.choose",
     "Classifier": "modernbert.tasks.classify",
+    "Embedder": "modernbert.tasks.embed",
     "FillMask": "modernbert.tasks.fill_mask",
+    "MultiVectorEmbedder": "modernbert.tasks.multi_vector",
     "QuestionAnswerer": "modernbert.tasks.answer",
+    "Reranker": "modernbert.tasks.rerank",
+    "SparseEmbedder": "modernbert.tasks.sparse",
     "TokenClassifier": "modernbert.tasks.tokens",
+    "accelerate": "modernbert.integrations",
+    "restore": "modernbert.integrations",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -14,16 +14,17 @@ from modernbert.cli import app
 from modernbert.config import load, parse
 from modernbert.errors import ConfigError, DataError, ModernBertError
 from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.plan.description import describe
 from modernbert.plan.figure import plot_plan
+from modernbert.plan.inputs import model_shape
 from modernbert.plan.plan import (
     PUBLISHED_UTILISATION,
     Cluster,
-    describe,
-    model_shape,
     plan,
     simulate_updates,
 )
 from modernbert.stream import lengths
+from modernbert.stream.shards import Shards
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import BatchSize, PretrainRecipe
 
@@ -225,6 +226,45 @@ def test_fp32_has_no_hours_as_the_table_has_no_peak_for_it():
     assert "no hours" in describe(found)
 
 
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RECIPES.glob("*/pretrain.toml")))
+def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name, monkeypatch):
+    monkeypatch.setattr(lengths, "SAMPLE_DOCUMENTS", 1000)
+    recipe = load(PretrainRecipe, RECIPES / name / "pretrain.toml")
+    found = plan(recipe, Cluster.of())
+    fewest = min(phase.stages[0].rows for phase in found.phases)
+    assert found.cluster.count == min(8, fewest)
+    assert f"{found.cluster.count} x h100" in describe(found)
+
+
+def test_this_machine_is_a_device_whose_speed_is_measured(monkeypatch):
+    monkeypatch.setattr("modernbert.plan.costs.product_rates", lambda: {"bf16": 50.0, "fp32": 100.0})
+    monkeypatch.setattr("modernbert.runtime.fast_bf16", lambda: False)
+    auto = plan(small(), Cluster.of("cpu", utilisation=0.5))
+    assert auto.cluster.count == 1
+    assert auto.total.hours == pytest.approx(auto.total.flops / 100e9 / 0.5 / 3600)
+    assert "100 GFLOP/s (fp32, measured)" in describe(auto)
+    bf16 = plan(small(run=SMALL["run"] | {"precision": "bf16"}), Cluster.of("cpu", utilisation=0.5))
+    assert bf16.total.hours == pytest.approx(2 * auto.total.hours)
+    assert bf16.phases[0].memory.activations < auto.phases[0].memory.activations
+
+
+def test_a_plan_counts_how_often_a_phase_reads_each_source(recipe_for, tmp_path):
+    recipe = recipe_for(tmp_path / "run")
+    many = recipe.phases["pretrain"].model_copy(update={"tokens": 10**9})
+    found = plan(recipe.model_copy(update={"phases": {"pretrain": many}}), Cluster.of(count=1))
+    shards = Shards.open(recipe.data["library"].path).split(recipe.validation.fraction)
+    [phase] = found.phases
+    held = int(shards.train.lengths.sum())
+    assert phase.epochs["library"] == pytest.approx(10**9 * (1 - 2 / phase.piece_tokens) / held)
+    assert f"epochs of library{phase.epochs['library']:>20,.2f}"[:18] in describe(found)
+    assert f"phases.pretrain reads library {phase.epochs['library']:,.0f} times" in describe(found)
+    assert "max_repeats limits that" in describe(found)
+
+
+def test_epochs_are_not_known_without_the_shards():
+    assert plan(small(), Cluster.of(count=1)).phases[0].epochs == {}
+
+
 def test_the_shape_is_that_of_the_start_once_it_is_there(tmp_path):
     start = tmp_path / "start"
     recipe = small(model={"start": str(start), "preset": "large"})
@@ -247,12 +287,12 @@ def test_repeats_that_the_corpus_cannot_give_are_refused_before_the_run(recipe_f
 @pytest.mark.parametrize(
     ("cluster", "arguments", "changes", "message"),
     [
-        ({"device": "h300"}, {}, {}, r"no device 'h300' in the table; choose one of a100-40, "),
+        ({"device": "h300"}, {}, {}, r"no device 'h300' in the table; choose one of cpu, a100-40, "),
         ({"count": 0}, {}, {}, "0 devices train nothing"),
         ({"utilisation": 1.5}, {}, {}, "is no share of the peak"),
         ({"utilisation": math.nan}, {}, {}, "is no share of the peak"),
         ({"cost_per_hour": -1.0}, {}, {}, "cannot cost -1"),
-        ({"count": 17}, {}, {}, r"A batch of 16 rows in phases\.pretrain has none for some of 17 devices"),
+        ({"count": 17}, {}, {}, r"A batch of 16 packed sequences in phases\.pretrain has none for some of 17 devices"),
         ({}, {"hours": ["decay=3"]}, {}, "no phase 'decay' to have hours; the recipe has pretrain, context"),
         ({}, {"hours": ["pretrain=long"]}, {}, r"not of the form phase=194\.2"),
         ({}, {"hours": ["pretrain"]}, {}, r"not of the form phase=194\.2"),
@@ -261,7 +301,7 @@ def test_repeats_that_the_corpus_cannot_give_are_refused_before_the_run(recipe_f
         ({}, {"shards": Path("a"), "histogram": Path("b")}, {}, "give one of them"),
         ({}, {"shards": Path("nowhere")}, {}, "There is no shard folder nowhere"),
         ({}, {"histogram": Path("nowhere.json")}, {}, r"nowhere\.json is no length histogram"),
-        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set model\.preset too"),
+        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set its shape in \[model\] too, or model\.preset"),
         (
             {},
             {},
@@ -294,7 +334,7 @@ def test_the_command_prints_a_table_for_people_and_json_for_machines(tmp_path, m
     arguments = ["plan", str(recipe), "run.precision=bf16", "--gpus", "1", "--hours", "decay=0.5"]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
-    for words in ("parameters", "7,072,192", "updates", "device hours", "largest that fits", "decay in 0.5 hours"):
+    for words in ("parameters", "7,072,192", "updates", "device hours", "that fits, in tokens", "decay in 0.5 hours"):
         assert words in shown.stdout
     found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert found["parameters_total"] == 7_072_192

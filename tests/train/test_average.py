@@ -1,3 +1,6 @@
+import logging
+import re
+
 import pytest
 import torch
 
@@ -28,7 +31,7 @@ def test_models_of_different_shapes_have_no_mean(tmp_path):
         average([tmp_path / "a", tmp_path / "b"])
 
 
-def test_a_run_gives_its_best_checkpoints_and_the_last(recipe_for, tmp_path):
+def test_a_run_gives_its_best_checkpoints_and_the_last(recipe_for, tmp_path, caplog):
     recipe = recipe_for(tmp_path / "run")
     run = recipe.run.model_copy(update={"keep_checkpoints": 100, "checkpoint_every_steps": 2})
     validation = recipe.validation.model_copy(update={"every_steps": 2})
@@ -39,6 +42,9 @@ def test_a_run_gives_its_best_checkpoints_and_the_last(recipe_for, tmp_path):
     assert 2 <= len(folders) <= 3
     assert (tmp_path / "mean" / "tokenizer.json").is_file()
     MaskedLM.from_pretrained(tmp_path / "mean")
+    with caplog.at_level(logging.WARNING):
+        assert len(average_run([tmp_path / "run"], tmp_path / "all", best=100)) < 100
+    assert re.search(r"keeps \d+ checkpoints of its newest phase that have a validation loss, not 100", caplog.text)
 
 
 def test_a_run_without_checkpoints_is_one_sentence(tmp_path):

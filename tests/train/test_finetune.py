@@ -1,12 +1,17 @@
 """Fine-tuning from files to a folder with a report, for every task."""
 
+import csv
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -14,9 +19,10 @@ from corpora import make_model
 from labelled import StopAfter, recipe, sentences, write_csv, write_lines
 from modernbert import ChoiceAnswerer, Classifier, QuestionAnswerer, TokenClassifier
 from modernbert.cli import app
-from modernbert.config import parse
+from modernbert.config import dump, parse
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import SequenceClassifier
+from modernbert.run_metrics import Metrics
 from modernbert.tasks.classify import ordered_labels
 from modernbert.text.records import Source
 from modernbert.train.distributed import Processes
@@ -605,3 +611,172 @@ def test_a_folder_of_something_else_is_refused(model, csvs, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
         finetune(recipe(model, tmp_path, data=csvs))
+
+
+def test_a_run_is_replaced_where_that_is_asked_for_and_nothing_else_is(model, csvs, tmp_path):
+    first = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1}))
+    (first / "notes.txt").write_text("mine")
+    other = recipe(model, tmp_path / "run", data=csvs, training={"epochs": 2})
+    with pytest.raises(ConfigError, match=r"whose training differs .*--overwrite"):
+        finetune(other)
+    assert finetune(other, overwrite=True) == first
+    assert report(first)["settings"]["training"]["epochs"] == 2
+    assert (first / "notes.txt").read_text() == "mine"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.toml").write_text("# mine\n")
+    with pytest.raises(ConfigError, match="is not the recipe of a run, so nothing is overwritten"):
+        finetune(recipe(model, tmp_path / "mine", data=csvs), overwrite=True)
+    assert (tmp_path / "mine" / "recipe.toml").read_text() == "# mine\n"
+
+
+def test_activation_checkpointing_changes_no_bit(model, csvs, tmp_path):
+    plain, again = (
+        finetune(
+            recipe(
+                model,
+                tmp_path / str(flag),
+                data=csvs,
+                training={"epochs": 1, "dropout": 0.1},
+                machine={"device": "cpu", "activation_checkpointing": flag},
+            )
+        )
+        for flag in (False, True)
+    )
+    assert same(plain, again)
+
+
+@pytest.mark.slow
+def test_compiled_layers_finetune_to_the_same_losses(model, csvs, tmp_path):
+    """In a process of its own, as dynamo cannot trace through the shape checks of a test run."""
+    found = {}
+    for flag in (False, True):
+        made = recipe(
+            model, tmp_path / str(flag), data=csvs, training={"epochs": 1},
+            machine={"device": "cpu", "precision": "fp32", "compile": flag},
+        )  # fmt: skip
+        (tmp_path / f"{flag}.toml").write_text(dump(made))
+        command = [sys.executable, "-m", "modernbert", "finetune", str(tmp_path / f"{flag}.toml")]
+        result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=250)
+        assert "| accuracy, test set" in result.stderr
+        assert result.stdout.strip() == str(tmp_path / str(flag))
+        found[flag] = [
+            line["loss"] for line in Metrics(tmp_path / str(flag) / "metrics.jsonl").read() if "loss" in line
+        ]
+    assert found[True] == pytest.approx(found[False], abs=1e-4)
+
+
+def test_a_run_that_is_resumed_between_evaluations_ends_with_the_same_bits(model, csvs, tmp_path):
+    options = {"data": csvs, "training": {"epochs": 1, "dropout": 0.3}}
+    machine = {"device": "cpu", "checkpoint_every_steps": 5}
+    whole = finetune(recipe(model, tmp_path / "whole", **options, machine=machine))
+    original = Finetuning._update
+
+    class CrashError(Exception):
+        pass
+
+    def update(self, *arguments):
+        if self.progress.step == 8:
+            raise CrashError
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finetuning, "_update", update)
+        with pytest.raises(CrashError):
+            finetune(recipe(model, tmp_path / "parts", **options, machine=machine))
+    [saved] = (tmp_path / "parts" / "training" / "seed-0" / "checkpoints").iterdir()
+    assert saved.name == "step-00000005"
+    parts = finetune(recipe(model, tmp_path / "parts", **options, machine=machine))
+    assert same(whole, parts)
+    assert [line["step"] for line in Metrics(parts / "metrics.jsonl").read()] == [
+        line["step"] for line in Metrics(whole / "metrics.jsonl").read()
+    ]
+
+
+def test_tensorboard_follows_every_seed_and_its_files_stay(model, csvs, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard, an extra, is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    machine = {"device": "cpu", "trackers": ["tensorboard"]}
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, seeds=[1, 2], training={"epochs": 1}, machine=machine))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for seed in (1, 2):
+        events = EventAccumulator(str(folder / "tensorboard" / f"seed-{seed}"))
+        events.Reload()
+        losses = {line["step"]: line["loss"] for line in lines if line["seed"] == seed and "loss" in line}
+        assert {event.step: event.value for event in events.Scalars("loss")} == pytest.approx(losses, rel=1e-6)
+        assert events.Scalars("validation/accuracy")
+
+
+def test_the_command_ends_with_the_metrics_beside_the_baseline(model, csvs, tmp_path):
+    made = tmp_path / "recipe.toml"
+    made.write_text(dump(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1})))
+    result = CliRunner().invoke(app, ["finetune", str(made)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path / 'run'}\n"
+    found = report(tmp_path / "run")["metrics"]["test"]["accuracy"]
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("| accuracy, test set")]
+    assert line.split("|")[2].strip() == f"{found['value']:.4f}"
+    assert line.split("|")[4].strip() == f"{found['baseline']:.4f}"
+
+
+READERS = [".csv", ".tsv", ".jsonl", ".parquet"]
+
+
+def as_file(path, rows):
+    """Rows as a file of the format that its name tells."""
+    if path.suffix == ".jsonl":
+        return write_lines(path, rows)
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_a_table_is_predicted_by_its_columns_and_its_labels_are_not_read(ending, classified, tmp_path):
+    rows = [{"number": str(n), "text": text, "label": "red"} for n, text in enumerate(["the sea", "grass, a leaf"])]
+    found = json.loads(predict("--file", as_file(tmp_path / f"new{ending}", rows), "--model", classified, "--json"))
+    assert [one["text"] for one in found] == ["the sea", "grass, a leaf"]
+    assert [one["label"] for one in found] == ["blue", "green"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_predictions_are_written_beside_the_rows(ending, classified, tmp_path):
+    rows = [{"text": "the sea", "label": "red", "note": "a"}, {"text": "a leaf", "label": "green", "note": "b"}]
+    output = tmp_path / f"labelled{ending}"
+    predict("--file", as_file(tmp_path / "new.csv", rows), "--model", classified, "--output", output)
+    written = {
+        ".csv": lambda: list(csv.DictReader(output.read_text(encoding="utf-8").splitlines())),
+        ".jsonl": lambda: [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()],
+        ".parquet": lambda: parquet.read_table(output).to_pylist(),
+    }[ending]()
+    assert [one["note"] for one in written] == ["a", "b"]
+    assert [one["label"] for one in written] == ["red", "green"]
+    assert written[0]["predicted_label"] == "blue"
+    scores = written[0]["scores"]
+    assert max((json.loads(scores) if ending == ".csv" else scores).items(), key=lambda one: one[1])[0] == "blue"
+
+
+def test_a_column_of_another_name_is_named_or_the_mistake_is(classified, tmp_path):
+    file = as_file(tmp_path / "new.csv", [{"review": "the sea", "stars": "3"}])
+    with pytest.raises(DataError, match=r"new\.csv:2: there is no text in a column text; it has review, stars\. Name"):
+        predict("--file", file, "--model", classified)
+    [found] = json.loads(predict("--file", file, "--model", classified, "--json", "--column", "text=review"))
+    assert found["label"] == "blue"
+    with pytest.raises(ConfigError, match="txt"):
+        predict("--file", file, "--model", classified, "--column", "txt=review")
+    with pytest.raises(ConfigError, match="must end in"):
+        predict("--file", file, "--model", classified, "--output", tmp_path / "out.xlsx")
+
+
+def test_choices_of_a_table_are_written_too(chosen, tmp_path):
+    rows = [{"question": "the sea?", "choices": ["red", "blue"], "label": 0}]
+    output = tmp_path / "out.jsonl"
+    predict("--file", write_lines(tmp_path / "q.jsonl", rows), "--model", chosen, "--output", output)
+    [found] = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert found["question"] == "the sea?"
+    assert found["answer"] in ("red", "blue")

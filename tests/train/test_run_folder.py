@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from corpora import make_shards, write_shard
+from modernbert import config as toml
 from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.run_metrics import Metrics
 from modernbert.stream.shards import Shards
@@ -90,6 +91,24 @@ def test_two_pretraining_processes_do_not_share_a_directory(recipe_for, tmp_path
         pretrain(recipe_for(tmp_path / "run"))
     assert seen
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_finished_run_is_overwritten_on_purpose_and_what_is_not_its_own_stays(recipe_for, tmp_path):
+    pretrain(recipe_for(tmp_path / "run"))
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    other = recipe_for(tmp_path / "run", seed=7)
+    with pytest.raises(ConfigError, match=r"whose \[seed\] differs .* or replace it with --overwrite"):
+        pretrain(other)
+    assert pretrain(other, overwrite=True) == tmp_path / "run" / "final"
+    assert toml.load(type(other), tmp_path / "run" / "recipe.toml").seed == 7
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_a_recipe_that_somebody_wrote_is_never_overwritten(recipe_for, tmp_path):
+    (tmp_path / "recipe.toml").write_text("# mine\n")
+    with pytest.raises(ConfigError, match="is not the recipe of a run, so nothing is overwritten"):
+        pretrain(recipe_for(tmp_path), overwrite=True)
+    assert (tmp_path / "recipe.toml").read_text() == "# mine\n"
 
 
 def test_a_run_whose_shards_were_replaced_by_others_of_the_same_size_is_refused(recipe_for, material, tmp_path):

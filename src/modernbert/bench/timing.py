@@ -35,7 +35,11 @@ class Speed:
 
 
 def alternate(
-    runs: Mapping[str, Callable[[], object]], rounds: int, what: str, wait: Callable[[], None] = lambda: None
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    what: str,
+    wait: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each contestant in each round; they take turns, so that all of them meet the same machine.
 
@@ -46,10 +50,10 @@ def alternate(
         for _ in range(rounds):
             for name, run in runs.items():
                 wait()
-                began = time.perf_counter()
+                began = clock()
                 run()
                 wait()
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
                 bar.update()
     return seconds
 

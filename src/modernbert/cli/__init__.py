@@ -2,15 +2,28 @@
 
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from modernbert.cli import bench, corpus, evaluate, train, use
+from modernbert.cli import (
+    bench,
+    bench_retrieval,
+    bench_serving,
+    corpus,
+    embed,
+    evaluate,
+    export,
+    search,
+    serve,
+    train,
+    use,
+)
 from modernbert.cli.console import Json, print_json
-from modernbert.errors import ModernBertError
+from modernbert.errors import ConfigError, ModernBertError
 
 PANELS = {  # where each command stands in the help, in this order
     "Use a model": ("fill-mask", "predict", "embed", "rerank", "search", "serve"),
@@ -46,10 +59,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (corpus, train, use):
+for group in (corpus, train, use, embed, search, serve):
     app.add_typer(group.app)
+bench.app.add_typer(bench_retrieval.app)
 app.add_typer(evaluate.app, name="evaluate")
+bench.app.add_typer(bench_serving.app)
 app.add_typer(bench.app, name="bench")
+app.add_typer(export.app, name="export")
 
 
 @app.callback(invoke_without_command=True)
@@ -74,10 +90,28 @@ def modernbert(
 
     modernbert doctor
 
-    modernbert doctor --json > report.json"""
+    modernbert doctor --json > report.json
+
+    modernbert doctor output/embedder --fix"""
 )
-def doctor(as_json: Json = False) -> None:
-    """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing."""
+def doctor(
+    folder: Annotated[
+        str | None, typer.Argument(help="A model folder: which programs load it, and compute the same?")
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Add the keys that other programs need to its JSON files.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing.
+
+    Of a model folder, print which programs load it, whether they compute the same, and what they miss.
+    """
+    if folder is not None:
+        _doctor_of_folder(folder, fix, as_json)
+        return
+    if fix:
+        raise ConfigError("--fix is for a model folder; name one.")
     from modernbert.doctor import describe, diagnose
 
     report = diagnose()
@@ -85,6 +119,25 @@ def doctor(as_json: Json = False) -> None:
         print_json(report)
     else:
         typer.echo(describe(report))
+
+
+def _doctor_of_folder(folder: str, fix: bool, as_json: bool) -> None:
+    from modernbert.model.interop import examine, repair
+
+    changed = repair(folder) if fix else []
+    verdicts = examine(folder)
+    if as_json:
+        print_json({"changed": changed, "programs": [asdict(one) for one in verdicts]})
+        return
+    if fix:
+        typer.echo(f"changed: {', '.join(changed) or 'nothing'}")
+    for one in verdicts:
+        state = (
+            "the same" if one.loads and one.same else "loads, computes something else" if one.loads else "does not load"
+        )
+        typer.echo(f"{one.program:<30} {state}")
+        for line in [*one.reasons, *(f"missing {key}" for key in one.missing)]:
+            typer.echo(f"{'':<30}   {line}")
 
 
 @app.command(

@@ -1,6 +1,7 @@
 """What the commands share: their common options, and how results are printed."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -81,15 +82,21 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], err: bool = False) -> None:
     """A Markdown table whose columns stand under each other in a terminal, names to the left, numbers to the right."""
     table = [tuple(header), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for number, row in enumerate(table):
         first, *rest = zip(row, widths, strict=True)
-        typer.echo(f"| {first[0]:<{first[1]}} |" + "".join(f" {cell:>{width}} |" for cell, width in rest))
+        typer.echo(f"| {first[0]:<{first[1]}} |" + "".join(f" {cell:>{width}} |" for cell, width in rest), err=err)
         if number == 0:
-            typer.echo(f"|{'-' * (first[1] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for _, width in rest))
+            typer.echo(f"|{'-' * (first[1] + 2)}|" + "".join(f"{'-' * (width + 1)}:|" for _, width in rest), err=err)
+
+
+def print_folder(folder: Path) -> None:
+    """The folder that a run has written, once, where several processes have run it."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(str(folder))
 
 
 def print_record(values: dict[str, Any], as_json: bool) -> None:

@@ -1,27 +1,31 @@
 """What `modernbert predict` prints, whatever a model was trained for."""
 
-import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from modernbert.cli.console import read_text, texts_of, whole
+from modernbert.cli.prediction_files import Row, rows_of
 from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.evaluate.folder import recipe_for
 from modernbert.model import MultipleChoice, QuestionAnswering, SequenceClassifier
 from modernbert.model import TokenClassifier as TokenHead
 from modernbert.model.folder import find_folder, read_architecture, read_config
+from modernbert.progress import Progress
 from modernbert.tasks.answer import QuestionAnswerer
 from modernbert.tasks.choose import ChoiceAnswerer, read_choices
 from modernbert.tasks.classify import Classifier
 from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.texts import TextFolder
 from modernbert.tasks.tokens import TokenClassifier
-from modernbert.text.records import RejectedRecord, Source, format_of, read_records
+from modernbert.text.records import Record, format_of
 
-P = TypeVar("P", bound=Predictor[Any])
 T = TypeVar("T")
 R = TypeVar("R")
+
+AT_ONCE = 512  # texts that are predicted together
 
 
 @dataclass(frozen=True)
@@ -33,47 +37,116 @@ class Shown:
     record: dict[str, Any]
 
 
-def predictions(
-    model: str,
-    texts: list[str],
-    file: Path | None,
-    context: Path | None,
-    choices: Sequence[str],
-    max_length: int | None,
-    device: str,
-    int8: bool,
-) -> list[Shown]:
-    """Predictions of a folder's own kind for texts and those of a file, its linear layers in int8 if asked to.
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be predicted: the arguments of the command."""
+
+    model: str
+    texts: list[str]
+    file: Path | None = None
+    columns: Sequence[str] = ()  # KEY=NAME
+    context: Path | None = None
+    choices: Sequence[str] = ()
+    max_length: int | None = None
+    device: str = "auto"
+    int8: bool = False
+
+
+def predictions(wanted: Wanted) -> Iterator[tuple[Row | None, Shown]]:
+    """Predictions of a folder's own kind for texts and the rows of a file; the row beside each that is from a table.
 
     Raises:
         CheckpointError: the model is of no kind that predicts.
         ConfigError: a context or choices are missing, or are of no use to this model.
         DataError: there is no text, or the file cannot be read.
     """
-
-    def loaded(kind: type[P]) -> P:
-        return kind.from_pretrained(model, max_length=max_length, device=device, int8=int8)
-
-    found = read_architecture(find_folder(model))
+    folder = find_folder(wanted.model)
+    found = read_architecture(folder)
     for option, given, what, kind in (
-        ("--context", context is not None, "answers questions", QuestionAnswering),
-        ("--choices", bool(choices), "chooses answers", MultipleChoice),
+        ("--context", wanted.context is not None, "answers questions", QuestionAnswering),
+        ("--choices", bool(wanted.choices), "chooses answers", MultipleChoice),
     ):
         if given and found != kind.architecture:
-            raise ConfigError(f"{option} is for a model that {what}, and {model} holds a {found or 'bare model'}.")
+            raise ConfigError(
+                f"{option} is for a model that {what}, and {wanted.model} holds a {found or 'bare model'}."
+            )
+    table = wanted.file is not None and format_of(wanted.file) is not None
+    asked: Iterator[tuple[Row | None, Any]]
+    show: Callable[[Any, Any], list[Shown]]
     if found == MultipleChoice.architecture:
-        offered = _offered(texts, file, choices)
-        return _choices(loaded(ChoiceAnswerer), *offered)
-    if found == TokenHead.architecture:
-        return _spans(loaded(TokenClassifier), _texts_or_words(texts, file))
-    wanted = _texts(texts, file, "question" if found == QuestionAnswering.architecture else "text")
-    if found == QuestionAnswering.architecture:
-        if context is None:
-            raise ConfigError("Name the file in which the answers stand with --context.")
-        return _answers(loaded(QuestionAnswerer), wanted, context)
-    if found == SequenceClassifier.architecture:
-        return _labels(loaded(Classifier), wanted, pairs=_may_read_pairs(find_folder(model)))
-    raise CheckpointError(f"{model} holds a {found or 'bare model'}, which predicts no labels; train one: `finetune`.")
+        asked, show = _offered(wanted, folder, table), _choices
+        predictor: type[Predictor[Any]] = ChoiceAnswerer
+    elif found == TokenHead.architecture:
+        asked, show = _inputs(wanted, folder, table, lambda row: row.words() or row.text("text")), _spans
+        predictor = TokenClassifier
+    elif found == QuestionAnswering.architecture:
+        asked, show = _questions(wanted, folder, table), _answers
+        predictor = QuestionAnswerer
+    elif found == SequenceClassifier.architecture:
+        pairs = TextFolder.of(read_config(folder)).pairs is not False  # of another trainer's folder that is not known
+        asked, show = _texts(wanted, folder, table, pairs), _labels
+        predictor = Classifier
+    else:
+        raise CheckpointError(
+            f"{wanted.model} holds a {found or 'bare model'}, which predicts no labels; train one: `finetune`."
+        )
+    asked = _refused_if_none(asked)
+    loaded: Any = predictor.from_pretrained(
+        wanted.model, max_length=wanted.max_length, device=wanted.device, int8=wanted.int8
+    )
+    bar = Progress(desc="predicting", unit=" texts", disable=not table or None)
+    with bar:
+        while part := list(islice(asked, AT_ONCE)):
+            shown = show(loaded, [value for _, value in part])
+            yield from zip([row for row, _ in part], shown, strict=True)
+            bar.update(len(part))
+
+
+def _refused_if_none(asked: Iterator[tuple[Row | None, Any]]) -> Iterator[tuple[Row | None, Any]]:
+    """The same, its first element read before a model is loaded: what is wrong is then said at once."""
+    first = next(asked, None)
+    if first is None:
+        raise DataError("There is no text; give one, or --file, or - for stdin.")
+    return chain([first], asked)
+
+
+def _inputs(wanted: Wanted, folder: Path, table: bool, value: Callable[[Row], Any]) -> Iterator[tuple[Row | None, Any]]:
+    """Texts of the command line, then the lines of a file, or what `value` takes from the rows of one with columns."""
+    if not table:
+        yield from ((None, text) for text in texts_of(wanted.texts, wanted.file))
+        return
+    assert wanted.file is not None
+    if wanted.texts:
+        yield from ((None, text) for text in texts_of(wanted.texts, None))
+    for row in rows_of(folder, wanted.file, wanted.columns):
+        yield row, value(row)
+
+
+def _texts(wanted: Wanted, folder: Path, table: bool, pairs: bool) -> Iterator[tuple[Row | None, Any]]:
+    """Texts, and pairs of them: two columns of a table, or the two sides of a tab."""
+
+    def of_row(row: Row) -> str | tuple[str, str]:
+        pair = row.optional("pair")
+        return row.text("text") if pair is None or not pair.strip() else (row.text("text"), pair)
+
+    for row, text in _inputs(wanted, folder, table, of_row):
+        if row is None and pairs:
+            first, _, second = text.partition("\t")
+            text = (first, second) if first.strip() and second.strip() else text
+        yield row, text
+
+
+def _questions(wanted: Wanted, folder: Path, table: bool) -> Iterator[tuple[Row | None, tuple[str, str]]]:
+    """Questions, each with the context in which its answer stands."""
+    context = None if wanted.context is None else read_text(wanted.context)
+    if context is None and (not table or wanted.texts):
+        raise ConfigError("Name the file in which the answers stand with --context.")
+
+    def of_row(row: Row) -> tuple[str, str]:
+        return row.text("question"), context if context is not None else row.text("context")
+
+    for row, asked in _inputs(wanted, folder, table, of_row):
+        yield row, asked if row is not None else (asked, context or "")
 
 
 def _in_place(texts: Sequence[T], found: Sequence[R]) -> list[tuple[T, R | None]]:
@@ -91,19 +164,11 @@ def _empty(text: str, name: str = "text") -> Shown:
     return Shown(text, ["empty"], {name: text, "empty": True})
 
 
-def _may_read_pairs(folder: Path) -> bool:
-    """Whether a model was trained on pairs of texts, or whether its folder, of another trainer, does not say."""
-    return TextFolder.of(read_config(folder)).pairs is not False
-
-
-def _labels(classifier: Classifier, texts: Sequence[str], pairs: bool) -> list[Shown]:
-    given = [
-        (first, second) if pairs and first.strip() and second.strip() else text
-        for text, (first, _, second) in ((text, text.partition("\t")) for text in texts)
-    ]
+def _labels(classifier: Classifier, texts: Sequence[str | tuple[str, str]]) -> list[Shown]:
     kind = classifier.model.problem_type
     shown = []
-    for text, scores in _in_place(texts, classifier([one for one in given if _is_text(one)])):
+    for given, scores in _in_place(texts, classifier([one for one in texts if _is_text(one)])):
+        text = given if isinstance(given, str) else "\t".join(given)
         if scores is None:
             shown.append(_empty(text))
             continue
@@ -133,38 +198,10 @@ def _spans(classifier: TokenClassifier, texts: Sequence[str | list[str]]) -> lis
     return shown
 
 
-def _texts(texts: list[str], file: Path | None, column: str) -> list[str]:
-    """Texts as `texts_of` gives them; of a file whose name tells that it has columns, those of one column."""
-    found = _texts_or_words(texts, file, column, words=())
-    return [one for one in found if isinstance(one, str)]
-
-
-def _texts_or_words(
-    texts: list[str], file: Path | None, column: str = "text", words: Sequence[str] = ("words", "tokens")
-) -> list[str | list[str]]:
-    """The same, and lists of texts in the columns `words`. CSV and TSV are read as lines, as pairs of texts are."""
-    if file is None or format_of(file) in (None, "csv", "tsv"):
-        return list(texts_of(texts, file))
-    found: list[str | list[str]] = list(texts_of(texts, None)) if texts else []
-    for record in read_records(Source(path=glob.escape(str(file)))):
-        if isinstance(record, RejectedRecord):
-            raise record.error()
-        listed = next((record.values[name] for name in words if name in record.values), None)
-        given = record.values.get(column, listed)
-        as_words = bool(words) and isinstance(given, list) and all(isinstance(one, str) for one in given)
-        if not isinstance(given, str) and not as_words:
-            also = f", and no list of texts in {' or '.join(words)}" if words else ""
-            raise DataError(f"{record.origin}: there is no text in a column {column}{also}.")
-        found.append(given)
-    if not found:
-        raise DataError(f"{file} holds no text.")
-    return found
-
-
-def _answers(answerer: QuestionAnswerer, questions: Sequence[str], context: Path) -> list[Shown]:
-    text = read_text(context)
-    asked = [question for question in questions if _is_text(question)]
-    found = answerer(asked, [text] * len(asked))
+def _answers(answerer: QuestionAnswerer, asked: Sequence[tuple[str, str]]) -> list[Shown]:
+    questions = [question for question, _ in asked]
+    given = [one for one in asked if _is_text(one[0])]
+    found = answerer([question for question, _ in given], [context for _, context in given])
     return [
         _empty(question, "question")
         if replies is None
@@ -182,21 +219,27 @@ def _answers(answerer: QuestionAnswerer, questions: Sequence[str], context: Path
     ]
 
 
-def _offered(texts: list[str], file: Path | None, choices: Sequence[str]) -> tuple[list[str], list[Sequence[str]]]:
+def _offered(wanted: Wanted, folder: Path, table: bool) -> Iterator[tuple[Row | None, tuple[str, Sequence[str]]]]:
     """Questions and what may answer each: the same choices for all, or those that a file has beside each question."""
-    if choices:
-        questions = texts_of(texts, file)
-        return questions, [[whole(choice) for choice in choices]] * len(questions)
-    if texts or file is None:
+    if wanted.choices:
+        choices = [whole(choice) for choice in wanted.choices]
+        for row, question in _inputs(wanted, folder, table, lambda row: row.text("question")):
+            yield row, (question, choices)
+        return
+    if wanted.texts or wanted.file is None:
         raise ConfigError(
             "Name the possible answers with --choices, or give no question but a --file of JSON lines with question "
             "and choices."
         )
-    examples = list(read_choices(file, label=None))
-    return [example.question for example in examples], [example.choices for example in examples]
+    columns = recipe_for(folder, wanted.file, [f"data.{one}" for one in wanted.columns]).data
+    names = {name: getattr(columns, name) for name in ("question", "choices")}
+    for example in read_choices(columns.test or wanted.file, label=None, **names):
+        values = {names["question"]: example.question, "choices": list(example.choices)}
+        yield Row(Record(values, example.origin), columns), (example.question, example.choices)
 
 
-def _choices(answerer: ChoiceAnswerer, questions: list[str], choices: list[Sequence[str]]) -> list[Shown]:
+def _choices(answerer: ChoiceAnswerer, given: Sequence[tuple[str, Sequence[str]]]) -> list[Shown]:
+    questions, choices = [question for question, _ in given], [offered for _, offered in given]
     asked = [(question, offered) for question, offered in zip(questions, choices, strict=True) if _is_text(question)]
     found = answerer([question for question, _ in asked], [offered for _, offered in asked])
     return [

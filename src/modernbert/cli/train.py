@@ -1,15 +1,20 @@
 """Commands that make models, and that watch them being made."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modernbert.cli.console import Json, Labelled, Overrides, Recipe, print_json
+from modernbert.cli.console import Json, Labelled, Overrides, Recipe, print_folder, print_json, print_table
 
 app = typer.Typer()
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Remove the run that is in the folder, complete or not, and start anew.")
+]
 
 
 @app.command(
@@ -30,8 +35,9 @@ def pretrain(
         str | None,
         typer.Option("--from", help="A model folder or hub id to start from, under its own or another tokenizer."),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Pretrain through all phases of a recipe. The same command goes on where a run stopped.
+    """Pretrain through all phases of a recipe. The same command resumes where a run stopped.
 
     Ctrl-C saves a checkpoint and ends with status 130; a second Ctrl-C ends at once.
     """
@@ -40,10 +46,10 @@ def pretrain(
     from modernbert.train.recipe import PretrainRecipe
 
     changes = [*(overrides or ()), *([] if start is None else [f"model.start={json.dumps(start)}"])]
-    final = run(load(PretrainRecipe, recipe, changes))
+    final = run(load(PretrainRecipe, recipe, changes), overwrite and _first_start())
     if final is None:
         raise typer.Exit(130)
-    typer.echo(str(final))
+    print_folder(final)
 
 
 @app.command(
@@ -54,6 +60,8 @@ def pretrain(
     modernbert finetune reviews.toml
 
     modernbert finetune reviews.toml output=output/second training.epochs=5 seeds=[1,2,3]
+
+    torchrun --nproc-per-node 8 --max-restarts 3 -m modernbert finetune reviews.toml
 
     modernbert finetune reviews.toml --search
 
@@ -68,8 +76,9 @@ def finetune(
     search: Annotated[
         bool, typer.Option("--search", help="Try the grid of the recipe, or search.trials draws, then run the best.")
     ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Train a model for a task from labelled examples. The same command goes on where a run stopped.
+    """Train a model for a task from labelled examples. The same command resumes where a run stopped.
 
     In place of a recipe, labelled texts with the columns text and label (CSV, TSV, JSON lines, Parquet; also .gz and
     .zst) are classified by a model into output/NAME-OF-THE-FILE; overrides change what they would in a recipe.
@@ -85,12 +94,37 @@ def finetune(
     if search:
         from modernbert.train.search import search as try_settings
 
-        folder = try_settings(loaded)
+        folder = try_settings(loaded, overwrite)
     else:
-        folder = run(loaded)
+        folder = run(loaded, overwrite and _first_start())
     if folder is None:
         raise typer.Exit(130)
-    typer.echo(str(folder))
+    _print_metrics(folder)
+    print_folder(folder)
+
+
+def _first_start() -> bool:
+    """False where torchrun has started the processes again after one of them failed: then the run is resumed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+
+
+def _print_metrics(folder: Path) -> None:
+    """The metrics of a fine-tuning run beside the baseline, on stderr."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    rows = [
+        (
+            f"{metric.replace('_', ' ')}, {name} set",
+            f"{found['value']:.4f}",
+            f"{found['low']:.4f} to {found['high']:.4f}",
+            "" if found.get("baseline") is None else f"{found['baseline']:.4f}",
+        )
+        for name, metrics in report["metrics"].items()
+        for metric, found in metrics.items()
+    ]
+    if rows:
+        print_table(("", "value", "95 % interval", "baseline"), rows, err=True)
 
 
 @app.command(
@@ -120,7 +154,7 @@ def plan(
     cost_per_hour: Annotated[float | None, typer.Option(help="Of one device, in any currency.")] = None,
     utilisation: Annotated[
         float | None,
-        typer.Option(help="Share of the peak that is reached. [default: the published base's; of a cpu 0.5]"),
+        typer.Option(help="Share of the peak that is reached. [default: the published base's; of a cpu 0.65]"),
     ] = None,
     hours: Annotated[
         list[str] | None, typer.Option(help="PHASE=HOURS that were measured: shows the share of the peak. Repeatable.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from modernbert.cli.console import Json, print_json, texts_of
+from modernbert.cli.console import Json, print_json
 
 app = typer.Typer()
 
@@ -26,7 +26,13 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Linear layers in int8: up to
 )
 def fill_mask(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts with [MASK]; - reads lines from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with one text a line.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A text file with one text a line, or a table (CSV, JSON lines, Parquet, ...).")
+    ] = None,
+    column: Annotated[str, typer.Option(help="The column of a table that holds the texts.")] = "text",
+    output: Annotated[
+        Path | None, typer.Option(help="Write .csv, .jsonl or .parquet: the rows of the file with what was filled in.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A model folder or hub id. [default: the one that comes with the package]")
     ] = None,
@@ -36,21 +42,29 @@ def fill_mask(
     as_json: Json = False,
 ) -> None:
     """Fill in masked words."""
-    wanted = texts_of(texts or [], file)
+    from modernbert.cli.prediction_files import beside, check_output, texts_and_rows, write_predictions
+
+    if output is not None:
+        check_output(output)
+    wanted = texts_and_rows(texts or [], file, column)
     from modernbert.tasks.fill_mask import FillMask
 
     fill = FillMask.from_pretrained(model, device=device, int8=int8)
-    filled = iter(fill([text for text in wanted if text.strip()], top_k))
-    results = [next(filled) if text.strip() else [] for text in wanted]  # an empty line stays one
-    if as_json:
-        print_json(
-            [
-                {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
-                for text, masks in zip(wanted, results, strict=True)
-            ]
-        )
+    filled = iter(fill([text for _, text in wanted if text.strip()], top_k))
+    results = [next(filled) if text.strip() else [] for _, text in wanted]  # an empty line stays one
+    records: list[dict[str, Any]] = [
+        {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
+        for (_, text), masks in zip(wanted, results, strict=True)
+    ]
+    if output is not None:
+        rows = [beside(row, record) for (row, _), record in zip(wanted, records, strict=True)]
+        write_predictions(rows, output)
+        typer.echo(str(output))
         return
-    for text, masks in zip(wanted, results, strict=True):
+    if as_json:
+        print_json(records)
+        return
+    for (_, text), masks in zip(wanted, results, strict=True):
         typer.echo(text)
         for number, mask in enumerate(masks, 1):
             if len(masks) > 1:
@@ -80,6 +94,8 @@ class _SpreadsChoices(TyperCommand):
 
     modernbert predict "A film to remember." --model output/reviews
 
+    modernbert predict --file new.csv --model output/reviews --output labelled.csv
+
     modernbert predict --file texts.txt --model output/entities --json
 
     modernbert predict "Where was she born?" --context letters.txt --model output/answers
@@ -94,10 +110,16 @@ def predict(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="A file with one text a line; result n is that of line n. For a model of pairs a tab stands before "
-            "the second text. JSON lines, JSON and Parquet have the column text (or question, or for spans words). "
-            "Of a model that chooses, without --choices: JSON lines, or another table, with question and choices."
+            help="Any file that fine-tuning reads (CSV, TSV, JSON, JSON lines, Parquet, CoNLL, SQuAD), with the "
+            "columns that the model was trained with; labels in it are not read. Or a text file: one text a line, "
+            "result n is that of line n, and for a model of pairs a tab stands before the second text."
         ),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="KEY=NAME: another column of the file, text=review say. Repeatable.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write .csv, .jsonl or .parquet: the rows of the file with their predictions.")
     ] = None,
     context: Annotated[Path | None, typer.Option(help="The file in which questions find their answers.")] = None,
     choices: Annotated[
@@ -109,13 +131,20 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict labels of texts, spans in them, or answers to questions, as the model was trained to."""
-    from modernbert.cli.predictions import predictions
+    from modernbert.cli.prediction_files import beside, check_output, write_predictions
+    from modernbert.cli.predictions import Wanted, predictions
 
-    found = predictions(model, texts or [], file, context, choices or [], max_length, device, int8)
-    if as_json:
-        print_json([one.record for one in found])
-        return
-    for one in found:
-        typer.echo(one.text)
-        for line in one.lines:
-            typer.echo(f"  {line}")
+    if output is not None:
+        check_output(output)
+    wanted = Wanted(model, texts or [], file, column or [], context, choices or [], max_length, device, int8)
+    found = list(predictions(wanted))
+    if output is not None:
+        write_predictions([beside(row, one.record) for row, one in found], output)
+        typer.echo(str(output))
+    elif as_json:
+        print_json([one.record for _, one in found])
+    else:
+        for _, one in found:
+            typer.echo(one.text)
+            for line in one.lines:
+                typer.echo(f"  {line}")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.ray import RayPipelineExecutor
@@ -19,11 +19,24 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger as datatrove_logger
 
-from modernbert.corpus.recipe import CorpusRecipe, Slurm
+from modernbert.corpus.recipe import Executor, Ray, Slurm
 from modernbert.errors import DataError, ModernBertError
 from modernbert.installation import install_command
 
 logger = logging.getLogger(__name__)
+
+
+class Machines(Protocol):
+    """On which machines, as a recipe says it."""
+
+    @property
+    def executor(self) -> Executor: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def ray(self) -> Ray: ...
+    @property
+    def slurm(self) -> Slurm | None: ...
 
 
 class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
@@ -60,7 +73,7 @@ class SlurmExecutor(SlurmPipelineExecutor):  # type: ignore[misc]
 
 
 @contextmanager
-def session(recipe: CorpusRecipe) -> Iterator[None]:
+def session(recipe: Machines) -> Iterator[None]:
     """Connect to Ray for as long as the block lasts; nothing for the other executors.
 
     Raises:
@@ -92,7 +105,7 @@ def session(recipe: CorpusRecipe) -> Iterator[None]:
         ray.shutdown()
 
 
-def run(recipe: CorpusRecipe, name: str, pipeline: Sequence[PipelineStep], tasks: int, logs: Path) -> None:
+def run(recipe: Machines, name: str, pipeline: Sequence[PipelineStep], tasks: int, logs: Path) -> None:
     """Run all tasks of a pipeline that are not done yet, and return when they are.
 
     Raises:

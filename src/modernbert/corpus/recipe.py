@@ -54,6 +54,9 @@ class Source(Config):
         return self
 
 
+Executor = Literal["local", "slurm", "ray"]
+
+
 class Slurm(Config):
     """What datatrove asks of Slurm for every task."""
 
@@ -84,7 +87,7 @@ class CorpusRecipe(Config):
     output: Path
     sources: tuple[Source, ...] = Field(min_length=1)
     workers: PositiveInt = 2
-    executor: Literal["local", "slurm", "ray"] = "local"
+    executor: Executor = "local"
     slurm: Slurm | None = None
     ray: Ray = Ray()
 

@@ -30,7 +30,7 @@ def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = ()
     """
     folder = find_folder(source)
     config = read_config(folder)
-    recipe = _recipe(folder, data, overrides)
+    recipe = recipe_for(folder, data, overrides)
     reads = config.max_position_embeddings
     task = make_task(
         recipe.task, recipe.task_settings(), load_tokenizer(folder), FolderSettings.of(config).max_length or reads
@@ -50,7 +50,7 @@ def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = ()
     return measured(task, encoded, task.predictions(encoded, logits), 0.0)
 
 
-def _recipe(folder: Path, data: Path, overrides: Iterable[str]) -> FinetuneRecipe:
+def recipe_for(folder: Path, data: Path, overrides: Iterable[str] = ()) -> FinetuneRecipe:
     """The recipe of a folder, or the usual one for its kind of model, with the data in the place of its test set."""
     format = format_of(data)
     if (folder / "recipe.toml").exists():

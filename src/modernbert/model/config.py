@@ -20,7 +20,8 @@ _BOOKKEEPING = {
     "eos_token_id", "gradient_checkpointing", "deterministic_flash_attn", "reference_compile", "sparse_prediction",
     "sparse_pred_ignore_index", "repad_logits_with_grad", "position_embedding_type", "layer_norm_eps", "auto_map",
     "return_dict", "output_hidden_states", "output_attentions", "use_cache", "is_encoder_decoder", "num_labels",
-    "chunk_size_feed_forward", "custom_pipelines", "task_specific_params",
+    "chunk_size_feed_forward", "custom_pipelines", "task_specific_params", "sentence_transformers",
+    "sbert_ce_default_activation_function",
 }  # fmt: skip
 
 # Options of other models or of research configurations: a value other than these would change what is computed.

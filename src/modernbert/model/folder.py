@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_PATTERNS = ["config.json", "*.safetensors", _INDEX, *TOKENIZER_FILES]
+RETRIEVAL_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+_PATTERNS = ["config.json", "*.safetensors", _INDEX, *TOKENIZER_FILES, *RETRIEVAL_FILES, "*/config.json"]
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -88,7 +89,7 @@ class Pretrained(nn.Module):
         same_task = read_architecture(folder) in (None, cls.architecture) and config.labels == found.labels
         with torch.device("meta"):
             model = cls(config)
-        tensors, fresh = _fit(model, _read_tensors(folder), folder, same_task)
+        tensors, fresh = _fit(model, read_tensors(folder), folder, same_task)
         found_dtype = common_dtype(tensors, folder)
         dtype = dtype or found_dtype
         check_numbers(tensors, dtype, folder)
@@ -136,10 +137,10 @@ def write_folder(
         CheckpointError: it cannot be written, and what was there before is untouched; or a weight that is to be int8
             is not finite.
     """
-    if (folder / "config.json").exists() and not _describes_model(folder / "config.json"):
+    if (folder / "config.json").exists() and not describes_model(folder / "config.json"):
         raise DataError(f"{folder / 'config.json'} is not that of a model and would be lost; choose another folder.")
     try:
-        with written_aside(folder, own=_weights_in(folder)) as partial:
+        with written_aside(folder, own=weights_in(folder)) as partial:
             write_files(partial, architecture, config, tensors, tokenizer, int8)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -180,7 +181,7 @@ def _limit_length(path: Path, max_length: int) -> None:
         path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _describes_model(path: Path) -> bool:
+def describes_model(path: Path) -> bool:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -188,7 +189,7 @@ def _describes_model(path: Path) -> bool:
     return isinstance(values, dict) and ("model_type" in values or "architectures" in values)
 
 
-def _weights_in(folder: Path) -> list[str]:
+def weights_in(folder: Path) -> list[str]:
     """The files of weights, in any form, of the model that a folder may hold: the next one must not be read so."""
     try:
         parts = _parts(folder / _INDEX) if (folder / _INDEX).is_file() else []
@@ -331,9 +332,15 @@ def _parts(index: Path) -> list[str]:
     return sorted(set(named.values()))
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder under their names in the file; those stored in int8 in fp32.
+
+    Raises:
+        CheckpointError: it has no safetensors, or they are damaged.
+    """
     index = folder / _INDEX
-    int8 = is_method(_config_values(folder).get("quantization_config"))
+    described = (folder / "config.json").is_file()
+    int8 = described and is_method(_config_values(folder).get("quantization_config"))
     if int8:
         if not (folder / WEIGHTS).is_file():
             raise CheckpointError(f"{folder} has no {WEIGHTS}, which its config.json names; copy it again.")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from modernbert.errors import ConfigError, DataError
+from modernbert.errors import ConfigError
 from modernbert.model.config import EncoderConfig
-from modernbert.model.folder import read_config
 from modernbert.plan.costs import (
     DEVICES,
     Device,
@@ -23,30 +22,25 @@ from modernbert.plan.costs import (
     estimate_memory,
     this_cpu,
 )
+from modernbert.plan.inputs import Lengths, document_lengths, model_shape
 from modernbert.runtime import Precision, select_precision
 from modernbert.stream.lengths import (
-    ASSUMPTION,
-    Ints,
     Rows,
-    assumed_lengths,
-    histogram_lengths,
     mixed_rows,
     packed_rows,
 )
 from modernbert.stream.mixture import cap_repeats
-from modernbert.stream.shards import Shards
 from modernbert.text.framing import FRAME_TOKENS
-from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe, Run
 
 # The share of an H100's dense bf16 peak that the published base reached in its first phase: 1.719 T tokens in 194.2
 # hours on eight (arXiv 2412.13663, appendix A), at the operations that `count_flops` counts for the assumed lengths.
 PUBLISHED_UTILISATION = 0.252
-# The share of this processor's measured peak that training reaches.
-CPU_UTILISATION = 0.5
+# The share of this processor's measured matrix products that a training step of `mini` reached (docs/benchmarks/cpu.md:
+# one thread, bf16; base reached 0.81).
+CPU_UTILISATION = 0.65
 # What is not planned with: CUDA's context, communication buffers, gaps of the allocator. A choice, not a measurement.
 HEADROOM = 0.1
-_PUBLISHED_VOCABULARY = 50_368
 _MOST_DEVICES = 8  # of one machine
 
 
@@ -107,19 +101,6 @@ class Cluster:
     def usable_memory(self) -> float:
         """Bytes of one device that are planned with."""
         return (1 - HEADROOM) * self.device.memory
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """The lengths of the documents that every source trains on, and where they come from."""
-
-    sources: Mapping[str, Ints]
-    origin: str
-    own: bool  # those of the recipe's own shards, whose tokens can be counted too
-
-    def tokens(self, source: str) -> int | None:
-        """The tokens that a source holds, where that is known."""
-        return int(self.sources[source].sum()) if self.own else None
 
 
 @dataclass(frozen=True)
@@ -244,66 +225,6 @@ def plan(
         total=_added([phase.effort for phase in phases]),
         implied=tuple(_implied(names, number, phases, cluster, precision) for names, number in measured),
     )
-
-
-def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> EncoderConfig:
-    """The configuration that the run would train, as far as it can be known without its tokenizer and its start.
-
-    Raises:
-        ConfigError: `model.start` is not here, and no preset says which shape it will have.
-    """
-    if vocab_size is not None and vocab_size < 1:
-        raise ConfigError(f"A vocabulary of {vocab_size} tokens is none; give 1 or more.")
-    if vocab_size is None and Path(recipe.tokenizer).exists():
-        vocab_size = Vocabulary.of(load_tokenizer(recipe.tokenizer)).size
-    if recipe.model.start is not None:
-        start = Path(recipe.model.start)
-        if (start / "config.json").is_file():
-            found = read_config(start)
-            dropout = recipe.model.attention_output_dropout
-            return found.model_copy(
-                update={"vocab_size": vocab_size or found.vocab_size, "attention_output_dropout": dropout}
-            )
-        if "preset" not in recipe.model.model_fields_set:
-            raise ConfigError(
-                f"{start} is no folder here that shows its shape; write it first, or set model.preset too."
-            )
-    return recipe.model.config(vocab_size=vocab_size or _PUBLISHED_VOCABULARY)
-
-
-def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogram: Path | None = None) -> Lengths:
-    """The lengths that each source of the recipe trains on, those that it leaves out left out.
-
-    Raises:
-        ConfigError: both `shards` and `histogram` are given.
-        DataError: they cannot be read, or nothing is left of a source.
-    """
-    if shards is not None and histogram is not None:
-        raise ConfigError("Lengths come from --shards or from --histogram; give one of them.")
-    missing = next((data.path for data in recipe.data.values() if not data.path.exists()), None)
-    own = shards is None and histogram is None and missing is None
-    if own:
-        fraction = recipe.validation.fraction
-        found = {name: Shards.open(data.path).split(fraction).train.lengths for name, data in recipe.data.items()}
-        origin = "those of the recipe's shards"
-    elif shards is not None:
-        found, origin = dict.fromkeys(recipe.data, Shards.open(shards).lengths), f"those of {shards}"
-    elif histogram is not None:
-        found, origin = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"drawn from {histogram}"
-    else:
-        found, origin = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing} is not here"
-    fitting: dict[tuple[int, int, int | None], Ints] = {}
-    for name, data in recipe.data.items():
-        key, lengths = (id(found[name]), data.min_tokens, data.max_tokens), found[name]
-        if key not in fitting:
-            fitting[key] = lengths[(lengths >= data.min_tokens) & (lengths <= (data.max_tokens or lengths.max()))]
-        if not fitting[key].any():
-            raise DataError(
-                f"No document of data.{name} has {data.min_tokens} to {data.max_tokens or 'any number of'} tokens "
-                f"(lengths {origin}); change data.{name}, or give other lengths."
-            )
-    sources = {name: fitting[id(found[name]), data.min_tokens, data.max_tokens] for name, data in recipe.data.items()}
-    return Lengths(sources, origin, own)
 
 
 def _epochs(

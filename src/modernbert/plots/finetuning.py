@@ -82,6 +82,7 @@ def draw_curve(results: Sequence[Run], metric: str, path: Path) -> None:
     if validated:
         panels[0, 1].set(xlabel="epoch", title=f"validation, {metric.replace('_', ' ')} (best: star)")
     for panel in panels.flat:
+        panel.xaxis.get_major_locator().set_params(integer=True)  # whole epochs
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     if len(results) > 1:

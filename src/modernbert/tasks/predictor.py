@@ -75,12 +75,26 @@ class Predictor(Generic[M]):
                 f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
                 "train one with `modernbert finetune`."
             )
+        cls.check_folder(folder, source)
         place = select_device(device)
         if dtype is None and place.type == "cuda":
             dtype = torch.bfloat16
             logger.info("%s runs in bf16 on %s; dtype=torch.float32 keeps fp32.", source, place)
         model = cls.kind.from_pretrained(folder, device=place, dtype=dtype)
-        make_ready(model, int8=int8)
+        cls.optimize(model, int8=int8)
         tokenizer = load_tokenizer(folder)
         check_fits(tokenizer, model.config.vocab_size, source)
         return cls(model, tokenizer, max_length)
+
+    @classmethod
+    def check_folder(cls, folder: Path, source: str | Path) -> None:
+        """Refuse a folder that `kind` would load and complete, but that does not predict.
+
+        Raises:
+            CheckpointError: it is one.
+        """
+
+    @classmethod
+    def optimize(cls, model: M, *, int8: bool) -> None:
+        """Put an encoder that runs faster, without gradients, in the place of the model's own."""
+        make_ready(model, int8=int8)

@@ -400,3 +400,21 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerR
         seconds=seconds,
         megabytes_per_second=num_bytes / 1e6 / max(seconds, 1e-9),
     )
+
+
+def with_markers_in_text(tokenizer: Tokenizer, prompt: str, *, lower_case: bool = False) -> Tokenizer:
+    """A copy that reads the special tokens written in `prompt` as such in any text, and all other ones as text.
+
+    With `lower_case` it lower-cases first.
+    """
+    values = json.loads(tokenizer.to_str())
+    for token in values["added_tokens"]:
+        if token["content"] in prompt:
+            token["special"] = False  # what is not special is found although special tokens are text
+    copy = Tokenizer.from_str(json.dumps(values))
+    if lower_case:
+        rest = [] if copy.normalizer is None else [copy.normalizer]
+        copy.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
+    copy.encode_special_tokens = True
+    setattr(copy, _ATTRIBUTE, SpecialTokens.of(tokenizer))
+    return copy

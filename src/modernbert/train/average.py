@@ -1,5 +1,6 @@
 """The mean of several checkpoints: the published base is that of its three best decay checkpoints and the last one."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from modernbert.errors import CheckpointError
 from modernbert.model import MaskedLM
 from modernbert.train import checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -43,7 +46,14 @@ def average_run(sources: Sequence[Path], output: Path, best: int) -> list[Path]:
     folders = list(sources)
     if len(sources) == 1 and (sources[0] / "checkpoints").is_dir():
         found = checkpoint.folders(sources[0] / "checkpoints")
-        folders = list(dict.fromkeys([*checkpoint.best(sources[0] / "checkpoints", best), *found[-1:]]))
+        measured = checkpoint.best(sources[0] / "checkpoints", best)
+        if len(measured) < best:
+            logger.warning(
+                "%s keeps %d checkpoints of its newest phase that have a validation loss, not %d: those are averaged. "
+                "run.keep_best keeps more.",
+                sources[0], len(measured), best,
+            )  # fmt: skip
+        folders = list(dict.fromkeys([*measured, *found[-1:]]))
     model = average(folders)
     model.save_pretrained(output, tokenizer=folders[0])
     return folders

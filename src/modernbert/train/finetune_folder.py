@@ -41,8 +41,9 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json", overwrite
     """
     folder, path = recipe.output, recipe.output / "recipe.toml"
     settle(folder)
-    if overwrite:
-        remove_run(folder, FinetuneRecipe, [*_RESULTS, "training", "tensorboard", FAILED, "inputs.json"])
+    removed = overwrite and remove_run(
+        folder, FinetuneRecipe, [*_RESULTS, "training", "tensorboard", FAILED, "inputs.json"]
+    )
     over = any((folder / name).exists() for name in (results, FAILED))
     if path.exists() and (over or any(folder.glob("training/seed-*/checkpoints/*"))):
         old = toml.load(FinetuneRecipe, path)
@@ -60,7 +61,7 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json", overwrite
                 "replace it with --overwrite."
             )
         return
-    if not overwrite and folder.exists() and (not folder.is_dir() or not _abandoned(folder)):
+    if not removed and folder.exists() and (not folder.is_dir() or not _abandoned(folder)):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
     for name, text in {
         "recipe.toml": toml.dump(recipe),

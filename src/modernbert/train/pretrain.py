@@ -84,9 +84,7 @@ def pretrain(recipe: PretrainRecipe, overwrite: bool = False) -> Path | None:
 
 def _pretrain(recipe: PretrainRecipe, these: Processes, stop: StopRequest, overwrite: bool) -> Path | None:
     if these.first:
-        if overwrite:
-            remove_run(recipe.run.directory, PretrainRecipe, _OWN)
-        _claim_directory(recipe)
+        _claim_directory(recipe, overwrite)
     these.wait()
     with in_use(recipe.run.directory) if these.first else nullcontext():
         return _in_directory(recipe, these, stop)
@@ -360,9 +358,10 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         return final
 
 
-def _claim_directory(recipe: PretrainRecipe) -> None:
+def _claim_directory(recipe: PretrainRecipe, overwrite: bool) -> None:
     """Write the resolved recipe into a new run directory; refuse one that belongs to another recipe."""
     directory, path = recipe.run.directory, recipe.run.directory / "recipe.toml"
+    removed = overwrite and remove_run(directory, PretrainRecipe, _OWN)
     if path.exists():
         old = toml.load(PretrainRecipe, path)
         for name in PretrainRecipe.model_fields:
@@ -371,7 +370,7 @@ def _claim_directory(recipe: PretrainRecipe) -> None:
                     f"{directory} holds a run whose [{name}] differs from this recipe; choose another run.directory, "
                     "resume it with the recipe.toml in it, or replace it with --overwrite."
                 )
-    elif directory.exists() and any(path.name != LOCK for path in directory.iterdir()):
+    elif not removed and directory.exists() and any(path.name != LOCK for path in directory.iterdir()):
         raise ConfigError(f"{directory} is not empty and holds no run; choose another run.directory.")
     with replaced_file(path) as partial:
         partial.write_text(toml.dump(recipe), encoding="utf-8")

@@ -50,17 +50,18 @@ def in_use(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> None:
+def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> bool:
     """Remove a run, so that another one can take its place: the files and folders `own`, recipe.toml last.
 
-    What somebody else put there stays. Without a recipe.toml that this package has written nothing is removed.
+    What somebody else put there stays. Without a recipe.toml there is no run, and nothing is removed. Whether there was
+    one.
 
     Raises:
         ConfigError: another process works in the directory, or its recipe.toml is not that of a run.
     """
     path = directory / "recipe.toml"
     if not path.exists():
-        return
+        return False
     try:
         written_here = path.read_text(encoding="utf-8") == toml.dump(toml.load(kind, path))
     except ConfigError:
@@ -73,6 +74,7 @@ def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> None:
                 shutil.rmtree(directory / name)
             else:
                 (directory / name).unlink(missing_ok=True)
+    return True
 
 
 def check_inputs(recipe: PretrainRecipe) -> None:

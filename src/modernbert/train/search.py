@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check
 logger = logging.getLogger(__name__)
 
 
-def search(recipe: FinetuneRecipe) -> Path | None:
+def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     """Try settings with the first seed, then run the recipe with the best one and all seeds.
 
     They are those of a grid, or with `search.trials` so many that Optuna draws. Trials and their tables, search.md and
@@ -33,12 +34,16 @@ def search(recipe: FinetuneRecipe) -> Path | None:
         ConfigError: there is no validation set to choose by, the output folder holds something else, Optuna is missing,
             or every trial failed.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("A search runs in one process; start it without torchrun.")
     if recipe.data.validation is None and not recipe.data.held_out:
         raise ConfigError("A search needs a validation set: name one in data.validation, or set data.held_out.")
     if recipe.search.trials is not None:
         check_optuna()
     folder = recipe.output.with_name(f"{recipe.output.name}-search")
-    if recipe.output.exists() and any(recipe.output.iterdir()) and not folder.exists():
+    if overwrite and (folder / "search.json").is_file():
+        shutil.rmtree(folder)
+    if not overwrite and recipe.output.exists() and any(recipe.output.iterdir()) and not folder.exists():
         raise ConfigError(
             f"{recipe.output} is not empty, and the run of the best setting would go there; choose another output."
         )
@@ -66,7 +71,7 @@ def search(recipe: FinetuneRecipe) -> Path | None:
                 f"All {len(trials)} trials failed: lower search.learning_rate or lengthen training.warmup."
             )
         logger.info("The table is in %s; the best one now with all seeds: %s", folder / "search.md", best.setting.name)
-        return run(with_setting(recipe, best.setting, recipe.output), stop)
+        return run(with_setting(recipe, best.setting, recipe.output), stop, overwrite=overwrite)
 
 
 def with_setting(recipe: FinetuneRecipe, setting: Setting, output: Path) -> FinetuneRecipe:

@@ -1,0 +1,228 @@
+"""A folder in sentence-transformers, before and after `accelerate`, on the user's own texts."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modernbert.bench.floor import MATRICES, MATRIX_FLOPS, encoder_flops, matrix_products
+from modernbert.bench.timing import alternate, check_rounds, machine, use_threads
+from modernbert.errors import ConfigError, DataError
+from modernbert.integrations.acceleration import accelerate, acceleration_of
+from modernbert.integrations.backbone import Precision, encoder_config
+from modernbert.model.folder import find_folder, read_architecture
+from modernbert.text.documents import read_texts
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["embed", "rerank", "sparse"]
+BASELINE, OURS = "sentence-transformers", "modernbert"
+_CLASSES = {"embed": "SentenceTransformer", "rerank": "CrossEncoder", "sparse": "SparseEncoder"}
+_QUERY_WORDS = 8  # of a text, that make the query of the next one
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to compute the outputs. `ratio` is the median of the rounds' own ratios with the baseline.
+
+    `agreement` is the lowest cosine of an output with the baseline's (of a score: 1 less the largest difference, over
+    the range of the baseline's scores).
+    """
+
+    name: str
+    engine: str
+    texts_per_second: float
+    tokens_per_second: float
+    ratio: float
+    slowest_ratio: float
+    fastest_ratio: float
+    agreement: float
+    of_roofline: float
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    """What was measured: all runs take turns, so that each round's ratios are of one state of the machine."""
+
+    model: str
+    kind: Kind
+    texts: int
+    tokens: int
+    longest: int
+    batch_size: int
+    threads: int
+    rounds: int
+    processor_time: bool
+    gflops: float  # of plain fp32 matrix products, in the same rounds
+    runs: tuple[Run, ...]
+    machine: dict[str, str]
+
+
+def bench_accelerate(
+    model: str,
+    texts: Path,
+    *,
+    limit: int = 500,
+    batch_size: int = 32,
+    precisions: Sequence[Precision] = ("auto", "int8"),
+    rounds: int = 3,
+    threads: int | None = None,
+    tolerance: float | None = None,
+    processor_time: bool = False,
+) -> Accelerated:
+    """Encode texts with sentence-transformers as it is, accelerated in each precision, and with our own class.
+
+    A reranker reads pairs: the first words of one text, and the next text. With `processor_time`, seconds are those
+    that the processor gave to all threads of this process: for one thread on a machine that others use too.
+
+    Raises:
+        ConfigError: sentence-transformers is missing, or the model cannot be accelerated.
+        DataError: there are no texts.
+        BackendError: an accelerated model differs by more than the tolerance.
+    """
+    check_rounds(rounds)
+    if batch_size < 1 or limit < 2:
+        raise ConfigError("A batch has at least one text, and the benchmark at least two texts.")
+    if find_spec("sentence_transformers") is None:
+        raise ConfigError("The benchmark needs sentence-transformers: pip install 'modernbert[peers]'.")
+    used = use_threads(threads)
+    folder = find_folder(model)
+    kind = _kind(folder)
+    found = list(islice((text for text in _read(texts) if text.strip()), limit))
+    if len(found) < 2:
+        raise DataError(f"{texts} holds {len(found)} texts; give a file with at least two.")
+    inputs: list[Any] = found
+    if kind == "rerank":
+        inputs = [
+            [" ".join(one.split()[:_QUERY_WORDS]), two] for one, two in zip(found, [*found[1:], found[0]], strict=True)
+        ]
+    original = _load(kind, folder)
+    calls = {BASELINE: _call(kind, original, inputs, batch_size)}
+    engines = {BASELINE: "transformers"}
+    for precision in dict.fromkeys(precisions):
+        faster = accelerate(_load(kind, folder), precision=precision, tolerance=tolerance)
+        done = acceleration_of(faster)
+        assert done is not None
+        name = f"accelerated, {done.precision}"
+        calls[name], engines[name] = _call(kind, faster, inputs, batch_size), done.engine
+    if kind != "sparse":
+        name = f"{OURS} {'Embedder' if kind == 'embed' else 'Reranker'}"
+        calls[name], engines[name] = _own(kind, folder, inputs), "native kernels"
+    lengths = _lengths(original, inputs)
+    logger.info("%s %s, %s tokens", f"{len(inputs):,}", "pairs" if kind == "rerank" else "texts", f"{sum(lengths):,}")
+    outputs = {name: call() for name, call in calls.items()}  # a round that does not count
+    products = matrix_products(torch.float32)
+    products()
+    seconds = alternate(
+        calls | {MATRICES: products},
+        rounds,
+        folder.name,
+        clock=time.process_time if processor_time else time.perf_counter,
+    )
+    flops = encoder_flops(encoder_config(_inner(original)), lengths)
+    gflops = MATRIX_FLOPS / median(seconds[MATRICES]) / 1e9
+    runs = []
+    for name in calls:
+        ratios = [base / own for base, own in zip(seconds[BASELINE], seconds[name], strict=True)]
+        middle = median(seconds[name])
+        runs.append(
+            Run(
+                name, engines[name], len(inputs) / middle, sum(lengths) / middle, median(ratios), min(ratios),
+                max(ratios), _agreement(kind, outputs[name], outputs[BASELINE]), flops / middle / 1e9 / gflops,
+            )
+        )  # fmt: skip
+    packages = ("transformers", "sentence-transformers")
+    return Accelerated(
+        folder.resolve().name, kind, len(inputs), sum(lengths), max(lengths), batch_size, used, rounds,
+        processor_time, gflops, tuple(runs), machine(packages),
+    )  # fmt: skip
+
+
+def _kind(folder: Path) -> Kind:
+    if (folder / "modules.json").is_file():
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        if any("SpladePooling" in str(module.get("type")) for module in modules):
+            return "sparse"
+    return "rerank" if read_architecture(folder) == "ModernBertForSequenceClassification" else "embed"
+
+
+def _read(path: Path) -> Sequence[str]:
+    """One text a line of a text file; what `read_texts` finds in others."""
+    if path.suffix == ".txt":
+        try:
+            return path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read as text: {error}.") from None
+    return list(read_texts([str(path)]))
+
+
+def _load(kind: Kind, folder: Path) -> Any:
+    import sentence_transformers
+
+    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
+    levels = [log.level for log in loggers]
+    for log in loggers:
+        log.setLevel(logging.ERROR)  # they would report that they pool by the mean, and list the head that is left out
+    try:
+        model = getattr(sentence_transformers, _CLASSES[kind])(
+            str(folder), device="cpu", model_kwargs={"dtype": torch.float32}
+        )
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)
+    reads = _inner(model).config.max_position_embeddings
+    name = "max_seq_length" if hasattr(type(model), "max_seq_length") else "max_length"  # a reranker before 6
+    setattr(model, name, min(getattr(model, name) or reads, reads))
+    return model
+
+
+def _inner(model: Any) -> Any:
+    inner = next(module for module in model.modules() if hasattr(module, "get_input_embeddings"))
+    return getattr(inner, "model", inner)
+
+
+def _call(kind: Kind, model: Any, inputs: Sequence[Any], batch_size: int) -> Callable[[], npt.NDArray[np.float32]]:
+    options = {"batch_size": batch_size, "show_progress_bar": False}
+    if kind == "rerank":
+        return lambda: model.predict(inputs, **options)
+    if kind == "sparse":
+        return lambda: model.encode(inputs, **options).to_dense().numpy()
+    return lambda: model.encode(inputs, **options)
+
+
+def _own(kind: Kind, folder: Path, inputs: Sequence[Any]) -> Callable[[], npt.NDArray[np.float32]]:
+    if kind == "rerank":
+        from modernbert.tasks.rerank import Reranker
+
+        reranker = Reranker.from_pretrained(folder, device="cpu", dtype=torch.float32)
+        pairs = [(one, two) for one, two in inputs]
+        return lambda: np.asarray(reranker.predict(pairs))
+    from modernbert.tasks.embed import Embedder
+
+    embedder = Embedder.from_pretrained(folder, device="cpu", dtype=torch.float32)
+    return lambda: np.asarray(embedder.encode(list(inputs)))
+
+
+def _lengths(model: Any, inputs: Sequence[Any]) -> list[int]:
+    """Tokens of each input, as the model reads it."""
+    most = getattr(model, "max_seq_length", None) or model.max_length
+    found = model.tokenizer(list(inputs), truncation=True, max_length=most)["input_ids"]
+    return [len(ids) for ids in found]
+
+
+def _agreement(kind: Kind, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    if kind == "rerank":
+        span = float(np.ptp(expected)) or 1.0
+        return 1 - float(np.abs(found - expected).max()) / span
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((found * expected).sum(1) / norms).min())

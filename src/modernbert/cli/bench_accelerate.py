@@ -1,0 +1,72 @@
+"""`modernbert bench accelerate`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from modernbert.cli.console import Json, print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the group `bench`."""
+    app.command(
+        "accelerate",
+        epilog="""Examples:
+
+    modernbert bench accelerate my-embedder --texts passages.txt
+
+    modernbert bench accelerate my-reranker --texts corpus.jsonl.gz --limit 1000 --threads 2 --json""",
+    )(bench_accelerate)
+
+
+def bench_accelerate(
+    folder: Annotated[str, typer.Argument(help="A folder or hub id: embedder, reranker, sparse, or a plain encoder.")],
+    texts: Annotated[Path, typer.Option(help="Texts: one a line of a .txt file, or any file of documents.")],
+    limit: Annotated[int, typer.Option(help="Texts at most.")] = 500,
+    batch_size: Annotated[int, typer.Option(help="Of sentence-transformers, whose own default is 32.")] = 32,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="auto, float32, bfloat16 or int8; may be repeated. auto and int8 unless given."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Counted rounds.")] = 3,
+    threads: Annotated[int | None, typer.Option(help="Threads; all that torch takes unless given.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Of the probe; that of the precision unless given.")] = None,
+    processor_time: Annotated[
+        bool, typer.Option("--processor-time", help="Count the processor's time, where others use the machine too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """sentence-transformers on your texts before and after `accelerate`, and beside our own classes."""
+    from modernbert.bench.accelerate import bench_accelerate as measure
+    from modernbert.errors import ConfigError
+    from modernbert.integrations.backbone import Precision
+
+    wanted = precision or ["auto", "int8"]
+    if unknown := sorted(set(wanted) - set(get_args(Precision))):
+        raise ConfigError(f"There is no precision {unknown[0]!r}; take one of {', '.join(get_args(Precision))}.")
+    found = measure(
+        folder, texts, limit=limit, batch_size=batch_size, precisions=[p for p in get_args(Precision) if p in wanted],
+        rounds=rounds, threads=threads, tolerance=tolerance, processor_time=processor_time,
+    )  # fmt: skip
+    if as_json:
+        print_json(asdict(found))
+        return
+    clock = ", processor time" if found.processor_time else ""
+    what = "pairs" if found.kind == "rerank" else "texts"
+    typer.echo(
+        f"{found.model}: {found.texts:,} {what}, {found.tokens:,} tokens, longest {found.longest}; batches of "
+        f"{found.batch_size}, {found.threads} threads, {found.rounds} rounds{clock}; plain products in fp32 "
+        f"{found.gflops:.0f} GFLOP/s\n"
+    )
+    rows = [
+        (
+            run.name, run.engine, f"{run.texts_per_second:,.1f}", f"{run.tokens_per_second:,.0f}",
+            f"{run.ratio:.2f} x ({run.slowest_ratio:.2f} to {run.fastest_ratio:.2f})", f"{run.of_roofline:.0%}",
+            f"{run.agreement:.5f}",
+        )
+        for run in found.runs
+    ]  # fmt: skip
+    lowest = "agreement" if found.kind == "rerank" else "lowest cosine"
+    print_table(("run", "computed by", f"{what}/s", "tokens/s", "ratio", "of the roofline", lowest), rows)

@@ -1,0 +1,104 @@
+"""`modernbert bench embed` and `bench rerank`: beside sentence-transformers on the same folder and texts."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modernbert.cli.console import Json, print_json, print_table
+
+if TYPE_CHECKING:
+    from modernbert.bench.retrieval import RetrievalReport
+
+app = typer.Typer()
+
+_Model = Annotated[str, typer.Option(help="A model folder that sentence-transformers loads, too.")]
+_Engine = Annotated[list[str] | None, typer.Option("--engine", help="fp32, bf16 or int8; may be repeated.")]
+_Threads = Annotated[int | None, typer.Option(help="Threads of both; all that torch takes unless given.")]
+_Rounds = Annotated[int, typer.Option(help="Counted rounds.")]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many texts.")]
+_Key = Annotated[str, typer.Option(help="The column of texts in tables and JSON.")]
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert bench embed articles.jsonl --model output/embedder --limit 200"""
+)
+def embed(
+    file: Annotated[Path, typer.Argument(help="Texts: one a line, or a table or JSON.")],
+    model: _Model,
+    engine: _Engine = None,
+    threads: _Threads = None,
+    rounds: _Rounds = 3,
+    limit: _Limit = None,
+    text_key: _Key = "text",
+    as_json: Json = False,
+) -> None:
+    """Measure vectors of texts: parity first, then both in turn."""
+    from modernbert.bench.retrieval import bench_embed
+
+    _print(bench_embed(model, _texts(file, text_key, limit), _engines(engine), threads, rounds), as_json)  # type: ignore[arg-type]
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert bench rerank "how do I reset it" documents.jsonl --model output/reranker"""
+)
+def rerank(
+    query: Annotated[str, typer.Argument(help="The query.")],
+    file: Annotated[Path, typer.Argument(help="Documents: one a line, or a table or JSON.")],
+    model: _Model,
+    engine: _Engine = None,
+    threads: _Threads = None,
+    rounds: _Rounds = 3,
+    limit: _Limit = None,
+    text_key: _Key = "text",
+    as_json: Json = False,
+) -> None:
+    """Measure scores of pairs: parity first, then both in turn."""
+    from modernbert.bench.retrieval import bench_rerank
+
+    texts = _texts(file, text_key, limit)
+    _print(bench_rerank(model, query, texts, _engines(engine), threads, rounds), as_json)  # type: ignore[arg-type]
+
+
+def _engines(given: list[str] | None) -> list[str]:
+    from modernbert.errors import ConfigError
+
+    for name in given or ():
+        if name not in ("fp32", "bf16", "int8"):
+            raise ConfigError(f"There is no engine {name!r}; choose fp32, bf16 or int8.")
+    return given or ["fp32", "int8"]
+
+
+def _texts(file: Path, text_key: str, limit: int | None) -> list[str]:
+    from itertools import islice
+
+    from modernbert.search.embed_file import read_rows
+
+    return [row.text for row in islice(read_rows(file, text_key), limit)]
+
+
+def _print(report: "RetrievalReport", as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(report))
+        return
+    typer.echo(f"{report.model}: {report.texts:,} texts, {report.tokens:,} tokens, {report.threads} threads")
+    print_table(
+        ("engine", "texts/s", "tokens/s", "speedup", "error", "least cosine", "memory"),
+        [
+            (
+                one.engine,
+                f"{one.texts_per_second:,.1f}",
+                f"{one.tokens_per_second:,.0f}",
+                f"{one.speedup:.2f} x",
+                f"{one.error:.1e}",
+                "" if one.least_cosine is None else f"{one.least_cosine:.5f}",
+                "" if one.memory_bytes is None else f"{one.memory_bytes / 2**20:,.0f} MiB",
+            )
+            for one in report.engines
+        ],
+    )

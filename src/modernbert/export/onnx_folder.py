@@ -1,0 +1,107 @@
+"""A folder with the ONNX files of a model, as transformers.js, TEI and sentence-transformers look for them."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modernbert.export.graph import require, write_graph
+from modernbert.export.measure import Measurement, Runner, make_batches, measure, our_speed
+from modernbert.export.quantize import VARIANTS, quantize
+from modernbert.export.report import refuse_foreign, report_name, write_report
+from modernbert.export.source import Source, load_source
+from modernbert.files import written_aside
+
+TARGET = "onnx"
+BESIDE = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
+    "sentence_bert_config.json", "config_sentence_transformers.json",
+)  # fmt: skip
+
+
+def export_onnx(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    variants: Sequence[str] = (),
+    kind: str | None = None,
+    texts: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write `onnx/model.onnx` and the `variants` (see `quantize.VARIANTS`) under `output`, and measure them.
+
+    Configuration, tokenizer and the modules of sentence-transformers are copied beside, so that the folder loads by
+    itself. The report that comes back is `export-onnx.json` of the folder too. Nothing is there before all is.
+
+    Raises:
+        CheckpointError: there is no such model.
+        ConfigError: a package is missing, or there is no such kind.
+        DataError: a file of another origin would be overwritten, or the model has no tokenizer.
+    """
+    require(("onnx", "onnxscript", "onnxruntime"), "An ONNX export")
+    output = Path(output)
+    variants = sorted(variants, key=list(VARIANTS).index)
+    names = {"fp32": "model.onnx"} | {variant: VARIANTS[variant][0] for variant in variants}
+    refuse_foreign(output, TARGET, [f"onnx/{name}" for name in names.values()])
+    source = load_source(folder, kind)
+    beside = companions(source.folder, output)
+    refuse_foreign(output, TARGET, beside)
+    batches = make_batches(source, texts)
+    with written_aside(output) as partial:
+        graphs = partial / "onnx"
+        graphs.mkdir()
+        write_graph(source.padded(), source.outputs, graphs / names["fp32"])
+        for variant in variants:
+            if variant == "q8" and "int8" in variants:
+                shutil.copyfile(graphs / names["int8"], graphs / names[variant])
+            else:
+                quantize(graphs / names["fp32"], variant, graphs / names[variant])
+        ours = our_speed(source, batches)
+        found: list[Measurement] = []
+        for name in names.values():
+            size = sum(path.stat().st_size for path in graphs.glob(f"{name}*")) / 1e6
+            found.append(measure(source, batches, session(graphs / name), f"onnx/{name}", size, ours))
+        copy_companions(source, partial, beside)
+        files = [*beside, *(str(path.relative_to(partial)) for path in sorted(graphs.iterdir()))]
+        return write_report(
+            partial, TARGET, source.folder, source.kind.name, [*files, report_name(TARGET)], found,
+            ("onnx", "onnxscript", "onnxruntime"), outputs=list(source.outputs), ours_tokens_per_second=ours,
+        )  # fmt: skip
+
+
+def session(path: Path) -> Runner:
+    """What runs an ONNX file on the CPU, in as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in opened.get_outputs()]
+
+    def run(ids: Any, mask: Any) -> dict[str, np.ndarray[Any, Any]]:
+        return dict(zip(names, opened.run(None, {"input_ids": ids, "attention_mask": mask}), strict=True))
+
+    return run
+
+
+def companions(folder: Path, output: Path) -> list[str]:
+    """Files beside the weights that go with an export, where they are not the model's own folder already."""
+    if output.resolve() == folder.resolve():
+        return []
+    names = [name for name in BESIDE if (folder / name).is_file()]
+    return names + [
+        str(path.relative_to(folder))
+        for place in sorted(folder.glob("[0-9]*_*"))
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    ]
+
+
+def copy_companions(source: Source, partial: Path, names: Sequence[str]) -> None:
+    """Copy them; config.json names the architecture that the graph is."""
+    for name in names:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.folder / name, partial / name)

@@ -1,0 +1,418 @@
+"""Retrieval models on packed tokens: one vector, one score, a vector for each token, or a weight for each word.
+
+Each is loaded from and saved as a folder that sentence-transformers loads too; `settings` is what the folder says
+beside the weights.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modernbert.errors import CheckpointError
+from modernbert.model.config import EncoderConfig
+from modernbert.model.encoder import Encoder, filled_rows
+from modernbert.model.expansion import encode_with_unseen
+from modernbert.model.folder import (
+    Pretrained,
+    check_numbers,
+    common_dtype,
+    find_folder,
+    read_architecture,
+    read_tensors,
+)
+from modernbert.model.heads import MaskedLM, SequenceClassifier
+from modernbert.model.init import initialize
+from modernbert.model.pooling import Pooling
+from modernbert.model.retrieval_folder import read_dense, read_modules, read_multi_vector, read_rerank, read_sparse
+from modernbert.model.retrieval_saving import write_retrieval_folder
+from modernbert.model.retrieval_settings import (
+    Activation,
+    DenseSettings,
+    MultiVectorSettings,
+    Projection,
+    RerankSettings,
+    RetrievalSettings,
+    SparseSettings,
+)
+from modernbert.model.sparse_pooling import highest_logits, summed_activations
+from modernbert.packed import Sequences
+
+COLBERT_DIMENSIONS = 128  # of a vector for each token, where no folder says another number (arXiv 2004.12832)
+
+ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {
+    "Identity": nn.Identity,
+    "Tanh": nn.Tanh,
+    "ReLU": nn.ReLU,
+    "GELU": nn.GELU,
+    "SiLU": nn.SiLU,
+    "Sigmoid": nn.Sigmoid,
+}
+
+
+class Dense(nn.Module):
+    """A linear layer with an activation and perhaps a residual; parameter names are those of sentence-transformers."""
+
+    def __init__(self, settings: Projection) -> None:
+        super().__init__()
+        self.linear = nn.Linear(settings.in_features, settings.out_features, bias=settings.bias)
+        self.activation = ACTIVATIONS[settings.activation]()
+        self.add_input = settings.residual
+        same = settings.in_features == settings.out_features
+        self.residual = (
+            nn.Linear(settings.in_features, settings.out_features, bias=False)
+            if settings.residual and not same
+            else nn.Identity()
+        )
+
+    def forward(self, x: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
+        x = x.to(self.linear.weight.dtype)
+        y = self.activation(self.linear(x))
+        return y + self.residual(x) if self.add_input else y
+
+
+class DenseEncoder(Pretrained):
+    """One vector for each text: the encoder, pooling, projections, and unit length where the settings say so.
+
+    From the folder of a plain encoder or masked language model it pools as `settings` say (mean unless given).
+    """
+
+    architecture: ClassVar[str] = "ModernBertModel"
+
+    def __init__(self, config: EncoderConfig, settings: DenseSettings | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.settings = settings or DenseSettings()
+        self.model = Encoder(config)
+        self.pooling = Pooling(self.settings.pooling, self.settings.include_prompt)
+        self.projections = _projections(
+            self.settings.projections, config.hidden_size * len(self.settings.pooling), "projections"
+        )
+
+    @property
+    def dimensions(self) -> int:
+        """The length of a vector."""
+        projections = self.settings.projections
+        pooled = self.config.hidden_size * len(self.settings.pooling)
+        return projections[-1].out_features if projections else pooled
+
+    def forward(
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, prompt_tokens: int = 0
+    ) -> Float[Tensor, "sequences dimensions"]:
+        """The vectors, in fp32. `prompt_tokens`: length of the prompt with [CLS], for models that do not pool it."""
+        x = self.pooling(self.model(tokens, sequences), sequences, prompt_tokens)
+        x = self.projections(x).float()
+        return F.normalize(x, dim=-1) if self.settings.normalize else x
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        changes: Mapping[str, Any] | None = None,
+        settings: DenseSettings | None = None,
+    ) -> Self:
+        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
+
+        In a folder without modules, that of a plain encoder, the projections of `settings` are reinitialized.
+
+        Raises:
+            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
+        """
+        folder = find_folder(source, revision, token, cache_dir, local_files_only)
+        settings = settings or read_dense(folder)
+        encoder = Encoder.from_pretrained(folder, dtype=dtype, device=device, changes=changes)
+        model = cls._around(encoder, settings)
+        model._fill_projections(folder)
+        return model.eval()
+
+    def _fill_projections(self, folder: Path) -> None:
+        """The weights of a folder's projections, or fresh ones where it has no module."""
+        if read_modules(folder):
+            _load_projections(self.projections, folder)
+            return
+        for dense in self.projections:
+            initialize(dense, self.config)
+
+    @classmethod
+    def _around(cls, encoder: Encoder, settings: Any) -> Self:
+        weight = encoder.embeddings.tok_embeddings.weight
+        with torch.device("meta"):
+            model = cls(encoder.config, settings)
+        model.model = encoder
+        model.projections.to_empty(device=weight.device).to(weight.dtype)
+        model.tokenizer_source = encoder.tokenizer_source
+        return model
+
+    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
+        """Write a folder that this package, sentence-transformers, TEI, vLLM and llama.cpp load.
+
+        Raises:
+            DataError: `folder` is a file, or its config.json is not that of a model.
+            CheckpointError: it cannot be written, and what was there before is untouched.
+        """
+        _save(self, self.model.state_dict(), self.projections, folder, tokenizer, int8)
+
+
+class CrossEncoder(SequenceClassifier):
+    """A score for each pair of texts, `[CLS] query [SEP] document [SEP]`: logits, before the activation.
+
+    From a folder without a classifier, the classifier is reinitialized with one output.
+    """
+
+    def __init__(self, config: EncoderConfig, settings: RerankSettings | None = None) -> None:
+        super().__init__(config)
+        self.settings = settings or RerankSettings()
+
+    @property
+    def activation(self) -> nn.Module:
+        """What is applied to the logits when scores are asked for."""
+        default: Activation = "Sigmoid" if len(self.config.labels) == 1 else "Identity"
+        return ACTIVATIONS[self.settings.activation or default]()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        changes: Mapping[str, Any] | None = None,
+        settings: RerankSettings | None = None,
+    ) -> Self:
+        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
+
+        Raises:
+            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
+        """
+        folder = find_folder(source, revision, token, cache_dir, local_files_only)
+        settings = settings or read_rerank(folder)
+        if read_architecture(folder) != cls.architecture:
+            changes = {"id2label": {0: "LABEL_0"}, "problem_type": None} | dict(changes or {})
+        model = super().from_pretrained(folder, dtype=dtype, device=device, changes=changes)
+        model.settings = settings
+        return model
+
+    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
+        """Write a folder that this package, `CrossEncoder` of every version, TEI and vLLM load.
+
+        Raises:
+            DataError: `folder` is a file, or its config.json is not that of a model.
+            CheckpointError: it cannot be written, and what was there before is untouched.
+        """
+        _save(self, self.state_dict(), None, folder, tokenizer, int8)
+
+
+class MultiVectorEncoder(DenseEncoder):
+    """A vector for each token, for late interaction (ColBERT, arXiv 2004.12832).
+
+    From the folder of a plain encoder a projection to 128 dimensions is reinitialized.
+    """
+
+    settings: MultiVectorSettings  # type: ignore[assignment]
+
+    def __init__(self, config: EncoderConfig, settings: MultiVectorSettings | None = None) -> None:
+        Pretrained.__init__(self)
+        self.config = config
+        self.settings = settings or MultiVectorSettings()
+        self.model = Encoder(config)
+        self._unpacked: tuple[Encoder, ...] = ()  # a tuple, so that its parameters are not counted twice
+        self.projections = _projections(self.settings.projections, config.hidden_size, "projections")
+
+    @property
+    def dimensions(self) -> int:
+        """The length of a token's vector."""
+        projections = self.settings.projections
+        return projections[-1].out_features if projections else self.config.hidden_size
+
+    @property
+    def has_unseen(self) -> bool:
+        """Whether queries end with tokens that no token attends to."""
+        return self.settings.expansion is not None and not self.settings.expansion.attend
+
+    def keep_unpacked(self) -> None:
+        """Keep the encoder for queries with unseen tokens, before one that cannot do this takes its place."""
+        assert isinstance(self.model, Encoder)
+        self._unpacked = (self.model,)
+
+    def forward(  # type: ignore[override]
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, seen: Bool[Tensor, "tokens"] | None = None
+    ) -> Float[Tensor, "tokens dimensions"]:
+        """The vector of each token, in fp32. Where `seen` is given, nothing attends to the other tokens."""
+        if seen is None:
+            x = self.model(tokens, sequences)
+        else:
+            encoder = self._unpacked[0] if self._unpacked else self.model
+            x = encode_with_unseen(encoder, tokens, sequences, seen)
+        count = len(x)
+        x = self.projections(filled_rows(x))[:count].float()
+        return F.normalize(x, dim=-1) if self.settings.normalize else x
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        changes: Mapping[str, Any] | None = None,
+        settings: MultiVectorSettings | None = None,
+    ) -> Self:
+        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
+
+        A folder without any module is that of a plain encoder: the projection of `settings`, to 128 dimensions unless
+        they say otherwise, is reinitialized then.
+
+        Raises:
+            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
+        """
+        folder = find_folder(source, revision, token, cache_dir, local_files_only)
+        plain = not read_modules(folder)
+        settings = settings or read_multi_vector(folder)
+        encoder = Encoder.from_pretrained(folder, dtype=dtype, device=device, changes=changes)
+        if plain and not settings.projections:
+            projection = Projection(
+                in_features=encoder.config.hidden_size,
+                out_features=COLBERT_DIMENSIONS,
+                bias=False,
+                activation="Identity",
+            )
+            settings = settings.model_copy(update={"projections": (projection,)})
+        model = cls._around(encoder, settings)
+        model._fill_projections(folder)
+        return model.eval()
+
+
+class SparseEncoder(MaskedLM):
+    """A weight of at least 0 for each entry of the vocabulary: log(1 + relu) of the largest logit of a text's tokens.
+
+    No (tokens, vocab) tensor is ever in memory. Any masked language model is one to begin with.
+    """
+
+    def __init__(self, config: EncoderConfig, settings: SparseSettings | None = None) -> None:
+        super().__init__(config)
+        self.settings = settings or SparseSettings()
+
+    @property
+    def dimensions(self) -> int:
+        """The size of the vocabulary."""
+        return self.config.vocab_size
+
+    def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences vocab"]:
+        """The weights, in fp32; zeros for an empty sequence."""
+        x = self.model(tokens, sequences)
+        x = self.head(filled_rows(x))[: len(x)]
+        weight, bias = self.decoder.weight, self.decoder.bias
+        twice = self.settings.activation == "log1p_relu"
+        if self.settings.pooling == "sum":
+            return summed_activations(x, weight, bias, sequences, twice)
+        weights = highest_logits(x, weight, bias, sequences).float().relu().log1p()
+        return weights.log1p() if twice else weights
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        changes: Mapping[str, Any] | None = None,
+        settings: SparseSettings | None = None,
+    ) -> Self:
+        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
+
+        Raises:
+            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
+        """
+        folder = find_folder(source, revision, token, cache_dir, local_files_only)
+        settings = settings or read_sparse(folder)
+        model = super().from_pretrained(folder, dtype=dtype, device=device, changes=changes)
+        model.settings = settings
+        return model
+
+    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
+        """Write a folder that this package and `SparseEncoder` of sentence-transformers load.
+
+        Raises:
+            DataError: `folder` is a file, or its config.json is not that of a model.
+            CheckpointError: it cannot be written, and what was there before is untouched.
+        """
+        tensors = {name: x for name, x in self.state_dict().items() if name not in self.tied}
+        _save(self, tensors, None, folder, tokenizer, int8)
+
+
+RetrievalModel = DenseEncoder | CrossEncoder | MultiVectorEncoder | SparseEncoder
+
+
+def _projections(settings: tuple[Projection, ...], width: int, where: str) -> nn.Sequential:
+    for number, one in enumerate(settings):
+        if one.in_features != width:
+            raise CheckpointError(
+                f"{where}: layer {number + 1} reads {one.in_features} features, but is given {width}; its in_features "
+                "is wrong, or this is the folder of another model."
+            )
+        width = one.out_features
+    return nn.Sequential(*(Dense(one) for one in settings))
+
+
+def _load_projections(projections: nn.Sequential, folder: Path) -> None:
+    """Weights of the modules `Dense` of a folder, in their order."""
+    dense = [module for module in read_modules(folder) if module.kind == "Dense"]
+    if len(dense) != len(projections):
+        raise CheckpointError(f"{folder} has {len(dense)} Dense modules, but the settings ask for {len(projections)}.")
+    for module, target in zip(dense, projections, strict=True):
+        tensors = read_tensors(module.folder)
+        wanted = target.state_dict()
+        found = {name: tuple(x.shape) for name, x in tensors.items()}
+        if found != {name: tuple(x.shape) for name, x in wanted.items()}:
+            raise CheckpointError(
+                f"{module.folder} does not hold the Dense layer that its config.json describes: {found}."
+            )
+        common_dtype(tensors, module.folder)
+        like = next(iter(wanted.values()))
+        check_numbers(tensors, like.dtype, module.folder)
+        target.load_state_dict(tensors)
+
+
+def _save(
+    model: RetrievalModel,
+    tensors: Mapping[str, Tensor],
+    projections: nn.Sequential | None,
+    folder: str | Path,
+    tokenizer: str | Path | None,
+    int8: bool,
+) -> None:
+    settings: RetrievalSettings = model.settings
+    dense = [one.state_dict() for one in projections or ()]
+    write_retrieval_folder(
+        Path(folder),
+        model.architecture,
+        model.config,
+        settings,
+        tensors,
+        dense,
+        tokenizer or model.tokenizer_source,
+        int8,
+    )

@@ -1,0 +1,200 @@
+"""Vectors of the texts of a file, written as .npy or Parquet; shards lie beside until all are there."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from modernbert.errors import ConfigError, DataError
+from modernbert.files import locked, replaced_file
+from modernbert.installation import install_command
+from modernbert.progress import Progress
+from modernbert.search.model_hash import model_hash
+from modernbert.search.stages import merge_rows
+from modernbert.tasks.embed import Embedder
+from modernbert.tasks.quantization import Precision, quantize
+from modernbert.text.opening import read_lines
+from modernbert.text.records import RejectedRecord, format_of, read_file
+
+if TYPE_CHECKING:
+    from modernbert.corpus.executors import Machines
+
+ROWS_AT_ONCE = 2048  # of a shard, which is what a stop can lose
+_IDS = ("_id", "id", "docid", "doc_id")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text, its id (its own, or its number from 0), and where it stands."""
+
+    id: str
+    text: str
+    origin: str
+
+
+def read_rows(path: Path, text_key: str = "text") -> Iterator[Row]:
+    """The texts of a file: a line each, or the column `text_key` of a table or JSON.
+
+    Raises:
+        DataError: there is no such file or column, or a text is empty; row n of the results must be text n.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    kind = format_of(path)
+    if kind not in ("jsonl", "json", "csv", "tsv", "parquet"):
+        for number, line in read_lines(path):
+            yield _row(line.rstrip("\r\n"), str(number - 1), f"{path}:{number}")
+        return
+    for count, record in enumerate(read_file(path, kind)):
+        if isinstance(record, RejectedRecord):
+            raise record.error()
+        if text_key not in record.values:
+            raise DataError(
+                f"{record.origin}: there is no column {text_key!r}; there are {', '.join(map(str, record.values))}: "
+                "name it with --text-key."
+            )
+        name = next((str(record.values[key]) for key in _IDS if record.values.get(key) is not None), str(count))
+        yield _row(record.values[text_key], name, str(record.origin))
+
+
+def embed_file(
+    file: Path,
+    model: str,
+    output: Path,
+    *,
+    text_key: str = "text",
+    prompt_name: str | None = None,
+    truncate_dim: int | None = None,
+    normalize: bool = False,
+    precision: Precision = "float32",
+    chunk: bool = False,
+    device: str = "auto",
+    int8: bool = False,
+    machines: "Machines | None" = None,
+) -> dict[str, Any]:
+    """Write a vector for each text; how many there are, and of what.
+
+    Shards of fp32 vectors lie in a folder beside `output` until they are all there: a stopped run with the same
+    settings goes on, and gives the same bytes. int8 and uint8 are calibrated on the vectors of the first shard.
+
+    With `machines` the shards are made by several processes, jobs of Slurm or tasks of Ray; the bytes are the same.
+
+    Raises:
+        DataError: a text is empty or missing, or a stopped run had other settings.
+        ConfigError: `output` is neither .npy nor .parquet, or there is no such precision.
+    """
+    if output.suffix not in (".npy", ".parquet"):
+        raise ConfigError(f"{output} should end with .npy or .parquet.")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"There is no precision {precision!r}; there are {', '.join(get_args(Precision))}.")
+    settings = {
+        "file": str(file.resolve()),
+        "size": file.stat().st_size if file.is_file() else 0,
+        "changed": file.stat().st_mtime_ns if file.is_file() else 0,
+        "model": model_hash(model),
+        "text_key": text_key,
+        "prompt_name": prompt_name,
+        "truncate_dim": truncate_dim,
+        "normalize": normalize,
+        "chunk": chunk,
+        "int8": int8,
+    }
+    parts = output.with_name(f"{output.name}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    with locked(parts):
+        _begin(parts, settings)
+        if machines is not None:
+            from modernbert.search.embed_on_machines import run_on_machines
+
+            run_on_machines(parts, file, model, settings, device, machines)
+        count = write_shards(parts, file, model, settings, device)
+        if not count:
+            shutil.rmtree(parts)
+            raise DataError(f"{file} holds no text.")
+        shards = sorted(parts.glob("*.npz"))
+        with np.load(shards[0]) as first:
+            calibration = first["vectors"]
+        (_write_npy if output.suffix == ".npy" else _write_parquet)(shards, output, precision, calibration)
+        dimensions = int(calibration.shape[1])
+        shutil.rmtree(parts)
+    return {"output": str(output), "vectors": count, "dimensions": dimensions, "precision": precision}
+
+
+def _row(text: object, name: str, origin: str) -> Row:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{origin}: the text is {'empty' if isinstance(text, str) else 'missing'}; leave the line out.")
+    return Row(name, text, origin)
+
+
+def _begin(parts: Path, settings: dict[str, Any]) -> None:
+    path = parts / "settings.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+        raise DataError(f"{parts} holds shards of a run with other settings; give the same ones again, or remove it.")
+    with replaced_file(path) as partial:
+        partial.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def write_shards(
+    parts: Path, file: Path, model: str, settings: dict[str, Any], device: str, rank: int = 0, world: int = 1
+) -> int:
+    """The shards that are not there yet, each `world`-th from number `rank` on; how many texts there are in all.
+
+    The model loads only if there is a shard to make.
+    """
+    rows = read_rows(file, settings["text_key"])
+    embedder: Embedder | None = None
+    total = 0
+    with Progress(unit=" texts", desc="embedding", disable=world > 1) as bar:
+        while shard := list(islice(rows, ROWS_AT_ONCE)):
+            path = parts / f"{total:012d}.npz"
+            if not path.is_file() and total // ROWS_AT_ONCE % world == rank:
+                embedder = embedder or Embedder.from_pretrained(model, device=device, int8=settings["int8"])
+                encode = embedder.encode_document if settings["prompt_name"] is None else embedder.encode
+                options = {"prompt_name": settings["prompt_name"]} if settings["prompt_name"] is not None else {}
+                vectors = encode(
+                    [row.text for row in shard], truncate_dim=settings["truncate_dim"],
+                    normalize_embeddings=settings["normalize"], chunk=settings["chunk"], **options,
+                )  # fmt: skip
+                with replaced_file(path) as partial, partial.open("wb") as to:
+                    np.savez(to, vectors=vectors, ids=np.array([row.id for row in shard], dtype=np.str_))
+            total += len(shard)
+            bar.update(len(shard))
+    return total
+
+
+def _write_npy(shards: Sequence[Path], output: Path, precision: Precision, calibration: Any) -> None:
+    with replaced_file(output) as partial:
+        if precision == "float32":
+            merge_rows(shards, "vectors", partial)
+            return
+        packed = []
+        for path in shards:
+            with np.load(path) as arrays:
+                packed.append(quantize(arrays["vectors"], precision, calibration))
+        with partial.open("wb") as file:
+            np.save(file, np.concatenate(packed))
+
+
+def _write_parquet(shards: Sequence[Path], output: Path, precision: Precision, calibration: Any) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"Parquet needs pyarrow: {install_command('corpus')}.") from None
+    with replaced_file(output) as partial:
+        writer = None
+        for path in shards:
+            with np.load(path) as arrays:
+                ids, vectors = arrays["ids"].tolist(), quantize(arrays["vectors"], precision, calibration)
+            flat = pyarrow.array(vectors.reshape(-1))
+            column = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+            table = pyarrow.table({"id": ids, "vector": column})
+            writer = writer or parquet.ParquetWriter(partial, table.schema)
+            writer.write_table(table)
+        assert writer is not None, "there is a shard"
+        writer.close()

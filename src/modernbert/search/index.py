@@ -1,0 +1,131 @@
+"""Search in an index: one stage, or several with their ranks added up, and the best ones reranked."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from modernbert.errors import ConfigError, DataError
+from modernbert.search.build import BUILDING, FORMAT, MANIFEST, Models, open_stages
+from modernbert.search.model_hash import model_hash
+from modernbert.search.passages import Passage, Passages
+from modernbert.search.stages import Found, Method, Stage
+from modernbert.tasks.rerank import Reranker
+
+_RANK_CONSTANT = 60  # of reciprocal rank fusion (Cormack et al. 2009)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found, with its place from 1 on, and the score that put it there."""
+
+    rank: int
+    score: float
+    number: int  # of the passage in the index
+    passage: Passage
+
+
+class Index:
+    """An index on disk, searched where it lies. Its models load when they are first needed."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], device: str = "auto") -> None:
+        self.folder, self.manifest, self.device = folder, manifest, device
+        self.passages = Passages(folder)
+        self._stages: dict[Method, Stage] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path, device: str = "auto") -> Self:
+        """Open an index.
+
+        Raises:
+            DataError: there is none, it is not complete, or another version wrote it.
+        """
+        folder = Path(folder)
+        path = folder / MANIFEST
+        if not path.is_file():
+            unfinished = (folder / BUILDING).is_dir()
+            hint = (
+                "it is not complete: give `modernbert search index` again" if unfinished else "it has no manifest.json"
+            )
+            raise DataError(f"{folder} is not an index: {hint}.")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest.get("format") != FORMAT:
+            raise DataError(f"{folder} has the form {manifest.get('format')!r}, not {FORMAT}; make the index again.")
+        return cls(folder, manifest, device)
+
+    @property
+    def methods(self) -> list[Method]:
+        """The stages that this index has."""
+        return [*self.manifest["models"], *(["bm25"] if self.manifest["bm25"] else [])]
+
+    def search(
+        self,
+        queries: Sequence[str],
+        method: Method | Literal["hybrid", "auto"] = "auto",
+        *,
+        top_k: int = 10,
+        reranker: Reranker | None = None,
+        candidates: int = 100,
+    ) -> list[list[Hit]]:
+        """The best passages of each query. `hybrid` adds up the reciprocal ranks of all stages; `auto` is hybrid
+        where there are several. A reranker reads the best `candidates`, which is also what each stage gives to hybrid.
+
+        Raises:
+            ConfigError: the index has no such stage.
+            DataError: a model is not the one that the index was made with.
+        """
+        wanted = self._wanted(method)
+        count = max(top_k, candidates) if reranker is not None or len(wanted) > 1 else top_k
+        ranked = [self._stage(one).search(self.folder, queries, count) for one in wanted]
+        found = []
+        for number, query in enumerate(queries):
+            rankings = [each[number] for each in ranked]
+            pairs = _pairs(rankings[0]) if len(rankings) == 1 else fuse(rankings)
+            if reranker is not None and pairs:
+                pairs = self._reranked(query, pairs[:candidates], reranker)
+            best = pairs[:top_k]
+            found.append([Hit(rank, score, place, self.passages[place]) for rank, (place, score) in enumerate(best, 1)])
+        return found
+
+    def _wanted(self, method: str) -> list[Method]:
+        if method in ("auto", "hybrid"):
+            if method == "hybrid" and len(self.methods) < 2:
+                raise ConfigError(f"{self.folder} has only {self.methods[0]}; hybrid needs two stages.")
+            return self.methods
+        chosen = [one for one in self.methods if one == method]
+        if not chosen:
+            raise ConfigError(f"{self.folder} has no {method!r}; it has {', '.join(self.methods)}.")
+        return chosen
+
+    def _stage(self, method: Method) -> Stage:
+        if method not in self._stages:
+            models = Models(bm25=method == "bm25")
+            if method != "bm25":
+                recorded = self.manifest["models"][method]
+                if model_hash(recorded["path"]) != recorded["hash"]:
+                    raise DataError(
+                        f"{recorded['path']} has changed since {self.folder} was made; make the index again."
+                    )
+                models = Models(bm25=False, **{method: recorded["path"]})
+            manifest = self.manifest
+            [self._stages[method]] = open_stages(models, self.device, manifest["int8"], manifest["approximate"])
+        return self._stages[method]
+
+    def _reranked(self, query: str, pairs: Sequence[tuple[int, float]], reranker: Reranker) -> list[tuple[int, float]]:
+        texts = [self.passages[place].text for place, _ in pairs]
+        return [(pairs[one["corpus_id"]][0], one["score"]) for one in reranker.rank(query, texts)]
+
+
+def fuse(rankings: Iterable[Found]) -> list[tuple[int, float]]:
+    """Reciprocal rank fusion: each ranking gives 1 / (60 + rank) to what it has found."""
+    scores: dict[int, float] = defaultdict(float)
+    for numbers, _ in rankings:
+        for rank, number in enumerate(numbers.tolist(), 1):
+            scores[number] += 1 / (_RANK_CONSTANT + rank)
+    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def _pairs(found: Found) -> list[tuple[int, float]]:
+    return list(zip(found[0].tolist(), found[1].tolist(), strict=True))

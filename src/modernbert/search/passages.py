@@ -1,0 +1,132 @@
+"""Passages: texts cut to what is found and shown at once, on disk, each read without the others."""
+
+import glob
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from modernbert.errors import DataError
+from modernbert.progress import Progress
+from modernbert.text.opening import UnreadableError, find_files, read_lines
+from modernbert.text.records import RejectedRecord, format_of, read_file
+
+logger = logging.getLogger(__name__)
+
+Cutter = Callable[[str], list[str]]
+
+TEXTS, OFFSETS = "passages.jsonl", "passages.offsets.npy"
+_IDS = ("_id", "id", "docid", "doc_id")
+_CHARACTERS, _SHARED_CHARACTERS = 1200, 200  # of a passage where no tokenizer cuts
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a document; `id` is the document's own, or the place of its text."""
+
+    id: str
+    part: int  # from 0
+    source: str
+    text: str
+
+
+class Passages(Sequence[Passage]):
+    """The passages of an index, read one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
+        self._bytes = np.memmap(folder / TEXTS, dtype=np.uint8, mode="r")
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Passage]: ...
+    def __getitem__(self, index: int | slice) -> Passage | list[Passage]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        begin, end = int(self._offsets[index]), int(self._offsets[index + 1])
+        return Passage(**json.loads(self._bytes[begin:end].tobytes()))
+
+
+def write_passages(folder: Path, sources: Sequence[str], cut: Cutter, text_key: str = "text") -> int:
+    """Write the passages of files and folders; how many there are. What has no text is counted and left out.
+
+    Raises:
+        DataError: there is no such file, or no text at all.
+    """
+    offsets = [0]
+    left_out = 0
+    with (folder / TEXTS).open("wb") as file, Progress(unit=" passages", desc="reading texts") as bar:
+        for found in _documents(sources, text_key):
+            if found is None:
+                left_out += 1
+                continue
+            identifier, source, text = found
+            for part, piece in enumerate(cut(text)):
+                line = json.dumps(asdict(Passage(identifier, part, source, piece)), ensure_ascii=False) + "\n"
+                offsets.append(offsets[-1] + file.write(line.encode("utf-8")))
+                bar.update()
+    if left_out:
+        logger.warning("%d documents without text (in the column %r, of tables) were left out.", left_out, text_key)
+    if len(offsets) == 1:
+        raise DataError(f"{', '.join(sources)}: there is no text; is {text_key!r} the name of the text column?")
+    np.save(folder / OFFSETS, np.array(offsets, dtype=np.uint64))
+    return len(offsets) - 1
+
+
+def cut_characters(text: str) -> list[str]:
+    """Parts of some hundred words, cut at white space where there is some."""
+    parts: list[str] = []
+    begin = 0
+    while begin < len(text):
+        end = min(len(text), begin + _CHARACTERS)
+        if end < len(text) and (space := text.rfind(" ", begin + _CHARACTERS // 2, end)) > 0:
+            end = space
+        parts.append(text[begin:end])
+        if end == len(text):
+            break
+        begin = max(begin + 1, end - _SHARED_CHARACTERS)
+    return [part for part in parts if part.strip()]
+
+
+def source_files(sources: Sequence[str]) -> list[list[object]]:
+    """Path, size and time of change of each file: what tells whether the sources are still the same."""
+    files = find_files([source if Path(source).is_dir() else _escaped(source) for source in sources])
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def _escaped(source: str) -> str:
+    return glob.escape(source) if Path(source).is_file() else source
+
+
+def _documents(sources: Sequence[str], text_key: str) -> Iterator[tuple[str, str, str] | None]:
+    """Id, place and text of each document, or None where there is no text."""
+    for path, *_ in source_files(sources):
+        file = Path(str(path))
+        kind = format_of(file)
+        try:
+            if kind not in ("jsonl", "json", "csv", "tsv", "parquet"):
+                text = "".join(line for _, line in read_lines(file))
+                yield (file.name, str(file), text) if text.strip() else None
+                continue
+            for record in read_file(file, kind):
+                if isinstance(record, RejectedRecord):
+                    yield None
+                    continue
+                value, title = record.values.get(text_key), record.values.get("title")
+                if not isinstance(value, str) or not value.strip():
+                    yield None
+                    continue
+                identifier = next((record.values[key] for key in _IDS if record.values.get(key)), record.origin)
+                whole = f"{title}\n{value}" if isinstance(title, str) and title.strip() else value
+                yield str(identifier), str(record.origin), whole
+        except UnreadableError as error:
+            logger.warning("%s: not read (%s).", error.origin, error.reason)
+            yield None

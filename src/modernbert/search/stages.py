@@ -1,0 +1,267 @@
+"""First stages of a search: dense vectors, sparse weights, late interaction, BM25. How each is stored and searched."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modernbert.errors import ConfigError, DataError
+from modernbert.installation import install_command
+from modernbert.search.words import words_of
+from modernbert.tasks.embed import Embedder
+from modernbert.tasks.multi_vector import MultiVectorEmbedder, max_similarity
+from modernbert.tasks.similarity import similarity
+from modernbert.tasks.sparse import SparseEmbedder
+
+Method = Literal["dense", "sparse", "late", "bm25"]
+Arrays = dict[str, npt.NDArray[Any]]
+Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]  # numbers of passages, best first, and their scores
+
+_ROWS_AT_ONCE = 1 << 16
+_TOKENS_AT_ONCE = 1 << 17
+
+
+class Stage(ABC):
+    """What is computed of passages, shard by shard, merged into files, and searched there."""
+
+    method: ClassVar[Method]
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        """What is kept of some passages."""
+
+    @abstractmethod
+    def merge(self, shards: Sequence[Path], folder: Path) -> None:
+        """The files of the index, from those of the shards (.npz) in their order."""
+
+    @abstractmethod
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+        """The best passages of each query, at most `count`."""
+
+
+class DenseStage(Stage):
+    """One vector for each passage, all compared (exact), block by block from the disk.
+
+    With `approximate` a graph (HNSW, arXiv 1603.09320, of the package usearch) is searched instead, for millions.
+
+    Raises:
+        ConfigError: `approximate`, and the vectors of the model are compared by a distance.
+    """
+
+    method = "dense"
+    _FILE = "dense.npy"
+    _GRAPH = "dense.usearch"
+
+    def __init__(self, model: Embedder, approximate: bool = False) -> None:
+        self.model, self.approximate = model, approximate
+        self._unit = model.model.settings.similarity == "cosine"
+        if approximate and model.model.settings.similarity not in ("cosine", "dot"):
+            raise ConfigError(
+                f"An approximate index is for vectors compared by cosine or dot, not {model.model.settings.similarity}."
+            )
+
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        return {"vectors": self.model.encode_document(list(texts), normalize_embeddings=self._unit)}
+
+    def merge(self, shards: Sequence[Path], folder: Path) -> None:
+        merge_rows(shards, "vectors", folder / self._FILE)
+        if not self.approximate:
+            return
+        vectors = np.load(folder / self._FILE, mmap_mode="r")
+        graph = _usearch()(ndim=vectors.shape[1], metric="ip", dtype="f32")
+        for begin in range(0, len(vectors), _ROWS_AT_ONCE):
+            block = np.array(vectors[begin : begin + _ROWS_AT_ONCE])
+            graph.add(np.arange(begin, begin + len(block)), block)
+        graph.save(str(folder / self._GRAPH))
+
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+        wanted = self.model.encode_query(list(queries), normalize_embeddings=self._unit)
+        if self.approximate:
+            graph = _usearch().restore(str(folder / self._GRAPH), view=True)
+            matches = [graph.search(query, count) for query in wanted]
+            return [(one.keys.astype(np.int64), -one.distances.astype(np.float32) + 1) for one in matches]
+        vectors = np.load(folder / self._FILE, mmap_mode="r")
+        name = "dot" if self._unit else self.model.model.settings.similarity
+        best = [_Best(count) for _ in queries]
+        for begin in range(0, len(vectors), _ROWS_AT_ONCE):
+            block = torch.from_numpy(np.array(vectors[begin : begin + _ROWS_AT_ONCE]))
+            for one, scores in zip(best, similarity(wanted, block, name).numpy(), strict=True):
+                one.add(begin, scores)
+        return [one.found() for one in best]
+
+
+class SparseStage(Stage):
+    """An inverted index: for each entry of the vocabulary the passages that have a weight for it."""
+
+    method = "sparse"
+
+    def __init__(self, model: SparseEmbedder) -> None:
+        self.model = model
+
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        weights = self.model.encode_document(list(texts))
+        rows, columns = weights.indices().numpy()
+        return {
+            "rows": rows.astype(np.int32),
+            "columns": columns.astype(np.int32),
+            "weights": weights.values().numpy(),
+            "count": np.array(len(texts)),
+        }
+
+    def merge(self, shards: Sequence[Path], folder: Path) -> None:
+        before, parts = 0, []
+        for path in shards:
+            with np.load(path) as arrays:
+                parts.append((arrays["rows"].astype(np.int64) + before, arrays["columns"], arrays["weights"]))
+                before += int(arrays["count"])
+        rows, columns, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
+        order = np.argsort(columns, kind="stable")
+        begins = np.searchsorted(columns[order], np.arange(self.model.dimensions + 1))
+        for name, values in (
+            ("begins", begins),
+            ("passages", rows[order].astype(np.int32)),
+            ("weights", weights[order]),
+        ):
+            np.save(folder / f"sparse.{name}.npy", values)
+
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+        begins, passages, weights = (
+            np.load(folder / f"sparse.{name}.npy", mmap_mode="r") for name in ("begins", "passages", "weights")
+        )
+        total = len(np.load(folder / "passages.offsets.npy", mmap_mode="r")) - 1
+        found = []
+        for query in self.model.encode_query(list(queries)).to_dense():
+            scores = np.zeros(total, dtype=np.float32)
+            for token in query.nonzero().squeeze(1).tolist():
+                part = slice(int(begins[token]), int(begins[token + 1]))
+                scores[passages[part]] += float(query[token]) * weights[part]  # a passage comes once for each token
+            best = _Best(count)
+            best.add(0, scores)
+            found.append(best.found(above=0))
+        return found
+
+
+class LateStage(Stage):
+    """The vectors of all tokens, compared one passage after the other (exact)."""
+
+    method = "late"
+
+    def __init__(self, model: MultiVectorEmbedder) -> None:
+        self.model = model
+
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        vectors = self.model.encode_document(list(texts))
+        return {
+            "vectors": np.concatenate(list(vectors)).astype(np.float16),
+            "lengths": np.array([len(one) for one in vectors], dtype=np.int64),
+        }
+
+    def merge(self, shards: Sequence[Path], folder: Path) -> None:
+        merge_rows(shards, "vectors", folder / "late.npy")
+        lengths = np.concatenate([np.load(path)["lengths"] for path in shards])
+        np.save(folder / "late.ends.npy", np.concatenate([[0], lengths.cumsum()]))
+
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+        vectors, ends = np.load(folder / "late.npy", mmap_mode="r"), np.load(folder / "late.ends.npy")
+        wanted = list(self.model.encode_query(list(queries)))
+        best = [_Best(count) for _ in queries]
+        begin = 0
+        while begin < len(ends) - 1:
+            end = max(begin + 1, int(np.searchsorted(ends, ends[begin] + _TOKENS_AT_ONCE, "right")) - 1)
+            block = torch.from_numpy(np.asarray(vectors[ends[begin] : ends[end]], dtype=np.float32))
+            documents = block.split(np.diff(ends[begin : end + 1]).tolist())
+            for one, query in zip(best, wanted, strict=True):
+                one.add(begin, max_similarity(query, documents).numpy())
+            begin = end
+        return [one.found() for one in best]
+
+
+class WordStage(Stage):
+    """BM25 (Robertson and Zaragoza 2009), of the package bm25s, in the form of Lucene: k1 1.5, b 0.75."""
+
+    method = "bm25"
+
+    def encode(self, texts: Sequence[str]) -> Arrays:
+        return {"words": np.array(["\0".join(words_of(text)) for text in texts], dtype=np.str_)}
+
+    def merge(self, shards: Sequence[Path], folder: Path) -> None:
+        words: list[list[str]] = []
+        for path in shards:
+            with np.load(path) as arrays:
+                words += [line.split("\0") for line in arrays["words"].tolist()]
+        index = _bm25s().BM25()
+        index.index(words, show_progress=False)
+        index.save(str(folder / "bm25"), show_progress=False)
+
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+        index = _bm25s().BM25.load(str(folder / "bm25"), mmap=True, show_progress=False)
+        found = []
+        for query in queries:
+            known = [word for word in words_of(query) if word in index.vocab_dict]
+            best = _Best(count)
+            if known:
+                best.add(0, np.asarray(index.get_scores(known)))
+            found.append(best.found(above=0))
+        return found
+
+
+class _Best:
+    """The highest scores seen so far, with their numbers; of equal ones the first."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._numbers = np.empty(0, dtype=np.int64)
+        self._scores = np.empty(0, dtype=np.float32)
+
+    def add(self, begin: int, scores: npt.NDArray[np.float32]) -> None:
+        """Scores of the passages from number `begin` on."""
+        numbers = np.arange(begin, begin + len(scores))
+        if len(scores) > self._count:
+            numbers = numbers[np.argpartition(-scores, self._count - 1)[: self._count]]
+            scores = scores[numbers - begin]
+        numbers, scores = np.append(self._numbers, numbers), np.append(self._scores, scores)
+        order = np.lexsort((numbers, -scores))[: self._count]
+        self._numbers, self._scores = numbers[order], scores[order].astype(np.float32)
+
+    def found(self, above: float = -np.inf) -> Found:
+        kept = self._scores > above
+        return self._numbers[kept], self._scores[kept]
+
+
+def merge_rows(shards: Sequence[Path], name: str, output: Path) -> None:
+    """One .npy file of the rows of an array of several .npz files, without all of them in memory."""
+    shapes = []
+    for path in shards:
+        with np.load(path) as arrays:
+            shapes.append((arrays[name].shape, arrays[name].dtype))
+    total = sum(shape[0] for shape, _ in shapes)
+    merged = np.lib.format.open_memmap(output, "w+", shapes[0][1], (total, *shapes[0][0][1:]))
+    begin = 0
+    for path in shards:
+        with np.load(path) as arrays:
+            rows = arrays[name]
+        merged[begin : begin + len(rows)] = rows
+        begin += len(rows)
+    merged.flush()
+
+
+def _bm25s() -> Any:
+    try:
+        import bm25s
+    except ImportError:
+        raise DataError(f"BM25 needs the package bm25s: {install_command('retrieval')}, or --no-bm25.") from None
+    return bm25s
+
+
+def _usearch() -> Any:
+    try:
+        from usearch.index import Index
+    except ImportError:
+        raise DataError(
+            f"An approximate index needs usearch: {install_command('neighbours')}, or leave --approximate out."
+        ) from None
+    return Index

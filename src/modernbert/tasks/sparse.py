@@ -1,0 +1,99 @@
+"""Embed texts as weights of words (SPLADE)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modernbert.model.retrieval import SparseEncoder
+from modernbert.model.retrieval_settings import Role
+from modernbert.tasks.retrieval import RetrievalPredictor, as_texts, finite
+from modernbert.tasks.similarity import similarity
+
+
+class SparseEmbedder(RetrievalPredictor[SparseEncoder]):
+    """For each text a weight for each entry of the vocabulary, most of them 0, for an inverted index.
+
+    From folders of this package and of `SparseEncoder`; any masked language model is one, though untrained.
+    """
+
+    kind = SparseEncoder
+
+    @property
+    def dimensions(self) -> int:
+        """The size of the vocabulary."""
+        return self.model.dimensions
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        max_active_dims: int | None = None,
+        show_progress_bar: bool = False,
+        tokens_at_once: int | None = None,
+    ) -> Tensor:
+        """A sparse tensor (texts, vocabulary) in fp32, on the CPU; of one text given alone, (vocabulary,).
+
+        `max_active_dims` keeps only so many of the largest weights of each text.
+
+        Raises:
+            DataError: a text is empty or no text, or there is no such prompt.
+        """
+        listed, single = as_texts(texts)
+        before = self._prompt(prompt, prompt_name, None)
+        weights = self._weights(listed, before, max_active_dims, show_progress_bar, tokens_at_once)
+        return weights[0].coalesce() if single else weights
+
+    def encode_query(self, texts: str | Sequence[str], **options: Any) -> Tensor:
+        """As `encode`, with the prompt of queries."""
+        return self._encode_role("query", texts, **options)
+
+    def encode_document(self, texts: str | Sequence[str], **options: Any) -> Tensor:
+        """As `encode`, with the prompt of documents."""
+        return self._encode_role("document", texts, **options)
+
+    def similarity(self, one: Tensor, other: Tensor) -> Tensor:
+        """How alike each row of `one` is to each of `other`, by the function of the model; higher is more alike."""
+        return similarity(one, other, self.model.settings.similarity)
+
+    def decode(self, embeddings: Tensor, top_k: int | None = None) -> list[list[tuple[str, float]]]:
+        """The tokens of each row with their weights, the largest first."""
+        rows = embeddings.to_dense()
+        found = []
+        for row in rows.unsqueeze(0) if rows.dim() == 1 else rows:
+            best = row.topk(min(int((row > 0).sum()), top_k or len(row)))
+            names = [str(self.tokenizer.id_to_token(index)) for index in best.indices.tolist()]
+            found.append(list(zip(names, best.values.tolist(), strict=True)))
+        return found
+
+    def _encode_role(self, role: Role, texts: str | Sequence[str], **options: Any) -> Tensor:
+        prompt = self._prompt(options.pop("prompt", None), options.pop("prompt_name", None), role)
+        return self.encode(texts, prompt=prompt, **options)
+
+    @torch.inference_mode()
+    def _weights(
+        self, texts: Sequence[str], prompt: str, most: int | None, progress: bool, tokens_at_once: int | None
+    ) -> Tensor:
+        encoded = self.texts.encode(texts, prompt)
+        self._warn(encoded, self.max_length)
+        places: list[Tensor] = []
+        values: list[Tensor] = []
+        for batch, tokens, sequences in self._batches(encoded.ids, progress, tokens_at_once):
+            weights = finite(self.model(tokens, sequences))
+            if most is not None and most < weights.shape[1]:
+                best = weights.topk(most, dim=1)
+                weights = torch.zeros_like(weights).scatter_(1, best.indices, best.values)
+            rows, columns = weights.nonzero(as_tuple=True)
+            places.append(torch.stack([torch.tensor(batch)[rows], columns]))
+            values.append(weights[rows, columns])
+        shape = (len(texts), self.model.dimensions)
+        if not places:
+            return torch.sparse_coo_tensor(
+                torch.empty(2, 0, dtype=torch.int64), torch.empty(0), shape, check_invariants=False
+            )
+        return torch.sparse_coo_tensor(
+            torch.cat(places, 1), torch.cat(values), shape, check_invariants=False
+        ).coalesce()

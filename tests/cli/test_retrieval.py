@@ -1,0 +1,73 @@
+"""The commands that embed, rerank and search, from the words typed to what is printed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from modernbert.cli import app
+from modernbert.model import retrieval
+from retrieval import TEXTS, base_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("models")
+    base = base_folder(made)
+    torch.manual_seed(0)
+    retrieval.CrossEncoder.from_pretrained(base).save_pretrained(made / "rerank")
+    (made / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return made
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_a_folder_of_texts_becomes_an_index_that_is_searched(folder, tmp_path):
+    run("search", "index", folder / "texts.jsonl", "--model", folder / "model", "--output", tmp_path / "i")
+    for words in (("search", tmp_path / "i"), ("search", "query", tmp_path / "i")):
+        [found] = json.loads(run(*words, "the parser", "--top-k", 2, "--reranker", folder / "rerank", "--json"))
+        assert found["query"] == "the parser"
+        assert len(found["hits"]) == 2
+    shown = run("search", tmp_path / "i", "the parser", "--method", "bm25", "--top-k", 1)
+    assert "A parser reads the whole file." in shown
+
+
+def test_vectors_of_a_file_are_written(folder, tmp_path):
+    report = json.loads(
+        run("embed", folder / "texts.jsonl", "--model", folder / "model", "--output", tmp_path / "v.npy", "--json")
+    )
+    assert np.load(tmp_path / "v.npy").shape == (len(TEXTS), 64) == (report["vectors"], report["dimensions"])
+
+
+def test_documents_are_ranked(folder):
+    given = ("rerank", "the parser", folder / "texts.jsonl", "--model", folder / "rerank")
+    ranked = json.loads(run(*given, "--top-k", 3, "--json"))
+    assert [one["text"] for one in ranked] == [TEXTS[one["corpus_id"]] for one in ranked]
+    assert len(run(*given).splitlines()) == len(TEXTS)
+
+
+def test_the_doctor_looks_at_a_folder_and_repairs_it(folder, tmp_path):
+    retrieval.DenseEncoder.from_pretrained(folder / "model").save_pretrained(tmp_path)
+    path = tmp_path / "1_Pooling" / "config.json"
+    path.write_text(json.dumps({"embedding_dimension": 64, "pooling_mode": "mean", "include_prompt": True}))
+    verdicts = {one["program"]: one for one in json.loads(run("doctor", tmp_path, "--json"))["programs"]}
+    assert verdicts["modernbert"]["same"]
+    assert not verdicts["text-embeddings-inference"]["same"]
+    assert json.loads(run("doctor", tmp_path, "--fix", "--json"))["changed"] == ["1_Pooling/config.json"]
+    assert json.loads(path.read_text())["pooling_mode_mean_tokens"]
+    assert "text-embeddings-inference      the same" in run("doctor", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_benchmarks_compare_before_they_measure(folder):
+    texts = folder / "texts.jsonl"
+    for words in (("embed", texts, "--model", folder / "model"), ("rerank", "q", texts, "--model", folder / "rerank")):
+        report = json.loads(run("bench", *words, "--engine", "fp32", "--rounds", 1, "--threads", 1, "--json"))
+        assert [one["engine"] for one in report["engines"]] == ["sentence-transformers", "fp32"]
+        assert report["engines"][1]["error"] < 1e-4

@@ -1,0 +1,96 @@
+"""Vectors of a file: text n is row n, in every format, and a stop changes nothing."""
+
+import json
+
+import numpy as np
+import pytest
+
+from modernbert import Embedder
+from modernbert.errors import ConfigError, DataError
+from modernbert.search import embed_file as module
+from modernbert.search.embed_file import embed_file
+from modernbert.tasks.quantization import quantize
+from retrieval import TEXTS, base_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(base_folder(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return Embedder.from_pretrained(model).encode(TEXTS)
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl", "t.csv"])
+def test_row_n_is_the_vector_of_text_n(name, model, expected, tmp_path):
+    if name.endswith("txt"):
+        (tmp_path / name).write_text("\n".join(TEXTS))
+    elif name.endswith("jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    else:
+        (tmp_path / name).write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS))
+    report = embed_file(tmp_path / name, model, tmp_path / "v.npy")
+    assert report["vectors"] == len(TEXTS)
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-6)
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_parquet_has_ids_beside_vectors(model, expected, tmp_path):
+    from pyarrow import parquet
+
+    lines = [{"_id": f"d{number}", "text": text} for number, text in enumerate(TEXTS)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    embed_file(tmp_path / "t.jsonl", model, tmp_path / "v.parquet", precision="int8")
+    table = parquet.read_table(tmp_path / "v.parquet")
+    assert table["id"].to_pylist() == [f"d{number}" for number in range(len(TEXTS))]
+    found = np.array(table["vector"].to_pylist())
+    assert np.abs(found - quantize(expected, "int8").astype(int)).max() <= 1  # another batch, another last bit
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_bytes(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS))
+    embed_file(tmp_path / "t.txt", model, tmp_path / "whole.npy")
+    real, calls = module.np.savez, []
+
+    def stops(*arguments, **arrays):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*arguments, **arrays)
+
+    monkeypatch.setattr(module.np, "savez", stops)
+    with pytest.raises(KeyboardInterrupt):
+        embed_file(tmp_path / "t.txt", model, tmp_path / "parts.npy")
+    assert not (tmp_path / "parts.npy").exists()
+    with pytest.raises(DataError, match="other settings"):
+        embed_file(tmp_path / "t.txt", model, tmp_path / "parts.npy", truncate_dim=8)
+    embed_file(tmp_path / "t.txt", model, tmp_path / "parts.npy")
+    assert len(calls) == 4  # the first shard was not made again
+    assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_wrong_files_are_told_with_their_place(model, tmp_path):
+    (tmp_path / "t.txt").write_text("one\n\nthree\n")
+    with pytest.raises(DataError, match=r"t\.txt:2: the text is empty"):
+        embed_file(tmp_path / "t.txt", model, tmp_path / "v.npy")
+    (tmp_path / "t.jsonl").write_text('{"body": "one"}\n')
+    with pytest.raises(DataError, match="no column 'text'; there are body"):
+        embed_file(tmp_path / "t.jsonl", model, tmp_path / "w.npy")
+    with pytest.raises(ConfigError, match=r"\.npy or \.parquet"):
+        embed_file(tmp_path / "t.jsonl", model, tmp_path / "v.bin")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.filterwarnings("default")  # of executors that start processes
+def test_several_workers_give_the_same_bytes(executor, model, tmp_path):
+    from modernbert.search.embed_on_machines import Cluster
+
+    texts = TEXTS * 700  # three shards
+    (tmp_path / "t.txt").write_text("\n".join(f"{number} {text[:20]}" for number, text in enumerate(texts)))
+    embed_file(tmp_path / "t.txt", model, tmp_path / "one.npy")
+    embed_file(tmp_path / "t.txt", model, tmp_path / "two.npy", machines=Cluster(executor, 2))
+    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()

@@ -1,0 +1,169 @@
+"""An index of texts: what is found, that a stop loses nothing, and that a wrong use is told."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modernbert import Embedder, MultiVectorEmbedder, Reranker, SparseEmbedder
+from modernbert.errors import ConfigError, DataError
+from modernbert.model import retrieval
+from modernbert.search import build
+from modernbert.search.build import Models, build_index
+from modernbert.search.index import Index, fuse
+from modernbert.search.words import words_of
+from retrieval import QUERIES, TEXTS, base_folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of the four kinds."""
+    folder = tmp_path_factory.mktemp("models")
+    base = base_folder(folder)
+    for name, kind in (("late", retrieval.MultiVectorEncoder), ("rerank", retrieval.CrossEncoder)):
+        torch.manual_seed(0)
+        kind.from_pretrained(base).save_pretrained(folder / name)
+    return {"dense": str(base), "sparse": str(base), "late": str(folder / "late"), "rerank": str(folder / "rerank")}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    lines = [{"_id": f"d{number}", "text": text} for number, text in enumerate(TEXTS)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (folder / "b.txt").write_text("電池はどのくらい持ちますか。\n返品の方法を教えてください。")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(models, corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("index") / "all"
+    build_index([str(corpus)], output, Models(models["dense"], models["sparse"], models["late"]))
+    return Index.open(output)
+
+
+def texts_of(index):
+    return [passage.text for passage in index.passages]
+
+
+def expected_scores(method, folder, queries, texts):
+    kind = {"dense": Embedder, "sparse": SparseEmbedder, "late": MultiVectorEmbedder}[method]
+    model = kind.from_pretrained(folder)
+    return model.similarity(model.encode_query(queries), model.encode_document(texts))
+
+
+@pytest.mark.parametrize("method", ["dense", "sparse", "late"])
+def test_a_search_finds_what_all_similarities_say(method, index, models):
+    scores = expected_scores(method, models[method], QUERIES, texts_of(index))
+    for hits, row in zip(index.search(QUERIES, method, top_k=4), scores, strict=True):
+        assert [hit.number for hit in hits] == row.argsort(descending=True)[:4].tolist()
+        np.testing.assert_allclose([hit.score for hit in hits], row.sort(descending=True).values[:4], rtol=2e-3)
+
+
+def test_words_are_found_in_every_script(index):
+    [[hit, *_], [other, *_], nothing] = index.search(["電池の持ち", "group", "zzz"], "bm25")
+    assert "電池" in hit.passage.text
+    assert "group" in other.passage.text
+    assert nothing == []
+
+
+def test_hybrid_adds_up_reciprocal_ranks(index):
+    ranked = {}
+    for method in index.methods:
+        [hits] = index.search(QUERIES[:1], method, top_k=100)
+        for hit in hits:
+            ranked[hit.number] = ranked.get(hit.number, 0) + 1 / (60 + hit.rank)
+    [hits] = index.search(QUERIES[:1], "hybrid", top_k=100)
+    assert {hit.number: pytest.approx(hit.score) for hit in hits} == ranked
+    assert [hit.score for hit in hits] == sorted(ranked.values(), reverse=True)
+    assert fuse([(np.array([3]), np.array([9.0])), (np.array([3]), np.array([1.0]))]) == [(3, pytest.approx(2 / 61))]
+
+
+def test_a_reranker_orders_the_best_anew(index, models):
+    reranker = Reranker.from_pretrained(models["rerank"])
+    [hits] = index.search(QUERIES[:1], "dense", reranker=reranker, candidates=3)
+    [first] = index.search(QUERIES[:1], "dense", top_k=3)
+    assert {hit.number for hit in hits} == {hit.number for hit in first}
+    ranked = reranker.rank(QUERIES[0], [hit.passage.text for hit in first])
+    assert [hit.number for hit in hits] == [first[one["corpus_id"]].number for one in ranked]
+
+
+def test_passages_cover_a_long_text_and_share_some_of_it(models, tmp_path):
+    text = " ".join(f"word{number}" for number in range(400))
+    (tmp_path / "long.txt").write_text(text)
+    for models_given in (Models(models["dense"], bm25=False), Models()):
+        output = tmp_path / f"index-{models_given.bm25}"
+        build_index([str(tmp_path / "long.txt")], output, models_given, chunk_tokens=48 if models_given.dense else None)
+        parts = texts_of(Index.open(output))
+        assert len(parts) > 2
+        assert {word for part in parts for word in part.split()} >= set(text.split())
+        assert all(part in text for part in parts)
+        assert sum(map(len, parts)) > len(text)
+
+
+def test_a_graph_finds_what_comparing_all_finds(index, models, corpus, tmp_path):
+    build_index([str(corpus)], tmp_path / "graph", Models(models["dense"], bm25=False), approximate=True)
+    found, expected = Index.open(tmp_path / "graph").search(QUERIES), index.search(QUERIES, "dense")
+    for hits, exact in zip(found, expected, strict=True):
+        assert [hit.number for hit in hits] == [hit.number for hit in exact]
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in exact], rtol=1e-4)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_stopped_build_goes_on_and_gives_the_same_bytes(models, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "PASSAGES_AT_ONCE", 2)
+    given = Models(models["dense"], models["sparse"])
+    build_index([str(corpus)], tmp_path / "whole", given)
+    real, calls = build.replaced_file, []
+
+    def stops(path):
+        calls.append(path)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(build, "replaced_file", stops)
+    with pytest.raises(KeyboardInterrupt):
+        build_index([str(corpus)], tmp_path / "parts", given)
+    monkeypatch.setattr(build, "replaced_file", real)
+    with pytest.raises(DataError, match="not complete"):
+        Index.open(tmp_path / "parts")
+    with pytest.raises(DataError, match="begun with other"):
+        build_index([str(corpus)], tmp_path / "parts", Models(models["dense"]))
+    build_index([str(corpus)], tmp_path / "parts", given)
+    assert files(tmp_path / "whole") == files(tmp_path / "parts")
+
+
+def test_wrong_use_is_told(index, models, corpus, tmp_path):
+    with pytest.raises(DataError, match="holds something that is no index"):
+        build_index([str(corpus)], corpus, Models())
+    with pytest.raises(DataError, match="no file"):
+        build_index([str(tmp_path / "none")], tmp_path / "i", Models())
+    with pytest.raises(ConfigError, match="do not fit"):
+        build_index([str(corpus)], tmp_path / "i", Models(models["dense"]), chunk_tokens=10_000)
+    with pytest.raises(DataError, match="manifest"):
+        Index.open(tmp_path)
+    build_index([str(corpus)], tmp_path / "words", Models())
+    with pytest.raises(ConfigError, match="has no 'dense'"):
+        Index.open(tmp_path / "words").search(QUERIES, "dense")
+    with pytest.raises(DataError, match="other texts or models"):
+        build_index([str(corpus / "b.txt")], tmp_path / "words", Models())
+
+
+def test_a_model_that_has_changed_is_not_used(corpus, tmp_path):
+    base = base_folder(tmp_path / "model")
+    build_index([str(corpus)], tmp_path / "index", Models(str(base), bm25=False))
+    retrieval.DenseEncoder.from_pretrained(base).save_pretrained(base)
+    with pytest.raises(DataError, match="has changed"):
+        Index.open(tmp_path / "index").search(QUERIES)
+
+
+def test_words_of_scripts_without_spaces_are_pairs_of_characters():
+    assert words_of("Ein Test") == ["ein", "test"]
+    assert words_of("東京都のPython3入門") == ["東京", "京都", "都の", "python3", "入門"]
+    assert words_of("木") == ["木"]

@@ -43,7 +43,7 @@ def test_the_text_around_a_mask_stays_as_it_is(fill, space):
 
 
 def test_other_special_tokens_in_a_text_are_text(fill):
-    ids = fill._encode("a [SEP] b[CLS] [MASK]").ids.tolist()
+    ids = fill.encode("a [SEP] b[CLS] [MASK]").ids.tolist()
     assert (ids.count(fill.vocabulary.sep_id), ids.count(fill.vocabulary.cls_id)) == (1, 1)
     assert ids.count(fill.vocabulary.mask_id) == 1
     assert len(fill("a [SEP] b [MASK]", top_k=1)) == 1

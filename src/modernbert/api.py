@@ -62,7 +62,8 @@ def finetune(
 
     Args:
         model: a folder or hub id.
-        task: classify, multi-label, regress, tokens, answer or choose.
+        task: classify, multi-label, regress, tokens, answer, choose, embed, rerank, multi-vector or sparse. The last
+            four learn from pairs, triples or lists (docs/retrieval-training.md); their `validation` is a collection.
         train: a path of any format that the command line reads; or rows: an iterable of mappings, a DataFrame of pandas
             or polars, or a `datasets.Dataset`.
         validation: likewise; it selects the best epoch. Without it a part of `train` is held out.
@@ -79,25 +80,19 @@ def finetune(
         StoppedError: Ctrl-C or SIGTERM ended the run early; everything is saved.
     """
     from modernbert.tasks.kinds import predictor_class
+    from modernbert.tasks.ranking.settings import RANKING_TASKS
     from modernbert.train.finetune import finetune as run
     from modernbert.train.finetune_recipe import FinetuneRecipe, Machine, Training, data_class
 
+    if task in RANKING_TASKS:
+        return _train_ranker(model, task, train, validation, test, output, settings)
     folder = Path(output) if output is not None else Path("output") / task
     values: dict[str, Any] = {"model": str(model), "task": task, "output": str(folder)}
-    sections: dict[str, type[Config]] = {"data": data_class(task), "training": Training, "machine": Machine}
-    for name, value in settings.items():
-        section = next((section for section, kind in sections.items() if name in kind.model_fields), None)
-        if name in sections:
-            raise ConfigError(f"{name} is a section; give its keys by their names, such as epochs=3.")
-        (values if section is None else values.setdefault(section, {}))[name] = value
+    _sort_into(values, settings, {"data": data_class(task), "training": Training, "machine": Machine})
     data = values.setdefault("data", {})
     for name, rows in (("train", train), ("validation", validation), ("test", test)):
-        if rows is None:
-            continue
-        if isinstance(rows, str | PathLike):
-            data[name] = str(rows)
-        else:
-            data[name] = str(write_rows(rows, folder.with_name(f"{folder.name}-data"), name))
+        if rows is not None:
+            data[name] = _path_of(rows, folder, name)
     recipe = parse(FinetuneRecipe, values, "finetune")
     written = run(recipe)
     if written is None:
@@ -105,3 +100,58 @@ def finetune(
     predictor = predictor_class(task)
     assert predictor is not None, "each task that is trained has a predictor"
     return predictor.from_pretrained(written, device=recipe.machine.device)
+
+
+def _train_ranker(
+    model: str | PathLike[str],
+    task: str,
+    train: Rows,
+    validation: Rows,
+    test: Rows,
+    output: str | PathLike[str] | None,
+    settings: dict[str, Any],
+) -> "Predictor[Any]":
+    """`finetune` of an embedder or reranker: `loss` and `settings` are mappings, as in a recipe."""
+    from modernbert.train.finetune_recipe import Machine, Training
+    from modernbert.train.rank import predictor_of, train_ranker
+    from modernbert.train.ranking_recipe import RankingData, RankingRecipe
+
+    if test is not None or not (validation is None or isinstance(validation, str | PathLike)):
+        raise ConfigError(
+            f"The task {task!r} takes a collection for validation, as the path of its folder, and no test set; measure "
+            "with `modernbert evaluate retrieval`."
+        )
+    folder = Path(output) if output is not None else Path("output") / task
+    values: dict[str, Any] = {"model": str(model), "task": task, "output": str(folder)}
+    sections: dict[str, type[Config]] = {"data": RankingData, "training": Training, "machine": Machine}
+    _sort_into(values, settings, sections)
+    data = values.setdefault("data", {})
+    if train is not None:
+        data["train"] = _path_of(train, folder, "train")
+    if validation is not None:
+        data["validation"] = str(validation)
+    recipe = parse(RankingRecipe, values, "finetune")
+    written = train_ranker(recipe)
+    if written is None:
+        raise StoppedError(f"The run in {folder} was stopped and saved; the same call goes on.")
+    return predictor_of(task, written, recipe.machine.device)
+
+
+def _sort_into(values: dict[str, Any], settings: dict[str, Any], sections: dict[str, type[Config]]) -> None:
+    """Put each setting into the section of a recipe that has a key of its name.
+
+    Raises:
+        ConfigError: a whole section is given.
+    """
+    for name, value in settings.items():
+        section = next((section for section, kind in sections.items() if name in kind.model_fields), None)
+        if name in sections:
+            raise ConfigError(f"{name} is a section; give its keys by their names, such as epochs=3.")
+        (values if section is None else values.setdefault(section, {}))[name] = value
+
+
+def _path_of(rows: Any, folder: Path, name: str) -> str:
+    """The path that is given, or that of the file into which rows are written."""
+    if isinstance(rows, str | PathLike):
+        return str(rows)
+    return str(write_rows(rows, folder.with_name(f"{folder.name}-data"), name))

@@ -10,17 +10,20 @@ from modernbert.corpus.build import CorpusRecipe
 from modernbert.evaluate.declared import recipe_for
 from modernbert.evaluate.glue import TASKS
 from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.ranking_recipe import RankingRecipe
 from modernbert.train.recipe import PretrainRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
 KINDS = {"corpus.toml": CorpusRecipe, "pretrain.toml": PretrainRecipe, "grown.toml": PretrainRecipe}
+
+FOLDERS = {"tasks": FinetuneRecipe, "retrieval": RankingRecipe}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_recipe_loads_and_dumps_to_an_equal_one(path):
     import tomllib
 
-    kind = FinetuneRecipe if path.parent.name == "tasks" else KINDS[path.name]
+    kind = FOLDERS.get(path.parent.name) or KINDS[path.name]
     recipe = load(kind, path)
     assert parse(kind, tomllib.loads(dump(recipe)), str(path)) == recipe
 

@@ -359,7 +359,7 @@ def test_span_f1_agrees_with_seqeval_on_the_same_predictions(texts):
             report = classification_report(wanted, predicted, output_dict=True)
             for label, scores in span_scores_by_label(*spans).items():
                 assert scores.f1 == pytest.approx(report[label]["f1-score"])
-                assert scores.wanted == report[label]["support"]
+                assert scores.expected == report[label]["support"]
 
 
 def test_a_span_counts_only_with_both_ends_and_its_label():

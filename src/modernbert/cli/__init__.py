@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from modernbert.cli import bench, bench_retrieval, corpus, embed, evaluate, export, search, train, use
+from modernbert.cli import (
+    bench,
+    bench_retrieval,
+    bench_serving,
+    corpus,
+    embed,
+    evaluate,
+    export,
+    ranking,
+    search,
+    serve,
+    train,
+    use,
+)
 from modernbert.cli.console import Json, print_json
 from modernbert.errors import ConfigError, ModernBertError
 
@@ -47,10 +60,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (corpus, train, use, embed, search):
+for group in (corpus, train, ranking, use, embed, search, serve):
     app.add_typer(group.app)
 bench.app.add_typer(bench_retrieval.app)
 app.add_typer(evaluate.app, name="evaluate")
+bench.app.add_typer(bench_serving.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
 

@@ -189,6 +189,60 @@ def bench_finetune(
 
 
 @app.command(
+    "contrastive",
+    epilog="""Examples:
+
+    modernbert mine output/retrieval/cranfield --first 5 --output triples.jsonl
+
+    modernbert bench contrastive output/retrieval/dense triples.jsonl
+
+    modernbert bench contrastive output/retrieval/dense triples.jsonl --pairs 64 --threads 1 --json""",
+)
+def bench_contrastive_(
+    model: Annotated[str, typer.Argument(help="The folder of an encoder or embedder.")],
+    triples: Annotated[str, typer.Argument(help="A file with query, positive and negative.")],
+    pairs: Annotated[int, typer.Option(help="Queries of the step.")] = 128,
+    max_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 128,
+    mini_batch: Annotated[int, typer.Option(help="Sequences that sentence-transformers embeds at once.")] = 16,
+    tokens_at_once: Annotated[int, typer.Option(help="Tokens that this package embeds at once.")] = 4096,
+    rounds: Annotated[int, typer.Option(help="Counted steps of each.")] = 3,
+    threads: Annotated[int | None, typer.Option(help="Of torch. [default: all]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """A cached contrastive step (GradCache) beside that of sentence-transformers, with the same gradients."""
+    from modernbert.bench.contrastive import bench_contrastive
+    from modernbert.bench.report import write_report
+
+    report = bench_contrastive(
+        model, triples, pairs=pairs, max_length=max_length, mini_batch=mini_batch, tokens_at_once=tokens_at_once,
+        rounds=rounds, threads=threads,
+    )  # fmt: skip
+    if output is not None:
+        write_report(report, output)
+    if as_json:
+        print_json(asdict(report))
+        return
+    print_machine(report.model, f"fp32, threads: {report.threads}", report.machine)
+    typer.echo(f"{report.pairs} pairs with a negative, {report.tokens:,} tokens\n")
+    print_table(
+        ("engine", "pairs/s: median (range)", "ratio", "peak memory", "loss", "error of gradients"),
+        [
+            (
+                one.engine,
+                f"{one.pairs_per_second.median:.2f} ({one.pairs_per_second.slowest:.2f} to "
+                f"{one.pairs_per_second.fastest:.2f})",
+                f"{one.ratio:.2f} x",
+                "" if one.peak_bytes is None else f"{one.peak_bytes / 2**20:,.0f} MiB",
+                f"{one.loss:.5f}",
+                "" if one.gradient_error is None else f"{one.gradient_error:.1e}",
+            )
+            for one in report.steps
+        ],
+    )
+
+
+@app.command(
     "scaling",
     epilog="""Examples:
 

@@ -80,6 +80,50 @@ def evaluate_positions(
 
 
 @app.command(
+    "retrieval",
+    epilog="""Examples:
+
+    modernbert evaluate retrieval my-collection --model output/retrieval/dense
+
+    modernbert evaluate retrieval zeta-alpha-ai/NanoSciFact --model output/retrieval/dense --model output/retrieval/late
+
+    modernbert evaluate retrieval my-collection --rerank output/retrieval/rerank --depth 100 --json""",
+)
+def evaluate_retrieval_(
+    collection: Annotated[
+        str, typer.Argument(help="A folder (BEIR, TREC, SMART, MLDR), or the hub's NAME, of MLDR NAME:LANGUAGE.")
+    ],
+    model: Annotated[list[str] | None, typer.Option(help="A model folder or hub id; may be repeated.")] = None,
+    rerank: Annotated[list[str] | None, typer.Option(help="A reranker of the first stage; may be repeated.")] = None,
+    depth: Annotated[int, typer.Option(help="Documents that are reranked.")] = 100,
+    split: Annotated[str, typer.Option(help="Whose judgements are taken.")] = "test",
+    bm25: Annotated[bool, typer.Option(help="BM25 beside.")] = True,
+    hybrid: Annotated[bool, typer.Option(help="Each model fused with BM25.")] = True,
+    language: Annotated[str, typer.Option(help="Of BM25: en, ja or any.")] = "en",
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a text. [default: the model's]")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    output: Annotated[Path | None, typer.Option(help="Write the JSON document here too, with values by query.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what is wrong, and count it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """nDCG@10, MRR, recall and MAP of BM25, embedders of all kinds, hybrids and rerankers, as trec_eval has them."""
+    from modernbert.evaluate.retrieval import document, evaluate_retrieval, rows_of, write_table
+
+    found = evaluate_retrieval(
+        collection, model or (), split=split, bm25=bm25, language=language, rerankers=rerank or (), depth=depth,
+        hybrid=hybrid, max_length=max_length, int8=int8, device=device, skip_bad=skip_bad,
+    )  # fmt: skip
+    if output is not None:
+        write_table(found, output)
+    if as_json:
+        print_json(document(found))
+        return
+    typer.echo(f"{found.collection}: {found.documents:,} documents, {found.queries:,} queries\n")
+    print_table(*rows_of(found))
+
+
+@app.command(
     "mlm",
     epilog="""Examples:
 

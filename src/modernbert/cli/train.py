@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from modernbert.cli.console import Json, Labelled, Overrides, Recipe, print_folder, print_json, print_table
+from modernbert.errors import ConfigError
 
 app = typer.Typer()
 
@@ -88,8 +89,19 @@ def finetune(
     """
     from modernbert.train.finetune import finetune as run
     from modernbert.train.finetune_recipe import read_recipe
+    from modernbert.train.ranking_recipe import is_ranking, read_ranking_recipe
 
     changes = [*(overrides or ()), *(["skip_bad=true"] if skip_bad else [])]
+    if is_ranking(recipe, changes):
+        from modernbert.train.rank import train_ranker
+
+        if search:
+            raise ConfigError("--search does not try settings of rankers yet; run the recipe with overrides instead.")
+        folder = train_ranker(read_ranking_recipe(recipe, changes), overwrite and _first_start())
+        if folder is None:
+            raise typer.Exit(130)
+        print_folder(folder)
+        return
     loaded = read_recipe(recipe, changes)
     if search:
         from modernbert.train.search import search as try_settings

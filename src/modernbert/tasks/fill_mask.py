@@ -33,7 +33,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class _MaskedText:
+class MaskedText:
     """A text with its ids, and the places of its [MASK]s in characters."""
 
     text: str
@@ -100,15 +100,20 @@ class FillMask(Predictor[MaskedLM]):
         if top_k < 1:
             raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
         results: list[Fillings] = []
-        encoded = [self._encode(text) for text in checked_list(texts, "Text")]
+        encoded = [self.encode(text) for text in checked_list(texts, "Text")]
         lengths = [len(one.ids) for one in encoded]
         for batch in batches_within(
             range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
         ):
-            results += self._fill([encoded[index] for index in batch], top_k)
+            results += self.fill([encoded[index] for index in batch], top_k)
         return results
 
-    def _encode(self, text: str) -> _MaskedText:
+    def encode(self, text: str) -> MaskedText:
+        """The tokens of a text, and where its [MASK] stand.
+
+        Raises:
+            DataError: it has none, or is longer than the model can read.
+        """
         encoding = self._encoder.encode(text, add_special_tokens=False)
         places = zip(encoding.ids, encoding.offsets, strict=True)
         masks = [place for index, place in places if index == self.vocabulary.mask_id]
@@ -119,9 +124,11 @@ class FillMask(Predictor[MaskedLM]):
             raise DataError(
                 f"{shortened(text)!r} has {len(ids)} tokens, and the model reads {self.max_length}; shorten it."
             )
-        return _MaskedText(text, ids, masks)
+        return MaskedText(text, ids, masks)
 
-    def _fill(self, chunk: list[_MaskedText], top_k: int) -> list[Fillings]:
+    @torch.inference_mode()
+    def fill(self, chunk: list[MaskedText], top_k: int) -> list[Fillings]:
+        """The candidates of each text; all are computed as one batch."""
         device = next(self.model.parameters()).device
         tokens = torch.from_numpy(np.concatenate([one.ids for one in chunk]))
         masked = tokens == self.vocabulary.mask_id

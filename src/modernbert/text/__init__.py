@@ -1,0 +1,1 @@
+"""Text as it lies in files."""

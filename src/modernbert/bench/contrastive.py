@@ -1,0 +1,173 @@
+"""A cached contrastive step beside that of sentence-transformers: the same texts, weights, loss and gradients.
+
+Both take the cosine InfoNCE of pairs with one hard negative over the whole batch, embed it in mini-batches and embed
+again for the gradients (GradCache). Nothing is ranked unless loss and gradients agree. Tokenisation and the optimizer
+are not in the time.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modernbert.bench.timing import (
+    Speed,
+    alternate,
+    check_rounds,
+    machine,
+    peak_memory,
+    relative_error,
+    speed,
+    use_threads,
+)
+from modernbert.errors import ConfigError, DataError
+from modernbert.model.retrieval import DenseEncoder
+from modernbert.runtime import autocast
+from modernbert.tasks.ranking.encoding import encode_ranking
+from modernbert.tasks.ranking.examples import RankingColumns, RankingExample, read_ranking
+from modernbert.tasks.ranking.objective import RankingObjective
+from modernbert.tasks.ranking.settings import RankingLoss
+from modernbert.text.records import Source
+from modernbert.text.tokenizer import load_tokenizer
+
+TEMPERATURE = 0.05
+_ALLOWED = 1e-3  # relative error of all gradients together
+
+
+@dataclass(frozen=True)
+class Step:
+    """One engine: pairs a second, and the memory that a step adds."""
+
+    engine: str
+    pairs_per_second: Speed
+    ratio: float  # to sentence-transformers, by the medians
+    peak_bytes: int | None
+    loss: float
+    gradient_error: float | None  # to sentence-transformers
+
+
+@dataclass(frozen=True)
+class ContrastiveReport:
+    """What `modernbert bench contrastive` measures."""
+
+    model: str
+    pairs: int
+    tokens: int
+    threads: int
+    mini_batch: int
+    tokens_at_once: int
+    machine: dict[str, str]
+    steps: list[Step]
+
+
+def bench_contrastive(
+    model: str,
+    source: str,
+    *,
+    pairs: int = 128,
+    max_length: int = 128,
+    mini_batch: int = 16,
+    tokens_at_once: int = 4096,
+    rounds: int = 3,
+    threads: int | None = None,
+) -> ContrastiveReport:
+    """Time the step of `pairs` queries with a positive and a negative each, from a file of triples.
+
+    `mini_batch` is the number of sequences that sentence-transformers embeds at once, `tokens_at_once` the number of
+    tokens that we do.
+
+    Raises:
+        ConfigError: sentence-transformers is missing, or the two do not compute the same.
+        DataError: there are too few triples.
+    """
+    check_rounds(rounds)
+    try:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    except ImportError:
+        raise ConfigError("This needs sentence-transformers: pip install 'modernbert[peers]'.") from None
+    triples = distinct(read_ranking(Source(path=source), RankingColumns()), pairs)
+    number = use_threads(threads)
+    ours = DenseEncoder.from_pretrained(model, dtype=torch.float32).train()
+    assert ours.tokenizer_source is not None
+    tokenizer = load_tokenizer(ours.tokenizer_source)
+    items = encode_ranking(triples, tokenizer, ours.settings, max_length)
+    objective = RankingObjective(
+        ours,
+        RankingLoss(temperature=TEMPERATURE).of("embed", False),
+        tokens_at_once=tokens_at_once,
+        precision=lambda: autocast(torch.device("cpu"), "fp32"),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save_pretrained(Path(folder) / "model")
+        theirs = SentenceTransformer(str(Path(folder) / "model"), device="cpu").train()
+    theirs.max_seq_length = max_length
+    columns = [[example.query for example in triples]]
+    columns += [[example.documents[place] for example in triples] for place in (0, 1)]
+    features = [theirs.preprocess(column) for column in columns]
+    loss = CachedMultipleNegativesRankingLoss(theirs, scale=1 / TEMPERATURE, mini_batch_size=mini_batch)
+
+    def our_step() -> float:
+        ours.zero_grad()
+        return objective.backward(items, seed=1, progress=0.0)
+
+    def their_step() -> float:
+        theirs.zero_grad()
+        value: Tensor = loss([dict(one) for one in features], None)
+        value.backward()
+        return float(value.detach())
+
+    losses = {"sentence-transformers": their_step(), "modernbert": our_step()}
+    error = _error(ours, theirs)
+    if error > _ALLOWED:
+        raise ConfigError(
+            f"The gradients differ by {error:.1e} of their norm, which is more than {_ALLOWED:.0e}: the texts are not "
+            "read alike, or one of the two is wrong. Nothing is ranked."
+        )
+    runs: dict[str, Any] = {"sentence-transformers": their_step, "modernbert": our_step}
+    seconds = alternate(runs, rounds, "contrastive step")
+    speeds = {name: speed(len(triples), found) for name, found in seconds.items()}
+    base = speeds["sentence-transformers"].median
+    steps = [
+        Step(name, speeds[name], speeds[name].median / base, peak_memory(run), losses[name],
+             None if name == "sentence-transformers" else error)
+        for name, run in runs.items()
+    ]  # fmt: skip
+    tokens = sum(item.num_tokens for item in items)
+    return ContrastiveReport(
+        model, len(triples), tokens, number, mini_batch, tokens_at_once,
+        machine(("sentence-transformers", "transformers")), steps,
+    )  # fmt: skip
+
+
+def distinct(examples: Sequence[RankingExample], count: int) -> list[RankingExample]:
+    """The first `count` triples no two of which share a text, so that nothing has to be left out of the loss.
+
+    Raises:
+        DataError: there are not so many.
+    """
+    found: list[RankingExample] = []
+    seen: set[str] = set()
+    for example in examples:
+        texts = {example.query, *example.documents[:2]}
+        if len(example.documents) >= 2 and len(texts) == 3 and seen.isdisjoint(texts):
+            seen |= texts
+            found.append(RankingExample(example.query, example.documents[:2], None, example.origin))
+        if len(found) == count:
+            return found
+    raise DataError(f"There are {len(found)} triples without a common text, and {count} are needed; give more of them.")
+
+
+def _error(ours: DenseEncoder, theirs: Any) -> float:
+    """The relative error of all gradients as one vector."""
+    of_theirs = {name.removeprefix("0.model."): one.grad for name, one in theirs.named_parameters()}
+    pairs = [
+        (one.grad.flatten(), of_theirs[name.removeprefix("model.")].flatten())
+        for name, one in ours.named_parameters()
+        if one.grad is not None
+    ]
+    return relative_error(torch.cat([one for one, _ in pairs]), torch.cat([other for _, other in pairs]))

@@ -1,0 +1,124 @@
+"""Commands that make training data of rankers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from modernbert.cli.console import Json, print_record
+from modernbert.errors import ConfigError
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert mine pairs.csv --documents corpus.jsonl --output mined.jsonl
+
+    modernbert mine my-collection --model output/retrieval/dense --negatives 7 --margin 0.05 --output mined.jsonl
+
+    modernbert mine my-collection --check output/retrieval/rerank --output mined.jsonl"""
+)
+def mine(
+    source: Annotated[str, typer.Argument(help="Pairs (CSV, JSON lines, ...), or a folder with a collection.")],
+    output: Annotated[Path, typer.Option(help="JSON lines with query, positive and negative; the report lies beside.")],
+    documents: Annotated[
+        str | None, typer.Option(help="Where negatives come from: a collection, or a file with text. [default: SOURCE]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of the collection: whose judgements are taken.")] = "train",
+    model: Annotated[str | None, typer.Option(help="An embedder of any kind. [default: BM25]")] = None,
+    check: Annotated[str | None, typer.Option(help="A reranker that refuses what it takes for relevant.")] = None,
+    check_margin: Annotated[float, typer.Option(help="How far below the positive's score of the reranker.")] = 0.1,
+    negatives: Annotated[int, typer.Option(help="Of each pair, at most.")] = 5,
+    first: Annotated[int, typer.Option(help="The first rank that is taken, from 1.")] = 10,
+    last: Annotated[int, typer.Option(help="The last one.")] = 100,
+    choose: Annotated[str, typer.Option(help="top: the highest ranks; random: any of them.")] = "top",
+    margin: Annotated[
+        float | None, typer.Option(help="Leave out what scores above the positive's score minus this part of it.")
+    ] = None,
+    language: Annotated[str, typer.Option(help="Of BM25: en, ja or any.")] = "en",
+    seed: Annotated[int, typer.Option(help="Of random negatives.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what is wrong, and count it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find hard negatives: documents that are ranked high for a query and are not relevant.
+
+    Documents that any pair names as relevant to a query are never its negatives.
+    """
+    from modernbert.evaluate.retrieval import open_predictor
+    from modernbert.files import replaced_file
+    from modernbert.tasks.ranking.examples import RankingColumns, judged_pairs, read_ranking
+    from modernbert.tasks.ranking.mining import Mining
+    from modernbert.tasks.ranking.mining import mine as find
+    from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker
+    from modernbert.tasks.ranking.scoring import mining_report, write_examples
+    from modernbert.tasks.rerank import Reranker
+    from modernbert.text.collection import read_collection, read_documents
+    from modernbert.text.records import Source
+
+    settings = Mining(
+        negatives=negatives, first=first, last=last, choose=_choice(choose), margin=margin, check_margin=check_margin,
+        seed=seed,
+    )  # fmt: skip
+    if Path(source).is_file():
+        pairs = read_ranking(Source(path=source), RankingColumns(), skip_bad=skip_bad)
+        texts = None if documents is not None else list({text: None for pair in pairs for text in pair.documents})
+    else:
+        collection = read_collection(source, split, skip_bad=skip_bad)
+        pairs = judged_pairs(collection)
+        texts = [one.content for one in collection.documents.values()]
+    if documents is not None:
+        texts = [one.content for one in read_documents(documents, skip_bad=skip_bad).values()]
+    assert texts is not None
+    ranker: Ranker = Bm25(language)
+    if model is not None:
+        predictor = open_predictor(model, None, device, False)
+        if isinstance(predictor, Reranker):
+            raise ConfigError(f"{model} is a reranker; give it as --check.")
+        ranker = Model(predictor, model)
+    checker = None if check is None else Reranker.from_pretrained(check, device=device)
+    found = find(pairs, texts, ranker, settings, checker)
+    count = write_examples(found.examples, output)
+    report = output.with_suffix(".md")
+    with replaced_file(report) as partial:
+        partial.write_text(mining_report(found, settings, ranker.name, len(pairs)), encoding="utf-8")
+    print_record(
+        {"pairs": len(pairs), "with_negatives": count, **found.left_out, "data": str(output), "report": str(report)},
+        as_json,
+    )
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert score mined.jsonl --teacher output/retrieval/rerank --output scored.jsonl
+
+    modernbert finetune scored.jsonl task=embed model=english-28m loss.name=margin-mse"""
+)
+def score(
+    source: Annotated[str, typer.Argument(help="Pairs, triples or lists (CSV, JSON lines, ...).")],
+    teacher: Annotated[str, typer.Option(help="A reranker, or an embedder with one vector for a text.")],
+    output: Annotated[Path, typer.Option(help="JSON lines with query, documents and scores.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what is wrong, and count it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a teacher score the documents of each query, for the losses that learn scores (distillation)."""
+    from modernbert.evaluate.retrieval import open_predictor
+    from modernbert.tasks.ranking.examples import RankingColumns, read_ranking
+    from modernbert.tasks.ranking.scoring import scored, teacher_of, write_examples
+    from modernbert.text.records import Source
+
+    examples = read_ranking(Source(path=source), RankingColumns(), skip_bad=skip_bad)
+    count = write_examples(scored(examples, teacher_of(open_predictor(teacher, None, device, False))), output)
+    print_record({"queries": count, "pairs": sum(len(one.documents) for one in examples), "data": str(output)}, as_json)
+
+
+def _choice(name: str) -> Literal["top", "random"]:
+    if name == "top":
+        return "top"
+    if name == "random":
+        return "random"
+    raise ConfigError(f"--choose is {name!r}; take top or random.")

@@ -1,0 +1,154 @@
+"""`modernbert evaluate retrieval`: one table of systems on one collection, and what each of them costs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modernbert.errors import ConfigError
+from modernbert.files import replaced_file
+from modernbert.model.folder import find_folder, read_architecture
+from modernbert.tasks.embed import Embedder
+from modernbert.tasks.multi_vector import MultiVectorEmbedder
+from modernbert.tasks.ranking.measures import MEASURES, System, difference, evaluate_fusion, evaluate_ranker
+from modernbert.tasks.ranking.rankers import Bm25, Model, Reranked, Scored
+from modernbert.tasks.rerank import Reranker
+from modernbert.tasks.sparse import SparseEmbedder
+from modernbert.text.collection import read_collection
+
+Predictor = Embedder | MultiVectorEmbedder | SparseEmbedder | Reranker
+
+_KINDS: dict[str, type[Any]] = {
+    "SentenceTransformer": Embedder,
+    "SparseEncoder": SparseEmbedder,
+    "MultiVectorEncoder": MultiVectorEmbedder,
+    "ColBERT": MultiVectorEmbedder,
+    "CrossEncoder": Reranker,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """All systems on one collection."""
+
+    collection: str
+    documents: int
+    queries: int
+    systems: list[System]
+
+
+def evaluate_retrieval(
+    source: str,
+    models: Sequence[str],
+    *,
+    split: str = "test",
+    bm25: bool = True,
+    language: str = "en",
+    rerankers: Sequence[str] = (),
+    depth: int = 100,
+    hybrid: bool = True,
+    max_length: int | None = None,
+    int8: bool = False,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> Table:
+    """How good BM25 and models are on a collection: alone, BM25 fused with each, and the best `depth` reranked.
+
+    A model is a folder or hub id of any of the four kinds, told by its files; a plain encoder is one whose mean is
+    taken. Rerankers put the first stage in order, which is BM25, or the first model without BM25.
+
+    Raises:
+        ConfigError: there is nothing to evaluate, or an embedder is given as a reranker, or the other way round.
+        DataError: the collection is wrong.
+        CheckpointError: there is no such model.
+    """
+    collection = read_collection(source, split, skip_bad=skip_bad)
+    systems: list[System] = []
+    runs: list[list[Scored]] = []
+    if bm25:
+        run, system = evaluate_ranker(collection, Bm25(language))
+        runs.append(run)
+        systems.append(system)
+    for path in models:
+        predictor = open_predictor(path, max_length, device, int8)
+        if isinstance(predictor, Reranker):
+            raise ConfigError(f"{path} is a reranker; give it as --rerank.")
+        run, system = evaluate_ranker(collection, Model(predictor, path))
+        runs.append(run)
+        systems.append(system)
+    if not runs:
+        raise ConfigError("There is nothing to evaluate: name a model, or leave BM25 in.")
+    if hybrid and bm25:
+        for path, run in zip(models, runs[1:], strict=True):
+            systems.append(evaluate_fusion(collection, [runs[0], run], f"BM25 + {path}")[1])
+    for path in rerankers:
+        predictor = open_predictor(path, max_length, device, int8)
+        if not isinstance(predictor, Reranker):
+            raise ConfigError(f"{path} is no reranker; give it as a model.")
+        first = systems[0].name
+        ranker = Reranked(runs[0], predictor, depth, f"{path} over {depth} of {first}")
+        systems.append(evaluate_ranker(collection, ranker)[1])
+    return Table(source, len(collection.documents), len(collection.queries), systems)
+
+
+def open_predictor(source: str, max_length: int | None, device: str, int8: bool) -> Predictor:
+    """The predictor of a folder or hub id, of the kind that its files tell.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    folder = find_folder(source)
+    described = folder / "config_sentence_transformers.json"
+    kind: type[Any] | None = None
+    if described.is_file():
+        kind = _KINDS.get(str(json.loads(described.read_text(encoding="utf-8-sig")).get("model_type")))
+    if kind is None:
+        kind = Reranker if read_architecture(folder) == "ModernBertForSequenceClassification" else Embedder
+    found: Predictor = kind.from_pretrained(source, max_length=max_length, device=device, int8=int8)
+    return found
+
+
+def rows_of(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a table for people: percent, with the 95 % interval of nDCG@10."""
+    header = ["system", *MEASURES, "95 % of nDCG@10", "documents tok/s", "ms/query", "index MB"]
+    rows = []
+    for system in table.systems:
+        quality, cost = system.quality, system.cost
+        ndcg = quality["nDCG@10"]
+        rows.append(
+            [
+                system.name,
+                *(f"{100 * quality[name].value:.1f}" for name in MEASURES),
+                f"{100 * ndcg.low:.1f} to {100 * ndcg.high:.1f}",
+                f"{cost.document_tokens / cost.index_seconds:,.0f}" if cost and cost.document_tokens else "",
+                f"{1000 * cost.query_seconds / table.queries:.1f}" if cost else "",
+                f"{cost.index_bytes / 1e6:.1f}" if cost and cost.index_bytes else "",
+            ]
+        )
+    return header, rows
+
+
+def document(table: Table) -> dict[str, Any]:
+    """The table for machines, with the difference of every system to the first one."""
+    return {
+        "collection": table.collection,
+        "documents": table.documents,
+        "queries": table.queries,
+        "systems": [
+            {
+                "name": system.name,
+                "quality": {name: asdict(quality) for name, quality in system.quality.items()},
+                "above_first": asdict(difference(system, table.systems[0])),
+                "cost": None if system.cost is None else asdict(system.cost),
+                "by_query": system.by_query,
+            }
+            for system in table.systems
+        ],
+    }
+
+
+def write_table(table: Table, path: Path) -> None:
+    """`document`, into a file."""
+    with replaced_file(path) as partial:
+        partial.write_text(json.dumps(document(table), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,331 @@
+"""Engines of the retrieval models: vectors, scores of pairs, vectors of tokens, and weights of words.
+
+As in `heads.py`, `run` computes a packed batch of anyone's items, and the other methods belong to one request.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
+from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
+from modernbert.packed import Sequences
+from modernbert.serve.computing import Server, Usage
+from modernbert.serve.failures import ComputationError, InvalidRequestError
+from modernbert.serve.heads import NOT_FINITE, Numbers, checked, run_head
+from modernbert.serve.items import Item, ItemFailed
+from modernbert.serve.models import Kind
+from modernbert.serve.texts import Side, Text, encode
+from modernbert.tasks.retrieval import RetrievalPredictor
+from modernbert.tasks.retrieval_texts import own_mask
+from modernbert.text.tokenizer import with_markers_in_text
+
+_SPARSE_AT_ONCE = 256  # texts whose weights of the whole vocabulary are in memory together
+
+
+def packed(items: Sequence[Item], device: torch.device) -> tuple[Tensor, Sequences]:
+    """The ids of items one after the other, and where each begins."""
+    tokens = torch.from_numpy(np.concatenate([item.ids for item in items]))
+    sequences = Sequences.from_lengths(len(item.ids) for item in items)
+    return tokens.to(device), sequences.to(device)
+
+
+def in_groups(items: Sequence[Item], run: Callable[[Any, list[Item]], Sequence[Any]]) -> list[Any]:
+    """Results in order, where items that want something else are computed apart."""
+    groups: dict[Any, list[int]] = {}
+    for index, item in enumerate(items):
+        groups.setdefault(item.wanted, []).append(index)
+    results: list[Any] = [None] * len(items)
+    for wanted, indices in groups.items():
+        for index, result in zip(indices, run(wanted, [items[index] for index in indices]), strict=True):
+            results[index] = result
+    return results
+
+
+class _Texts:
+    """Prompts and token ids of a retrieval model."""
+
+    _plain: Any = None  # what is wanted of an item where nothing special is
+
+    def __init__(self, predictor: RetrievalPredictor[Any]) -> None:
+        self.predictor = predictor
+        self.max_length = predictor.max_length
+        self.settings = predictor.model.settings
+        self.device = next(predictor.model.parameters()).device
+        self._tokenizer: Callable[[str], Tokenizer] = cache(
+            lambda prompt: with_markers_in_text(predictor.tokenizer, prompt, lower_case=self.settings.lower_case)
+        )
+
+    def prompt(self, name: str | None) -> str:
+        """The prompt of a name, or the default one.
+
+        Raises:
+            InvalidRequestError: there is none of this name.
+        """
+        prompts: dict[str, str] = self.settings.prompts
+        if name is None:
+            return prompts.get(self.settings.default_prompt_name or "", "")
+        if name not in prompts:
+            raise InvalidRequestError(f"`prompt_name` {name[:100]!r} is not one of: {', '.join(prompts) or 'none'}")
+        return prompts[name]
+
+    def role_prompt(self, role: Role | None) -> str:
+        """The prompt that the folder has for queries or documents."""
+        prompts: dict[str, str] = self.settings.prompts
+        names = {"query": ("query",), "document": DOCUMENT_PROMPTS, None: ()}[role]
+        return next((prompts[name] for name in names if name in prompts), self.prompt(None))
+
+    def warm(self) -> list[Item]:
+        """Prepare the tokenizer for every prompt, so that no request waits for it, and give something to compute."""
+        for prompt in {"", *self.settings.prompts.values()}:
+            self._tokenizer(prompt)
+            self.predictor.texts.encode(["warm"], prompt)
+        return [Item(self.ids(["warm"], True, "right", "")[0], self._plain)]
+
+    def ids(self, texts: Sequence[Text], truncate: bool, side: Side, prompt: str) -> list[npt.NDArray[np.int32]]:
+        return encode(
+            self._tokenizer(prompt), texts, max_length=self.max_length, truncate=truncate, side=side, prompt=prompt
+        )
+
+
+class EmbedderEngine(_Texts):
+    """One vector for each text, or the vectors of its tokens."""
+
+    def __init__(self, predictor: RetrievalPredictor[DenseEncoder]) -> None:
+        super().__init__(predictor)
+        self.model: DenseEncoder = predictor.model
+
+    @property
+    def dimensions(self) -> int:
+        """The length of a vector."""
+        return self.settings.truncate_dim or self.model.dimensions
+
+    def encode(self, texts: Sequence[Text], truncate: bool, side: Side, prompt: str) -> list[Item]:
+        left_out = 0 if self.settings.include_prompt else self.predictor.texts.prompt_tokens(prompt)
+        return [Item(ids, left_out) for ids in self.ids(texts, truncate, side, prompt)]
+
+    def encode_tokens(self, texts: Sequence[Text], truncate: bool, side: Side, name: str | None) -> list[Item]:
+        return [Item(ids) for ids in self.ids(texts, truncate, side, self.prompt(name))]
+
+    @torch.inference_mode()
+    def run(self, items: Sequence[Item]) -> Sequence[Any]:
+        """Vectors before they get unit length; where nothing is wanted, the hidden states of all tokens."""
+
+        def compute(left_out: int | None, group: list[Item]) -> list[Numbers | ItemFailed]:
+            tokens, sequences = packed(group, self.device)
+            hidden = self.model.model(tokens, sequences)
+            if left_out is None:
+                return [checked(rows) for rows in hidden.split(sequences.lengths)]
+            pooled = self.model.pooling(hidden, sequences, left_out)
+            return [checked(row) for row in self.model.projections(pooled)[:, : self.dimensions].float().cpu()]
+
+        return in_groups(items, compute)
+
+    def check_dimensions(self, dimensions: int | None) -> None:
+        """Refuse more numbers than a vector has, or none.
+
+        Raises:
+            InvalidRequestError: so it is.
+        """
+        if dimensions is not None and not 1 <= dimensions <= self.dimensions:
+            raise InvalidRequestError(f"`dimensions` must be between 1 and {self.dimensions}. Given: {dimensions}")
+
+
+class SparseEngine(_Texts):
+    """The weights above 0 of each text: ids of the vocabulary and their weights."""
+
+    def __init__(self, predictor: RetrievalPredictor[SparseEncoder]) -> None:
+        super().__init__(predictor)
+        self.model: SparseEncoder = predictor.model
+
+    def encode(self, texts: Sequence[Text], truncate: bool, side: Side, prompt: str) -> list[Item]:
+        return [Item(ids) for ids in self.ids(texts, truncate, side, prompt)]
+
+    @torch.inference_mode()
+    def run(self, items: Sequence[Item]) -> Sequence[Any]:
+        return list(self._weights(items))
+
+    def _weights(self, items: Sequence[Item]) -> Iterator[Any]:
+        for begin in range(0, len(items), _SPARSE_AT_ONCE):
+            rows = self.model(*packed(items[begin : begin + _SPARSE_AT_ONCE], self.device)).float().cpu()
+            for row in rows:
+                if not bool(row.isfinite().all()):
+                    yield ItemFailed(NOT_FINITE)
+                    continue
+                indices = row.nonzero().squeeze(1)
+                yield indices.numpy(), row[indices].numpy()
+
+
+class MultiVectorEngine(_Texts):
+    """The vectors of tokens that late interaction scores."""
+
+    _plain = ("document", 1 << 30)
+
+    def __init__(self, predictor: RetrievalPredictor[MultiVectorEncoder]) -> None:
+        super().__init__(predictor)
+        self.model: MultiVectorEncoder = predictor.model
+        self._skipped = {role: predictor.texts.skipped(self.settings, role).numpy() for role in ("query", "document")}
+
+    def encode_tokens(self, texts: Sequence[Text], truncate: bool, side: Side, name: str | None) -> list[Item]:
+        """Of documents, unless `name` is `query`."""
+        return self.encode(texts, truncate, side, "query" if name == "query" else "document")
+
+    def encode(self, texts: Sequence[Text], truncate: bool, side: Side, role: Role) -> list[Item]:
+        """`wanted` of an item is its role, and how many of its tokens are its own where others stand behind them.
+
+        Raises:
+            InvalidRequestError: ids are given, the beginning is to be cut off, or a text is too long and not to be cut.
+        """
+        if side == "left" or any(not isinstance(text, str) for text in texts):
+            raise InvalidRequestError("a multi-vector model reads texts, and cuts them on the right side")
+        strings = [str(text) for text in texts]
+        prompt = self.role_prompt(role)
+        if role == "query":
+            queries = self.predictor.texts.encode_queries(strings, prompt, self.settings)
+            cut, ids, own = queries.truncated, queries.ids, queries.own
+        else:
+            documents = self.predictor.texts.encode(strings, prompt, self.settings.document_length)
+            cut, ids, own = documents.truncated, documents.ids, [len(one) for one in documents.ids]
+        if cut and not truncate:
+            raise InvalidRequestError(f"`inputs` must have less than {self.most_tokens(role)} tokens")
+        return [Item(one, (role, own_one)) for one, own_one in zip(ids, own, strict=True)]
+
+    def most_tokens(self, role: Role) -> int:
+        """How many tokens of a text are read."""
+        length: int | None = self.settings.query_length if role == "query" else self.settings.document_length
+        return length or self.max_length
+
+    @torch.inference_mode()
+    def run(self, items: Sequence[Item]) -> Sequence[Any]:
+        def compute(unseen: bool, group: list[Item]) -> list[Any]:
+            tokens, sequences = packed(group, self.device)
+            seen = own_mask([item.wanted[1] for item in group], sequences.lengths).to(self.device) if unseen else None
+            rows = self.model(tokens, sequences, seen).split(sequences.lengths)
+            return [self._kept(item, row) for item, row in zip(group, rows, strict=True)]
+
+        apart = [Item(item.ids, self.model.has_unseen and item.wanted[1] < len(item.ids)) for item in items]
+        by_ids = {id(one): item for one, item in zip(apart, items, strict=True)}
+        return in_groups(apart, lambda unseen, group: compute(unseen, [by_ids[id(one)] for one in group]))
+
+    def _kept(self, item: Item, rows: Tensor) -> Numbers | ItemFailed:
+        skipped = self._skipped[item.wanted[0]]
+        if len(skipped):
+            rows = rows[torch.from_numpy(~np.isin(item.ids, skipped))]
+        return checked(rows)
+
+
+class RerankerEngine(_Texts):
+    """A score for each pair of texts, or the labels of a text."""
+
+    def __init__(self, predictor: RetrievalPredictor[CrossEncoder]) -> None:
+        super().__init__(predictor)
+        self.model: CrossEncoder = predictor.model
+        self.labels = self.model.config.labels
+
+    def run(self, items: Sequence[Item]) -> Sequence[Any]:
+        return run_head(self.model, items)
+
+    def encode(self, texts: Sequence[Text], truncate: bool, side: Side) -> list[Item]:
+        prompt = self.prompt(None)
+        return [Item(ids) for ids in self.ids(texts, truncate, side, prompt)]
+
+    def decode(self, logits: Sequence[Numbers], raw: bool) -> list[list[tuple[str, float]]]:
+        """Labels with their scores, best first: through a sigmoid as in text-embeddings-inference, or the logits."""
+        rows = logits if raw else [sigmoid(row) for row in logits]
+        return [sorted(zip(self.labels, row, strict=True), key=lambda one: -one[1]) for row in rows]
+
+
+async def scores_of(
+    server: Server,
+    usage: Usage,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    truncate: bool,
+    side: Side = "right",
+    raw: bool = False,
+) -> Numbers:
+    """How well each document fits the query, or its own one where there are as many queries.
+
+    Of a reranker between 0 and 1, or logits with `raw`; of a multi-vector model MaxSim, the sum over the tokens of the
+    query of the largest product with a token of the document (arXiv 2004.12832); of an embedder the cosine.
+    """
+    engine: Any = usage.model.engine
+    of_documents = list(queries) * len(documents) if len(queries) == 1 else list(queries)
+    match usage.model.kind:
+        case Kind.RERANKER:
+            pairs = list(zip(of_documents, documents, strict=True))
+            rows = await server.compute(usage, await server.encode(usage, lambda: engine.encode(pairs, truncate, side)))
+            scores = np.array([row[0] for row in rows], dtype=np.float32)
+            return scores if raw else sigmoid(scores)
+        case Kind.MULTI_VECTOR:
+            items = await server.encode(usage, lambda: _both(engine, queries, documents, truncate, side))
+            rows = await server.compute(usage, items)
+            asked, told = rows[: len(queries)], rows[len(queries) :]
+            asked = asked * len(documents) if len(queries) == 1 else asked
+            return await server.in_thread(lambda: np.array(list(map(maxsim, asked, told)), dtype=np.float32))
+        case _:
+            items = await server.encode(usage, lambda: _both(engine, queries, documents, truncate, side))
+            found = vectors(await server.compute(usage, items), normalize=True)
+            products = found[: len(queries)] * found[len(queries) :]
+            return np.asarray(products.sum(1), dtype=np.float32)
+
+
+def _both(engine: Any, queries: Sequence[str], documents: Sequence[str], truncate: bool, side: Side) -> list[Item]:
+    if isinstance(engine, MultiVectorEngine):
+        asked = engine.encode(queries, truncate, side, "query")
+        return asked + engine.encode(documents, truncate, side, "document")
+    asked = engine.encode(queries, truncate, side, engine.role_prompt("query"))
+    told: list[Item] = engine.encode(documents, truncate, side, engine.role_prompt("document"))
+    return list(asked) + told
+
+
+def maxsim(query: Numbers, document: Numbers) -> float:
+    """The sum over the tokens of a query of the largest product with a token of the document; 0 where one is empty."""
+    if not len(query) or not len(document):
+        return 0.0
+    return float((query @ document.T).max(1).sum())
+
+
+def vectors(rows: Sequence[Numbers], normalize: bool, dimensions: int | None = None) -> Numbers:
+    """Vectors as rows of a matrix: the first `dimensions` numbers, then of unit length if asked for.
+
+    Raises:
+        ComputationError: a vector is too long for single precision.
+    """
+    found = np.stack(rows)[:, :dimensions]
+    if normalize:
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all():
+            raise ComputationError(NOT_FINITE)
+        found = found / np.maximum(lengths, 1e-12)
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def sigmoid(values: Numbers) -> Numbers:
+    """1 / (1 + exp(-x)), without an overflow."""
+    return np.asarray(torch.from_numpy(np.asarray(values)).sigmoid().numpy(), dtype=np.float32)
+
+
+def prompt_name_of(input_type: str | None, prompts: dict[str, str]) -> Role | str | None:
+    """The role or the prompt that Cohere's `input_type` means: search_query, search_document, clustering ...
+
+    Raises:
+        InvalidRequestError: it means nothing to this model.
+    """
+    if input_type is None:
+        return None
+    name = input_type.removeprefix("search_")
+    if name == "query" or name in DOCUMENT_PROMPTS:
+        return "query" if name == "query" else "document"
+    if name in prompts or name in ("classification", "clustering"):
+        return name if name in prompts else None
+    raise InvalidRequestError(
+        f"`input_type` {input_type[:100]!r} is not search_query, search_document, classification or clustering"
+    )

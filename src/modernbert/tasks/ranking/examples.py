@@ -1,0 +1,214 @@
+"""What rankers learn from: queries with documents, in any of the usual forms, read from any file."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modernbert.config import Config
+from modernbert.errors import DataError
+from modernbert.text.collection import Collection
+from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column, read_records
+
+
+@dataclass(frozen=True)
+class RankingExample:
+    """A query and documents. Without `scores` the first document is relevant and the others are not.
+
+    With them there is one for each document: a grade, a similarity or what a teacher says. `relevant` are further
+    texts that are known to be relevant, which must not be taken for negatives.
+    """
+
+    query: str
+    documents: tuple[str, ...]
+    scores: tuple[float, ...] | None
+    origin: Origin
+    relevant: tuple[str, ...] = ()
+
+
+class RankingColumns(Config):
+    """Names of columns. Where none is given, the usual ones are looked for.
+
+    `query` with `positive` are pairs; with `negative` (one column, several that are numbered, or a list) triples and
+    more; with `documents`, a list, and `scores`, one number for each of them, lists. A pair with one score in `scores`
+    is graded. Identifiers in place of texts are looked up in `queries_from` and `documents_from`, files with the
+    columns of `id` and `text` (or `_id`, `query_id`, `document_id`; `query`, `document`, `passage`).
+    """
+
+    query: str | None = None
+    positive: str | None = None
+    negative: str | None = None
+    documents: str | None = None
+    scores: str | None = None
+    queries_from: Source | None = None
+    documents_from: Source | None = None
+
+
+_USUAL: dict[str, tuple[str, ...]] = {
+    "query": ("query", "question", "anchor", "sentence1", "query_id", "text"),
+    "positive": ("positive", "passage", "document", "answer", "pos", "sentence2", "context", "pair"),
+    "negative": ("negative", "negatives", "neg"),
+    "documents": ("documents", "passages", "document_ids", "docs"),
+    "scores": ("scores", "labels", "score", "label"),
+}
+
+
+def read_ranking(source: Source, columns: RankingColumns, *, skip_bad: bool = False) -> list[RankingExample]:
+    """The examples of a file, or with `skip_bad` those that are good.
+
+    Raises:
+        DataError: the first bad one with file and line: a text is empty or missing, a score is no finite number, a
+            list has another number of scores than documents, an identifier is not known; or there is none at all.
+    """
+    tables = _Tables(columns)
+    examples: list[RankingExample] = []
+    first: RejectedRecord | None = None
+    for record in read_records(source):
+        found = record if isinstance(record, RejectedRecord) else _example(record, columns, tables)
+        if isinstance(found, RankingExample):
+            examples.append(found)
+        elif not skip_bad:
+            raise found.error()
+        else:
+            first = first or found
+    if not examples:
+        because = f"; the first is {first.origin}: {first.sentence}" if first else "; it is empty."
+        raise DataError(f"{source.path} holds no example that can be used{because}")
+    return examples
+
+
+def judged_pairs(collection: Collection, negatives: Mapping[str, Sequence[str]] | None = None) -> list[RankingExample]:
+    """An example for each query and relevant document of a collection.
+
+    `negatives` names documents to learn as negatives, for some queries. All relevant documents of a query are known to
+    be so.
+    """
+    found = []
+    for query, text in collection.queries.items():
+        relevant = collection.relevant(query)
+        texts = tuple(collection.documents[name].content for name in relevant)
+        others = [collection.documents[name].content for name in (negatives or {}).get(query, ())]
+        for positive in texts:
+            origin = Origin(f"{collection.name}, query {query}", 0)
+            found.append(RankingExample(text, (positive, *others), None, origin, texts))
+    return found
+
+
+class _Tables:
+    """Texts by their identifiers, read where the columns hold identifiers."""
+
+    def __init__(self, columns: RankingColumns) -> None:
+        self.queries = _texts_by_name(columns.queries_from, ("query_id", "_id", "id"), ("text", "query"))
+        self.documents = _texts_by_name(
+            columns.documents_from, ("document_id", "docid", "_id", "id"), ("text", "document", "passage")
+        )
+
+
+def _texts_by_name(source: Source | None, ids: Sequence[str], texts: Sequence[str]) -> dict[str, str] | None:
+    if source is None:
+        return None
+    found: dict[str, str] = {}
+    for record in read_records(source):
+        if isinstance(record, RejectedRecord):
+            raise record.error()
+        name, text = (next((one for one in names if one in record.values), None) for names in (ids, texts))
+        if name is None or text is None:
+            raise missing_column(record, ids[0] if name is None else texts[0]).error()
+        found[str(record.values[name])] = str(record.values[text])
+    return found
+
+
+def _example(record: Record, columns: RankingColumns, tables: _Tables) -> RankingExample | RejectedRecord:
+    names = {kind: _column(record, columns, kind) for kind in _USUAL}
+    if names["query"] is None:
+        return missing_column(record, columns.query or "query")
+    query = _text(record, names["query"], record.values[names["query"]], tables.queries)
+    if isinstance(query, RejectedRecord):
+        return query
+    if names["documents"] is not None:
+        offered = record.values[names["documents"]]
+        if not isinstance(offered, list) or not offered:
+            return RejectedRecord("no documents", f"{names['documents']} should be a list of documents.", record.origin)
+        values = [(names["documents"], one) for one in offered]
+    elif names["positive"] is not None:
+        values = [(names["positive"], record.values[names["positive"]]), *_negatives(record, names["negative"])]
+    else:
+        return missing_column(record, columns.positive or columns.documents or "positive")
+    documents = []
+    for name, value in values:
+        text = _text(record, name, value, tables.documents)
+        if isinstance(text, RejectedRecord):
+            return text
+        documents.append(text)
+    scores = None if names["scores"] is None else _scores(record, names["scores"], len(documents))
+    if isinstance(scores, RejectedRecord):
+        return scores
+    return RankingExample(query, tuple(documents), scores, record.origin)
+
+
+def _column(record: Record, columns: RankingColumns, kind: str) -> str | None:
+    given: str | None = getattr(columns, kind)
+    if given is not None:
+        return given if given in record.values else None
+    return next((name for name in _USUAL[kind] if name in record.values), None)
+
+
+def _negatives(record: Record, named: str | None) -> list[tuple[str, Any]]:
+    stem = named or "negative"
+    columns = [name for name in record.values if name == stem or re.fullmatch(rf"{re.escape(stem)}_?\d+", str(name))]
+    found: list[tuple[str, Any]] = []
+    for name in columns:
+        value = record.values[name]
+        found += [(name, one) for one in value] if isinstance(value, list) else [(name, value)]
+    return found
+
+
+def _text(record: Record, column: str, value: Any, table: dict[str, str] | None) -> str | RejectedRecord:
+    if table is not None:
+        if (name := str(value)) not in table:
+            return RejectedRecord(
+                "unknown identifier", f"{column} names {name!r}, of which there is no text.", record.origin
+            )
+        value = table[name]
+    if not isinstance(value, str):
+        return RejectedRecord("no text", f"{column} is {value!r} and should be a text.", record.origin)
+    if not value.strip():
+        return RejectedRecord(
+            "empty text", f"{column} is empty; give it a text, or leave the example out.", record.origin
+        )
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return RejectedRecord(
+            "half a surrogate pair", f"{column} holds half a surrogate pair; write it again.", record.origin
+        )
+    return value.strip()
+
+
+def _scores(record: Record, column: str, count: int) -> tuple[float, ...] | RejectedRecord:
+    value = record.values[column]
+    listed = value if isinstance(value, list) else [value]
+    if len(listed) != count:
+        sentence = f"{column} has {len(listed)} numbers for {count} documents; give one for each."
+        return RejectedRecord("other number of scores", sentence, record.origin)
+    numbers = []
+    for one in listed:
+        try:
+            number = float(one)
+        except (TypeError, ValueError):
+            number = math.nan
+        if isinstance(one, bool):
+            number = float(one)
+        if not math.isfinite(number):
+            return RejectedRecord(
+                "not a number", f"{column} holds {one!r} and should hold finite numbers.", record.origin
+            )
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def iter_texts(examples: Sequence[RankingExample]) -> Iterator[str]:
+    """Every document, the relevant ones first."""
+    for example in examples:
+        yield from example.documents

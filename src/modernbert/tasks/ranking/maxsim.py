@@ -1,0 +1,115 @@
+"""Late-interaction scores (Khattab & Zaharia 2020, ColBERT, arXiv 2004.12832) of packed vectors, with gradients."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EMPTY_SCORE = -1e4  # of a document without a vector: below every real one, and finite
+_ELEMENTS_AT_ONCE = 1 << 23  # similarities that are held at once: 32 MiB in fp32
+
+
+def maxsim(
+    queries: Float[Tensor, "query_tokens dim"],
+    query_lengths: Sequence[int],
+    documents: Float[Tensor, "document_tokens dim"],
+    document_lengths: Sequence[int],
+    elements_at_once: int = _ELEMENTS_AT_ONCE,
+) -> Float[Tensor, "queries documents"]:
+    """For each query and document, the sum over query vectors of the largest product with a document vector.
+
+    Vectors lie one after the other, `lengths` says how many each text has; what is masked, such as punctuation of a
+    document, is left out before. Similarities exist for some documents at a time only; of each query vector and
+    document the place of the largest one is kept (int32), and gradients go through it alone. Scores are fp32.
+    """
+    found: Tensor = _MaxSim.apply(queries, tuple(query_lengths), documents, tuple(document_lengths), elements_at_once)
+    return found
+
+
+def maxsim_of_own(
+    queries: Float[Tensor, "query_tokens dim"],
+    query_lengths: Sequence[int],
+    documents: Float[Tensor, "document_tokens dim"],
+    document_lengths: Sequence[int],
+    counts: Sequence[int],
+) -> list[Float[Tensor, "documents"]]:
+    """The scores of each query with its own documents alone; query i has the next `counts[i]` of them."""
+    scores: list[Tensor] = []
+    query_begin = document_begin = first = 0
+    for length, count in zip(query_lengths, counts, strict=True):
+        own = document_lengths[first : first + count]
+        end = document_begin + sum(own)
+        query = queries[query_begin : query_begin + length]
+        scores.append(maxsim(query, [length], documents[document_begin:end], own)[0])
+        query_begin, document_begin, first = query_begin + length, end, first + count
+    return scores
+
+
+class _MaxSim(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        query_lengths: tuple[int, ...],
+        documents: Tensor,
+        document_lengths: tuple[int, ...],
+        elements_at_once: int,
+    ) -> Tensor:
+        begins = torch.tensor((0, *document_lengths), device=documents.device).cumsum(0)[:-1]
+        lengths = torch.tensor(document_lengths, device=documents.device)
+        best = torch.zeros(len(queries), len(lengths), dtype=torch.int32, device=queries.device)
+        largest = torch.full((len(queries), len(lengths)), EMPTY_SCORE, device=queries.device)
+        for chosen in _groups(document_lengths, max(1, elements_at_once // max(1, len(queries)))):
+            width = max(document_lengths[index] for index in chosen)
+            if width == 0:
+                continue
+            columns = torch.tensor(chosen, device=documents.device)
+            places = torch.arange(width, device=documents.device)
+            real = places < lengths[columns].unsqueeze(1)
+            rows = (begins[columns].unsqueeze(1) + places).where(real, begins[columns].unsqueeze(1))
+            rows = rows.clamp(max=len(documents) - 1)  # an empty document at the end
+            products = queries @ documents[rows.flatten()].T
+            products = products.view(len(queries), *rows.shape).masked_fill(~real, -torch.inf)
+            values, where = products.max(-1)
+            filled = lengths[columns] > 0
+            largest[:, columns] = values.float().where(filled, EMPTY_SCORE)
+            best[:, columns] = (begins[columns] + where).to(torch.int32)
+        owner = torch.repeat_interleave(
+            torch.arange(len(query_lengths), device=queries.device),
+            torch.tensor(query_lengths, device=queries.device),
+        )
+        empty = lengths == 0
+        scores = largest.new_zeros(len(query_lengths), len(lengths)).index_add_(0, owner, largest)
+        ctx.save_for_backward(queries, documents, best, owner, empty)
+        return scores.masked_fill_(empty, EMPTY_SCORE)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
+        queries, documents, best, owner, empty = ctx.saved_tensors
+        of_queries = torch.zeros_like(queries, dtype=torch.float32)
+        of_documents = torch.zeros_like(documents, dtype=torch.float32)
+        gradient = gradient.masked_fill(empty, 0)
+        at_once = max(1, _ELEMENTS_AT_ONCE // max(1, best.shape[1] * queries.shape[1]))
+        for begin in range(0, len(queries), at_once):
+            part = slice(begin, begin + at_once)
+            weights = gradient[owner[part]]  # (query vectors, documents)
+            rows = best[part].long().masked_fill(empty, 0)
+            chosen = documents[rows.flatten()].view(*rows.shape, -1).float()
+            of_queries[part] = torch.einsum("qd,qdh->qh", weights, chosen)
+            given = weights.unsqueeze(-1) * queries[part].float().unsqueeze(1)
+            of_documents.index_add_(0, rows.flatten(), given.flatten(0, 1))
+        return of_queries.to(queries.dtype), None, of_documents.to(documents.dtype), None, None
+
+
+def _groups(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Documents of about the same length, as many together as have `most` places with their padding."""
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda one: lengths[one]):
+        if group and (len(group) + 1) * lengths[index] > most:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group

@@ -1,0 +1,302 @@
+"""One update of a ranker: gradients of the loss of all its examples, a mini-batch at a time."""
+
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, distributed
+from torch.nn import functional as F
+
+from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
+from modernbert.packed import Sequences
+from modernbert.stream.batching import batches_within
+from modernbert.tasks.ranking.contrastive import info_nce, known_positives, likely_positives
+from modernbert.tasks.ranking.distillation import kl_divergence, margin_mse, score_mse
+from modernbert.tasks.ranking.graded import angle, cosent, matryoshka
+from modernbert.tasks.ranking.gradient_cache import cached_backward
+from modernbert.tasks.ranking.listwise import binary, lambda_loss
+from modernbert.tasks.ranking.maxsim import maxsim, maxsim_of_own
+from modernbert.tasks.ranking.settings import ResolvedLoss
+from modernbert.tasks.ranking.sparsity import flops, warmed_up
+from modernbert.tasks.retrieval_texts import own_mask
+from modernbert.text.framing import Ids
+
+RankingModel = DenseEncoder | MultiVectorEncoder | SparseEncoder | CrossEncoder
+Role = Literal["query", "document", "pair"]
+
+
+@dataclass(frozen=True, eq=False)
+class RankingItem:
+    """An example as a model reads it: a query and its documents, or a sequence for each pair (then `query` is empty).
+
+    `own` is the number of tokens of the query that are not [MASK] behind it. `name` and `document_names` are the texts
+    themselves, by which equal ones are told; `relevant` are those that are known to be relevant.
+    """
+
+    query: Ids
+    documents: tuple[Ids, ...]
+    scores: tuple[float, ...] | None
+    own: int
+    name: str
+    document_names: tuple[str, ...]
+    relevant: frozenset[str]
+
+    @property
+    def names(self) -> tuple[Hashable, Hashable]:
+        """The query and its positive, which no other example of a batch may have.
+
+        Any other text may be there twice: `known_positives` sees to it that no relevant document is a negative.
+        """
+        return ("query", self.name), self.document_names[0]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.query) + sum(map(len, self.documents))
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Sequences that are embedded together: which ones, and of which role."""
+
+    role: Role
+    ids: tuple[Ids, ...]
+    own: tuple[int, ...]
+
+
+Guide = Callable[[Sequence[RankingItem]], Float[Tensor, "queries documents"]]  # scores of the whole batch
+
+
+class RankingObjective:
+    """What an update of a ranker adds to the gradients.
+
+    `tokens_at_once` bounds what is in memory; the gradients do not depend on it. `precision` is entered around every
+    pass through the model. `skipped` are ids of tokens of documents that late interaction leaves out, `prompt_tokens`
+    the lengths of the prompts of queries and documents with [CLS] (for models that do not pool them).
+    """
+
+    def __init__(
+        self,
+        model: RankingModel,
+        loss: ResolvedLoss,
+        *,
+        tokens_at_once: int,
+        precision: Callable[[], AbstractContextManager[None]],
+        skipped: Tensor | None = None,
+        prompt_tokens: tuple[int, int] = (0, 0),
+        guide: Guide | None = None,
+        group: distributed.ProcessGroup | None = None,
+    ) -> None:
+        self.model, self.resolved, self.settings = model, loss, loss.settings
+        self.tokens_at_once, self.precision = tokens_at_once, precision
+        self.skipped = torch.empty(0, dtype=torch.int64) if skipped is None else skipped
+        self.prompt_tokens = prompt_tokens
+        self.guide, self.group = guide, group
+
+    def backward(
+        self, items: Sequence[RankingItem], *, seed: int, progress: float, own: Sequence[RankingItem] | None = None
+    ) -> float:
+        """Add the gradients of the loss of `items` and return it.
+
+        Dropout is a function of `seed`; `progress` (0 to 1) of the run is what a regulariser's weight depends on. With
+        several processes `items` are those of all, in their order, and `own` this one's part; see `cached_backward`.
+        """
+        every = list(items)
+        mine = every if own is None else list(own)
+        if isinstance(self.model, CrossEncoder):
+            return self._rerank(every, mine, seed)
+        chunks = self._chunks([(item.query, item.own) for item in mine], "query")
+        chunks += self._chunks([(ids, len(ids)) for item in mine for ids in item.documents], "document")
+        excluded = self._excluded(every)
+
+        def loss(vectors: Tensor) -> Tensor:
+            return self._embedded_loss(vectors, every, excluded, progress)
+
+        return cached_backward(chunks, self._embed, loss, seed=seed, keep=self._fit(chunks), group=self.group)
+
+    def _fit(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether the activations of all sequences may be in memory at once."""
+        return sum(len(ids) for chunk in chunks for ids in chunk.ids) <= self.tokens_at_once
+
+    def _chunks(self, sequences: Sequence[tuple[Ids, int]], role: Role) -> list[Chunk]:
+        lengths = [len(ids) for ids, _ in sequences]
+        return [
+            Chunk(role, tuple(sequences[i][0] for i in part), tuple(sequences[i][1] for i in part))
+            for part in batches_within(range(len(sequences)), lengths, self.tokens_at_once)
+        ]
+
+    def _embed(self, chunk: Chunk) -> Tensor:
+        device = next(self.model.parameters()).device
+        tokens = torch.from_numpy(np.concatenate(chunk.ids)).to(device)
+        sequences = Sequences.from_lengths(len(ids) for ids in chunk.ids).to(device)
+        model = self.model
+        with self.precision():
+            if isinstance(model, MultiVectorEncoder):
+                seen = None
+                if chunk.role == "query" and model.has_unseen:
+                    seen = own_mask(chunk.own, sequences.lengths).to(device)
+                rows = model(tokens, sequences, seen)
+                return rows if chunk.role == "query" else rows[self._kept(tokens)]
+            if isinstance(model, DenseEncoder):
+                return model(tokens, sequences, self.prompt_tokens[chunk.role == "document"])
+            return model(tokens, sequences).float()
+
+    def _kept(self, tokens: Tensor) -> Bool[Tensor, "tokens"]:
+        return ~torch.isin(tokens, self.skipped.to(tokens.device, tokens.dtype))
+
+    def _vector_counts(self, items: Sequence[RankingItem]) -> tuple[list[int], list[int]]:
+        """How many vectors each query and each document has in late interaction."""
+        skipped = self.skipped.numpy()
+        queries = [len(item.query) for item in items]
+        documents = [int((~np.isin(ids, skipped)).sum()) for item in items for ids in item.documents]
+        return queries, documents
+
+    def _embedded_loss(
+        self, vectors: Tensor, items: list[RankingItem], excluded: Tensor | None, progress: float
+    ) -> Tensor:
+        if isinstance(self.model, MultiVectorEncoder):
+            queries, documents = self._vector_counts(items)
+            split = _reorder(vectors, items, queries, documents, self.group)
+            return self._late_loss(*split, queries, documents, items, excluded)
+        counts = [len(item.documents) for item in items]
+        ones = [1] * len(items), [1] * sum(counts)
+        queries_, documents_ = _reorder(vectors, items, *ones, self.group)
+        if isinstance(self.model, SparseEncoder):
+            loss = self._vector_loss(torch.cat([queries_, documents_]), items, excluded, cosine=False)
+            of_queries = warmed_up(self.settings.query_flops, progress, self.settings.flops_warmup)
+            of_documents = warmed_up(self.settings.document_flops, progress, self.settings.flops_warmup)
+            return loss + of_queries * flops(queries_) + of_documents * flops(documents_)
+        both = torch.cat([queries_, documents_])
+        assert isinstance(self.model, DenseEncoder)
+        cosine = self.model.settings.similarity == "cosine"
+        whole = self._vector_loss(both, items, excluded, cosine)
+        if not self.settings.matryoshka:
+            return whole
+        shorter = matryoshka(
+            both, lambda rows: self._vector_loss(rows, items, excluded, cosine), self.settings.matryoshka
+        )
+        return whole + shorter
+
+    def _vector_loss(self, rows: Tensor, items: list[RankingItem], excluded: Tensor | None, cosine: bool) -> Tensor:
+        queries, documents = rows[: len(items)], rows[len(items) :]
+        counts = [len(item.documents) for item in items]
+        if self.resolved.name == "angle":
+            return angle(queries.repeat_interleave(_tensor(counts, rows), 0), documents, _flat(items, rows),
+                         scale=self.settings.scale)  # fmt: skip
+        if cosine:
+            queries, documents = F.normalize(queries, dim=-1), F.normalize(documents, dim=-1)
+        if self.resolved.name == "contrastive" and self.settings.in_batch:
+            return self._contrastive(queries @ documents.T, items, excluded)
+        own = queries.repeat_interleave(_tensor(counts, rows), 0)
+        return self._listed([*(own * documents).sum(-1).split(counts)], items)
+
+    def _late_loss(
+        self, queries: Tensor, documents: Tensor, query_counts: list[int], document_counts: list[int],
+        items: list[RankingItem], excluded: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        if self.resolved.name == "contrastive" and self.settings.in_batch:
+            return self._contrastive(maxsim(queries, query_counts, documents, document_counts), items, excluded)
+        counts = [len(item.documents) for item in items]
+        return self._listed(maxsim_of_own(queries, query_counts, documents, document_counts, counts), items)
+
+    def _contrastive(self, scores: Tensor, items: list[RankingItem], excluded: Tensor | None) -> Tensor:
+        positives = _positives(items).to(scores.device)
+        left_out = None if excluded is None else excluded.to(scores.device)
+        if self.settings.margin is not None and self.guide is None:
+            near = likely_positives(scores.detach(), positives, self.settings.margin, self.settings.margin_kind)
+            left_out = near if left_out is None else left_out | near
+        return info_nce(
+            scores, positives, temperature=self.resolved.temperature, excluded=left_out,
+            both_ways=self.settings.both_ways,
+        )  # fmt: skip
+
+    def _excluded(self, items: list[RankingItem]) -> Bool[Tensor, "queries documents"] | None:
+        """What no negative is: known positives, and what the guide takes for one."""
+        if self.resolved.name != "contrastive" or not self.settings.in_batch:
+            return None
+        names = [name for item in items for name in item.document_names]
+        positives = _positives(items)
+        mask = known_positives([item.relevant for item in items], names, positives.tolist())
+        if self.guide is not None and self.settings.margin is not None:
+            scores = self.guide(items).cpu()
+            mask |= likely_positives(scores, positives, self.settings.margin, self.settings.margin_kind)
+        return mask
+
+    def _listed(self, scores: Sequence[Tensor], items: list[RankingItem]) -> Tensor:
+        """The loss of the scores of each query's own documents."""
+        name, settings = self.resolved.name, self.settings
+        padded = torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True)
+        counts = _tensor([len(item.documents) for item in items], padded)
+        present = torch.arange(padded.shape[1], device=padded.device) < counts.unsqueeze(1)
+        labels = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(_labels(item), dtype=torch.float32) for item in items], batch_first=True
+        ).to(padded.device)
+        if name == "contrastive":
+            logits = (padded.float() / self.resolved.temperature).masked_fill(~present, -torch.inf)
+            return F.cross_entropy(logits, counts.new_zeros(len(items)))
+        if name == "kl":
+            return kl_divergence(
+                padded, labels, temperature=self.resolved.temperature,
+                teacher_temperature=settings.teacher_temperature, min_max=settings.min_max, present=present,
+            )  # fmt: skip
+        if name == "cosent":
+            return cosent(padded[present], labels[present], scale=settings.scale)
+        if name == "lambda":
+            return lambda_loss(padded, labels, present, top=settings.top)
+        return {"margin-mse": margin_mse, "mse": score_mse, "binary": binary}[name](padded, labels, present)
+
+    def _rerank(self, items: list[RankingItem], mine: list[RankingItem], seed: int) -> float:
+        chunks = self._chunks([(ids, len(ids)) for item in mine for ids in item.documents], "pair")
+        counts = [len(item.documents) for item in items]
+
+        def loss(rows: Tensor) -> Tensor:
+            return self._listed(rows.squeeze(-1).split(counts), items)
+
+        return cached_backward(chunks, self._embed, loss, seed=seed, keep=self._fit(chunks), group=self.group)
+
+
+def _reorder(
+    vectors: Tensor,
+    items: list[RankingItem],
+    query_counts: list[int],
+    document_counts: list[int],
+    group: distributed.ProcessGroup | None,
+) -> tuple[Tensor, Tensor]:
+    """Queries and documents of all processes, each of which sends its queries and then its documents."""
+    if group is None:
+        total = sum(query_counts)
+        return vectors[:total], vectors[total:]
+    size = distributed.get_world_size(group)
+    queries, documents = [], []
+    offset = first_document = 0
+    for rank in range(size):
+        begin, end = (len(items) * one // size for one in (rank, rank + 1))
+        num_documents = sum(len(item.documents) for item in items[begin:end])
+        of_queries = sum(query_counts[begin:end])
+        of_documents = sum(document_counts[first_document : first_document + num_documents])
+        queries.append(vectors[offset : offset + of_queries])
+        documents.append(vectors[offset + of_queries : offset + of_queries + of_documents])
+        offset += of_queries + of_documents
+        first_document += num_documents
+    return torch.cat(queries), torch.cat(documents)
+
+
+def _positives(items: Sequence[RankingItem]) -> Tensor:
+    """The column of each query's first document."""
+    counts = torch.tensor([0, *(len(item.documents) for item in items)])
+    return counts.cumsum(0)[:-1]
+
+
+def _labels(item: RankingItem) -> list[float]:
+    return [1.0] + [0.0] * (len(item.documents) - 1) if item.scores is None else list(item.scores)
+
+
+def _flat(items: Sequence[RankingItem], like: Tensor) -> Tensor:
+    return torch.tensor([label for item in items for label in _labels(item)], device=like.device)
+
+
+def _tensor(values: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device)

@@ -1,0 +1,179 @@
+"""What ranks the documents of a collection: BM25 and the four kinds of models, alone, in two stages, or fused."""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modernbert.errors import ConfigError
+from modernbert.tasks.embed import Embedder
+from modernbert.tasks.multi_vector import MultiVectorEmbedder
+from modernbert.tasks.ranking.maxsim import maxsim
+from modernbert.tasks.rerank import Reranker
+from modernbert.tasks.sparse import SparseEmbedder
+
+Scored = list[tuple[int, float]]  # numbers of documents with their scores, the best first
+_QUERIES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What ranking has cost: seconds for all documents and for all queries, and the bytes of what is kept."""
+
+    index_seconds: float
+    query_seconds: float
+    index_bytes: int
+    document_tokens: int = 0
+
+
+class Ranker(ABC):
+    """Ranks documents for queries."""
+
+    name: str
+    cost: Cost
+
+    @abstractmethod
+    def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
+        """For each query the best `top` documents. `cost` is known afterwards."""
+
+
+class Bm25(Ranker):
+    """BM25 (Robertson et al. 1994) of words: English ones without stop words and stemmed, or pairs of characters."""
+
+    def __init__(self, language: str = "en", name: str = "BM25") -> None:
+        self.language, self.name = language, name
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
+        bm25s = _bm25s()
+        began = time.perf_counter()
+        index = bm25s.BM25()
+        index.index(_words(documents, self.language), show_progress=False)
+        built = time.perf_counter()
+        places, scores = index.retrieve(
+            _words(queries, self.language), k=min(top, len(documents)), show_progress=False, n_threads=1
+        )
+        stored = sum(part.nbytes for part in index.scores.values() if isinstance(part, np.ndarray))
+        self.cost = Cost(built - began, time.perf_counter() - built, stored)
+        return [
+            [(int(place), float(score)) for place, score in zip(*row, strict=True) if score > 0]
+            for row in zip(places, scores, strict=True)
+        ]
+
+
+class Model(Ranker):
+    """A first stage of one of the three kinds of embedders, by exact search."""
+
+    def __init__(
+        self, embedder: Embedder | MultiVectorEmbedder | SparseEmbedder, name: str, tokens_at_once: int = 8192
+    ):
+        self.embedder, self.name, self.tokens_at_once = embedder, name, tokens_at_once
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
+        embedder, options = self.embedder, {"tokens_at_once": self.tokens_at_once}
+        began = time.perf_counter()
+        vectors: Any = embedder.encode_document(list(documents), **options)
+        indexed = time.perf_counter()
+        asked: Any = embedder.encode_query(list(queries), **options)
+        found: list[Scored] = []
+        for begin in range(0, len(queries), _QUERIES_AT_ONCE):
+            found += _best(self._scores(asked, begin, vectors), top)
+        tokens = int(sum(len(ids) for ids in embedder.texts.encode(list(documents)).ids))
+        self.cost = Cost(indexed - began, time.perf_counter() - indexed, _bytes(vectors), tokens)
+        return found
+
+    def _scores(self, asked: Any, begin: int, vectors: Any) -> npt.NDArray[np.float32]:
+        end = begin + _QUERIES_AT_ONCE
+        if isinstance(self.embedder, MultiVectorEmbedder):
+            part = asked[begin:end]
+            stacked = [torch.from_numpy(np.concatenate(one)) for one in (part, vectors)]
+            lengths = [[len(each) for each in one] for one in (part, vectors)]
+            return maxsim(stacked[0], lengths[0], stacked[1], lengths[1]).numpy()
+        if isinstance(self.embedder, SparseEmbedder):
+            rows = asked.to_dense()[begin:end]
+            return torch.sparse.mm(vectors, rows.t()).t().numpy()
+        return self.embedder.similarity(asked[begin:end], vectors).numpy()
+
+
+class Reranked(Ranker):
+    """The best documents of a first stage, in the order of a cross-encoder; the others behind them as they were."""
+
+    def __init__(self, first: Sequence[Scored], reranker: Reranker, depth: int, name: str) -> None:
+        self.first, self.reranker, self.depth, self.name = first, reranker, depth, name
+
+    def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
+        began = time.perf_counter()
+        pairs = [
+            (query, documents[place])
+            for query, ranked in zip(queries, self.first, strict=True)
+            for place, _ in ranked[: self.depth]
+        ]
+        scores = iter(self.reranker.predict(pairs, raw_scores=True).tolist() if pairs else [])
+        found: list[Scored] = []
+        for ranked in self.first:
+            head = sorted(((place, next(scores)) for place, _ in ranked[: self.depth]), key=lambda one: -one[1])
+            lowest = head[-1][1] if head else 0.0
+            rest = [(place, lowest - 1 - number) for number, (place, _) in enumerate(ranked[self.depth :])]
+            found.append([*head, *rest][:top])
+        self.cost = Cost(0.0, time.perf_counter() - began, 0)
+        return found
+
+
+def fused(runs: Sequence[Sequence[Scored]], top: int, constant: int = 60) -> list[Scored]:
+    """Reciprocal rank fusion (Cormack et al. 2009): the sum over runs of 1 / (constant + rank)."""
+    found: list[Scored] = []
+    for ranked in zip(*runs, strict=True):
+        scores: dict[int, float] = {}
+        for one in ranked:
+            for rank, (place, _) in enumerate(one, 1):
+                scores[place] = scores.get(place, 0.0) + 1 / (constant + rank)
+        found.append(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:top])
+    return found
+
+
+def _best(scores: npt.NDArray[np.float32], top: int) -> list[Scored]:
+    count = min(top, scores.shape[1])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return [[(int(place), float(row[place])) for place in places] for row, places in zip(scores, order, strict=True)]
+
+
+def _bytes(vectors: Any) -> int:
+    if isinstance(vectors, list):
+        return sum(one.nbytes for one in vectors)
+    if isinstance(vectors, torch.Tensor):  # a sparse one: a number and a place for each weight
+        return int(vectors._nnz()) * 8 if vectors.is_sparse else vectors.nbytes
+    return int(vectors.nbytes)
+
+
+def _bm25s() -> Any:
+    try:
+        import bm25s
+    except ImportError:
+        raise ConfigError("BM25 needs the package bm25s: pip install 'modernbert[retrieval]'.") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every step of an index
+    return bm25s
+
+
+def _words(texts: Sequence[str], language: str) -> list[list[str]]:
+    if language == "ja":  # no spaces: every two neighbouring characters
+        return [[text[place : place + 2] for place in range(max(1, len(text) - 1))] for text in map(str.lower, texts)]
+    stemmer = None
+    if language == "en":
+        try:
+            import Stemmer
+        except ImportError:
+            raise ConfigError("BM25 of English needs PyStemmer: pip install 'modernbert[retrieval]'.") from None
+        stemmer = Stemmer.Stemmer("english")
+    found: list[list[str]] = _bm25s().tokenize(
+        list(texts),
+        stopwords="en" if language == "en" else None,
+        stemmer=stemmer,
+        return_ids=False,
+        show_progress=False,
+    )
+    return found

@@ -1,0 +1,399 @@
+"""Training of rankers: batches without repeated texts, cached gradients, the best model by nDCG@10."""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, distributed, nn
+
+from modernbert import config as toml
+from modernbert.errors import ConfigError, DataError
+from modernbert.files import replaced_file, settle
+from modernbert.model.folder import TOKENIZER_FILES, find_folder, read_config
+from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
+from modernbert.model.retrieval_folder import read_modules
+from modernbert.runtime import autocast
+from modernbert.stream.batching import Batches, shuffled
+from modernbert.tasks.embed import Embedder
+from modernbert.tasks.multi_vector import MultiVectorEmbedder
+from modernbert.tasks.ranking.batches import batches_without_repeats
+from modernbert.tasks.ranking.encoding import encode_ranking, prompt_of
+from modernbert.tasks.ranking.examples import RankingExample, judged_pairs, read_ranking
+from modernbert.tasks.ranking.measures import evaluate_ranker
+from modernbert.tasks.ranking.mining import with_bm25_negatives
+from modernbert.tasks.ranking.objective import Guide, RankingItem, RankingModel, RankingObjective
+from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker, Reranked, Scored
+from modernbert.tasks.ranking.settings import ResolvedLoss
+from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
+from modernbert.tasks.rerank import Reranker
+from modernbert.tasks.retrieval_texts import RetrievalTokenizer
+from modernbert.tasks.sparse import SparseEmbedder
+from modernbert.text.collection import Collection, Document, read_collection, read_documents
+from modernbert.text.tokenizer import check_fits, load_tokenizer
+from modernbert.train.distributed import Processes, processes
+from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
+from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
+from modernbert.train.run_folder import in_use, remove_run
+from modernbert.train.stopping import StopRequest
+from modernbert.train.trackers import Tracking, check_trackers, followed
+
+logger = logging.getLogger(__name__)
+
+_KINDS: dict[str, type[RankingModel]] = {
+    "embed": DenseEncoder,
+    "multi-vector": MultiVectorEncoder,
+    "sparse": SparseEncoder,
+    "rerank": CrossEncoder,
+}
+_PREDICTORS: dict[str, Any] = {
+    "embed": Embedder,
+    "multi-vector": MultiVectorEmbedder,
+    "sparse": SparseEmbedder,
+    "rerank": Reranker,
+}
+_REPORT = "report.json"
+_OWN = (_REPORT, "training", "tensorboard", "model.safetensors", "config.json", *TOKENIZER_FILES)  # of a run
+
+
+def train_ranker(recipe: RankingRecipe, overwrite: bool = False) -> Path | None:
+    """Train, choose the best model and write the output folder; go on where it stopped.
+
+    With `overwrite` a run that is in the folder is removed first.
+    Returns the folder, or None if the user asked to stop (everything is saved then).
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe, or the recipe does not fit the model or the data.
+        DataError: a file or an example is wrong.
+        CheckpointError: there is no such model.
+    """
+    check_trackers(recipe.machine.trackers, "machine.trackers")
+    with StopRequest() as stop, processes(recipe.machine.device) as these:
+        if these.first:
+            if overwrite:
+                remove_run(recipe.output, RankingRecipe, _OWN)
+            _claim(recipe)
+        these.wait()
+        with in_use(recipe.output) if these.first else nullcontext():
+            return _in_folder(recipe, these, stop)
+
+
+def _in_folder(recipe: RankingRecipe, these: Processes, stop: StopRequest) -> Path | None:
+    if (recipe.output / _REPORT).exists():
+        logger.info("The run in %s is complete.", recipe.output)
+        return recipe.output
+    examples = read_examples(recipe)
+    validation = _validation(recipe)
+    runs: list[RankerTraining] = []
+    for seed in recipe.seeds:
+        run = RankerTraining(recipe, examples, validation, seed, these)
+        with followed(run.metrics, _tracking(recipe, seed)) if these.first else nullcontext():
+            if not run.train(stop):
+                return None
+        runs.append(run)
+    if these.first:
+        best = max(runs, key=lambda one: -math.inf if one.progress.best is None else one.progress.best)
+        _write(recipe, best, runs, len(examples))
+        logger.info("The model and its report are in %s.", recipe.output)
+    these.wait()
+    return recipe.output
+
+
+def _tracking(recipe: RankingRecipe, seed: int) -> Tracking:
+    """How a seed of a run appears in trackers."""
+    machine = recipe.machine
+    return Tracking(
+        machine.trackers,
+        machine.project,
+        f"{recipe.output.name}-seed-{seed}",
+        recipe.output / "training" / f"seed-{seed}",
+        recipe.model_dump(mode="json"),
+        events=recipe.output / "tensorboard" / f"seed-{seed}",
+    )
+
+
+def predictor_of(task: str, folder: Path, device: str) -> Any:
+    """What uses a ranker of this task."""
+    return _PREDICTORS[task].from_pretrained(folder, device=device)
+
+
+def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
+    """All examples of a recipe, those of files first.
+
+    Raises:
+        DataError: an example is wrong, or there is none.
+    """
+    data = recipe.data
+    found: list[RankingExample] = []
+    if data.train is not None:
+        found += read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad)
+    for path in data.collections:
+        collection = read_collection(path, data.split, skip_bad=recipe.skip_bad)
+        found += _with_negatives(judged_pairs(collection), collection.documents.values(), data)
+    for path in data.documents:
+        documents = read_documents(path, skip_bad=recipe.skip_bad).values()
+        pairs = list(unlabelled_pairs(documents, data.unlabelled, 0, path))
+        chosen = sorted(shuffled(len(pairs), 0, 0)[: data.most_unlabelled].tolist())
+        found += _with_negatives([pairs[index] for index in chosen], documents, data)
+    if not found:
+        raise DataError("There is no example to learn from; see data.train, data.collections and data.documents.")
+    return found
+
+
+def _with_negatives(
+    pairs: list[RankingExample], documents: Iterable[Document], data: RankingData
+) -> list[RankingExample]:
+    if not data.hard_negatives:
+        return pairs
+    contents = [document.content for document in documents]
+    return with_bm25_negatives(pairs, contents, data.hard_negatives, data.negatives_from)
+
+
+class _NoForward(nn.Module):
+    """The model as what the loop wraps; the gradients of a ranker are made without its forward pass."""
+
+    def __init__(self, model: RankingModel) -> None:
+        super().__init__()
+        self.model = model
+
+
+class RankerTraining(EpochLoop):
+    """The state of one run, with one seed: model, optimizer and progress."""
+
+    def __init__(
+        self,
+        recipe: RankingRecipe,
+        examples: Sequence[RankingExample],
+        validation: tuple[Collection, list[Scored] | None] | None,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        self.recipe, self.validation = recipe, validation
+        torch.manual_seed(seed)
+        ranker, self.tokenizer, self.max_length = load_ranker(recipe)
+        ranker.to(processes.device).train()
+        freeze(ranker, recipe.training)  # type: ignore[arg-type]
+        self.ranker = ranker
+        self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
+        self.names = [item.names for item in self.items]
+        self.loss = resolved_loss(recipe, examples)
+        super().__init__(
+            ranker,  # type: ignore[arg-type]
+            _NoForward(ranker),
+            processes,
+            recipe=recipe,
+            training=recipe.training,
+            machine=recipe.machine,
+            directory=recipe.output / "training" / f"seed-{seed}",
+            seed=seed,
+            num_examples=len(self.items),
+            parallel=None,
+        )
+        texts = RetrievalTokenizer(self.tokenizer, ranker.settings, self.max_length)
+        skipped = None
+        if isinstance(ranker, MultiVectorEncoder):
+            skipped = texts.skipped(ranker.settings, "document")
+        prompts = [texts.prompt_tokens(prompt_of(ranker.settings, role)) for role in ("query", "document")]
+        self.objective = RankingObjective(
+            ranker,
+            self.loss,
+            tokens_at_once=recipe.machine.microbatch_tokens,
+            precision=lambda: autocast(processes.device, self.precision),
+            skipped=skipped,
+            prompt_tokens=(prompts[0], prompts[1]),
+            guide=None if recipe.loss.guide is None else _guide(recipe.loss.guide, examples),
+            group=distributed.group.WORLD if processes.size > 1 else None,
+        )
+
+    def batches(self, epoch: int) -> Batches:
+        order = shuffled(len(self.items), self.seed, epoch).tolist()
+        names = self.names if self.loss.name == "contrastive" and self.loss.settings.in_batch else [()] * len(order)
+        batches = batches_without_repeats(order, names, self.recipe.training.batch_examples, last=False)
+        found = [batch for batch in batches if sum(len(self.items[index].documents) for index in batch) > 1]
+        if not found and self.loss.name == "contrastive":
+            raise ConfigError("No two examples differ in query and positive, so there is nothing to learn from them.")
+        found = found or batches
+        if min(map(len, found)) < self.processes.size:
+            raise ConfigError(
+                f"A batch has fewer examples than there are processes ({self.processes.size}); start fewer of them, or "
+                "raise training.batch_examples."
+            )
+        return found
+
+    def num_tokens(self, indices: Sequence[int]) -> int:
+        return sum(self.items[index].num_tokens for index in indices)
+
+    def backward(self, planned: ExampleUpdate, count: Tensor) -> Tensor:
+        """The whole loss in every process, each of which embeds its own part of the examples."""
+        items = [self.items[index] for index in planned.indices]
+        loss = self.objective.backward(
+            items,
+            seed=self.dropout_seed(self.progress.step + 1),
+            progress=self.run_fraction(planned),
+            own=self.processes.share(items),
+        )
+        self.parallelism.sum_gradients()
+        return torch.tensor(loss / self.processes.size, dtype=count.dtype, device=count.device)
+
+    def scores(self) -> dict[str, float] | None:
+        """The measures of the validation collection, which the first process takes."""
+        if self.validation is None:
+            return None
+        found: list[dict[str, float]] = [self._validate(*self.validation)] if self.processes.first else []
+        return self.processes.gather(found)[0]
+
+    def selection_score(self, scores: Mapping[str, float]) -> float:
+        return scores["nDCG@10"]
+
+    def _validate(self, collection: Collection, first: list[Scored] | None) -> dict[str, float]:
+        self.ranker.eval()
+        predictor = _PREDICTORS[self.recipe.task](self.ranker, self.tokenizer, self.max_length)
+        ranker: Ranker
+        if first is None:
+            ranker = Model(predictor, self.recipe.task, self.recipe.machine.microbatch_tokens)
+        else:
+            ranker = Reranked(first, predictor, self.recipe.data.validation_depth, self.recipe.task)
+        _, system = evaluate_ranker(collection, ranker, 100)
+        self.ranker.train()
+        return {name: quality.value for name, quality in system.quality.items()}
+
+
+def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
+    """The model that a run begins with, its tokenizer, and how many tokens it reads of a text.
+
+    A folder of a ranker of this kind keeps its own settings, and its length unless the recipe says another.
+
+    Raises:
+        ConfigError: the model does not read as much as the recipe says.
+        CheckpointError: there is no such model, or it is of another kind.
+    """
+    folder = find_folder(recipe.model)
+    config = read_config(folder)
+    if recipe.max_length is not None and recipe.max_length > config.max_position_embeddings:
+        raise ConfigError(
+            f"max_length is {recipe.max_length}, but {recipe.model} reads {config.max_position_embeddings} tokens; "
+            "lower it."
+        )
+    max_length = recipe.max_length or config.max_position_embeddings
+    settings = None if read_modules(folder) else model_settings(recipe, config.hidden_size, max_length)
+    kind: Any = _KINDS[recipe.task]
+    model = kind.from_pretrained(folder, dtype=torch.float32, settings=settings)
+    if settings is None:
+        max_length = min(recipe.max_length or model.settings.max_length or max_length, max_length)
+        model.settings = model.settings.model_copy(update={"max_length": max_length})
+    if recipe.random_weights:
+        fresh = kind(model.config, model.settings)
+        fresh.tokenizer_source = model.tokenizer_source
+        model = fresh
+    tokenizer = load_tokenizer(folder)
+    check_fits(tokenizer, config.vocab_size, recipe.model)
+    return model, tokenizer, max_length
+
+
+def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> ResolvedLoss:
+    """The loss of a recipe for these examples.
+
+    Raises:
+        ConfigError: it needs scores that examples do not have, or lists where there are pairs.
+    """
+    scored = [example.scores is not None for example in examples]
+    if any(scored) and not all(scored):
+        lacking = examples[scored.index(False)]
+        raise ConfigError(f"{lacking.origin} has no scores where other examples do; give all of them scores, or none.")
+    try:
+        loss = recipe.loss.of(recipe.task, all(scored))
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from None
+    lists = loss.name in ("margin-mse", "kl", "lambda") or (
+        loss.name == "contrastive" and (recipe.task == "rerank" or not recipe.loss.in_batch)
+    )
+    short = next((example for example in examples if lists and len(example.documents) < 2), None)
+    if short is not None:
+        raise ConfigError(
+            f"{short.origin} has one document, but the loss {loss.name!r} compares several; add negatives."
+        )
+    return loss
+
+
+def _guide(source: str, examples: Sequence[RankingExample]) -> Guide:
+    """Scores of a batch by another embedder, whose vectors of all texts are made once."""
+    embedder = Embedder.from_pretrained(source)
+    queries = list({example.query: None for example in examples})
+    documents = list({text: None for example in examples for text in example.documents})
+    of_query = dict(zip(queries, torch.from_numpy(embedder.encode_query(queries)), strict=True))
+    of_document = dict(zip(documents, torch.from_numpy(embedder.encode_document(documents)), strict=True))
+
+    def scores(items: Sequence[RankingItem]) -> torch.Tensor:
+        asked = torch.stack([of_query[item.name] for item in items])
+        return embedder.similarity(
+            asked, torch.stack([of_document[text] for item in items for text in item.document_names])
+        )
+
+    return scores
+
+
+def _validation(recipe: RankingRecipe) -> tuple[Collection, list[Scored] | None] | None:
+    """The collection that chooses the best model; for a reranker with what BM25 ranks first."""
+    data = recipe.data
+    if data.validation is None:
+        return None
+    collection = read_collection(data.validation, data.validation_split, skip_bad=recipe.skip_bad)
+    if recipe.task != "rerank":
+        return collection, None
+    return collection, evaluate_ranker(collection, Bm25(), 100)[0]
+
+
+def _claim(recipe: RankingRecipe) -> None:
+    """Make the folder of a run ready, or see that it is the one of this recipe.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe, or things that are not a run's.
+    """
+    folder, path = recipe.output, recipe.output / "recipe.toml"
+    settle(folder)
+    if path.exists():
+        old = toml.load(RankingRecipe, path)
+        for name in RankingRecipe.model_fields:
+            if name not in ("output", "machine") and getattr(old, name) != getattr(recipe, name):
+                raise ConfigError(
+                    f"{folder} holds a run whose {name} differs from this recipe; choose another output, remove it, or "
+                    "go on with the recipe.toml in it."
+                )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
+    with replaced_file(path) as partial:
+        partial.write_text(toml.dump(recipe), encoding="utf-8")
+
+
+def _write(recipe: RankingRecipe, best: RankerTraining, runs: Sequence[RankerTraining], examples: int) -> None:
+    """The model and its report, which is written last: a run with one is complete."""
+    there = best.best_folder.exists()
+    model = _KINDS[recipe.task].from_pretrained(best.best_folder) if there else best.ranker.eval()
+    model.save_pretrained(recipe.output, best.ranker.tokenizer_source)
+    report = {
+        "task": recipe.task,
+        "model": recipe.model,
+        "loss": best.loss.name,
+        "examples": examples,
+        "seeds": [
+            {
+                "seed": run.seed,
+                "steps": run.progress.step,
+                "tokens": run.progress.tokens,
+                "seconds": round(run.stopwatch.seconds, 1),
+                "best_step": run.progress.best_step,
+                "validation_ndcg_at_10": run.progress.best,
+                "curve": run.metrics.read(),
+            }
+            for run in runs
+        ],
+        "best_seed": best.seed,
+    }
+    with replaced_file(recipe.output / _REPORT) as partial:
+        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,167 @@
+"""Examples of rankers: every usual form is read, what is wrong is told with file and line, batches repeat nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modernbert.errors import DataError
+from modernbert.tasks.ranking.batches import batches_without_repeats
+from modernbert.tasks.ranking.examples import RankingColumns, judged_pairs, read_ranking
+from modernbert.tasks.ranking.mining import Mining, mine, with_bm25_negatives
+from modernbert.tasks.ranking.rankers import Bm25
+from modernbert.tasks.ranking.unlabelled import Unlabelled, sentences, unlabelled_pairs
+from modernbert.text.collection import Collection, Document
+from modernbert.text.records import Source
+
+
+def written(path: Path, *records: dict[str, Any]) -> Source:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return Source(path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("record", "documents", "scores"),
+    [
+        ({"query": "q", "positive": "p"}, ("p",), None),
+        ({"question": "q", "passage": "p"}, ("p",), None),
+        ({"query": "q", "positive": "p", "negative": "n"}, ("p", "n"), None),
+        ({"query": "q", "positive": "p", "negative_1": "n", "negative_2": "m"}, ("p", "n", "m"), None),
+        ({"query": "q", "positive": "p", "negative": ["n", "m"]}, ("p", "n", "m"), None),
+        ({"query": "q", "documents": ["p", "n"], "scores": [2, -1.5]}, ("p", "n"), (2.0, -1.5)),
+        ({"sentence1": "q", "sentence2": "p", "score": 0.4}, ("p",), (0.4,)),
+        ({"query": "q", "positive": "p", "negative": "n", "label": [3, 1]}, ("p", "n"), (3.0, 1.0)),
+    ],
+)
+def test_every_usual_form_is_read(record, documents, scores, tmp_path: Path) -> None:
+    (found,) = read_ranking(written(tmp_path / "data.jsonl", record), RankingColumns())
+    assert (found.query, found.documents, found.scores) == ("q", documents, scores)
+
+
+def test_a_csv_of_questions_and_passages_is_pairs(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("question,passage\nwhy?,because\nhow?,so\n")
+    found = read_ranking(Source(path=str(tmp_path / "pairs.csv")), RankingColumns())
+    assert [(one.query, one.documents) for one in found] == [("why?", ("because",)), ("how?", ("so",))]
+
+
+def test_identifiers_are_looked_up_in_their_files(tmp_path: Path) -> None:
+    queries = written(tmp_path / "queries.jsonl", {"query_id": 7, "text": "q"})
+    documents = written(
+        tmp_path / "documents.jsonl", {"document_id": "a", "text": "x"}, {"document_id": "b", "text": "y"}
+    )
+    source = written(tmp_path / "train.jsonl", {"query_id": 7, "document_ids": ["b", "a"], "scores": [0.9, 0.1]})
+    columns = RankingColumns(queries_from=queries, documents_from=documents)
+    (found,) = read_ranking(source, columns)
+    assert (found.query, found.documents, found.scores) == ("q", ("y", "x"), (0.9, 0.1))
+    written(tmp_path / "train.jsonl", {"query_id": 7, "document_ids": ["c"], "scores": [1]})
+    with pytest.raises(DataError, match=r"train.jsonl:1: document_ids names 'c', of which there is no text"):
+        read_ranking(source, columns)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"query": "q", "positive": " "}, "positive is empty"),
+        ({"query": "", "positive": "p"}, "query is empty"),
+        ({"query": "q", "documents": ["p", "n"], "scores": [1.0, float("nan")]}, "scores holds nan"),
+        ({"query": "q", "documents": ["p", "n"], "scores": [1.0]}, "scores has 1 numbers for 2 documents"),
+        ({"query": "q", "documents": []}, "documents should be a list of documents"),
+        ({"query": "q", "positive": None}, "positive is None and should be a text"),
+        ({"query": "q"}, "there is no column 'positive'"),
+        ({"words": "q", "positive": "p"}, "there is no column 'query'"),
+    ],
+)
+def test_what_is_wrong_is_told_with_file_and_line(record, said: str, tmp_path: Path) -> None:
+    source = written(tmp_path / "data.jsonl", {"query": "q", "positive": "p"}, record)
+    with pytest.raises(DataError, match=rf"data.jsonl:2: {said}"):
+        read_ranking(source, RankingColumns())
+    assert len(read_ranking(source, RankingColumns(), skip_bad=True)) == 1
+
+
+@given(st.lists(st.sets(st.integers(0, 12), min_size=1, max_size=3), max_size=40), st.integers(1, 8))
+def test_no_text_is_twice_in_a_batch_and_every_example_is_in_one(names: list[set[int]], size: int) -> None:
+    batches = batches_without_repeats(range(len(names)), names, size)
+    for batch in batches:
+        assert 1 <= len(batch) <= size
+        texts = [name for index in batch for name in names[index]]
+        assert len(texts) == len(set(texts))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(names)))
+
+
+def test_without_repeats_the_order_is_kept() -> None:
+    assert batches_without_repeats([3, 1, 0, 2], [[0], [1], [2], [3]], 2) == [[3, 1], [0, 2]]
+    assert batches_without_repeats(range(5), [[n] for n in range(5)], 2, last=False) == [[0, 1], [2, 3]]
+    assert batches_without_repeats([0], [[0]], 2, last=False) == [[0]]
+
+
+DOCUMENTS = {
+    "a": Document("Wings", "A wing in a slipstream. The lift of the wing grows with speed. Tests were made."),
+    "b": Document("", "Heat flows through slabs of metal. It is slow in composite slabs. Theory agrees."),
+    "c": Document("Wings again", "A swept wing in a wind tunnel. The lift is measured. Results are shown."),
+}
+
+
+def test_unlabelled_pairs_are_a_function_of_the_seed_and_parts_of_one_document() -> None:
+    settings = Unlabelled(per_document=2)
+    found = list(unlabelled_pairs(DOCUMENTS.values(), settings, seed=1))
+    assert found == list(unlabelled_pairs(DOCUMENTS.values(), settings, seed=1))
+    assert found != list(unlabelled_pairs(DOCUMENTS.values(), settings, seed=2))
+    assert ("Wings", (DOCUMENTS["a"].text,)) in [(one.query, one.documents) for one in found]
+    for one in found:
+        (whole,) = one.relevant
+        words = set(whole.split())
+        assert set(one.query.split()) | set(one.documents[0].split()) <= words
+    sentence = next(unlabelled_pairs([DOCUMENTS["b"]], Unlabelled(kinds=("sentence",), per_document=1), seed=0))
+    assert sentence.query in sentences(DOCUMENTS["b"].text)
+
+
+def test_japanese_has_sentences_and_crops_without_spaces() -> None:
+    text = "日本の首都は東京です。人口は多いです。川が流れています。"
+    assert sentences(text) == ["日本の首都は東京です。", "人口は多いです。", "川が流れています。"]
+    (crop,) = unlabelled_pairs([Document("", text)], Unlabelled(kinds=("crop",), per_document=1), seed=0)
+    assert crop.query in text
+    assert crop.documents[0] in text
+
+
+def collection() -> Collection:
+    return Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1, "c": 1, "b": 0}})
+
+
+def test_judged_pairs_know_all_relevant_documents() -> None:
+    first, second = judged_pairs(collection(), {"1": ["b"]})
+    assert first.documents == (DOCUMENTS["a"].content, DOCUMENTS["b"].content)
+    assert second.documents[0] == DOCUMENTS["c"].content
+    assert first.relevant == second.relevant == (DOCUMENTS["a"].content, DOCUMENTS["c"].content)
+
+
+def test_a_relevant_document_is_never_mined() -> None:
+    pytest.importorskip("bm25s")
+    contents = [one.content for one in DOCUMENTS.values()]
+    found = mine(judged_pairs(collection()), contents, Bm25(), Mining(negatives=2, first=1, last=3))
+    assert found.without == 2  # BM25 finds relevant ones alone
+    assert found.left_out["known to be relevant"] == 4
+    alone = Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1}})
+    (mined,) = mine(judged_pairs(alone), contents, Bm25(), Mining(negatives=2, first=1, last=3)).examples
+    assert mined.documents == (DOCUMENTS["a"].content, DOCUMENTS["c"].content)
+    near = Mining(negatives=2, first=1, last=3, margin=0.95)
+    assert mine(judged_pairs(alone), contents, Bm25(), near).left_out["too near to the positive"] == 1
+    kept = with_bm25_negatives(judged_pairs(collection()), contents, 1, 1)
+    assert [one.documents for one in kept] == [(contents[0],), (contents[2],)]
+
+
+def test_a_cross_encoder_refuses_what_it_takes_for_relevant() -> None:
+    pytest.importorskip("bm25s")
+
+    class Checker:
+        def predict(self, pairs: list[tuple[str, str]]) -> list[float]:
+            return [0.9 if "wing" in document.lower() else 0.1 for _, document in pairs]
+
+    alone = Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1}})
+    contents = [one.content for one in DOCUMENTS.values()]
+    settings = Mining(negatives=2, first=1, last=3)
+    found = mine(judged_pairs(alone), contents, Bm25(), settings, Checker())  # type: ignore[arg-type]
+    assert found.left_out["relevant to the cross-encoder"] == 1
+    assert found.without == 1

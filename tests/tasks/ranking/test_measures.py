@@ -1,0 +1,68 @@
+"""Measures are those of trec_eval; intervals hold the mean; fusion is that of ranks."""
+
+import math
+
+import pytest
+
+from modernbert.tasks.ranking.measures import MEASURES, difference, evaluate_run, mean_of, measured
+from modernbert.tasks.ranking.rankers import Bm25, fused
+from modernbert.text.collection import Collection, Document
+
+pytest.importorskip("ir_measures")
+
+QRELS = {
+    "1": {"a": 2, "b": 1, "c": 0, "d": 1},
+    "2": {"x": 1},
+    "3": {"a": 3, "x": 1},
+}
+RUN = {
+    "1": {"c": 3.0, "a": 2.5, "e": 2.0, "b": 1.0},
+    "2": {"a": 1.0, "b": 1.0, "x": 1.0},  # a tie, which trec_eval breaks by the name, backwards
+}
+
+
+def test_measures_are_those_of_pytrec_eval() -> None:
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    names = {"nDCG@10": "ndcg_cut_10", "RR": "recip_rank", "R@10": "recall_10", "R@100": "recall_100", "AP@1000": "map"}
+    assert set(names) == set(MEASURES)
+    evaluator = pytrec_eval.RelevanceEvaluator(QRELS, {"ndcg_cut.10", "recip_rank", "recall.10,100", "map"})
+    theirs = evaluator.evaluate(RUN)
+    ours = measured(QRELS, RUN)
+    for name, column in names.items():
+        assert ours[name] == pytest.approx([theirs.get(query, {}).get(column, 0.0) for query in QRELS], abs=1e-9)
+
+
+def test_measures_are_those_reckoned_by_hand() -> None:
+    found = measured(QRELS, RUN)
+    gain = 2 / math.log2(3) + 1 / math.log2(5)  # a second, b fourth
+    ideal = 2 + 1 / math.log2(3) + 1 / math.log2(4)
+    assert found["nDCG@10"][0] == pytest.approx(gain / ideal)
+    assert found["RR"] == pytest.approx([1 / 2, 1.0, 0.0])  # x is the last name and comes first of equal scores
+    assert found["AP@1000"][0] == pytest.approx((1 / 2 + 2 / 4) / 3)
+    assert found["R@10"] == pytest.approx([2 / 3, 1.0, 0.0])  # a query without an answer counts
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_more_queries() -> None:
+    few, many = mean_of([0.0, 1.0] * 5), mean_of([0.0, 1.0] * 500)
+    assert few.low < few.value == 0.5 < few.high
+    assert many.high - many.low < (few.high - few.low) / 5
+
+
+def test_fusion_puts_first_what_both_rank_high() -> None:
+    one, other = [[(0, 9.0), (1, 8.0), (2, 7.0)]], [[(2, 0.9), (0, 0.8)]]
+    assert [place for place, _ in fused([one, other], 3)[0]] == [0, 2, 1]
+    assert fused([one, other], 1)[0] == [(0, pytest.approx(1 / 61 + 1 / 62))]
+
+
+def test_bm25_finds_the_document_with_the_words_and_is_measured() -> None:
+    pytest.importorskip("bm25s")
+    documents = {"a": Document("", "heat in composite slabs"), "b": Document("", "the lift of wings")}
+    collection = Collection("small", documents, {"1": "lifting wing"}, {"1": {"b": 1}})
+    ranker = Bm25()
+    run = ranker.rank(list(collection.queries.values()), [one.content for one in documents.values()], 10)
+    assert [place for place, _ in run[0]] == [1]
+    system = evaluate_run(collection, run, "BM25", ranker.cost)
+    assert system.quality["nDCG@10"].value == 1.0
+    assert difference(system, system).value == 0.0
+    japanese = Bm25("ja").rank(["首都は"], ["川が流れる", "日本の首都は東京"], 2)
+    assert [place for place, _ in japanese[0]] == [1]

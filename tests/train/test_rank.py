@@ -1,0 +1,245 @@
+"""Rankers of all four kinds learn, are the same however they are cut, resume, and load where they are used."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from corpora import make_model
+from modernbert import Embedder, MultiVectorEmbedder, Reranker, SparseEmbedder, finetune
+from modernbert.cli.train import app
+from modernbert.config import parse
+from modernbert.errors import ConfigError
+from modernbert.train.distributed import Processes
+from modernbert.train.rank import RankerTraining, _validation, read_examples, train_ranker
+from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
+from modernbert.train.stopping import StopRequest
+
+pytest.importorskip("bm25s")
+pytest.importorskip("ir_measures")
+
+TASKS = ("embed", "multi-vector", "sparse", "rerank")
+PREDICTORS = {"embed": Embedder, "multi-vector": MultiVectorEmbedder, "sparse": SparseEmbedder, "rerank": Reranker}
+ALONE = Processes(0, 1, torch.device("cpu"))
+WORDS = ["argument", "calendar", "string", "module", "parser", "option", "week", "month", "default", "value"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model"), embedding_dropout=0.1)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents about two words each; a query of one document's words in the other order."""
+    folder = tmp_path_factory.mktemp("collection")
+    (folder / "qrels").mkdir()
+    pairs = [(one, other) for one in WORDS for other in WORDS if one < other]
+    documents = [
+        {"_id": f"d{n}", "title": "", "text": f"the {one} of every {other} is a {one}. No {other} has one."}
+        for n, (one, other) in enumerate(pairs)
+    ]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
+    queries = [{"_id": f"q{n}", "text": f"{other} and {one}"} for n, (one, other) in enumerate(pairs)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in queries))
+    for split, numbers in (("train", range(0, 45, 2)), ("validation", range(1, 45, 2))):
+        rows = "".join(f"q{n}\td{n}\t1\n" for n in numbers)
+        (folder / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    return folder
+
+
+def recipe(model: Path, collection: Path, output: Path, task: str, **changes: Any) -> RankingRecipe:
+    values: dict[str, Any] = {
+        "task": task,
+        "model": str(model),
+        "output": str(output),
+        "max_length": 48,
+        "data": {"collections": [str(collection)], "hard_negatives": 2, "negatives_from": 1},
+        "settings": {"query_prompt": "search_query: ", "document_prompt": "search_document: "},
+        "loss": {"query_flops": 1e-4, "document_flops": 1e-4},
+        "training": {"epochs": 2, "batch_examples": 6, "learning_rate": 1e-3},
+        "machine": {"device": "cpu", "precision": "fp32"},
+    }
+    for name, change in changes.items():
+        values[name] = values[name] | change if isinstance(change, dict) and name in values else change
+    return parse(RankingRecipe, values, "test")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_ranker_learns_and_its_folder_loads_where_it_is_used(task: str, model, collection, tmp_path) -> None:
+    changes = {"data": {"validation": str(collection)}, "training": {"epochs": 3}}
+    chosen = recipe(model, collection, tmp_path / "out", task, **changes)
+    assert train_ranker(chosen) == tmp_path / "out"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (seed,) = report["seeds"]
+    losses = [line["loss"] for line in seed["curve"] if "loss" in line]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    assert seed["validation_ndcg_at_10"] is not None
+    predictor = PREDICTORS[task].from_pretrained(tmp_path / "out")
+    assert predictor.max_length == 48
+    if task != "rerank":
+        assert predictor.prompts == {"query": "search_query: ", "document": "search_document: "}
+        queries = predictor.encode_query(["month and week", "value and string"])
+        documents = predictor.encode_document(["the month of every week", "the string of every value"])
+        assert predictor.similarity(queries, documents).shape == (2, 2)
+    assert train_ranker(chosen) == tmp_path / "out", "a complete run is not trained again"
+    with pytest.raises(ConfigError, match="holds a run whose loss differs"):
+        train_ranker(recipe(model, collection, tmp_path / "out", task, loss={"margin": 0.1}, **changes))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_gradients_do_not_depend_on_the_mini_batches(task: str, model, collection, tmp_path) -> None:
+    torch.set_num_threads(1)
+    found = []
+    for tokens in (10_000, 300, 60):
+        chosen = recipe(model, collection, tmp_path / str(tokens), task, machine={"microbatch_tokens": tokens})
+        run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
+        for module in run.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # what is dropped does depend on them
+        batch = run.batches(0)[0]
+        loss = run.objective.backward([run.items[index] for index in batch], seed=1, progress=1.0)
+        found.append((loss, [p.grad for p in run.model.parameters() if p.grad is not None]))
+    for loss, gradients in found[1:]:
+        assert loss == pytest.approx(found[0][0], abs=1e-5)
+        for ours, theirs in zip(gradients, found[0][1], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+class _After:
+    """Asks to stop after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def requested(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(model, collection, tmp_path) -> None:
+    torch.set_num_threads(1)
+    whole = recipe(model, collection, tmp_path / "whole", "embed")
+    examples = read_examples(whole)
+    one = RankerTraining(whole, examples, None, 3, ALONE)
+    assert one.train(StopRequest())
+    cut = recipe(model, collection, tmp_path / "cut", "embed")
+    assert not RankerTraining(cut, examples, None, 3, ALONE).train(_After(4))  # type: ignore[arg-type]
+    other = RankerTraining(cut, examples, None, 3, ALONE)
+    assert 0 < other.progress.step < one.progress.step
+    assert other.train(StopRequest())
+    for ours, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert [line["step"] for line in one.metrics.read()][-1] == one.progress.step
+
+
+def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp_path) -> None:
+    lines = [
+        {"query": f"{one} {other}", "documents": [f"{one} is {other}", f"no {other}", "nothing"][: 2 + n % 2],
+         "scores": [2.0, 1.0, -1.0][: 2 + n % 2]}
+        for n, (one, other) in enumerate(pairwise(WORDS))
+    ]  # fmt: skip
+    path = tmp_path / "scored.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    losses = {
+        "embed": ("kl", "margin-mse", "cosent", "angle", "mse"),
+        "multi-vector": ("kl", "margin-mse"),
+        "sparse": ("kl", "margin-mse"),
+        "rerank": ("mse", "margin-mse", "kl", "lambda"),
+    }
+    for task, names in losses.items():
+        for name in names:
+            changes = {
+                "data": {"train": str(path), "collections": [], "hard_negatives": 0},
+                "loss": {"name": name},
+                "training": {"learning_rate": 2e-4, "batch_examples": 9, "epochs": 4},
+            }
+            chosen = recipe(model, collection, tmp_path / f"{task}-{name}", task, **changes)
+            run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
+            before = run.objective.backward(run.items, seed=1, progress=0.0)
+            assert run.train(StopRequest())
+            after = run.objective.backward(run.items, seed=1, progress=0.0)
+            assert after < before, (task, name)
+
+
+def test_a_guide_and_matryoshka_are_part_of_the_loss(model, collection, tmp_path) -> None:
+    plain = recipe(model, collection, tmp_path / "plain", "embed")
+    changes = {"loss": {"margin": 0.0, "guide": str(model), "matryoshka": (32, 16)}}
+    guided = recipe(model, collection, tmp_path / "guided", "embed", **changes)
+    values = []
+    for chosen in (plain, guided):
+        run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
+        values.append(run.objective.backward(run.items[:6], seed=1, progress=0.0))
+    assert values[0] != values[1]
+    run.guide = None
+    assert run.objective.guide is not None
+    assert run.objective.guide(run.items[:2]).shape == (2, sum(len(one.documents) for one in run.items[:2]))
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "said"),
+    [
+        ("embed", {"loss": {"name": "kl"}}, "loss.name is 'kl', which needs a column of scores"),
+        ("embed", {"loss": {"name": "lambda"}}, "'lambda', which 'embed' does not have"),
+        ("sparse", {"loss": {"matryoshka": (16,)}}, "loss.matryoshka is for the task 'embed'"),
+        (
+            "rerank",
+            {"data": {"hard_negatives": 0}, "loss": {"name": "lambda"}},
+            "has one document, but the loss 'lambda'",
+        ),
+        ("embed", {"max_length": 4096}, "max_length is 4096, but .* reads 128 tokens"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(task: str, changes, said: str, model, collection, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train_ranker(recipe(model, collection, tmp_path / "out", task, **changes))
+
+
+def test_a_csv_of_pairs_becomes_an_embedder_by_one_command(model, tmp_path, monkeypatch) -> None:
+    from typer.testing import CliRunner
+
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"what is a {word}?,a {word} is a thing\n" for word in WORDS)
+    Path("pairs.csv").write_text(f"question,passage\n{rows}")
+    assert is_ranking(Path("pairs.csv"), ["task=embed"])
+    assert not is_ranking(Path("pairs.csv"), ["model=x"])
+    assert read_ranking_recipe(Path("pairs.csv"), ["task=sparse"]).task == "sparse"
+    command = [
+        "finetune",
+        "pairs.csv",
+        "task=embed",
+        f"model={model}",
+        "training.batch_examples=5",
+        "machine.device=cpu",
+    ]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split()[-1] == "output/pairs"
+    assert Embedder.from_pretrained("output/pairs").encode_query(["what is a week?"]).shape == (1, 64)
+
+
+def test_the_reranker_is_validated_on_what_bm25_finds(model, collection, tmp_path) -> None:
+    chosen = recipe(model, collection, tmp_path / "out", "rerank", data={"validation": str(collection)})
+    found = _validation(chosen)
+    assert found is not None
+    _, first = found
+    assert first is not None
+    assert all(len(ranked) > 0 for ranked in first)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+def test_rows_in_python_become_an_embedder(model, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"query": f"what is a {word}?", "positive": f"a {word} is a thing"} for word in WORDS]
+    chosen = {"batch_examples": 5, "device": "cpu", "epochs": 1, "loss": {"temperature": 0.1}}
+    embedder = finetune(model=model, task="embed", train=rows, **chosen)
+    assert isinstance(embedder, Embedder)
+    assert embedder.encode_query("what is a week?").shape == (64,)
+    with pytest.raises(ConfigError, match="takes a collection for validation"):
+        finetune(model=model, task="embed", train=rows, validation=rows, output="other")

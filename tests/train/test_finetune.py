@@ -223,6 +223,11 @@ def test_spans_are_found_at_their_characters_also_beside_emoji_and_across_window
     found = report(folder)
     assert found["sets"]["validation"]["windows"] > found["sets"]["validation"]["examples"]
     assert found["metrics"]["validation"]["f1"]["value"] > 0.95
+    by_label = found["by_label"]["validation"]
+    assert by_label.keys() == {"ANIMAL", "PLACE"}
+    assert all(one["f1"] > 0.9 for one in by_label.values())
+    assert sum(one["expected"] for one in by_label.values()) == 4 * found["sets"]["validation"]["examples"]
+    assert "## Each label on the validation set" in (folder / "report.md").read_text(encoding="utf-8")
     find = TokenClassifier.from_pretrained(folder, device="cpu", max_length=48)
     lines = predicted(folder)
     for line, spans in zip(lines, find([line["text"] for line in lines]), strict=True):

@@ -18,6 +18,7 @@ from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, filled_rows, make_norm
 from modernbert.model.folder import Pretrained
 from modernbert.model.init import initialize
+from modernbert.model.pooling import first_pooling, mean_pooling
 from modernbert.packed import IGNORED, Sequences
 
 
@@ -252,22 +253,6 @@ class MultipleChoice(TaskModel):
         return _cross_entropy(_rows(self(tokens, sequences), choices), _within(labels, choices), total)
 
 
-def _mean(x: Float[Tensor, "tokens hidden"], sequences: Sequences) -> Float[Tensor, "sequences hidden"]:
-    """The mean over the tokens of each sequence, added up in fp32."""
-    lengths = sequences.cu_seqlens.diff()
-    owner = torch.repeat_interleave(lengths, output_size=len(x))
-    sums = x.new_zeros(len(lengths), x.shape[1], dtype=torch.float32).index_add_(0, owner, x.float())
-    return (sums / lengths.clamp(min=1).unsqueeze(1)).to(x.dtype)
-
-
-def _first(x: Float[Tensor, "tokens hidden"], sequences: Sequences) -> Float[Tensor, "sequences hidden"]:
-    """The first token of each sequence; zeros for one that has none, behind which the next one begins."""
-    if not len(x):
-        return x.new_zeros(len(sequences.lengths), x.shape[1])
-    begins, empty = sequences.cu_seqlens[:-1], sequences.cu_seqlens.diff() == 0
-    return x[begins.clamp(max=len(x) - 1)].masked_fill(empty.unsqueeze(1), 0)
-
-
 def _rows(scores: Float[Tensor, "scores"], lengths: tuple[int, ...]) -> Float[Tensor, "rows longest"]:
     """Scores that lie one after the other, a row for each of `lengths`; what a row lacks can never be chosen."""
     if not lengths:
@@ -323,7 +308,10 @@ def _squared_error(
 
 
 _Pooling = Callable[[Tensor, Sequences], Tensor]
-_POOLINGS: dict[str, _Pooling] = {"mean": _mean, "cls": _first}
+_POOLINGS: dict[str, _Pooling] = {
+    "mean": lambda x, sequences: mean_pooling(x.float(), sequences, 0).to(x.dtype),  # added up in fp32
+    "cls": lambda x, sequences: first_pooling(x, sequences, 0),
+}
 _Loss = Callable[[Tensor, Tensor, float | None, Tensor | None], Tensor]
 _LOSSES: dict[str, _Loss] = {
     "single_label_classification": _cross_entropy,

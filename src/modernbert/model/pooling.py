@@ -45,7 +45,8 @@ def _sums(x: Tensor, sequences: Sequences, weights: Tensor) -> tuple[Tensor, Ten
     return sums, x.new_zeros(count).index_add(0, owners, weights).unsqueeze(1)
 
 
-def _mean(x: Tensor, sequences: Sequences, first: int) -> Tensor:
+def mean_pooling(x: Tensor, sequences: Sequences, first: int) -> Tensor:
+    """The mean over the tokens of each sequence from its token `first` on; zeros where it has none."""
     sums, count = _sums(x, sequences, (sequences.positions >= first).float())
     return sums / count.clamp(min=1e-9)
 
@@ -61,7 +62,8 @@ def _weighted_mean(x: Tensor, sequences: Sequences, first: int) -> Tensor:
     return sums / weight.clamp(min=1e-9)
 
 
-def _first(x: Tensor, sequences: Sequences, first: int) -> Tensor:
+def first_pooling(x: Tensor, sequences: Sequences, first: int) -> Tensor:
+    """Token `first` of each sequence, or its own first one where it is shorter; zeros for an empty sequence."""
     lengths = sequences.cu_seqlens.diff()
     return _at(x, sequences.cu_seqlens[:-1] + torch.where(lengths > first, first, 0), lengths)
 
@@ -85,8 +87,8 @@ def _max(x: Tensor, sequences: Sequences, first: int) -> Tensor:
 
 
 _POOLINGS: dict[PoolingMode, Callable[[Tensor, Sequences, int], Tensor]] = {
-    "mean": _mean,
-    "cls": _first,
+    "mean": mean_pooling,
+    "cls": first_pooling,
     "lasttoken": _last,
     "max": _max,
     "weightedmean": _weighted_mean,

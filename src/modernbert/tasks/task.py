@@ -241,6 +241,10 @@ class Task(ABC, Generic[E, P]):
         """Names, and how often each (row) was predicted as each (column); None where there are no classes."""
         return None
 
+    def scores_by_label(self, examples: Sequence[E], predictions: Sequence[P]) -> dict[str, dict[str, float]]:
+        """Precision, recall and F1 of each label; nothing where that is not how the task is measured."""
+        return {}
+
     def finalize(self, model: TaskModel) -> None:
         """Change a trained model so that it can be used without this task."""
 

@@ -78,6 +78,7 @@ def _values(
             }
             for name, measured in best.measured.items()
         },
+        "by_label": {name: measured.by_label for name, measured in best.measured.items() if measured.by_label},
         "seeds": list(recipe.seeds),
         "best_seed": best.seed,
         "best_step": best.best_step,
@@ -137,6 +138,16 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
     )
     if final is not None:
         measured = best.measured[final]
+        if measured.by_label:
+            parts.append(f"## Each label on the {final} set\n")
+            rows = [
+                [
+                    _cell(label, 60), f"{one['precision']:.4f}", f"{one['recall']:.4f}", f"{one['f1']:.4f}",
+                    f"{one['expected']:,.0f}",
+                ]
+                for label, one in measured.by_label.items()
+            ]  # fmt: skip
+            parts.append(_table(["label", "precision", "recall", "F1", "spans"], rows))
         if measured.confusion is not None:
             parts.append("![Expected classes by predicted ones](confusion.png)\n")
         elif isinstance(measured.results[0].record["expected"], float):

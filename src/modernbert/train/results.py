@@ -20,6 +20,7 @@ class Measured:
     confusion: tuple[Sequence[str], npt.NDArray[np.int64]] | None
     tokens: int
     seconds: float
+    by_label: Mapping[str, Mapping[str, float]]  # precision, recall, f1 and counts of each label
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,4 +46,5 @@ def measured(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[
         task.confusion(examples, predictions),
         sum(len(ids) for ids in encoded.sequences),
         seconds,
+        task.scores_by_label(examples, predictions),
     )

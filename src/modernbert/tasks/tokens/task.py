@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from modernbert.tasks.task import (
 )
 from modernbert.tasks.tokens.folder import SpanFolder, rule_of
 from modernbert.tasks.tokens.reading import SpanColumns, SpanExample, read_spans
-from modernbert.tasks.tokens.scores import span_counts
+from modernbert.tasks.tokens.scores import span_counts, span_scores_by_label
 from modernbert.tasks.tokens.tags import Span, bio_tags
 from modernbert.tasks.tokens.windows import (
     EncodedSpans,
@@ -187,6 +187,12 @@ class Tokens(Task[SpanExample, ScoredSpans]):
     def measures(self, examples: Sequence[SpanExample], predictions: Sequence[ScoredSpans]) -> dict[str, Measure]:
         counts = (span_counts([_spans(one) for one in predictions], [example.spans for example in examples]),)
         return {name: Measure(_METRICS[name], counts) for name in self.metric_names}
+
+    def scores_by_label(
+        self, examples: Sequence[SpanExample], predictions: Sequence[ScoredSpans]
+    ) -> dict[str, dict[str, float]]:
+        found = span_scores_by_label([_spans(one) for one in predictions], [example.spans for example in examples])
+        return {label: asdict(scores) for label, scores in found.items()}
 
     def count_labels(self, examples: Sequence[SpanExample]) -> dict[str, int]:
         counts = Counter(span.label for example in examples for span in example.spans)

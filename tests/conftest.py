@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer
+from torch.cuda import is_available
+
+if not is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read once when triton is imported, which many a library does by the way
 
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert.config import parse

@@ -1,14 +1,10 @@
 """The Triton kernels run on a CUDA device where there is one, and in Triton's interpreter on the CPU elsewhere."""
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is imported, which tests do in their fixtures
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])

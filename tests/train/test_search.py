@@ -243,7 +243,7 @@ def test_one_value_is_no_range_and_is_taken_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"weight_decay": [0.0, 1e-5], "trials": 2}, "weight_decay holds 0, and trials are drawn by its logarithm"),
+        ({"weight_decay": [0.0, 1e-5], "trials": 2}, "weight_decay holds 0, and trials are sampled by its logarithm"),
         ({"weight_decay": [-1e-5]}, "greater than or equal to 0"),
         ({"learning_rate": []}, "at least 1 item"),
         ({"trials": 0}, "greater than 0"),

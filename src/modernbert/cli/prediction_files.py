@@ -36,8 +36,6 @@ class Row:
         named = [str(getattr(self.columns, name, None) or name) for name in names]
         found = next((name for name in named if name in self.record.values), None)
         value = None if found is None else self.record.values[found]
-        if value is None and found is not None:
-            return ""
         if not isinstance(value, str):
             has = ", ".join(map(str, self.record.values))
             raise DataError(

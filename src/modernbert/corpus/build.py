@@ -19,7 +19,6 @@ from modernbert.corpus.samples import NAME as REFUSED
 from modernbert.corpus.samples import Samples
 from modernbert.errors import DataError
 from modernbert.installation import install_command
-from modernbert.stream import manifest
 from modernbert.stream.manifest import Manifest, ShardFile
 from modernbert.text import documents as reading
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer, sha256, tokenizer_file
@@ -30,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _FILES_PER_TASK = 256  # of small text files; JSON lines and Parquet files are a task each
 _BATCH_CHARACTERS = 2_000_000  # tokenised at once
+_FORMAT = "modernbert.data.manifest"  # names the form of the shards; another name would make all of them anew
 # Keys that older shards do not know: they change a fingerprint only where they are set.
 _LATER_KEYS = (
     "language",
@@ -201,7 +201,7 @@ def _fingerprint(source: Source, files: list[Path], tokenizer_hash: str) -> str:
     for key in _LATER_KEYS:
         if getattr(source, key) == Source.model_fields[key].get_default(call_default_factory=True):
             del options[key]
-    what: list[Any] = [manifest.__name__, options, tokenizer_hash]
+    what: list[Any] = [_FORMAT, options, tokenizer_hash]
     what += [(path.name, path.stat().st_size) for path in files]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

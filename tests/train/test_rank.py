@@ -15,6 +15,7 @@ from modernbert import Embedder, MultiVectorEmbedder, Reranker, SparseEmbedder, 
 from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
+from modernbert.evaluate.retrieval import evaluate_retrieval
 from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, _validation, read_examples, train_ranker
 from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
@@ -243,3 +244,23 @@ def test_rows_in_python_become_an_embedder(model, tmp_path, monkeypatch) -> None
     assert embedder.encode_query("what is a week?").shape == (64,)
     with pytest.raises(ConfigError, match="takes a collection for validation"):
         finetune(model=model, task="embed", train=rows, validation=rows, output="other")
+
+
+def test_training_raises_ndcg_on_queries_that_were_not_learned(model, collection, tmp_path) -> None:
+    """The whole way: pairs, loss, folder, predictor, measure. Documents differ in two words, in any order."""
+
+    def ndcg(folder: Path) -> float:
+        table = evaluate_retrieval(
+            str(collection), [str(folder)], split="validation", bm25=False, device="cpu", max_length=48
+        )
+        return table.systems[0].quality["nDCG@10"].value
+
+    changes = {
+        "data": {"hard_negatives": 0},
+        "settings": {"query_prompt": "", "document_prompt": ""},
+        "training": {"epochs": 25, "batch_examples": 11, "learning_rate": 1e-3},
+    }
+    train_ranker(recipe(model, collection, tmp_path / "out", "embed", **changes))
+    before, after = ndcg(model), ndcg(tmp_path / "out")
+    print(before, after)
+    assert after > before + 0.2

@@ -13,7 +13,7 @@ from modernbert.tasks.answer.reading import read_questions
 from modernbert.tasks.texts import read_texts_with_labels
 from modernbert.tasks.tokens.reading import read_spans
 from modernbert.tasks.tokens.tags import Span
-from modernbert.text.records import Source, format_of
+from modernbert.text.records import Source, format_of, read_records
 
 ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 
@@ -264,3 +264,22 @@ def test_the_task_files_are_read_without_one_bad_line(shared):
 def test_a_spreadsheet_is_named_with_the_way_out(name, tmp_path):
     with pytest.raises(DataError, match="is a spreadsheet, which is not read; save it as CSV"):
         format_of(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("x.csv", "text,label\n東京は晴れ,良い\n"), ("x.conll", "東京 B-P\n晴れ O\n")]
+)
+def test_files_of_another_encoding_are_read_where_it_is_named(name, text, tmp_path):
+    (tmp_path / name).write_bytes(text.encode("cp932"))
+    (tmp_path / f"utf-8-{name}").write_bytes(text.encode())
+    named = [one.values for one in read_records(Source(path=str(tmp_path / name), encoding="cp932"))]
+    assert named == [one.values for one in read_records(Source(path=str(tmp_path / f"utf-8-{name}")))]
+    assert "東京" in str(named[0])
+    with pytest.raises(DataError, match="is not UTF-8; convert the file to UTF-8, or name its encoding"):
+        list(read_records(Source(path=str(tmp_path / name))))
+
+
+@pytest.mark.parametrize("encoding", ["utf-17", "utf-16", ""])
+def test_an_encoding_that_cannot_be_is_refused(encoding):
+    with pytest.raises(ConfigError, match=r"encoding|line feed"):
+        parse(Source, {"path": "x.csv", "encoding": encoding}, "test")

@@ -23,14 +23,15 @@ def is_tag(text: str) -> bool:
     return text == "O" or (text[:2] in ("B-", "I-", "M-", "E-", "L-", "S-", "U-") and len(text) > 2)
 
 
-def _read_sentences(path: Path, comments: str | None, names: list[str]) -> Iterator[Rows]:
+def _read_sentences(path: Path, source: Source, names: list[str]) -> Iterator[Rows]:
     """The sentences of columns, without markers and comments; `names` takes what the file itself calls its columns.
 
     Unless told by what they begin, comments are lines before a sentence that begin with # and do not end with a tag.
     """
     rows: Rows = []
     noticed = False
-    for number, line in read_lines(path):
+    comments = source.comments
+    for number, line in read_lines(path, source.encoding):
         text = line.strip(" \t\r\n")
         columns = re.split(r"[ \t]+", text)
         if not text.strip() or columns[0] == "-DOCSTART-":
@@ -75,7 +76,7 @@ def read_conll(path: Path, source: Source) -> Iterator[Record | RejectedRecord]:
     names it. Where the first column counts the words, the word is the second, and the tag the only column of tags.
     """
     names: list[str] = list(source.columns or ())
-    sentences = _read_sentences(path, source.comments, names)
+    sentences = _read_sentences(path, source, names)
     beginning = list(islice(sentences, _LEADING_SENTENCES))
     counted = _counts_words(beginning)
     if counted:

@@ -91,18 +91,21 @@ def read_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise _damaged(path, number, error) from None
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """The lines of a text file with their numbers and their ends, without a byte order mark.
 
     Raises:
-        UnreadableError: the file is damaged or not UTF-8.
+        UnreadableError: the file is damaged, or is not in this encoding.
     """
     for number, line in read_raw_lines(path):
         try:
-            text = line.decode("utf-8")
+            text = line.decode(encoding)
         except UnicodeDecodeError:
-            sentence = f"{path}:{number} is not UTF-8; convert the file to UTF-8."
-            raise UnreadableError("not UTF-8", sentence, f"{path}:{number}") from None
+            name = "UTF-8" if encoding == "utf-8" else encoding
+            sentence = (
+                f"{path}:{number} is not {name}; convert the file to UTF-8, or name its encoding where it is read."
+            )
+            raise UnreadableError(f"not {name}", sentence, f"{path}:{number}") from None
         yield number, text
 
 

@@ -30,10 +30,22 @@ class Source(Config):
     comments: str | None = None  # of CoNLL: what they begin with; unset, # before a sentence where no tag ends the line
     literal_quotes: bool = False  # in CSV and TSV, quotation marks are text like any other, as in GLUE's files
     further_columns: bool = False  # lines of a CSV or TSV file may have more columns than the header; they are left out
+    encoding: str = "utf-8"  # of CSV, TSV and CoNLL files: cp932 or latin-1, say; JSON and Parquet are UTF-8
     delimiter: str | None = None  # between columns; a comma in CSV and a tab in TSV unless given
     split: str = "train"  # of a hub data set
     subset: str | None = None  # which configuration of a hub data set, where it has several
     limit: PositiveInt | None = None  # only the first so many records
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, value: str) -> str:
+        try:
+            line_feed = "\n".encode(value)
+        except (LookupError, ValueError):
+            raise ValueError(f"{value!r} is not an encoding; give utf-8, cp932, latin-1 or another one") from None
+        if line_feed != b"\n":
+            raise ValueError(f"{value!r} does not write a line feed as one byte; convert the file to UTF-8")
+        return value
 
     @field_validator("delimiter")
     @classmethod

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_table(path: Path, source: Source, delimiter: str) -> Iterator[Record | RejectedRecord]:
-    lines = read_lines(path)
+    lines = read_lines(path, source.encoding)
     first = next(lines, None)
     if first is not None and (told := re.fullmatch(r'"?sep=(.)"?\s*', first[1])):
         logger.info("%s: its first line, sep=%s, tells what stands between columns.", path, told[1])

@@ -79,6 +79,7 @@ def test_every_command_has_help_with_an_example(command):
     assert f"modernbert {command}" in result.stdout.partition("Examples")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -148,6 +149,7 @@ def test_fill_mask_prints_a_table_for_people(model):
     assert len(re.findall(r"^ +\d+\.\d%  \S", result.stdout, re.MULTILINE)) == 3
 
 
+@pytest.mark.slow
 def test_the_tiny_recipe_is_three_commands(tmp_path):
     """As its comments say, from an empty directory; the last one shortened."""
     recipes = Path(__file__).parents[1] / "recipes" / "tiny"

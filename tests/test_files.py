@@ -106,6 +106,7 @@ def cleared(tmp_path):
     return tmp_path / "place", clear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["killed before", "killed after", "fails"])
 def test_a_crash_at_any_call_leaves_the_old_or_the_new_folder(kind, cleared, monkeypatch):
     place, clear = cleared
@@ -128,6 +129,7 @@ def test_a_crash_at_any_call_leaves_the_old_or_the_new_folder(kind, cleared, mon
     assert seen == {"old", "new"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["killed before", "killed after", "fails"])
 def test_a_crash_at_any_call_leaves_no_half_of_a_new_folder(kind, cleared, monkeypatch):
     place, clear = cleared

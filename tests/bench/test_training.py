@@ -10,6 +10,7 @@ def entries(result):
     return {entry.contestant: entry for entry in result.entries}
 
 
+@pytest.mark.slow
 def test_steps_are_timed_after_their_gradients_were_compared():
     report = bench_training("tiny", "fp32", threads=1, rounds=1)
     assert report.benchmark == "training"

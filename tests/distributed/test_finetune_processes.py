@@ -109,6 +109,7 @@ def assert_same_run(found, wanted):
         torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_finetune_to_the_losses_of_one(write_recipe, alone, tmp_path):
     """One of them has no example of the last update of an epoch."""
     train(write_recipe(tmp_path), 2, FINETUNE)

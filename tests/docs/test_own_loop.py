@@ -2,12 +2,15 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from corpora import make_tokenizer
 from modernbert import FillMask
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-loop.md"
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_page_trains_and_its_folder_fills_masks(tmp_path, monkeypatch):
     _, _, rest = PAGE.read_text(encoding="utf-8").partition("```python\n")
     code, _, _ = rest.partition("```")

@@ -270,6 +270,7 @@ def test_glue_prints_a_table_and_says_what_is_missing(report, model, glue):
     assert "| ModernBERT base, published " in table
 
 
+@pytest.mark.slow
 def test_the_task_files_are_those_that_are_declared(shared, tmp_path):
     """Every declared file that is there is read with the declared columns, without one bad line."""
     tasks = shared / "data" / "tasks"

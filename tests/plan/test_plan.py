@@ -236,6 +236,7 @@ def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name, monkey
     assert f"{found.cluster.count} x h100" in describe(found)
 
 
+@pytest.mark.slow
 def test_this_machine_is_a_device_whose_speed_is_measured(monkeypatch):
     monkeypatch.setattr("modernbert.plan.costs.product_rates", lambda: {"bf16": 50.0, "fp32": 100.0})
     monkeypatch.setattr("modernbert.runtime.fast_bf16", lambda: False)
@@ -328,6 +329,7 @@ def test_another_ending_of_the_picture_is_refused(tmp_path, base):
         plot_plan(base, load(PretrainRecipe, RECIPES / "base" / "pretrain.toml"), tmp_path / "plan.bmp")
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_for_people_and_json_for_machines(tmp_path, monkeypatch):
     recipe = RECIPES / "tiny" / "pretrain.toml"
     monkeypatch.chdir(tmp_path)
@@ -343,6 +345,7 @@ def test_the_command_prints_a_table_for_people_and_json_for_machines(tmp_path, m
     assert found["implied"][0]["hours"] == 0.5
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_commands_print(tmp_path, monkeypatch):
     page = (RECIPES.parent / "docs" / "planning.md").read_text(encoding="utf-8")
     (tmp_path / "recipes").symlink_to(RECIPES)

@@ -57,6 +57,7 @@ def marked_sentences(kind):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "joined_by"), [("marks", " "), ("characters", ""), ("hindi", " ")])
 def test_the_folder_finds_in_a_text_what_its_report_has_for_it(kind, joined_by, model, tmp_path):
     sentences = marked_sentences(kind)

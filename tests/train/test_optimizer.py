@@ -8,6 +8,7 @@ from torch import nn
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight_decay", [0.0, 9e-4])
 def test_every_step_equals_the_reference(level_or_off, weight_decay):
     torch.manual_seed(0)

@@ -191,6 +191,7 @@ def test_a_directory_with_something_else_is_refused(recipe_for, tmp_path):
     assert (tmp_path / "precious.txt").read_text() == "keep me"
 
 
+@pytest.mark.slow
 def test_the_size_of_microbatches_does_not_change_what_is_learned(recipe_for, tmp_path):
     def run(name, microbatch_tokens):
         recipe = recipe_for(tmp_path / name)
@@ -262,6 +263,7 @@ def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graphs", [False, True])
 def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
     recipe_for, tmp_path, monkeypatch, caplog, graphs
@@ -382,6 +384,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(whole_run,
     assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
 
 
+@pytest.mark.slow
 def test_the_best_and_the_milestones_are_kept_beside_the_newest(recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run")
     run = recipe.run.model_copy(update={"keep_checkpoints": 1, "keep_best": 2, "keep_every_tokens": 5_000})
@@ -522,6 +525,7 @@ def test_a_source_is_not_repeated_more_often_than_allowed(recipe_for, tmp_path):
         pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=10_000_000, max_repeats=2)}))
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_no_bit(whole_run, recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run")
     run = recipe.run.model_copy(update={"activation_checkpointing": True})

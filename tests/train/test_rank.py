@@ -140,6 +140,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(model, collection, t
     assert [line["step"] for line in one.metrics.read()][-1] == one.progress.step
 
 
+@pytest.mark.slow
 def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp_path) -> None:
     lines = [
         {"query": f"{one} {other}", "documents": [f"{one} is {other}", f"no {other}", "nothing"][: 2 + n % 2],

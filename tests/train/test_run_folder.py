@@ -93,6 +93,7 @@ def test_two_pretraining_processes_do_not_share_a_directory(recipe_for, tmp_path
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_overwritten_on_purpose_and_what_is_not_its_own_stays(recipe_for, tmp_path):
     pretrain(recipe_for(tmp_path / "run"))
     (tmp_path / "run" / "notes.txt").write_text("mine")

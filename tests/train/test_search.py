@@ -62,6 +62,7 @@ def untrained(monkeypatch):
     return lambda: monkeypatch.setattr("modernbert.train.finetune.Finetuning", forbidden)
 
 
+@pytest.mark.slow
 def test_a_grid_tries_every_combination_and_runs_the_best(recipe_for):
     wanted = recipe_for(learning_rate=[1e-6, 3e-3], weight_decay=[1e-5], epochs=[1, 3])
     folder = search(wanted)

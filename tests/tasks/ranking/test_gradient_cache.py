@@ -154,6 +154,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_have_the_gradient_of_all_their_texts(tmp_path: Path) -> None:
     with socket.socket() as found:

@@ -4,6 +4,7 @@ Each takes what the class takes and gives back the same kind of output. What it 
 states of all layers, embeddings as inputs, training) the original does.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ _WITHOUT_EFFECT = {"return_dict", "token_type_ids"}
 _READ = {"input_ids", "attention_mask"}
 
 
-class Forward(Patch):
+class Forward(Patch, ABC):
     """In the place of `forward` of one of the classes; `padding_is_read` is set while a library encodes texts."""
 
     def __init__(self, module: Any, backbone: Backbone) -> None:
@@ -53,8 +54,9 @@ class Forward(Patch):
             return "the batch is padded on the left, where this version of Pooling reads the first slot"
         return rows
 
+    @abstractmethod
     def compute(self, rows: Rows, arguments: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """The output of the class for packed rows."""
 
     def every_token(self, rows: Rows, head: Callable[[Tensor], Tensor]) -> Tensor:
         """What a head says of each token, (tokens, ...)."""

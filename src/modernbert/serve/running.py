@@ -1,5 +1,6 @@
 """Running the application under uvicorn until it is told to stop."""
 
+import asyncio
 import contextlib
 import logging
 import signal
@@ -15,6 +16,8 @@ from modernbert.serve.app import create_app
 from modernbert.serve.computing import Server
 
 logger = logging.getLogger(__name__)
+
+_LAST_CONNECTIONS_SECONDS = 0.25
 
 
 class _Quiet(uvicorn.Server):
@@ -32,6 +35,11 @@ class _Quiet(uvicorn.Server):
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Clients that connected before the signal but were not accepted yet would be reset with the listening socket.
+        await asyncio.sleep(_LAST_CONNECTIONS_SECONDS)
+        await super().shutdown(sockets)
 
 
 def serve(server: Server, *, ready: Callable[[str], None] = lambda address: None) -> None:

@@ -170,6 +170,27 @@ def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp
             assert after < before, (task, name)
 
 
+def test_a_batch_has_one_source_where_the_recipe_says_so(model, collection, tmp_path) -> None:
+    data = {"documents": [str(collection)], "unlabelled": {"kinds": ["sentence"], "per_document": 1}}
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"query": f"q {n}", "positive": f"p {n}"}) + "\n" for n in range(20)))
+
+    def mixtures(apart: bool) -> list[int]:
+        more = {"train": str(pairs), "one_source_per_batch": apart}
+        run = recipe(model, collection, tmp_path / "run", "embed", data=data | more)
+        examples = read_examples(run)
+        training = RankerTraining(run, examples, None, 0, ALONE)
+        batches = training.batches(0)
+        assert batches == training.batches(0)
+        assert batches != training.batches(1)
+        chosen = [index for batch in batches for index in batch]
+        assert len(chosen) == len(set(chosen)) > 40
+        return [len({examples[index].source for index in batch}) for batch in batches]
+
+    assert max(mixtures(False)) == 2
+    assert set(mixtures(True)) == {1}
+
+
 def test_a_guide_and_matryoshka_are_part_of_the_loss(model, collection, tmp_path) -> None:
     plain = recipe(model, collection, tmp_path / "plain", "embed")
     changes = {"loss": {"margin": 0.0, "guide": str(model), "matryoshka": (32, 16)}}

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +131,20 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
     """
     data = recipe.data
     found: list[RankingExample] = []
+
+    def add(examples: Iterable[RankingExample], source: str) -> None:
+        found.extend(replace(one, source=source) for one in examples)
+
     if data.train is not None:
-        found += read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad)
+        add(read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad), "data.train")
     for path in data.collections:
         collection = read_collection(path, data.split, skip_bad=recipe.skip_bad)
-        found += _with_negatives(judged_pairs(collection), collection.documents.values(), data)
+        add(_with_negatives(judged_pairs(collection), collection.documents.values(), data), path)
     for path in data.documents:
         documents = read_documents(path, skip_bad=recipe.skip_bad).values()
         pairs = list(unlabelled_pairs(documents, data.unlabelled, 0, path))
         chosen = sorted(shuffled(len(pairs), 0, 0)[: data.most_unlabelled].tolist())
-        found += _with_negatives([pairs[index] for index in chosen], documents, data)
+        add(_with_negatives([pairs[index] for index in chosen], documents, data), path)
     if not found:
         raise DataError("There is no example to learn from; see data.train, data.collections and data.documents.")
     return found
@@ -181,6 +186,8 @@ class RankerTraining(EpochLoop):
         self.ranker = ranker
         self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
         self.names = [item.names for item in self.items]
+        apart = recipe.data.one_source_per_batch
+        self.sources = [example.source if apart else "" for example in examples]
         self.loss = resolved_loss(recipe, examples)
         super().__init__(
             ranker,  # type: ignore[arg-type]
@@ -213,7 +220,15 @@ class RankerTraining(EpochLoop):
     def batches(self, epoch: int) -> Batches:
         order = shuffled(len(self.items), self.seed, epoch).tolist()
         names = self.names if self.loss.name == "contrastive" and self.loss.settings.in_batch else [()] * len(order)
-        batches = batches_without_repeats(order, names, self.recipe.training.batch_examples, last=False)
+        groups: dict[str, list[int]] = {}
+        for index in order:
+            groups.setdefault(self.sources[index], []).append(index)
+        size = self.recipe.training.batch_examples
+        batches = [
+            batch for group in groups.values() for batch in batches_without_repeats(group, names, size, last=False)
+        ]
+        if len(groups) > 1:
+            batches = [batches[place] for place in shuffled(len(batches), self.seed, epoch).tolist()]
         found = [batch for batch in batches if sum(len(self.items[index].documents) for index in batch) > 1]
         if not found and self.loss.name == "contrastive":
             raise ConfigError("No two examples differ in query and positive, so there is nothing to learn from them.")

@@ -45,6 +45,7 @@ class RankingData(Config):
     validation_depth: PositiveInt = 50  # rerank: documents of BM25 that are put in order
     hard_negatives: int = Field(0, ge=0)  # of each judged or unlabelled pair: what BM25 ranks high
     negatives_from: PositiveInt = 5  # the first rank of BM25 that is taken
+    one_source_per_batch: bool = False  # negatives of a batch then come from the same file or collection
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -17,7 +17,8 @@ class RankingExample:
     """A query and documents. Without `scores` the first document is relevant and the others are not.
 
     With them there is one for each document: a grade, a similarity or what a teacher says. `relevant` are further
-    texts that are known to be relevant, which must not be taken for negatives.
+    texts that are known to be relevant, which must not be taken for negatives. `source` is the file or folder that it
+    comes from.
     """
 
     query: str
@@ -25,6 +26,7 @@ class RankingExample:
     scores: tuple[float, ...] | None
     origin: Origin
     relevant: tuple[str, ...] = ()
+    source: str = ""
 
 
 class RankingColumns(Config):

@@ -257,6 +257,39 @@ def test_the_reranker_is_validated_on_what_bm25_finds(model, collection, tmp_pat
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
+def test_the_report_shows_what_was_reached_beside_bm25_and_the_start(model, collection, tmp_path) -> None:
+    data = {"validation": str(collection)}
+    chosen = recipe(model, collection, tmp_path / "run", "embed", data=data, seeds=[0, 1])
+    train_ranker(chosen)
+    assert not (tmp_path / "run" / "training").exists()
+    assert (tmp_path / "run" / "learning-curve.png").stat().st_size > 5000
+    page = (tmp_path / "run" / "report.md").read_text()
+    values = json.loads((tmp_path / "run" / "report.json").read_text())
+    kept = next(one for one in values["seeds"] if one["seed"] == values["best_seed"])
+    reached = values["validation"]["trained"]["nDCG@10"]["value"]
+    assert reached == pytest.approx(kept["validation_ndcg_at_10"])
+    for name in ("BM25", "before training", "trained"):
+        found = values["validation"][name]["nDCG@10"]
+        assert 0 < found["low"] <= found["value"] <= found["high"] <= 1
+        assert f"| {name} | {100 * found['value']:.1f} (" in page
+    assert "nDCG@10 of 2 seeds" in page and "## Queries that it answers worst" in page
+    [result] = evaluate_retrieval(str(collection), [tmp_path / "run"], split="validation", device="cpu").systems[1:2]
+    assert result.quality["nDCG@10"].value == pytest.approx(reached, abs=1e-6)
+    assert sum(values["sources"].values()) == values["examples"]
+
+
+def test_a_run_on_a_collection_that_has_changed_is_refused(model, collection, tmp_path) -> None:
+    own = tmp_path / "collection"
+    shutil.copytree(collection, own)
+    chosen = recipe(model, own, tmp_path / "run", "embed")
+    assert train_ranker(chosen) == train_ranker(chosen)
+    with (own / "qrels" / "train.tsv").open("a") as file:
+        file.write("q1\td2\t1\n")
+    with pytest.raises(ConfigError, match=f"a run whose {own} changed since; choose another output"):
+        train_ranker(chosen)
+    train_ranker(chosen, overwrite=True)
+
+
 def test_rows_in_python_become_an_embedder(model, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"query": f"what is a {word}?", "positive": f"a {word} is a thing"} for word in WORDS]

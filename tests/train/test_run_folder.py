@@ -15,7 +15,7 @@ from modernbert.run_metrics import Metrics
 from modernbert.stream.shards import Shards
 from modernbert.train import checkpoint
 from modernbert.train import pretrain as module
-from modernbert.train.finetune_report import _cell, _table
+from modernbert.train.markdown import cell, table
 from modernbert.train.pretrain import pretrain
 from modernbert.train.run_folder import LOCK, check_inputs, in_use
 from modernbert.train.stopping import StopRequest
@@ -214,7 +214,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_the_text_of_a_document_is_no_markup_in_a_report(text):
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
-    page = markdown.render(_table(["text", "right"], [[_cell(text, 500), "x"]]))
+    page = markdown.render(table(["text", "right"], [[cell(text, 500), "x"]]))
     assert not re.search(r"<(img|a|em|strong|code|s)\b", page)
     [shown, _] = re.findall(r"<td>(.*?)</td>", page)
     assert html.unescape(shown) == text
@@ -222,4 +222,4 @@ def test_the_text_of_a_document_is_no_markup_in_a_report(text):
 
 def test_a_text_that_is_cut_ends_in_no_half_of_an_escape():
     for longest in range(1, 30):
-        assert _cell("|[" * 20, longest).count("\\") == longest - 1
+        assert cell("|[" * 20, longest).count("\\") == longest - 1

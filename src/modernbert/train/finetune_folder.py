@@ -8,7 +8,7 @@ report.json   and the model, its report and pictures, when it is
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,9 @@ from modernbert.errors import ConfigError
 from modernbert.files import replaced_file, settle, written_aside
 from modernbert.model.folder import TOKENIZER_FILES
 from modernbert.text.documents import find_files
+from modernbert.text.records import Source
 from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.ranking_recipe import RankingRecipe
 from modernbert.train.run_folder import LOCK, remove_run
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why
@@ -27,10 +29,13 @@ _OWN = ("recipe.toml", "inputs.json", "training", "tensorboard", FAILED, LOCK)
 _RESULTS = (
     "report.json", "report.md", "predictions.jsonl", "metrics.jsonl", "learning-curve.png", "confusion.png",
     "numbers.png", "model.safetensors", "config.json", *TOKENIZER_FILES,
+    "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json",
 )  # fmt: skip
 
+Recipe = FinetuneRecipe | RankingRecipe
 
-def claim_folder(recipe: FinetuneRecipe, results: str = "report.json", overwrite: bool = False) -> None:
+
+def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool = False) -> None:
     """Prepare the folder of a run, or check that it is the one of this recipe and these data.
 
     A run has begun when it has a checkpoint, has failed, or has the file `results`. With `overwrite` it is removed.
@@ -41,13 +46,12 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json", overwrite
     """
     folder, path = recipe.output, recipe.output / "recipe.toml"
     settle(folder)
-    removed = overwrite and remove_run(
-        folder, FinetuneRecipe, [*_RESULTS, "training", "tensorboard", FAILED, "inputs.json"]
-    )
+    kind = type(recipe)
+    removed = overwrite and remove_run(folder, kind, [*_RESULTS, "training", "tensorboard", FAILED, "inputs.json"])
     over = any((folder / name).exists() for name in (results, FAILED))
     if path.exists() and (over or any(folder.glob("training/seed-*/checkpoints/*"))):
-        old = toml.load(FinetuneRecipe, path)
-        for name in FinetuneRecipe.model_fields:
+        old = toml.load(kind, path)
+        for name in kind.model_fields:
             if name not in ("output", "machine", "search") and getattr(old, name) != getattr(recipe, name):
                 raise ConfigError(
                     f"{folder} holds a run whose {name} differs from this recipe; choose another output, resume "
@@ -61,7 +65,7 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json", overwrite
                 "replace it with --overwrite."
             )
         return
-    if not removed and folder.exists() and (not folder.is_dir() or not _abandoned(folder)):
+    if not removed and folder.exists() and (not folder.is_dir() or not _abandoned(folder, kind)):
         raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
     for name, text in {
         "recipe.toml": toml.dump(recipe),
@@ -72,28 +76,46 @@ def claim_folder(recipe: FinetuneRecipe, results: str = "report.json", overwrite
 
 
 @contextmanager
-def completed(recipe: FinetuneRecipe) -> Iterator[Path]:
+def completed(recipe: Recipe) -> Iterator[Path]:
     """A new folder whose files take their places in the one of the run. What somebody else put there stays."""
     with written_aside(recipe.output, own=("training", FAILED)) as partial:
         yield partial
 
 
-def input_hashes(recipe: FinetuneRecipe) -> dict[str, str]:
+def input_hashes(recipe: Recipe) -> dict[str, str]:
     """One hash for each set, over its files, and one for the model. Those of the hub have none.
 
     Raises:
         DataError: a file is not there.
     """
-    data = recipe.data
-    sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    files = {
-        name: find_files([source.path])
-        for name, source in sources.items()
-        if source is not None and source.format != "hub"
-    }
+    files = _ranking_files(recipe) if isinstance(recipe, RankingRecipe) else _files(recipe)
     model = Path(recipe.model)
     files["model"] = sorted(path for path in model.glob("*") if path.name in _MODEL or path.suffix == ".safetensors")
     return {name: _hash_all(paths) for name, paths in files.items() if paths}
+
+
+def _files(recipe: FinetuneRecipe) -> dict[str, list[Path]]:
+    data = recipe.data
+    return _of_sources({"train": data.train, "validation": data.validation, "test": data.test})
+
+
+def _ranking_files(recipe: RankingRecipe) -> dict[str, list[Path]]:
+    data = recipe.data
+    columns = data.columns
+    files = _of_sources({"train": data.train, "queries": columns.queries_from, "documents": columns.documents_from})
+    for path in {*data.collections, *data.documents, *([data.validation] if data.validation else [])}:
+        place = Path(path)
+        inside = sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]
+        files[path] = [one for one in inside if one.is_file()]  # otherwise a name of the hub
+    return files
+
+
+def _of_sources(sources: Mapping[str, Source | None]) -> dict[str, list[Path]]:
+    return {
+        name: list(find_files([source.path]))
+        for name, source in sources.items()
+        if source is not None and source.format != "hub"
+    }
 
 
 def _hash_all(paths: Sequence[Path]) -> str:
@@ -114,7 +136,7 @@ def _read_hashes(folder: Path) -> dict[str, str]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _abandoned(folder: Path) -> bool:
+def _abandoned(folder: Path, kind: type[Recipe]) -> bool:
     """Whether a folder is empty, or holds only what a run writes before its first checkpoint."""
     if any(entry.name not in _OWN for entry in folder.iterdir()):
         return False
@@ -122,6 +144,6 @@ def _abandoned(folder: Path) -> bool:
     if not path.exists():
         return not any(entry.name != LOCK for entry in folder.iterdir())
     try:
-        return path.read_text(encoding="utf-8") == toml.dump(toml.load(FinetuneRecipe, path))
+        return path.read_text(encoding="utf-8") == toml.dump(toml.load(kind, path))
     except ConfigError:
         return False

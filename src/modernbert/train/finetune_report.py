@@ -2,13 +2,11 @@
 
 import json
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-import tomli_w
 import torch
 
 from modernbert import __version__
@@ -16,6 +14,7 @@ from modernbert.plots.finetuning import draw_confusion, draw_curve, draw_numbers
 from modernbert.runtime import cpu_name
 from modernbert.tasks.task import ExampleResult, Task
 from modernbert.train.finetune_recipe import FinetuneRecipe
+from modernbert.train.markdown import cell, settings_block, table
 from modernbert.train.results import Measured, SeedResult
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def _speed(sets: "Sets", best: SeedResult) -> dict[str, float]:
 
 
 def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResult, final: str | None) -> str:
-    parts = [f"# {recipe.task}: {_cell(recipe.model, 200)}\n"]
+    parts = [f"# {recipe.task}: {cell(recipe.model, 200)}\n"]
     for name, metrics in values["metrics"].items():
         several = len(recipe.seeds) > 1
         parts.append(f"## {name.capitalize()} set, {values['sets'][name]['examples']:,} examples\n")
@@ -130,7 +129,7 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
                 "" if found["baseline"] is None else f"{found['baseline']:.4f}",
             ]
             rows.append(row + ([f"{fmean(found['seeds']):.4f} ± {stdev(found['seeds']):.4f}"] if several else []))
-        parts.append(_table(heads, rows))
+        parts.append(table(heads, rows))
     parts.append(
         "Intervals are bootstrapped over the examples; the baseline predicts without reading the texts."
         + (f" Values and the model are those of seed {best.seed}." if len(recipe.seeds) > 1 else "")
@@ -142,12 +141,12 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
             parts.append(f"## Each label on the {final} set\n")
             rows = [
                 [
-                    _cell(label, 60), f"{one['precision']:.4f}", f"{one['recall']:.4f}", f"{one['f1']:.4f}",
+                    cell(label, 60), f"{one['precision']:.4f}", f"{one['recall']:.4f}", f"{one['f1']:.4f}",
                     f"{one['expected']:,.0f}",
                 ]
                 for label, one in measured.by_label.items()
             ]  # fmt: skip
-            parts.append(_table(["label", "precision", "recall", "F1", "spans"], rows))
+            parts.append(table(["label", "precision", "recall", "F1", "spans"], rows))
         if measured.confusion is not None:
             parts.append("![Expected classes by predicted ones](confusion.png)\n")
         elif isinstance(measured.results[0].record["expected"], float):
@@ -157,8 +156,8 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
         worst = worst_errors(best.measured[final].results)
         parts.append(f"## Worst errors on the {final} set\n")
         if worst:
-            rows = [[_cell(one.text, 160), _cell(one.expected, 60), _cell(one.predicted, 60)] for one in worst]
-            parts.append(_table(["text", "expected", "predicted"], rows))
+            rows = [[cell(one.text, 160), cell(one.expected, 60), cell(one.predicted, 60)] for one in worst]
+            parts.append(table(["text", "expected", "predicted"], rows))
         else:
             parts.append("There are none.\n")
     parts.append("## Data\n")
@@ -166,15 +165,13 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
         [name, f"{one['examples']:,}", f"{one['tokens']:,}", _labels(one["labels"]), _notes(one)]
         for name, one in values["sets"].items()
     ]
-    parts.append(_table(["set", "examples", "tokens", "labels", "notes"], rows))
+    parts.append(table(["set", "examples", "tokens", "labels", "notes"], rows))
     parts += _lost(values["sets"])
     parts.append("## Speed\n")
     rows = [[name.replace("_", " "), f"{value:,.1f}"] for name, value in values["speed"].items()]
-    parts.append(_table(["", ""], rows))
+    parts.append(table(["", ""], rows))
     parts.append(f"On {values['machine']}, torch {values['versions']['torch']}.\n")
-    settings = tomli_w.dumps(values["settings"]).strip()
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", settings)), default=0))  # longer than any in a value
-    parts.append(f"## Settings\n\n{fence}toml\n{settings}\n{fence}\n")
+    parts.append(settings_block(values["settings"]))
     return "\n".join(parts)
 
 
@@ -184,14 +181,9 @@ def worst_errors(results: Sequence[ExampleResult]) -> list[ExampleResult]:
     return sorted(errors, key=lambda one: -one.error)[:_WORST]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-
-
 def _labels(counts: Mapping[str, int]) -> str:
     most = sorted(counts.items(), key=lambda one: -one[1])
-    shown = ", ".join(f"{_cell(name, 30)} {count:,}" for name, count in most[:12])
+    shown = ", ".join(f"{cell(name, 30)} {count:,}" for name, count in most[:12])
     return shown + (f", and {len(most) - 12} more" if len(most) > 12 else "")
 
 
@@ -205,19 +197,12 @@ def _lost(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 "They begin or end inside a token of the model, so that nothing it predicts can be equal to them; "
                 "they count as not found. All of them are in report.json.\n"
             )
-            parts.append("\n".join(f"- {_cell(place, 160)}" for place in lost[:_WORST]) + "\n")
+            parts.append("\n".join(f"- {cell(place, 160)}" for place in lost[:_WORST]) + "\n")
     return parts
 
 
 def _notes(one: Mapping[str, Any]) -> str:
     other = ("examples", "tokens", "labels", "left_out", "lost")
     counts = {name: count for name, count in one.items() if name not in other}
-    counts |= {f"left out: {_cell(reason, 60)}": count for reason, count in one["left_out"].items()}
+    counts |= {f"left out: {cell(reason, 60)}": count for reason, count in one["left_out"].items()}
     return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items() if count)
-
-
-def _cell(text: str, longest: int) -> str:
-    """A text that stands in a cell as it is: nothing in it is markup, and no picture is fetched when it is shown."""
-    flat = " ".join(text.split())
-    flat = flat if len(flat) <= longest else f"{flat[: longest - 1]}…"
-    return re.sub(r"([\\|`*_~\[\]!])", r"\\\1", flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))

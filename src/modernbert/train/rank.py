@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, distributed, nn
 
-from modernbert import config as toml
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import replaced_file, settle
-from modernbert.model.folder import TOKENIZER_FILES, find_folder, read_config
+from modernbert.files import replaced_file
+from modernbert.model.folder import find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_folder import read_modules
 from modernbert.runtime import autocast
@@ -26,7 +25,7 @@ from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.batches import batches_without_repeats
 from modernbert.tasks.ranking.encoding import encode_ranking, prompt_of
 from modernbert.tasks.ranking.examples import RankingExample, judged_pairs, read_ranking
-from modernbert.tasks.ranking.measures import evaluate_ranker
+from modernbert.tasks.ranking.measures import Quality, System, evaluate_ranker
 from modernbert.tasks.ranking.mining import with_bm25_negatives
 from modernbert.tasks.ranking.objective import Guide, RankingItem, RankingModel, RankingObjective
 from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker, Reranked, Scored
@@ -39,8 +38,10 @@ from modernbert.text.collection import Collection, Document, read_collection, re
 from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
+from modernbert.train.finetune_folder import claim_folder, completed
 from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
-from modernbert.train.run_folder import in_use, remove_run
+from modernbert.train.ranking_report import SELECTS, SeedRun, Validated, write_ranking_report
+from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 
@@ -59,7 +60,7 @@ _PREDICTORS: dict[str, Any] = {
     "rerank": Reranker,
 }
 _REPORT = "report.json"
-_OWN = (_REPORT, "training", "tensorboard", "model.safetensors", "config.json", *TOKENIZER_FILES)  # of a run
+_DEPTH = 100  # documents that are ranked of the validation collection
 
 
 def train_ranker(recipe: RankingRecipe, overwrite: bool = False) -> Path | None:
@@ -76,9 +77,7 @@ def train_ranker(recipe: RankingRecipe, overwrite: bool = False) -> Path | None:
     check_trackers(recipe.machine.trackers, "machine.trackers")
     with StopRequest() as stop, processes(recipe.machine.device) as these:
         if these.first:
-            if overwrite:
-                remove_run(recipe.output, RankingRecipe, _OWN)
-            _claim(recipe)
+            claim_folder(recipe, overwrite=overwrite)
         these.wait()
         with in_use(recipe.output) if these.first else nullcontext():
             return _in_folder(recipe, these, stop)
@@ -91,15 +90,19 @@ def _in_folder(recipe: RankingRecipe, these: Processes, stop: StopRequest) -> Pa
     examples = read_examples(recipe)
     validation = _validation(recipe)
     runs: list[RankerTraining] = []
+    baselines = _Baselines(recipe)
     for seed in recipe.seeds:
         run = RankerTraining(recipe, examples, validation, seed, these)
         with followed(run.metrics, _tracking(recipe, seed)) if these.first else nullcontext():
+            if these.first:
+                baselines.measure(run)
+            these.wait()
             if not run.train(stop):
                 return None
         runs.append(run)
     if these.first:
         best = max(runs, key=lambda one: -math.inf if one.progress.best is None else one.progress.best)
-        _write(recipe, best, runs, len(examples))
+        _write(recipe, best, runs, examples)
         logger.info("The model and its report are in %s.", recipe.output)
     these.wait()
     return recipe.output
@@ -259,13 +262,18 @@ class RankerTraining(EpochLoop):
         """The measures of the validation collection, which the first process takes."""
         if self.validation is None:
             return None
-        found: list[dict[str, float]] = [self._validate(*self.validation)] if self.processes.first else []
+        found: list[dict[str, float]] = []
+        if self.processes.first:
+            found.append({name: one.value for name, one in self.measure()[1].quality.items()})
         return self.processes.gather(found)[0]
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
-        return scores["nDCG@10"]
+        return scores[SELECTS]
 
-    def _validate(self, collection: Collection, first: list[Scored] | None) -> dict[str, float]:
+    def measure(self) -> tuple[list[Scored], System]:
+        """What the model as it is now ranks first of the validation collection, and how good that is."""
+        assert self.validation is not None
+        collection, first = self.validation
         self.ranker.eval()
         predictor = _PREDICTORS[self.recipe.task](self.ranker, self.tokenizer, self.max_length)
         ranker: Ranker
@@ -273,9 +281,22 @@ class RankerTraining(EpochLoop):
             ranker = Model(predictor, self.recipe.task, self.recipe.machine.microbatch_tokens)
         else:
             ranker = Reranked(first, predictor, self.recipe.data.validation_depth, self.recipe.task)
-        _, system = evaluate_ranker(collection, ranker, 100)
+        found = evaluate_ranker(collection, ranker, _DEPTH)
         self.ranker.train()
-        return {name: quality.value for name, quality in system.quality.items()}
+        return found
+
+    def result(self) -> SeedRun:
+        """How the run went."""
+        progress = self.progress
+        return SeedRun(
+            self.seed,
+            progress.step,
+            progress.tokens,
+            self.stopwatch.seconds,
+            progress.best_step,
+            progress.best,
+            self.metrics.read(),
+        )
 
 
 def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
@@ -360,55 +381,51 @@ def _validation(recipe: RankingRecipe) -> tuple[Collection, list[Scored] | None]
     collection = read_collection(data.validation, data.validation_split, skip_bad=recipe.skip_bad)
     if recipe.task != "rerank":
         return collection, None
-    return collection, evaluate_ranker(collection, Bm25(), 100)[0]
+    return collection, evaluate_ranker(collection, Bm25(), _DEPTH)[0]
 
 
-def _claim(recipe: RankingRecipe) -> None:
-    """Make the folder of a run ready, or see that it is the one of this recipe.
+class _Baselines:
+    """What BM25 and the untrained model reach on the validation collection, measured once for a run."""
 
-    Raises:
-        ConfigError: the folder holds a run of another recipe, or things that are not a run's.
-    """
-    folder, path = recipe.output, recipe.output / "recipe.toml"
-    settle(folder)
-    if path.exists():
-        old = toml.load(RankingRecipe, path)
-        for name in RankingRecipe.model_fields:
-            if name not in ("output", "machine") and getattr(old, name) != getattr(recipe, name):
-                raise ConfigError(
-                    f"{folder} holds a run whose {name} differs from this recipe; choose another output, remove it, or "
-                    "go on with the recipe.toml in it."
-                )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
-    with replaced_file(path) as partial:
-        partial.write_text(toml.dump(recipe), encoding="utf-8")
+    def __init__(self, recipe: RankingRecipe) -> None:
+        self.path = recipe.output / "training" / "baselines.json"
+
+    def measure(self, run: RankerTraining) -> None:
+        """Measure them, unless that was done before the run was stopped."""
+        if run.validation is None or self.path.exists() or run.progress.step:
+            return
+        collection, _ = run.validation
+        found = {"BM25": evaluate_ranker(collection, Bm25(), _DEPTH)[1], "before training": run.measure()[1]}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(self.path) as partial:
+            partial.write_text(json.dumps({name: asdict(one)["quality"] for name, one in found.items()}))
+
+    def read(self) -> dict[str, dict[str, Quality]]:
+        if not self.path.exists():
+            return {}
+        found = json.loads(self.path.read_text(encoding="utf-8"))
+        return {name: {measure: Quality(**one) for measure, one in quality.items()} for name, quality in found.items()}
 
 
-def _write(recipe: RankingRecipe, best: RankerTraining, runs: Sequence[RankerTraining], examples: int) -> None:
-    """The model and its report, which is written last: a run with one is complete."""
-    there = best.best_folder.exists()
-    model = _KINDS[recipe.task].from_pretrained(best.best_folder) if there else best.ranker.eval()
-    model.save_pretrained(recipe.output, best.ranker.tokenizer_source)
-    report = {
-        "task": recipe.task,
-        "model": recipe.model,
-        "loss": best.loss.name,
-        "examples": examples,
-        "seeds": [
-            {
-                "seed": run.seed,
-                "steps": run.progress.step,
-                "tokens": run.progress.tokens,
-                "seconds": round(run.stopwatch.seconds, 1),
-                "best_step": run.progress.best_step,
-                "validation_ndcg_at_10": run.progress.best,
-                "curve": run.metrics.read(),
-            }
-            for run in runs
-        ],
-        "best_seed": best.seed,
-    }
-    with replaced_file(recipe.output / _REPORT) as partial:
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+def _write(
+    recipe: RankingRecipe, best: RankerTraining, runs: Sequence[RankerTraining], examples: Sequence[RankingExample]
+) -> None:
+    """The model and its report, in place of the checkpoints."""
+    if best.best_folder.exists():
+        model = _KINDS[recipe.task].from_pretrained(best.best_folder)
+        best.ranker.load_state_dict(model.state_dict())
+    best.ranker.eval()
+    validated = None
+    if best.validation is not None:
+        run, system = best.measure()
+        validated = Validated(best.validation[0], run, system, _Baselines(recipe).read())
+    results = {one.seed: one.result() for one in runs}
+    with completed(recipe) as partial:
+        best.ranker.save_pretrained(partial, best.ranker.tokenizer_source)
+        with (partial / "metrics.jsonl").open("w", encoding="utf-8") as file:
+            for result in results.values():
+                for line in result.curve:
+                    file.write(json.dumps({"seed": result.seed, **line}) + "\n")
+        write_ranking_report(
+            recipe, best.loss.name, examples, list(results.values()), results[best.seed], validated, partial
+        )

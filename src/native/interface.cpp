@@ -15,6 +15,9 @@ extern const NativeKernels kernels;
 namespace avx512 {
 extern const NativeKernels kernels;
 }
+namespace avx512_vnni {
+extern const NativeKernels kernels;
+}
 namespace avx512_bf16 {
 extern const NativeKernels kernels;
 }
@@ -54,7 +57,9 @@ extern "C" __attribute__((visibility("default"))) const NativeKernels* native_ke
                        __builtin_cpu_supports("avx512vl");
     if (!std::strcmp(level, "avx2") && small) return &avx2::kernels;
     if (!std::strcmp(level, "avx512") && large) return &avx512::kernels;
-    const bool half = large && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    const bool bytes = large && __builtin_cpu_supports("avx512vnni");
+    if (!std::strcmp(level, "avx512_vnni") && bytes) return &avx512_vnni::kernels;
+    const bool half = bytes && __builtin_cpu_supports("avx512bf16");
     if (!std::strcmp(level, "avx512_bf16") && half) return &avx512_bf16::kernels;
 #if defined(LEVEL_AMX)
     if (!std::strcmp(level, "amx") && half && has_tiles()) return &amx::kernels;

@@ -94,6 +94,6 @@ struct NativeKernels {
 // Changed whenever anything above is: Python asks, so that it never calls a library of other sources.
 int32_t native_version();
 
-// The kernels of a level (avx2, avx512, avx512_bf16, amx), or null if this processor lacks it or there is no such level.
+// The kernels of a level (avx2, avx512, avx512_vnni, avx512_bf16, amx), or null if this processor lacks it or there is no such level.
 const NativeKernels* native_kernels(const char* level);
 }

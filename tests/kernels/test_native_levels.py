@@ -12,7 +12,7 @@ from modernbert.kernels import Rope, native
 from modernbert.kernels.native_encoder import LayerWeights, NativeEncoder, measure_levels
 from modernbert.packed import Sequences
 
-ALL = ("amx", "avx512_bf16", "avx512", "avx2")
+ALL = ("amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2")
 NO_AMX = ALL[1:]
 here = pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
 
@@ -83,14 +83,28 @@ def test_what_a_measurement_errs_does_not_change_the_level():
 @pytest.mark.parametrize("forced", ALL)
 def test_a_forced_level_is_taken_for_all_kinds_and_nothing_is_measured(processor, forced):
     assert processor(ALL, {}, forced) == []
-    expected = {"fp32": forced, "bf16": forced, "int8": "avx512_bf16" if forced == "avx512" else forced}
+    expected = {"fp32": forced, "bf16": forced, "int8": "avx512_vnni" if forced == "avx512" else forced}
     assert {kind: native.level(kind) for kind in native.KINDS} == expected
 
 
 def test_forcing_avx512_does_not_take_the_instruction_away_from_int8():
-    assert native.candidates_for("int8", NO_AMX, "avx512") == ["avx512_bf16"]
+    assert native.candidates_for("int8", NO_AMX, "avx512") == ["avx512_vnni"]
     assert native.candidates_for("int8", ["avx512", "avx2"], "avx512") == ["avx512"]  # a processor that lacks it
     assert native.candidates_for("bf16", NO_AMX, "avx512") == ["avx512"]
+
+
+def test_a_processor_without_bf16_has_the_instruction_for_int8(processor):
+    """Cascade Lake, Ice Lake and others: AVX-512 with VNNI alone."""
+    measured = processor(ALL[2:], XEON | {"int8": {"avx512_vnni": 400.0, "avx512": 100.0, "avx2": 90.0}})
+    found = {kind: native.level(kind) for kind in native.KINDS}
+    assert found == {"fp32": "avx512", "bf16": "avx512", "int8": "avx512_vnni"}
+    assert sorted(measured) == sorted(native.KINDS)
+
+
+@pytest.mark.parametrize("kind", native.KINDS)
+def test_levels_with_the_same_code_for_a_kind_are_measured_once(kind):
+    expected = {"fp32": [], "bf16": ["amx", "avx512_bf16"], "int8": ["amx", "avx512_bf16"]}[kind]
+    assert native.candidates_for(kind, ALL, "") == [*expected, "avx512", "avx2"]
 
 
 @here
@@ -138,7 +152,8 @@ def test_an_encoder_asks_for_its_own_kind_of_product(monkeypatch, dtype, int8):
 
 @pytest.mark.parametrize("name", ["avx-512", "AVX2", "none", "avx512 "])
 def test_a_level_that_does_not_exist_is_an_error_that_names_the_levels(name):
-    with pytest.raises(ConfigError, match="no level of the native kernels; take amx, avx512_bf16, avx512, avx2 or off"):
+    levels = "amx, avx512_bf16, avx512_vnni, avx512, avx2"
+    with pytest.raises(ConfigError, match=f"no level of the native kernels; take {levels} or off"):
         native.select(name)
 
 

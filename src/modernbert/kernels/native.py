@@ -6,7 +6,7 @@ with its shape and its gradient, so that autograd, `torch.compile` and export se
 
 Which level serves products in fp32, in bf16 and in int8 is measured on first use: there are processors whose
 instruction for bf16 is slower than fp32. `MODERNBERT_NATIVE` in the environment names the level of all of them (`amx`,
-`avx512_bf16`, `avx512`, `avx2`) or switches them `off`;
+`avx512_bf16`, `avx512_vnni`, `avx512`, `avx2`) or switches them `off`;
 `MODERNBERT_NATIVE_LIBRARY` names another build of the library (`make check-native`).
 """
 
@@ -30,7 +30,7 @@ from modernbert.kernels.operator import Operator
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import IGNORED, Sequences
 
-LEVELS = ("amx", "avx512_bf16", "avx512", "avx2")  # what their names promise, the most first
+LEVELS = ("amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2")  # what their names promise, the most first
 KINDS = ("fp32", "bf16", "int8")  # of products; each takes the level that is fastest at it
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 logger = logging.getLogger(__name__)
@@ -196,14 +196,20 @@ def rates(kind: str) -> dict[str, float]:
 def candidates_for(kind: str, available: Sequence[str], forced: str) -> list[str]:
     """The levels among which a kind of product has a choice, the one with the largest instructions first.
 
-    Products in fp32 are the same code on every level with AVX-512. A forced level is the only one, save that `avx512`
-    has no instruction for int8: it takes those of the level above, where the processor has them.
+    Levels with the same code for a kind are one candidate: fp32 is that of `avx512` on all levels above it, bf16 is
+    that of `avx512` on `avx512_vnni`, and int8 that of `avx512_vnni` on `avx512_bf16`. A forced level is the only one,
+    save that `avx512` has no instruction for int8: it takes that of `avx512_vnni`, where the processor has it.
     """
-    if forced == "avx512" and kind == "int8" and "avx512_bf16" in available:
-        return ["avx512_bf16"]
+    if forced == "avx512" and kind == "int8" and "avx512_vnni" in available:
+        return ["avx512_vnni"]
     if forced:
         return [forced]
-    return [level for level in available if kind != "fp32" or level not in ("amx", "avx512_bf16")]
+    same = {
+        "fp32": {"amx", "avx512_bf16", "avx512_vnni"},
+        "bf16": {"avx512_vnni"},
+        "int8": {"avx512_vnni"} if "avx512_bf16" in available else set(),  # the upper one also has bf16 for the rest
+    }
+    return [level for level in available if level not in same[kind]]
 
 
 def fastest(candidates: Sequence[str], rates: Mapping[str, float]) -> str:

@@ -5,14 +5,16 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 
+LOCK = ".lock"  # in a directory that a process works in: the number of that process
 _REMOVED = "removed.json"  # in a folder of complete files: which earlier ones of ours go when they take their places
 _open: set[Path] = set()  # partial folders of this process, whose locks it holds: a folder may be written inside one
 _ABANDONED_SECONDS = 60  # a partial folder without an owner is removed when it is older
@@ -112,6 +114,36 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def in_use(directory: Path) -> Iterator[None]:
+    """Hold a directory that something is made in, and which exists, until the block ends.
+
+    The system lets go of it when the process is killed.
+
+    Where the file system has no locks, nothing is held.
+
+    Raises:
+        ConfigError: another process holds it; its number and its machine are told.
+    """
+    path = directory / LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not flock(descriptor, wait=False):
+            owner = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise ConfigError(f"{directory} is in use by {owner}; wait for it or stop it, or choose another directory.")
+        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            break
+        os.close(descriptor)  # its owner has removed it meanwhile
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def flock(descriptor: int, wait: bool) -> bool:
     """Whether the advisory lock of an open file could be taken; also where the system or the file system has none."""
     try:
@@ -125,6 +157,17 @@ def flock(descriptor: int, wait: bool) -> bool:
     except OSError:  # a network file system without locks
         return True
     return True
+
+
+def move_into_place(partial: Path, folder: Path) -> None:
+    """Give a complete folder, made beside it, the name `folder`, which nothing has. All files are on the disk before.
+
+    Raises:
+        OSError: something has that name.
+    """
+    _sync_tree(partial)
+    partial.rename(folder)
+    _sync(folder.parent)
 
 
 def _unique(parent: Path, stem: str) -> Path:

@@ -1,12 +1,16 @@
 import gzip
 import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from corpora import make_tokenizer
+from modernbert.corpus import build
 from modernbert.corpus.build import CorpusRecipe, build_corpus
 from modernbert.errors import ConfigError, DataError
+from modernbert.files import LOCK, in_use
 from modernbert.stream.shards import Shards
 from modernbert.text.tokenizer import load_tokenizer
 
@@ -127,3 +131,61 @@ def test_without_datatrove_the_remedy_is_named(texts, tokenizer, tmp_path, monke
     monkeypatch.setitem(sys.modules, "datatrove", None)
     with pytest.raises(DataError, match=r"pip install .*\[corpus\]'"):
         build_corpus(recipe(texts, tokenizer, tmp_path / "out"))
+
+
+def test_folders_of_the_users_own_that_look_partial_stay(texts, tokenizer, tmp_path):
+    mine = [".mixed.partial/thesis.txt", ".mixed.0123.partial/fingerprint", ".mixed.0123456789ab.partial/thesis.txt"]
+    for name in mine:
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
+    assert [(tmp_path / "out" / name).read_text() for name in mine] == ["mine"] * 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        ["mixed", *(name.partition("/")[0] for name in mine)]
+    )
+
+
+def begun(wanted, monkeypatch):
+    """The folder of a build that was stopped before its end."""
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "_summary", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_corpus(wanted)
+    return max(wanted.output.glob(".mixed.*.partial"), key=lambda path: path.stat().st_ctime_ns)
+
+
+def test_what_was_begun_with_other_options_is_removed_unless_a_process_is_at_it(
+    texts, tokenizer, tmp_path, monkeypatch
+):
+    partial = begun(recipe(texts, tokenizer, tmp_path / "out", workers=1), monkeypatch)
+    other = recipe(texts, tokenizer, tmp_path / "out", workers=1, source={"min_characters": 3})
+    with in_use(partial):
+        another = begun(other, monkeypatch)
+        assert partial.is_dir()
+    assert another != partial
+    build_corpus(other)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mixed"]
+    assert not (tmp_path / "out" / "mixed" / LOCK).exists()
+
+
+def test_a_source_that_another_process_is_making_is_refused_with_its_number(texts, tokenizer, tmp_path, monkeypatch):
+    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    partial = begun(wanted, monkeypatch)
+    with in_use(partial), pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()} on "):
+        build_corpus(wanted)
+
+
+def test_shards_are_on_the_disk_before_their_folder_has_its_name(texts, tokenizer, tmp_path, monkeypatch):
+    synced, missing, fsync, rename = set(), [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.add(os.fstat(number).st_ino), fsync(number)))
+
+    def renamed(source, target):
+        if Path(target).name == "mixed":
+            missing.extend(path.name for path in Path(source).rglob("*") if path.stat().st_ino not in synced)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
+    assert missing == []
+    assert (tmp_path / "out").stat().st_ino in synced

@@ -11,13 +11,14 @@ import pytest
 from corpora import make_shards, write_shard
 from modernbert import config as toml
 from modernbert.errors import CheckpointError, ConfigError, DataError
+from modernbert.files import LOCK, in_use
 from modernbert.run_metrics import Metrics
 from modernbert.stream.shards import Shards
 from modernbert.train import checkpoint
 from modernbert.train import pretrain as module
 from modernbert.train.markdown import cell, table
 from modernbert.train.pretrain import pretrain
-from modernbert.train.run_folder import LOCK, check_inputs, in_use
+from modernbert.train.run_folder import check_inputs
 from modernbert.train.stopping import StopRequest
 
 

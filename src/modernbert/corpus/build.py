@@ -1,13 +1,16 @@
 """Text to token shards: our readers and writer as steps of a datatrove pipeline, run by its local executor.
 
-Each input file (or some hundred small ones) is a task; a task writes one shard. A source is made in `.NAME.partial` and
-renamed when all its tasks are done, so a shard folder is whole or absent, and an interrupted source goes on with the
-tasks that were not finished. The result does not depend on the number of workers.
+Each input file (or some hundred small ones) is a task; a task writes one shard. A source is made in a hidden folder,
+which has digits of the fingerprint of files and options in its name, and renamed when all its tasks are done: a shard
+folder is whole or absent, and an interrupted source goes on with the tasks that were not finished. The result does not
+depend on the number of workers.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +20,8 @@ from typing import Any
 from modernbert.corpus.recipe import CorpusRecipe, Source
 from modernbert.corpus.samples import NAME as REFUSED
 from modernbert.corpus.samples import Samples
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
+from modernbert.files import LOCK, in_use, move_into_place
 from modernbert.installation import install_command
 from modernbert.stream.manifest import Manifest, ShardFile
 from modernbert.text import documents as reading
@@ -27,6 +31,7 @@ __all__ = ["CorpusRecipe", "Source", "build_corpus"]
 
 logger = logging.getLogger(__name__)
 
+_FINGERPRINT = "fingerprint"  # in a folder that is being made
 _FILES_PER_TASK = 256  # of small text files; JSON lines and Parquet files are a task each
 _BATCH_CHARACTERS = 2_000_000  # tokenised at once
 _FORMAT = "modernbert.data.manifest"  # names the form of the shards; another name would make all of them anew
@@ -73,11 +78,43 @@ def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
             )
         logger.info("%s: already there, %s tokens", source.name, f"{existing.tokens:,}")
         return existing
-    partial = recipe.output / f".{source.name}.partial"
-    if partial.exists() and _read(partial / "fingerprint") != fingerprint:
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    (partial / "fingerprint").write_text(fingerprint, encoding="utf-8")
+    recipe.output.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(recipe.output, source.name, fingerprint)
+    partial = _partial(recipe.output, source.name, fingerprint)
+    partial.mkdir(exist_ok=True)
+    with in_use(partial):
+        result = _make(source, recipe, files, partial, tokenizer_hash, fingerprint)
+        try:
+            move_into_place(partial, target)
+        except OSError as error:
+            raise DataError(f"{target} cannot be made ({error.strerror}); give the same command again.") from None
+        (target / LOCK).unlink(missing_ok=True)
+    for reason, count in result.skipped.items():
+        logger.warning("%s: skipped %d documents: %s", source.name, count, reason)
+    logger.info("%s: %s documents, %s tokens", source.name, f"{result.documents:,}", f"{result.tokens:,}")
+    return result
+
+
+def _partial(output: Path, name: str, fingerprint: str) -> Path:
+    return output / f".{name}.{fingerprint[:12]}.partial"
+
+
+def _remove_abandoned(output: Path, name: str, fingerprint: str) -> None:
+    """Remove what was begun under this name from other files or with other options, unless somebody is at it."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.partial")
+    for path in output.glob(".*.partial"):
+        began = _read(path / _FINGERPRINT)
+        if began is None or began == fingerprint or path.is_symlink() or not pattern.fullmatch(path.name):
+            continue
+        with contextlib.suppress(ConfigError, OSError), in_use(path):
+            shutil.rmtree(path)
+
+
+def _make(
+    source: Source, recipe: CorpusRecipe, files: list[Path], partial: Path, tokenizer_hash: str, fingerprint: str
+) -> Manifest:
+    """All files of a shard folder, in `partial`."""
+    (partial / _FINGERPRINT).write_text(fingerprint, encoding="utf-8")
     tasks = _tasks(files, source)
     _run(tasks, source, recipe, partial)
     result = _summary(tasks, source, recipe, partial, tokenizer_hash, fingerprint)
@@ -92,11 +129,7 @@ def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
     Samples.join(partial / "refused").write(partial / REFUSED)
     for leftover in ("logs", "progress", "refused", "documents", "search"):
         shutil.rmtree(partial / leftover, ignore_errors=True)
-    (partial / "fingerprint").unlink()
-    partial.rename(target)
-    for reason, count in result.skipped.items():
-        logger.warning("%s: skipped %d documents: %s", source.name, count, reason)
-    logger.info("%s: %s documents, %s tokens", source.name, f"{result.documents:,}", f"{result.tokens:,}")
+    (partial / _FINGERPRINT).unlink()
     return result
 
 
@@ -207,7 +240,7 @@ def _fingerprint(source: Source, files: list[Path], tokenizer_hash: str) -> str:
 
 
 def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 class _Progress:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modernbert.errors import ConfigError
+from modernbert.files import in_use
 from modernbert.installation import install_command
 from modernbert.model.heads import TaskModel
 from modernbert.runtime import Precision, autocast
@@ -30,7 +31,6 @@ from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.finetune_report import write_report
 from modernbert.train.objectives import TaskObjective
 from modernbert.train.results import Measured, SeedResult, measured
-from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError
-from modernbert.files import replaced_file, settle, written_aside
+from modernbert.files import LOCK, replaced_file, settle, written_aside
 from modernbert.model.folder import TOKENIZER_FILES
 from modernbert.text.documents import find_files
 from modernbert.text.records import Source
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.ranking_recipe import RankingRecipe
-from modernbert.train.run_folder import LOCK, remove_run
+from modernbert.train.run_folder import remove_run
 
 FAILED = "failed.txt"  # in the folder of a run that was given up: why
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights

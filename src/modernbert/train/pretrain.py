@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError
-from modernbert.files import replaced_file
+from modernbert.files import LOCK, in_use, replaced_file
 from modernbert.model import MaskedLM
 from modernbert.model.folder import write_folder
 from modernbert.run_metrics import Metrics
@@ -29,7 +29,7 @@ from modernbert.train.objectives import MaskedLMObjective
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.pretrain_data import PretrainData
 from modernbert.train.recipe import Phase, PretrainRecipe
-from modernbert.train.run_folder import LOCK, check_inputs, in_use, remove_run
+from modernbert.train.run_folder import check_inputs, remove_run
 from modernbert.train.spikes import Spikes
 from modernbert.train.start import first_model
 from modernbert.train.steps import Due, Interval, Step

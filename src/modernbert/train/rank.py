@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, distributed, nn
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import replaced_file
+from modernbert.files import in_use, replaced_file
 from modernbert.model.folder import find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_folder import read_modules
@@ -41,7 +41,6 @@ from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.finetune_folder import claim_folder, completed
 from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
 from modernbert.train.ranking_report import SELECTS, SeedRun, Validated, write_ranking_report
-from modernbert.train.run_folder import in_use
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 

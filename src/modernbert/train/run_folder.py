@@ -1,53 +1,19 @@
 """Whose a run directory is: one process at a time works in it, on the data and the tokenizer that it began with."""
 
 import json
-import os
 import shutil
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from modernbert import config as toml
 from modernbert.config import Config
 from modernbert.errors import ConfigError
-from modernbert.files import flock, replaced_file
+from modernbert.files import in_use, replaced_file
 from modernbert.stream.shards import Shards
 from modernbert.text.tokenizer import sha256
 from modernbert.train.recipe import PretrainRecipe
 
-LOCK = ".lock"
 _INPUTS = "inputs.json"
-
-
-@contextmanager
-def in_use(directory: Path) -> Iterator[None]:
-    """Hold a run directory, which exists, until the block ends. The system lets go of it when the process is killed.
-
-    Where the file system has no locks, nothing is held.
-
-    Raises:
-        ConfigError: another process holds it; its number and its machine are told.
-    """
-    path = directory / LOCK
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not flock(descriptor, wait=False):
-            owner = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
-            os.close(descriptor)
-            raise ConfigError(
-                f"{directory} is in use by {owner}; wait for it or stop it, or choose another directory for this run."
-            )
-        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
-            break
-        os.close(descriptor)  # its owner has removed it meanwhile
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
 
 
 def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> bool:

@@ -72,6 +72,20 @@ def recipe(model: Path, collection: Path, output: Path, task: str, **changes: An
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_gradients_in_bf16_are_near_those_in_fp32(task: str, model, collection, tmp_path) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        machine = {"precision": precision}
+        chosen = recipe(model, collection, tmp_path / precision, task, machine=machine, training={"dropout": 0.0})
+        run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
+        run.ranker.eval()  # no dropout
+        run.objective.backward([run.items[index] for index in run.batches(0)[0]], seed=1, progress=1.0)
+        found[precision] = torch.cat([p.grad.flatten() for p in run.model.parameters() if p.grad is not None])
+    error = (found["bf16"] - found["fp32"]).norm() / found["fp32"].norm()
+    assert 0 < error < (0.3 if task == "sparse" else 0.1)  # another token of a text may have the largest logit
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_a_ranker_learns_and_its_folder_loads_where_it_is_used(task: str, model, collection, tmp_path) -> None:
     changes = {"data": {"validation": str(collection)}, "training": {"epochs": 3}}
     chosen = recipe(model, collection, tmp_path / "out", task, **changes)
@@ -272,7 +286,8 @@ def test_the_report_shows_what_was_reached_beside_bm25_and_the_start(model, coll
         found = values["validation"][name]["nDCG@10"]
         assert 0 < found["low"] <= found["value"] <= found["high"] <= 1
         assert f"| {name} | {100 * found['value']:.1f} (" in page
-    assert "nDCG@10 of 2 seeds" in page and "## Queries that it answers worst" in page
+    assert "nDCG@10 of 2 seeds" in page
+    assert "## Queries that it answers worst" in page
     [result] = evaluate_retrieval(str(collection), [tmp_path / "run"], split="validation", device="cpu").systems[1:2]
     assert result.quality["nDCG@10"].value == pytest.approx(reached, abs=1e-6)
     assert sum(values["sources"].values()) == values["examples"]

@@ -21,7 +21,8 @@ def highest_logits(
 ) -> Float[Tensor, "sequences vocab"]:
     """The largest `x @ weight.T + bias` over the tokens of each sequence. Differentiable; -inf for an empty sequence.
 
-    Columns are computed in chunks, so that no (tokens, vocab) tensor exists, in the backward pass either.
+    It is computed in the dtype of `x`, which under autocast is not that of the weight. Columns are computed in chunks,
+    so that no (tokens, vocab) tensor exists, in the backward pass either.
     """
     return _HighestLogits.apply(x, weight, bias, sequences.lengths)
 
@@ -60,7 +61,8 @@ class _HighestLogits(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         rows = torch.zeros(best.shape, dtype=torch.int32, device=x.device) if wanted else None
         for begin, end in _chunks(len(x), len(weight)):
-            logits = F.linear(x, weight[begin:end], None if bias is None else bias[begin:end])
+            columns = weight[begin:end].to(x.dtype)
+            logits = F.linear(x, columns, None if bias is None else bias[begin:end].to(x.dtype)).to(x.dtype)
             first = 0
             for index, length in enumerate(lengths):
                 if length and rows is not None:
@@ -71,7 +73,7 @@ class _HighestLogits(torch.autograd.Function):
                     torch.amax(logits[first : first + length], 0, out=best[index, begin:end])
                 first += length
         ctx.save_for_backward(x, weight, rows)
-        ctx.has_bias = bias is not None
+        ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.lengths = lengths
         return best
 
@@ -80,11 +82,13 @@ class _HighestLogits(torch.autograd.Function):
         x, weight, rows = ctx.saved_tensors
         (gradient,) = gradients
         filled = torch.tensor([length > 0 for length in ctx.lengths], device=x.device)
-        gradient = gradient.masked_fill(~filled.unsqueeze(1), 0).to(x.dtype)
+        gradient = gradient.masked_fill(~filled.unsqueeze(1), 0)
+        of_bias = None if ctx.bias_dtype is None else gradient.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+        gradient = gradient.to(x.dtype)
         of_x, of_weight = torch.zeros_like(x), torch.empty_like(weight)
         for begin, end in _chunks(len(x), len(weight)):
             scattered = x.new_zeros(len(x), end - begin)
             scattered.scatter_add_(0, rows[:, begin:end].long(), gradient[:, begin:end])
-            of_x += scattered @ weight[begin:end]
+            of_x += scattered @ weight[begin:end].to(x.dtype)
             of_weight[begin:end] = scattered.t() @ x
-        return of_x, of_weight, gradient.sum(0) if ctx.has_bias else None, None
+        return of_x, of_weight, of_bias, None

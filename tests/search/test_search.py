@@ -12,7 +12,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.model import retrieval
 from modernbert.search import build
 from modernbert.search.build import Models, build_index
-from modernbert.search.index import Index, fuse
+from modernbert.search.index import Index
 from modernbert.search.words import words_of
 from retrieval import QUERIES, TEXTS, base_folder
 
@@ -78,7 +78,15 @@ def test_hybrid_adds_up_reciprocal_ranks(index):
     [hits] = index.search(QUERIES[:1], "hybrid", top_k=100)
     assert {hit.number: pytest.approx(hit.score) for hit in hits} == ranked
     assert [hit.score for hit in hits] == sorted(ranked.values(), reverse=True)
-    assert fuse([(np.array([3]), np.array([9.0])), (np.array([3]), np.array([1.0]))]) == [(3, pytest.approx(2 / 61))]
+    [bm25] = index.search(QUERIES[:1], "bm25", top_k=100)
+    weighted = dict(ranked)
+    for hit in bm25:
+        weighted[hit.number] += 2 / (60 + hit.rank)
+    [hits] = index.search(QUERIES[:1], "hybrid", top_k=100, bm25_weight=3)
+    assert {hit.number: pytest.approx(hit.score) for hit in hits} == weighted
+    for weight in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="it must be a positive number"):
+            index.search(QUERIES[:1], "hybrid", bm25_weight=weight)
 
 
 def test_a_reranker_orders_the_best_anew(index, models):

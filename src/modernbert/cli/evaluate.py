@@ -99,6 +99,9 @@ def evaluate_retrieval_(
     split: Annotated[str, typer.Option(help="Whose judgements are taken.")] = "test",
     bm25: Annotated[bool, typer.Option(help="BM25 beside.")] = True,
     hybrid: Annotated[bool, typer.Option(help="Each model fused with BM25.")] = True,
+    bm25_weight: Annotated[
+        list[float] | None, typer.Option(help="What BM25 counts in a fusion, the model being 1; may be repeated.")
+    ] = None,
     language: Annotated[str, typer.Option(help="Of BM25: en, ja or any.")] = "en",
     max_length: Annotated[int | None, typer.Option(help="Tokens of a text. [default: the model's]")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
@@ -112,7 +115,8 @@ def evaluate_retrieval_(
 
     found = evaluate_retrieval(
         collection, model or (), split=split, bm25=bm25, language=language, rerankers=rerank or (), depth=depth,
-        hybrid=hybrid, max_length=max_length, int8=int8, device=device, skip_bad=skip_bad,
+        hybrid=hybrid, bm25_weights=bm25_weight or (1.0,), max_length=max_length, int8=int8, device=device,
+        skip_bad=skip_bad,
     )  # fmt: skip
     if output is not None:
         write_table(found, output)

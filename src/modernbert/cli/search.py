@@ -91,6 +91,7 @@ def query(
     top_k: Annotated[int, typer.Option(min=1, help="Passages shown for each query.")] = 5,
     reranker: Annotated[str | None, typer.Option(help="A cross-encoder that orders the best passages anew.")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="Passages that it reads, and that each stage gives.")] = 100,
+    bm25_weight: Annotated[float, typer.Option(help="What BM25 counts in a hybrid, another stage being 1.")] = 1.0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -104,7 +105,9 @@ def query(
         raise ConfigError(f"There is no method {method!r}; choose auto, hybrid, {', '.join(get_args(Method))}.")
     opened = Index.open(index, device)
     orders = None if reranker is None else Reranker.from_pretrained(reranker, device=device)
-    found = opened.search(wanted, method, top_k=top_k, reranker=orders, candidates=candidates)  # type: ignore[arg-type]
+    found = opened.search(
+        wanted, method, top_k=top_k, reranker=orders, candidates=candidates, bm25_weight=bm25_weight,  # type: ignore[arg-type]
+    )  # fmt: skip
     if as_json:
         print_json(
             [{"query": one, "hits": [asdict(hit) for hit in hits]} for one, hits in zip(wanted, found, strict=True)]

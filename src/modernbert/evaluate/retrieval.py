@@ -1,6 +1,7 @@
 """`modernbert evaluate retrieval`: one table of systems on one collection, and what each of them costs."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ def evaluate_retrieval(
     rerankers: Sequence[str] = (),
     depth: int = 100,
     hybrid: bool = True,
+    bm25_weights: Sequence[float] = (1.0,),
     max_length: int | None = None,
     int8: bool = False,
     device: str = "auto",
@@ -56,13 +58,16 @@ def evaluate_retrieval(
     """How good BM25 and models are on a collection: alone, BM25 fused with each, and the best `depth` reranked.
 
     A model is a folder or hub id of any of the four kinds, told by its files; a plain encoder is one whose mean is
-    taken. Rerankers put the first stage in order, which is BM25, or the first model without BM25.
+    taken. Rerankers put the first stage in order, which is BM25, or the first model without BM25. In a fusion BM25
+    counts each of `bm25_weights` times as much as the model; choose one on queries that are not reported.
 
     Raises:
         ConfigError: there is nothing to evaluate, or an embedder is given as a reranker, or the other way round.
         DataError: the collection is wrong.
         CheckpointError: there is no such model.
     """
+    if any(not 0 < weight < math.inf for weight in bm25_weights):
+        raise ConfigError("A weight of BM25 is not a positive number.")
     collection = read_collection(source, split, skip_bad=skip_bad)
     systems: list[System] = []
     runs: list[list[Scored]] = []
@@ -81,7 +86,9 @@ def evaluate_retrieval(
         raise ConfigError("There is nothing to evaluate: name a model, or leave BM25 in.")
     if hybrid and bm25:
         for path, run in zip(models, runs[1:], strict=True):
-            systems.append(evaluate_fusion(collection, [runs[0], run], f"BM25 + {path}")[1])
+            for weight in bm25_weights:
+                name = f"{'' if weight == 1 else f'{weight:g} '}BM25 + {path}"
+                systems.append(evaluate_fusion(collection, [runs[0], run], name, (weight, 1.0))[1])
     for path in rerankers:
         predictor = open_predictor(path, max_length, device, int8)
         if not isinstance(predictor, Reranker):

@@ -1,8 +1,8 @@
 """Search in an index: one stage, or several with their ranks added up, and the best ones reranked."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,9 +12,8 @@ from modernbert.search.build import BUILDING, FORMAT, MANIFEST, Models, open_sta
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import Passage, Passages
 from modernbert.search.stages import Found, Method, Stage
+from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.rerank import Reranker
-
-_RANK_CONSTANT = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,29 @@ class Index:
         top_k: int = 10,
         reranker: Reranker | None = None,
         candidates: int = 100,
+        bm25_weight: float = 1.0,
     ) -> list[list[Hit]]:
         """The best passages of each query. `hybrid` adds up the reciprocal ranks of all stages; `auto` is hybrid
         where there are several. A reranker reads the best `candidates`, which is also what each stage gives to hybrid.
+        In a hybrid, BM25 counts `bm25_weight` times as much as each other stage.
 
         Raises:
-            ConfigError: the index has no such stage.
+            ConfigError: the index has no such stage, or the weight is not a positive number.
             DataError: a model is not the one that the index was made with.
         """
+        if not 0 < bm25_weight < math.inf:
+            raise ConfigError(f"bm25_weight is {bm25_weight}; it must be a positive number.")
         wanted = self._wanted(method)
+        weights = [bm25_weight if one == "bm25" else 1.0 for one in wanted]
         count = max(top_k, candidates) if reranker is not None or len(wanted) > 1 else top_k
         ranked = [self._stage(one).search(self.folder, queries, count) for one in wanted]
         found = []
         for number, query in enumerate(queries):
             rankings = [each[number] for each in ranked]
-            pairs = _pairs(rankings[0]) if len(rankings) == 1 else fuse(rankings)
+            if len(rankings) == 1:
+                pairs = _pairs(rankings[0])
+            else:
+                pairs = reciprocal_rank_fusion([numbers.tolist() for numbers, _ in rankings], weights)
             if reranker is not None and pairs:
                 pairs = self._reranked(query, pairs[:candidates], reranker)
             best = pairs[:top_k]
@@ -116,15 +123,6 @@ class Index:
     def _reranked(self, query: str, pairs: Sequence[tuple[int, float]], reranker: Reranker) -> list[tuple[int, float]]:
         texts = [self.passages[place].text for place, _ in pairs]
         return [(pairs[one["corpus_id"]][0], one["score"]) for one in reranker.rank(query, texts)]
-
-
-def fuse(rankings: Iterable[Found]) -> list[tuple[int, float]]:
-    """Reciprocal rank fusion: each ranking gives 1 / (60 + rank) to what it has found."""
-    scores: dict[int, float] = defaultdict(float)
-    for numbers, _ in rankings:
-        for rank, number in enumerate(numbers.tolist(), 1):
-            scores[number] += 1 / (_RANK_CONSTANT + rank)
-    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _pairs(found: Found) -> list[tuple[int, float]]:

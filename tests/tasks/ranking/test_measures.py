@@ -52,6 +52,10 @@ def test_fusion_puts_first_what_both_rank_high() -> None:
     one, other = [[(0, 9.0), (1, 8.0), (2, 7.0)]], [[(2, 0.9), (0, 0.8)]]
     assert [place for place, _ in fused([one, other], 3)[0]] == [0, 2, 1]
     assert fused([one, other], 1)[0] == [(0, pytest.approx(1 / 61 + 1 / 62))]
+    assert [place for place, _ in fused([one, other], 3, (1, 9))[0]] == [2, 0, 1]
+    assert fused([one, other], 1, (1, 9))[0] == [(2, pytest.approx(1 / 63 + 9 / 61))]
+    with pytest.raises(ValueError, match="zip"):
+        fused([one, other], 1, (1,))
 
 
 def test_bm25_finds_the_document_with_the_words_and_is_measured() -> None:

@@ -40,9 +40,11 @@ def evaluate_ranker(collection: Collection, ranker: Ranker, top: int = TOP) -> t
     return run, evaluate_run(collection, run, ranker.name, ranker.cost)
 
 
-def evaluate_fusion(collection: Collection, runs: Sequence[Sequence[Scored]], name: str) -> tuple[list[Scored], System]:
-    """The reciprocal rank fusion of runs, and how good it is."""
-    run = fused(runs, TOP)
+def evaluate_fusion(
+    collection: Collection, runs: Sequence[Sequence[Scored]], name: str, weights: Sequence[float] | None = None
+) -> tuple[list[Scored], System]:
+    """The reciprocal rank fusion of runs, and how good it is. Weights of the runs are 1 unless given."""
+    run = fused(runs, TOP, weights)
     return run, evaluate_run(collection, run, name, None)
 
 

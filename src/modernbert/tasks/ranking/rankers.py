@@ -14,6 +14,7 @@ import torch
 from modernbert.errors import ConfigError
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
+from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.ranking.maxsim import maxsim
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
@@ -124,16 +125,12 @@ class Reranked(Ranker):
         return found
 
 
-def fused(runs: Sequence[Sequence[Scored]], top: int, constant: int = 60) -> list[Scored]:
-    """Reciprocal rank fusion (Cormack et al. 2009): the sum over runs of 1 / (constant + rank)."""
-    found: list[Scored] = []
-    for ranked in zip(*runs, strict=True):
-        scores: dict[int, float] = {}
-        for one in ranked:
-            for rank, (place, _) in enumerate(one, 1):
-                scores[place] = scores.get(place, 0.0) + 1 / (constant + rank)
-        found.append(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:top])
-    return found
+def fused(runs: Sequence[Sequence[Scored]], top: int, weights: Sequence[float] | None = None) -> list[Scored]:
+    """The reciprocal rank fusion of runs, query by query."""
+    return [
+        reciprocal_rank_fusion([[place for place, _ in one] for one in ranked], weights)[:top]
+        for ranked in zip(*runs, strict=True)
+    ]
 
 
 def _best(scores: npt.NDArray[np.float32], top: int) -> list[Scored]:

@@ -1,0 +1,23 @@
+"""Rankings of the same documents, put together."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+_CONSTANT = 60  # of Cormack et al. 2009
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[Iterable[int]], weights: Sequence[float] | None = None
+) -> list[tuple[int, float]]:
+    """Documents with the sum over rankings of weight / (60 + rank), the best first (Cormack et al. 2009).
+
+    Each ranking lists numbers of documents, the best first. Weights are 1 unless given.
+
+    Raises:
+        ValueError: there are not as many weights as rankings.
+    """
+    scores: dict[int, float] = defaultdict(float)
+    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
+        for rank, document in enumerate(ranking, 1):
+            scores[document] += weight / (_CONSTANT + rank)
+    return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))

@@ -50,7 +50,7 @@ def written_aside(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
     try:
         with locked(partial):  # what nobody holds is abandoned
             yield partial
-            _sync_tree(partial)
+            sync_tree(partial)
             if not exists and _renamed(partial, folder):
                 return
             if partial.parent != folder:  # somebody made the folder meanwhile
@@ -165,7 +165,7 @@ def move_into_place(partial: Path, folder: Path) -> None:
     Raises:
         OSError: something has that name.
     """
-    _sync_tree(partial)
+    sync_tree(partial)
     partial.rename(folder)
     _sync(folder.parent)
 
@@ -241,7 +241,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it are on the disk."""
     for path in [*folder.rglob("*"), folder]:
         if not path.is_symlink():
             _sync(path)

@@ -83,6 +83,23 @@ def test_wrong_files_are_told_with_their_place(model, tmp_path):
         embed_file(tmp_path / "t.jsonl", model, tmp_path / "v.bin")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("thesis.txt", "mine", "holds something else than shards"),
+        ("settings.json", "{", "other settings"),
+        ("settings.json", "[]", "other settings"),
+    ],
+)
+def test_a_folder_of_the_users_own_in_the_place_of_shards_stays(name, content, said, model, tmp_path):
+    (tmp_path / "v.npy.parts").mkdir()
+    (tmp_path / "v.npy.parts" / name).write_text(content)
+    (tmp_path / "t.txt").write_text("one\ntwo\n")
+    with pytest.raises(DataError, match=said):
+        embed_file(tmp_path / "t.txt", model, tmp_path / "v.npy")
+    assert [path.read_text() for path in (tmp_path / "v.npy.parts").iterdir()] == [content]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["local", "ray"])
 @pytest.mark.filterwarnings("default")  # of executors that start processes

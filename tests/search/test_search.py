@@ -175,3 +175,38 @@ def test_words_of_scripts_without_spaces_are_pairs_of_characters():
     assert words_of("Ein Test") == ["ein", "test"]
     assert words_of("東京都のPython3入門") == ["東京", "京都", "都の", "python3", "入門"]
     assert words_of("木") == ["木"]
+
+
+def test_an_index_is_overwritten_and_what_others_put_beside_it_stays(corpus, tmp_path):
+    build_index([str(corpus)], tmp_path / "index", Models())
+    for name in ("notes.txt", "building/thesis.txt"):
+        (tmp_path / "index" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "index" / name).write_text("mine")
+    build_index([str(corpus / "b.txt")], tmp_path / "index", Models(), overwrite=True)
+    assert len(Index.open(tmp_path / "index").passages) == 1
+    assert (tmp_path / "index" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "index" / "building" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"format": 1}', '{"name": "an extension", "models": []}', "[1]", "{", "[" * 9999]
+)
+def test_a_manifest_of_something_else_is_never_removed(content, corpus, tmp_path):
+    """Token shards and extensions of browsers have a manifest.json too."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text(content)
+    (tmp_path / "mine" / "a.ds").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="is not that of an index"):
+            build_index([str(corpus)], tmp_path / "mine", Models(), overwrite=overwrite)
+    with pytest.raises(DataError, match="is not that of an index"):
+        Index.open(tmp_path / "mine")
+    assert (tmp_path / "mine" / "manifest.json").read_text() == content
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["a.ds", "manifest.json"]
+
+
+def test_a_folder_of_the_users_own_named_building_is_no_index(corpus, tmp_path):
+    (tmp_path / "house" / "building").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds something that is no index"):
+        build_index([str(corpus)], tmp_path / "house", Models(), overwrite=True)
+    assert (tmp_path / "house" / "building").is_dir()

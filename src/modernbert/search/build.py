@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import locked, replaced_file
+from modernbert.files import locked, move_into_place, replaced_file, sync_tree
 from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
-from modernbert.search.passages import Cutter, Passages, cut_characters, source_files, write_passages
+from modernbert.search.passages import OFFSETS, TEXTS, Cutter, Passages, cut_characters, source_files, write_passages
 from modernbert.search.stages import DenseStage, LateStage, Method, SparseStage, Stage, WordStage
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
@@ -22,8 +22,9 @@ from modernbert.tasks.sparse import SparseEmbedder
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, BUILDING = "manifest.json", "building"
+MANIFEST, BUILDING = "manifest.json", ".modernbert-building"
 FORMAT = 1
+_OWN = (TEXTS, OFFSETS, *(name for one in (DenseStage, SparseStage, LateStage, WordStage) for name in one.files))
 PASSAGES_AT_ONCE = 1024  # of a shard, which is what a stop can lose
 CHUNK_TOKENS = 256
 
@@ -84,13 +85,12 @@ def build_index(
     building = output / BUILDING
     building.mkdir(parents=True, exist_ok=True)
     with locked(building):
-        if (output / MANIFEST).is_file() and not overwrite:
-            manifest: dict[str, Any] = json.loads((output / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_manifest(output)
+        if manifest is not None:  # also of another process that was waited for
+            shutil.rmtree(building, ignore_errors=True)
             if all(manifest.get(key) == value for key, value in wanted.items()):
                 logger.info("%s is complete already.", output)
-                building.rmdir()
                 return manifest
-            building.rmdir()
             raise DataError(f"{output} holds an index of other texts or models; choose another folder, or --overwrite.")
         _begin(building, wanted)
         loaded = open_stages(models, device, int8, approximate)
@@ -118,11 +118,37 @@ def _absolute(source: str) -> str:
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.is_file():
         raise DataError(f"{output} is a file; choose a folder.")
-    ours = (output / MANIFEST).is_file() or (output / BUILDING).is_dir()
+    ours = read_manifest(output) is not None or (output / BUILDING).is_dir()
     if output.is_dir() and any(output.iterdir()) and not ours:
         raise DataError(f"{output} holds something that is no index; choose another folder.")
     if overwrite and ours:
-        shutil.rmtree(output)
+        for name in (MANIFEST, BUILDING, *_OWN):  # without its manifest it is no index any more
+            _remove(output / name)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What an index says of itself, or None where there is none.
+
+    Raises:
+        DataError: its manifest.json is damaged, or that of something else.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("models"), dict) or "format" not in found:
+        raise DataError(f"{path} is not that of an index; choose another folder.")
+    return found
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _begin(building: Path, wanted: dict[str, Any]) -> None:
@@ -161,7 +187,7 @@ def _write_passages(building: Path, sources: Sequence[str], cut: Cutter, text_ke
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         write_passages(partial, sources, cut, text_key)
-        partial.rename(done)
+        move_into_place(partial, done)
     return len(Passages(done))
 
 
@@ -190,10 +216,10 @@ def _finish(
     merged = building / "passages"
     for stage in stages:
         stage.merge(files[stage.method], merged)
+    sync_tree(merged)
     for path in merged.iterdir():
         target = output / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
+        _remove(target)
         path.replace(target)
     with replaced_file(output / MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -133,7 +133,13 @@ def _row(text: object, name: str, origin: str) -> Row:
 
 def _begin(parts: Path, settings: dict[str, Any]) -> None:
     path = parts / "settings.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != settings:
+    if not path.is_file() and any(parts.iterdir()):
+        raise DataError(f"{parts} holds something else than shards of vectors; choose another --output.")
+    try:
+        same = not path.is_file() or json.loads(path.read_text(encoding="utf-8")) == settings
+    except (ValueError, RecursionError):
+        same = False
+    if not same:
         raise DataError(f"{parts} holds shards of a run with other settings; give the same ones again, or remove it.")
     with replaced_file(path) as partial:
         partial.write_text(json.dumps(settings), encoding="utf-8")

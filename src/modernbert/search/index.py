@@ -1,6 +1,5 @@
 """Search in an index: one stage, or several with their ranks added up, and the best ones reranked."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.search.build import BUILDING, FORMAT, MANIFEST, Models, open_stages
+from modernbert.search.build import BUILDING, FORMAT, Models, open_stages, read_manifest
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import Passage, Passages
 from modernbert.search.stages import Found, Method, Stage
@@ -42,16 +41,15 @@ class Index:
             DataError: there is none, it is not complete, or another version wrote it.
         """
         folder = Path(folder)
-        path = folder / MANIFEST
-        if not path.is_file():
+        manifest = read_manifest(folder)
+        if manifest is None:
             unfinished = (folder / BUILDING).is_dir()
             hint = (
                 "it is not complete: give `modernbert search index` again" if unfinished else "it has no manifest.json"
             )
             raise DataError(f"{folder} is not an index: {hint}.")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest.get("format") != FORMAT:
-            raise DataError(f"{folder} has the form {manifest.get('format')!r}, not {FORMAT}; make the index again.")
+        if manifest["format"] != FORMAT:
+            raise DataError(f"{folder} has the form {manifest['format']!r}, not {FORMAT}; make the index again.")
         return cls(folder, manifest, device)
 
     @property

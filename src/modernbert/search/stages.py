@@ -29,6 +29,7 @@ class Stage(ABC):
     """What is computed of passages, shard by shard, merged into files, and searched there."""
 
     method: ClassVar[Method]
+    files: ClassVar[tuple[str, ...]]  # of an index, or folders
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Arrays:
@@ -53,8 +54,7 @@ class DenseStage(Stage):
     """
 
     method = "dense"
-    _FILE = "dense.npy"
-    _GRAPH = "dense.usearch"
+    files = ("dense.npy", "dense.usearch")
 
     def __init__(self, model: Embedder, approximate: bool = False) -> None:
         self.model, self.approximate = model, approximate
@@ -68,23 +68,23 @@ class DenseStage(Stage):
         return {"vectors": self.model.encode_document(list(texts), normalize_embeddings=self._unit)}
 
     def merge(self, shards: Sequence[Path], folder: Path) -> None:
-        merge_rows(shards, "vectors", folder / self._FILE)
+        merge_rows(shards, "vectors", folder / self.files[0])
         if not self.approximate:
             return
-        vectors = np.load(folder / self._FILE, mmap_mode="r")
+        vectors = np.load(folder / self.files[0], mmap_mode="r")
         graph = _usearch()(ndim=vectors.shape[1], metric="ip", dtype="f32")
         for begin in range(0, len(vectors), _ROWS_AT_ONCE):
             block = np.array(vectors[begin : begin + _ROWS_AT_ONCE])
             graph.add(np.arange(begin, begin + len(block)), block)
-        graph.save(str(folder / self._GRAPH))
+        graph.save(str(folder / self.files[1]))
 
     def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
         wanted = self.model.encode_query(list(queries), normalize_embeddings=self._unit)
         if self.approximate:
-            graph = _usearch().restore(str(folder / self._GRAPH), view=True)
+            graph = _usearch().restore(str(folder / self.files[1]), view=True)
             matches = [graph.search(query, count) for query in wanted]
             return [(one.keys.astype(np.int64), -one.distances.astype(np.float32) + 1) for one in matches]
-        vectors = np.load(folder / self._FILE, mmap_mode="r")
+        vectors = np.load(folder / self.files[0], mmap_mode="r")
         name = "dot" if self._unit else self.model.model.settings.similarity
         best = [_Best(count) for _ in queries]
         for begin in range(0, len(vectors), _ROWS_AT_ONCE):
@@ -98,6 +98,7 @@ class SparseStage(Stage):
     """An inverted index: for each entry of the vocabulary the passages that have a weight for it."""
 
     method = "sparse"
+    files = ("sparse.begins.npy", "sparse.passages.npy", "sparse.weights.npy")
 
     def __init__(self, model: SparseEmbedder) -> None:
         self.model = model
@@ -149,6 +150,7 @@ class LateStage(Stage):
     """The vectors of all tokens, compared one passage after the other (exact)."""
 
     method = "late"
+    files = ("late.npy", "late.ends.npy")
 
     def __init__(self, model: MultiVectorEmbedder) -> None:
         self.model = model
@@ -184,6 +186,7 @@ class WordStage(Stage):
     """BM25 (Robertson and Zaragoza 2009), of the package bm25s, in the form of Lucene: k1 1.5, b 0.75."""
 
     method = "bm25"
+    files = ("bm25",)
 
     def encode(self, texts: Sequence[str]) -> Arrays:
         return {"words": np.array(["\0".join(words_of(text)) for text in texts], dtype=np.str_)}

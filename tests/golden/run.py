@@ -3,18 +3,54 @@
 No text of the running Python takes part: versions agree.
 """
 
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from modernbert.kernels import native
 from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.runtime import autocast
+from modernbert.runtime import autocast, cpu_features, cpu_name
 from modernbert.stream.loader import Loader
 from modernbert.stream.shards import Documents, Shards
 from modernbert.text.tokenizer import Vocabulary
 from modernbert.train.optimizer import StableAdamW, parameter_groups
+
+LOSSES = Path(__file__).with_name("losses.json")
+MACHINES = Path(__file__).with_name("machines.json")  # on which the losses are those of LOSSES to the bit
+TOLERANCE = 1e-6  # elsewhere: another processor sums in another order, and 1.8e-7 was seen
+
+
+def this_machine() -> dict[str, Any]:
+    """What the last bits of a sum depend on: the processor, its instructions, and the build of torch that uses them."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return {
+        "processor": cpu_name(),
+        "family": known.get("cpu family"),
+        "model": known.get("model"),
+        "features": sorted(name for name, there in cpu_features().items() if there),
+        "torch": torch.__version__,
+        "torch takes": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def known_machines() -> list[dict[str, Any]]:
+    """The machines of MACHINES."""
+    return json.loads(MACHINES.read_text(encoding="utf-8"))
+
+
+def steps_that_differ(found: Sequence[float], recorded: Sequence[float], to_the_bit: bool) -> list[int]:
+    """The steps whose loss is not the recorded one, from 0 on."""
+    assert len(found) == len(recorded)
+    tolerance = 0.0 if to_the_bit else TOLERANCE
+    pairs = enumerate(zip(found, recorded, strict=True))
+    return [step for step, (one, other) in pairs if not math.isclose(one, other, rel_tol=tolerance)]
 
 
 def golden_losses(folder: Path, device: str = "cpu") -> list[float]:

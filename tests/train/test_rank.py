@@ -17,7 +17,7 @@ from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.evaluate.retrieval import evaluate_retrieval
 from modernbert.train.distributed import Processes
-from modernbert.train.rank import RankerTraining, _validation, read_examples, train_ranker
+from modernbert.train.rank import RankerTraining, _validation, load_ranker, read_examples, train_ranker
 from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
 from modernbert.train.stopping import StopRequest
 
@@ -182,6 +182,18 @@ def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp
             assert run.train(StopRequest())
             after = run.objective.backward(run.items, seed=1, progress=0.0)
             assert after < before, (task, name)
+
+
+def test_another_kind_of_ranker_gives_its_encoder(model, collection, tmp_path) -> None:
+    dense = train_ranker(recipe(model, collection, tmp_path / "embed", "embed", training={"epochs": 1}))
+    for task in ("multi-vector", "rerank"):
+        chosen = recipe(dense, collection, tmp_path / task, task, max_length=40)
+        ranker, _, length = load_ranker(chosen)
+        assert length == 40
+        assert ranker.settings.prompts == {"query": "search_query: ", "document": "search_document: "}
+        own = load_ranker(recipe(dense, collection, tmp_path / "again", "embed"))[0].model.state_dict()
+        for name, value in ranker.model.state_dict().items():
+            torch.testing.assert_close(value, own[name], rtol=0, atol=0)
 
 
 def test_a_batch_has_one_source_where_the_recipe_says_so(model, collection, tmp_path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from modernbert.errors import ConfigError
 from modernbert.files import replaced_file
 from modernbert.model.folder import find_folder, read_architecture
+from modernbert.model.retrieval_folder import predictor_name
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.measures import MEASURES, System, difference, evaluate_fusion, evaluate_ranker
@@ -20,12 +21,8 @@ from modernbert.text.collection import read_collection
 
 Predictor = Embedder | MultiVectorEmbedder | SparseEmbedder | Reranker
 
-_KINDS: dict[str, type[Any]] = {
-    "SentenceTransformer": Embedder,
-    "SparseEncoder": SparseEmbedder,
-    "MultiVectorEncoder": MultiVectorEmbedder,
-    "ColBERT": MultiVectorEmbedder,
-    "CrossEncoder": Reranker,
+_KINDS: dict[str | None, type[Any]] = {
+    kind.__name__: kind for kind in (Embedder, SparseEmbedder, MultiVectorEmbedder, Reranker)
 }
 
 
@@ -106,10 +103,7 @@ def open_predictor(source: str, max_length: int | None, device: str, int8: bool)
         CheckpointError: there is no such model.
     """
     folder = find_folder(source)
-    described = folder / "config_sentence_transformers.json"
-    kind: type[Any] | None = None
-    if described.is_file():
-        kind = _KINDS.get(str(json.loads(described.read_text(encoding="utf-8-sig")).get("model_type")))
+    kind = _KINDS.get(predictor_name(folder))
     if kind is None:
         kind = Reranker if read_architecture(folder) == "ModernBertForSequenceClassification" else Embedder
     found: Predictor = kind.from_pretrained(source, max_length=max_length, device=device, int8=int8)

@@ -28,7 +28,14 @@ from modernbert.model.folder import (
 from modernbert.model.heads import MaskedLM, SequenceClassifier
 from modernbert.model.init import initialize
 from modernbert.model.pooling import Pooling
-from modernbert.model.retrieval_folder import read_dense, read_modules, read_multi_vector, read_rerank, read_sparse
+from modernbert.model.retrieval_folder import (
+    predictor_name,
+    read_dense,
+    read_modules,
+    read_multi_vector,
+    read_rerank,
+    read_sparse,
+)
 from modernbert.model.retrieval_saving import write_retrieval_folder
 from modernbert.model.retrieval_settings import (
     Activation,
@@ -82,6 +89,7 @@ class DenseEncoder(Pretrained):
     """
 
     architecture: ClassVar[str] = "ModernBertModel"
+    predictor: ClassVar[str] = "Embedder"  # the class that uses it
 
     def __init__(self, config: EncoderConfig, settings: DenseSettings | None = None) -> None:
         super().__init__()
@@ -137,8 +145,8 @@ class DenseEncoder(Pretrained):
         return model.eval()
 
     def _fill_projections(self, folder: Path) -> None:
-        """The weights of a folder's projections, or fresh ones where it has no module."""
-        if read_modules(folder):
+        """The weights of a folder's projections, or fresh ones where it has no module or is of another kind."""
+        if read_modules(folder) and predictor_name(folder) in (None, self.predictor):
             _load_projections(self.projections, folder)
             return
         for dense in self.projections:
@@ -223,6 +231,7 @@ class MultiVectorEncoder(DenseEncoder):
     From the folder of a plain encoder a projection to 128 dimensions is reinitialized.
     """
 
+    predictor = "MultiVectorEmbedder"
     settings: MultiVectorSettings  # type: ignore[assignment]
 
     def __init__(self, config: EncoderConfig, settings: MultiVectorSettings | None = None) -> None:

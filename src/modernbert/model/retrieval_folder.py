@@ -98,6 +98,16 @@ def read_modules(folder: Path) -> list[Module]:
     return modules
 
 
+def predictor_name(folder: Path) -> str | None:
+    """The class that loads a folder, by its config_sentence_transformers.json. None where that does not say it.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / MODEL
+    return _NAMES.get(str(read_json(path).get("model_type"))) if path.is_file() else None
+
+
 def read_dense(folder: Path) -> DenseSettings:
     """The settings of a folder of `SentenceTransformer`; of a plain encoder, mean pooling.
 

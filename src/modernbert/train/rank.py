@@ -17,7 +17,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.files import in_use, replaced_file
 from modernbert.model.folder import find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
-from modernbert.model.retrieval_folder import read_modules
+from modernbert.model.retrieval_folder import predictor_name, read_modules
 from modernbert.runtime import autocast
 from modernbert.stream.batching import Batches, shuffled
 from modernbert.tasks.embed import Embedder
@@ -301,7 +301,8 @@ class RankerTraining(EpochLoop):
 def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
     """The model that a run begins with, its tokenizer, and how many tokens it reads of a text.
 
-    A folder of a ranker of this kind keeps its own settings, and its length unless the recipe says another.
+    A folder of a ranker of this kind keeps its own settings, and its length unless the recipe says another. One of
+    another kind gives its encoder.
 
     Raises:
         ConfigError: the model does not read as much as the recipe says.
@@ -315,7 +316,9 @@ def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
             "lower it."
         )
     max_length = recipe.max_length or config.max_position_embeddings
-    settings = None if read_modules(folder) else model_settings(recipe, config.hidden_size, max_length)
+    of_this_kind = predictor_name(folder) in (None, _PREDICTORS[recipe.task].__name__)
+    goes_on = bool(read_modules(folder)) and of_this_kind
+    settings = None if goes_on else model_settings(recipe, config.hidden_size, max_length)
     kind: Any = _KINDS[recipe.task]
     model = kind.from_pretrained(folder, dtype=torch.float32, settings=settings)
     if settings is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modernbert.cli import bench_accelerate
+from modernbert.cli import bench_accelerate, bench_levels
 from modernbert.cli.console import Corpus, Json, Labelled, Overrides, print_json, print_table
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ app = typer.Typer(
     modernbert bench training --model base --device cuda""",
 )
 bench_accelerate.register(app)
+bench_levels.register(app)
 
 
 Model = Annotated[str, typer.Option(help="mini (6 layers, 256 wide), base or large with random weights, or a folder.")]

@@ -177,6 +177,11 @@ def unavailable() -> str | None:
     return _selected if isinstance(_selected, str) else None
 
 
+def available_levels() -> tuple[str, ...]:
+    """The levels that this processor and this build have, in the order of LEVELS; none where nothing can run."""
+    return () if isinstance(_selected, str) else tuple(_selected.tables)
+
+
 def level(kind: str = "fp32") -> str:
     """The instruction level that a kind of product takes. The first question after it may measure, for milliseconds."""
     loaded = _loaded()

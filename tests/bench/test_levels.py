@@ -1,0 +1,51 @@
+import pytest
+
+from modernbert.bench import levels
+from modernbert.bench.levels import bench_levels
+from modernbert.errors import BackendError, ConfigError
+from modernbert.kernels import native
+
+pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
+
+
+def test_every_level_is_measured_in_every_kind_beside_the_automatic_one(monkeypatch):
+    taken = []
+    original = levels.InferenceEncoder
+
+    def made(encoder, int8):
+        kind = "int8" if int8 else native.kind_of(encoder.embeddings.tok_embeddings.weight.dtype)
+        taken.append((kind, native._loaded().forced))
+        return original(encoder, int8=int8)
+
+    monkeypatch.setattr(levels, "InferenceEncoder", made)
+    report = bench_levels("tiny", threads=1, rounds=1, works=["1 x 16"])
+    assert taken == [(kind, level) for kind in native.KINDS for level in ("", *native.available_levels())]
+    assert [(one.kind, one.work) for one in report.results] == [(kind, "1 x 16") for kind in native.KINDS]
+    for one in report.results:
+        assert one.chosen == native.level(one.kind)
+        assert tuple(one.forced) == native.available_levels()
+        assert one.share == one.automatic.median / max(each.median for each in one.forced.values())
+    assert native._loaded().forced == ""
+
+
+def test_the_share_is_that_of_the_medians(monkeypatch):
+    def seconds(runs, rounds, what, clock):
+        return {level: [1.0, 5.0, 2.0] if level else [4.0, 2.5, 1.0] for level in runs}
+
+    monkeypatch.setattr(levels, "alternate", seconds)
+    for one in bench_levels("tiny", threads=1, rounds=3, works=["2 x 512"]).results:
+        assert one.automatic.median == 1024 / 2.5
+        assert one.share == 2.0 / 2.5
+
+
+def test_mistakes_are_one_sentence(monkeypatch):
+    with pytest.raises(ConfigError, match="There is no work 'x'"):
+        bench_levels("tiny", works=["x"])
+    with pytest.raises(ConfigError, match="0 rounds measure nothing"):
+        bench_levels("tiny", rounds=0)
+    native.select("off")
+    try:
+        with pytest.raises(BackendError, match="There are no levels to measure: the native backend is switched off"):
+            bench_levels("tiny")
+    finally:
+        native.select("")

@@ -9,6 +9,7 @@ pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=f"the n
 
 
 def test_every_level_is_measured_in_every_kind_beside_the_automatic_one(monkeypatch):
+    monkeypatch.setattr(native, "_measured", lambda kind, compared: dict.fromkeys(compared, 1.0))
     taken = []
     original = levels.InferenceEncoder
 
@@ -33,7 +34,7 @@ def test_the_share_is_that_of_the_medians(monkeypatch):
         return {level: [1.0, 5.0, 2.0] if level else [4.0, 2.5, 1.0] for level in runs}
 
     monkeypatch.setattr(levels, "alternate", seconds)
-    for one in bench_levels("tiny", threads=1, rounds=3, works=["2 x 512"]).results:
+    for one in bench_levels("tiny", threads=1, rounds=3, works=["2 x 512"], kinds=["int8"]).results:
         assert one.automatic.median == 1024 / 2.5
         assert one.share == 2.0 / 2.5
 
@@ -41,6 +42,8 @@ def test_the_share_is_that_of_the_medians(monkeypatch):
 def test_mistakes_are_one_sentence(monkeypatch):
     with pytest.raises(ConfigError, match="There is no work 'x'"):
         bench_levels("tiny", works=["x"])
+    with pytest.raises(ConfigError, match="no products in 'fp64'; take fp32, bf16, int8"):
+        bench_levels("tiny", kinds=["fp64"])
     with pytest.raises(ConfigError, match="0 rounds measure nothing"):
         bench_levels("tiny", rounds=0)
     native.select("off")

@@ -9,7 +9,7 @@ import torch
 from modernbert.bench.models import describe, make_model
 from modernbert.bench.timing import Speed, alternate, check_rounds, machine, speed, use_threads
 from modernbert.bench.works import Work, choose
-from modernbert.errors import BackendError
+from modernbert.errors import BackendError, ConfigError
 from modernbert.kernels import native
 from modernbert.model import Encoder
 from modernbert.model.optimized import InferenceEncoder, refusal
@@ -49,9 +49,10 @@ def bench_levels(
     threads: int | None = None,
     rounds: int = 7,
     works: Sequence[str] = (),
+    kinds: Sequence[str] = (),
     processor_time: bool = False,
 ) -> LevelsReport:
-    """Encode with the automatic level and with each one of this processor forced, in fp32, bf16 and int8.
+    """Encode with the automatic level and with each one of this processor forced, in all kinds of products or in some.
 
     With `processor_time`, seconds are those of the process on its processors, whatever else runs there.
 
@@ -60,6 +61,8 @@ def bench_levels(
         BackendError: the native kernels cannot run here, or not this model.
     """
     check_rounds(rounds)
+    if unknown := sorted(set(kinds) - set(native.KINDS)):
+        raise ConfigError(f"There are no products in {unknown[0]!r}; take {', '.join(native.KINDS)}.")
     chosen = choose(WORKS, works)
     encoder = make_model(Encoder, model)
     if reason := refusal(encoder):
@@ -69,7 +72,7 @@ def bench_levels(
     try:
         number = use_threads(threads)
         with torch.inference_mode():
-            for kind in native.KINDS:
+            for kind in tuple(dict.fromkeys(kinds)) or native.KINDS:
                 results += _measure(encoder, kind, chosen, rounds, processor_time)
     finally:
         torch.set_num_threads(before)

@@ -26,6 +26,7 @@ def bench_levels(
     threads: Annotated[int | None, typer.Option(help="Threads; all that torch takes unless given.")] = None,
     rounds: Annotated[int, typer.Option(help="Counted rounds of each workload.")] = 7,
     work: Annotated[list[str] | None, typer.Option("--work", help="Only this workload; may be repeated.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="fp32, bf16 or int8 alone; may be repeated.")] = None,
     processor_time: Annotated[
         bool, typer.Option("--processor-time", help="Count the processor's time, where others use the machine too.")
     ] = False,
@@ -36,7 +37,9 @@ def bench_levels(
     from modernbert.bench.levels import bench_levels as measure
     from modernbert.bench.report import write_report
 
-    report = measure(model, threads=threads, rounds=rounds, works=work or (), processor_time=processor_time)
+    report = measure(
+        model, threads=threads, rounds=rounds, works=work or (), kinds=kind or (), processor_time=processor_time
+    )
     if output is not None:
         write_report(report, output)
     if as_json:

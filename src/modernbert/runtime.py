@@ -25,12 +25,13 @@ _FEATURES = {
 }
 
 
-def select_device(name: str = "auto") -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one, otherwise the CPU.
+def select_device(name: str | torch.device = "auto") -> torch.device:
+    """The device of that name, or that device; `auto` is CUDA where there is one, otherwise the CPU.
 
     Raises:
         ConfigError: there is no device of that name, or this machine, or this build of torch, has no such device.
     """
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):

@@ -159,6 +159,11 @@ def test_wrong_use_is_told(index, models, corpus, tmp_path):
     build_index([str(corpus)], tmp_path / "words", Models())
     with pytest.raises(ConfigError, match="has no 'dense'"):
         Index.open(tmp_path / "words").search(QUERIES, "dense")
+    for options in ({"top_k": -1}, {"top_k": 0}, {"candidates": -1}):
+        with pytest.raises(DataError, match="ask for at least one passage"):
+            Index.open(tmp_path / "words").search(QUERIES, **options)
+    with pytest.raises(DataError, match="should be a text, or a list of texts"):
+        Index.open(tmp_path / "words").search("battery")
     with pytest.raises(DataError, match="other texts or models"):
         build_index([str(corpus / "b.txt")], tmp_path / "words", Models())
 

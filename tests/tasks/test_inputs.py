@@ -107,11 +107,17 @@ def test_only_a_tuple_of_two_inside_a_sequence_is_a_pair(predictors):
         classify([("a", "b"), ("a", None)])
 
 
-@pytest.mark.parametrize("wrong", [None, 3, {"text": "fire"}, b"fire"])
+@pytest.mark.parametrize("wrong", [None, 3, {"text": "fire"}, b"fire", {"fire", "water"}, np.array("fire")])
 def test_no_sequence_of_texts_is_one_sentence(predictors, wrong):
     for name in ("classes", "spans", "masks"):
         with pytest.raises(DataError, match="should be a text, or a list of texts"):
             predictors[name](wrong)
+
+
+def test_the_columns_of_a_table_are_not_taken_for_texts(predictors):
+    for name in ("classes", "spans", "masks"):
+        with pytest.raises(DataError, match="give one of its columns"):
+            predictors[name](pandas.DataFrame({"text": ["fire"], "label": ["hot"]}))
 
 
 def test_words_are_handed_over_as_lists(predictors):

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 from corpora import make_model
 from modernbert import ChoiceAnswerer, Classifier, FillMask, QuestionAnswerer, TokenClassifier
@@ -104,6 +105,33 @@ def test_a_number_of_answers_below_one_is_refused(top_k, folders):
         answerer("What?", "A text.", top_k=top_k)
     with pytest.raises(DataError, match=f"top_k is {top_k}; ask for at least one"):
         FillMask.from_pretrained(folders / "MaskedLM", device="cpu")("[MASK]", top_k=top_k)
+
+
+@pytest.mark.parametrize("top_k", [True, 1.5, "3", None])
+def test_a_number_of_answers_that_is_no_whole_number_is_refused(top_k, folders):
+    with pytest.raises(DataError, match=f"top_k is {top_k!r} and should be a whole number"):
+        QuestionAnswerer.from_pretrained(folders / "QuestionAnswering", device="cpu")("What?", "A text.", top_k=top_k)
+    with pytest.raises(DataError, match=f"top_k is {top_k!r} and should be a whole number"):
+        FillMask.from_pretrained(folders / "MaskedLM", device="cpu")("[MASK]", top_k=top_k)
+
+
+@pytest.mark.parametrize("source", [None, 3, "a" * 5000, f"somebody/{'b' * 300}"])
+def test_what_is_no_path_is_one_sentence(source):
+    with pytest.raises(CheckpointError, match=r"should be the path of a model folder|There is no model folder"):
+        Classifier.from_pretrained(source)
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.int8, 5])
+def test_a_dtype_that_weights_do_not_have_is_one_sentence(dtype, folders):
+    with pytest.raises(ConfigError, match=r"Weights have no dtype .*; take torch\.float32"):
+        Classifier.from_pretrained(folders / "SequenceClassifier", device="cpu", dtype=dtype)
+
+
+def test_a_device_of_torch_is_a_device(folders):
+    loaded = Classifier.from_pretrained(folders / "SequenceClassifier", device=torch.device("cpu"))
+    assert len(loaded("A text.")) == 2
+    with pytest.raises(ConfigError, match="There is no device '3'"):
+        Classifier.from_pretrained(folders / "SequenceClassifier", device=3)
 
 
 @pytest.mark.parametrize("predictor", KINDS, ids=lambda kind: kind.__name__)

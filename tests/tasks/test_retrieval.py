@@ -105,6 +105,9 @@ def test_special_tokens_written_in_a_text_are_text(embedder):
 
 
 def test_documents_are_ranked_from_the_best(reranker):
+    for top_k in (0, -1):
+        with pytest.raises(DataError, match="ask for at least one document"):
+            reranker.rank(QUERIES[0], TEXTS, top_k=top_k)
     ranked = reranker.rank(QUERIES[0], TEXTS, top_k=3, return_documents=True)
     scores = reranker.predict([(QUERIES[0], text) for text in TEXTS])
     assert [one["corpus_id"] for one in ranked] == np.argsort(-scores)[:3].tolist()

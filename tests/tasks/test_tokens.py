@@ -157,6 +157,10 @@ def test_spans_by_their_offsets_in_every_spelling(tmp_path):
         ({"text": "one two", "entities": [[3, 3, "A"]]}, "span outside its text", "3 to 3"),
         ({"text": "one two", "entities": [[4, 7, "A"], [0, 5, "B"]]}, "overlapping spans", r"0 to 5 .B. and 4 to 7"),
         ({"text": "one two", "entities": [[0, "3", "A"]]}, "strange span", "should give begin, end and label"),
+        ({"text": "one two", "entities": [[False, 3, "A"]]}, "strange span", "should give begin, end and label"),
+        ({"text": "one two", "entities": [[0, 3, " "]]}, "strange span", "should give begin, end and label"),
+        ({"text": "one two", "entities": [[0, 3, "\ud83d"]]}, "strange span", "should give begin, end and label"),
+        ({"words": ["one"], "tags": ["B-\ud83d"]}, "strange tag", "is not a tag"),
         ({"text": "one two", "entities": None}, "no spans", "should be a list"),
         ({"text": "one two", "entities": [{"span": [1, 4], "type": "A", "name": "one"}]}, "another text in the span",
          "'ne ' and not 'one'; count characters"),
@@ -181,6 +185,12 @@ def test_what_is_wrong_with_spans_is_said_with_its_line_or_counted(tmp_path, rec
     examples = read_spans(path, labels=("A", "B"), skip_bad=True)
     assert [one.text for one in examples] == ["good"]
     assert examples.skipped == {reason: 1}
+
+
+def test_white_space_around_the_label_of_a_span_is_no_part_of_it(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "one two", "entities": [[0, 3, "A "], [4, 7, " A"]]}')
+    [example] = read_spans(tmp_path / "x.jsonl")
+    assert [span.label for span in example.spans] == ["A", "A"]
 
 
 def test_a_strange_tag_or_none_in_conll_is_told_with_its_own_line(tmp_path):

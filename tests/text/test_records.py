@@ -279,6 +279,14 @@ def test_files_of_another_encoding_are_read_where_it_is_named(name, text, tmp_pa
         list(read_records(Source(path=str(tmp_path / name))))
 
 
+def test_a_byte_order_mark_may_be_named_as_part_of_the_encoding(tmp_path):
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "x.csv").write_text("text,label\n東京,a\n", encoding=encoding)
+        for named in ("utf-8", "utf-8-sig", "UTF_8_SIG"):
+            source = parse(Source, {"path": str(tmp_path / "x.csv"), "encoding": named}, "test")
+            assert [one.values for one in read_records(source)] == [{"text": "東京", "label": "a"}]
+
+
 @pytest.mark.parametrize("encoding", ["utf-17", "utf-16", ""])
 def test_an_encoding_that_cannot_be_is_refused(encoding):
     with pytest.raises(ConfigError, match=r"encoding|line feed"):

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modernbert.config import parse
-from modernbert.errors import CheckpointError, DataError
+from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.files import settle, written_aside
 from modernbert.model.config import EncoderConfig
 from modernbert.model.quantized_folder import METHOD, WEIGHTS, dequantized, is_method, quantized
@@ -80,7 +81,7 @@ class Pretrained(nn.Module):
         Raises:
             CheckpointError: there is no such folder or repository, it has no safetensors, tensors are missing,
                 unexpected or of another shape (all are listed), or they are not finite floating-point numbers.
-            ConfigError: its config.json asks for something that is not implemented.
+            ConfigError: its config.json asks for something that is not implemented, or `dtype` is not one of weights.
         """
         folder = find_folder(source, revision, token, cache_dir, local_files_only)
         found = config = read_config(folder)
@@ -92,6 +93,8 @@ class Pretrained(nn.Module):
         tensors, fresh = _fit(model, read_tensors(folder), folder, same_task)
         found_dtype = common_dtype(tensors, folder)
         dtype = dtype or found_dtype
+        if dtype not in _DTYPES:
+            raise ConfigError(f"Weights have no dtype {dtype!r}; take torch.float32, torch.bfloat16 or torch.float16.")
         check_numbers(tensors, dtype, folder)
         model.load_state_dict({name: x.to(device, dtype) for name, x in tensors.items()}, strict=False, assign=True)
         model.tie_weights()
@@ -210,6 +213,10 @@ def find_folder(
     Raises:
         CheckpointError: neither exists.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(f"{source!r} should be the path of a model folder, or the name of a model on the hub.")
+    if max(map(len, str(source).split("/"))) > 255:
+        raise CheckpointError(f"There is no model folder with a name of so many characters: {str(source)[:60]!r}...")
     if str(source).strip() and Path(source).is_dir():
         settle(Path(source))
     if (Path(source) / "config.json").is_file():

@@ -11,6 +11,7 @@ from modernbert.search.build import BUILDING, FORMAT, Models, open_stages, read_
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import Passage, Passages
 from modernbert.search.stages import Found, Method, Stage
+from modernbert.tasks.inputs import checked_count, checked_list
 from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.rerank import Reranker
 
@@ -73,10 +74,13 @@ class Index:
 
         Raises:
             ConfigError: the index has no such stage, or the weight is not a positive number.
-            DataError: a model is not the one that the index was made with.
+            DataError: a model is not the one that the index was made with, a query is empty or not a text, or `top_k`
+                or `candidates` is not above 0.
         """
         if not 0 < bm25_weight < math.inf:
             raise ConfigError(f"bm25_weight is {bm25_weight}; it must be a positive number.")
+        queries = checked_list(queries, "Query")
+        top_k, candidates = checked_count(top_k, "top_k", "passage"), checked_count(candidates, "candidates", "passage")
         wanted = self._wanted(method)
         weights = [bm25_weight if one == "bm25" else 1.0 for one in wanted]
         count = max(top_k, candidates) if reranker is not None or len(wanted) > 1 else top_k

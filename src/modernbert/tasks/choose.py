@@ -18,7 +18,7 @@ from modernbert.tasks.inputs import checked, listed
 from modernbert.tasks.metrics import accuracy
 from modernbert.tasks.outputs import outputs, warn_of_cut
 from modernbert.tasks.predictor import Predictor
-from modernbert.tasks.reading import Columns, Examples, label_text, text_in
+from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in
 from modernbert.tasks.task import Encoded, ExampleResult, Item, Measure, Outputs, Task, place_of
 from modernbert.text.framing import EncodedTexts, encode_texts
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
@@ -256,6 +256,9 @@ def _offered(record: Record, choices: str | Sequence[str]) -> tuple[tuple[str, .
     if not all(one.strip() for one in offered):
         sentence = "a choice is empty; give it a text, or leave the example out."
         return RejectedRecord("empty text", sentence, record.origin), names
+    if not all(map(is_unicode, offered)):
+        sentence = "a choice holds half a surrogate pair; write it again."
+        return RejectedRecord("half a surrogate pair", sentence, record.origin), names
     return tuple(offered), names
 
 
@@ -265,7 +268,7 @@ def _correct_choice(value: Any, offered: Sequence[str], names: Sequence[str]) ->
     if isinstance(value, str) and value in offered:
         return offered.index(value)
     written = label_text(value)
-    number = int(written) if written is not None and written.isdecimal() else -1
+    number = int(written) if written is not None and written.isdecimal() and len(written) < 10 else -1
     return number if 0 <= number < len(offered) else None
 
 

@@ -15,7 +15,7 @@ from modernbert.model import MaskedLM
 from modernbert.model.packaged import packaged_model
 from modernbert.packed import Sequences, to_device
 from modernbert.stream.batching import batches_within
-from modernbert.tasks.inputs import checked_list
+from modernbert.tasks.inputs import checked_count, checked_list
 from modernbert.tasks.outputs import check_finite, shortened, suitable_tokens
 from modernbert.tasks.predictor import Predictor
 from modernbert.text.framing import Frame, Ids
@@ -65,7 +65,7 @@ class FillMask(Predictor[MaskedLM]):
         source: str | Path | None = None,
         *,
         max_length: int | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         token: str | None = None,
@@ -97,8 +97,7 @@ class FillMask(Predictor[MaskedLM]):
         """
         if isinstance(texts, str):
             return self([texts], top_k)[0]
-        if top_k < 1:
-            raise DataError(f"top_k is {top_k}; ask for at least one candidate.")
+        top_k = checked_count(top_k, "top_k", "candidate")
         results: list[Fillings] = []
         encoded = [self.encode(text) for text in checked_list(texts, "Text")]
         lengths = [len(one.ids) for one in encoded]

@@ -1,7 +1,8 @@
 """Checks that what a caller gives as texts is text, before a tokenizer reads it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
+from numbers import Integral
 
 from modernbert.errors import DataError
 
@@ -10,11 +11,27 @@ def listed(texts: object) -> list[object]:
     """Any sequence of texts (list, tuple, array, series, ...) as a list.
 
     Raises:
-        DataError: it is not a sequence.
+        DataError: it is not a sequence: a set has no order, and a table has columns.
     """
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+    if hasattr(texts, "columns"):
+        raise DataError("A table should be a list of texts; give one of its columns.")
+    alone = isinstance(texts, str | bytes | Mapping | Set) or getattr(texts, "ndim", 1) == 0
+    if alone or not isinstance(texts, Iterable):
         raise DataError(f"{_shown(texts)} should be a text, or a list of texts.")
     return list(texts)
+
+
+def checked_count(count: object, name: str, of: str) -> int:
+    """A number of results to give; `name` is that of the argument, `of` what one of the results is called.
+
+    Raises:
+        DataError: it is not a whole number above 0.
+    """
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        raise DataError(f"{name} is {_shown(count)} and should be a whole number.")
+    if count < 1:
+        raise DataError(f"{name} is {count}; ask for at least one {of}.")
+    return int(count)
 
 
 def checked(text: object, name: str) -> str:

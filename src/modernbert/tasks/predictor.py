@@ -50,7 +50,7 @@ class Predictor(Generic[M]):
         source: str | Path,
         *,
         max_length: int | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         revision: str | None = None,
         token: str | None = None,

@@ -62,16 +62,27 @@ def text_in(record: Record, column: str) -> str | RejectedRecord:
     if not value.strip():
         sentence = f"{column} is empty; give it a text, or leave the example out."
         return RejectedRecord("empty text", sentence, record.origin)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can say "\\ud83d" alone, and no tokenizer takes it
+    if not is_unicode(value):
         sentence = f"{column} holds half a surrogate pair; write it again."
         return RejectedRecord("half a surrogate pair", sentence, record.origin)
     return value
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair.
+
+    JSON can say "\\ud83d" alone, which no tokenizer takes and no file in UTF-8 holds.
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def label_text(value: object) -> str | None:
-    """A label as text: a whole number without its point, as tables that know no other kind of number write it."""
+    """A label as text: a whole number without its point, as tables that know no other kind of number write it.
+
+    None of what is no label.
+    """
+    if isinstance(value, str) and not is_unicode(value):
+        return None
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.model.retrieval import CrossEncoder
-from modernbert.tasks.inputs import checked, checked_list, listed
+from modernbert.tasks.inputs import checked, checked_count, checked_list, listed
 from modernbert.tasks.quantization import Vectors
 from modernbert.tasks.retrieval import Combine, RetrievalPredictor, finite
 
@@ -79,8 +79,9 @@ class Reranker(RetrievalPredictor[CrossEncoder]):
 
         Raises:
             ConfigError: the model has several labels.
-            DataError: a text is empty or no text.
+            DataError: a text is empty or no text, or `top_k` is not above 0.
         """
+        top_k = None if top_k is None else checked_count(top_k, "top_k", "document")
         if len(self.model.config.labels) != 1:
             raise ConfigError(
                 f"This model has {len(self.model.config.labels)} labels and does not rank; predict gives their scores."

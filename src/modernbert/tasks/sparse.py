@@ -8,6 +8,7 @@ from torch import Tensor
 
 from modernbert.model.retrieval import SparseEncoder
 from modernbert.model.retrieval_settings import Role
+from modernbert.tasks.inputs import checked_count
 from modernbert.tasks.retrieval import RetrievalPredictor, as_texts, finite
 from modernbert.tasks.similarity import similarity
 
@@ -60,7 +61,12 @@ class SparseEmbedder(RetrievalPredictor[SparseEncoder]):
         return similarity(one, other, self.model.settings.similarity)
 
     def decode(self, embeddings: Tensor, top_k: int | None = None) -> list[list[tuple[str, float]]]:
-        """The tokens of each row with their weights, the largest first."""
+        """The tokens of each row with their weights, the largest first; the `top_k` largest, if that is given.
+
+        Raises:
+            DataError: `top_k` is not above 0.
+        """
+        top_k = None if top_k is None else checked_count(top_k, "top_k", "token")
         rows = embeddings.to_dense()
         found = []
         for row in rows.unsqueeze(0) if rows.dim() == 1 else rows:

@@ -20,7 +20,7 @@ from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import SequenceClassifier, TaskModel
 from modernbert.packed import Sequences
 from modernbert.tasks.folder_settings import FolderSettings
-from modernbert.tasks.reading import Columns, Examples, label_text, text_in, unknown_label
+from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in, unknown_label
 from modernbert.tasks.task import Encoded, ExampleResult, Item, Outputs, Task, place_of
 from modernbert.text.framing import encode_texts
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
@@ -211,7 +211,7 @@ def _label(
         return label_text(value) or RejectedRecord("no label", sentence, record.origin)
     pieces = _pieces(value, separator) if isinstance(value, str) else value
     not_a_list = RejectedRecord("no label", f"{column} is {value!r} and should be a list of labels.", record.origin)
-    if not isinstance(pieces, list):
+    if not isinstance(pieces, list) or (isinstance(value, str) and not is_unicode(value)):
         return not_a_list
     several = [label_text(piece) for piece in pieces]
     if isinstance(value, list) and None in several:

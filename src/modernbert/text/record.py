@@ -1,5 +1,6 @@
 """Records with named values, the places where they stand, and the source that they are read from."""
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Source(Config):
     @classmethod
     def _check_encoding(cls, value: str) -> str:
         try:
+            if codecs.lookup(value).name == "utf-8-sig":  # a byte order mark is left out of every file
+                return "utf-8"
             line_feed = "\n".encode(value)
         except (LookupError, ValueError):
             raise ValueError(f"{value!r} is not an encoding; give utf-8, cp932, latin-1 or another one") from None

@@ -8,7 +8,7 @@ from modernbert.model import QuestionAnswering
 from modernbert.tasks.answer.folder import AnswerFolder
 from modernbert.tasks.answer.reading import QuestionExample
 from modernbert.tasks.answer.windows import Answer, decode_answers, encode_questions
-from modernbert.tasks.inputs import checked_list, listed
+from modernbert.tasks.inputs import checked_count, checked_list, listed
 from modernbert.tasks.outputs import outputs
 from modernbert.tasks.predictor import Predictor
 from modernbert.text.records import Origin
@@ -36,8 +36,7 @@ class QuestionAnswerer(Predictor[QuestionAnswering]):
             DataError: a text is empty or is not a text, there are not as many contexts as questions, or `top_k` is not
                 above 0.
         """
-        if top_k < 1:
-            raise DataError(f"top_k is {top_k}; ask for at least one answer.")
+        top_k = checked_count(top_k, "top_k", "answer")
         if isinstance(questions, str):
             return self([questions], [contexts] if isinstance(contexts, str) else contexts, top_k)[0]
         asked = checked_list(questions, "Question")

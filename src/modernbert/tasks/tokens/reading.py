@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from modernbert.tasks.reading import Columns, Examples, text_in, unknown_label
+from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in, unknown_label
 from modernbert.tasks.tokens.tags import Span, spans_of_tags
 from modernbert.text.conll import is_tag
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
@@ -99,7 +99,8 @@ def marked_example(record: Record, text: str, column: str) -> SpanExample | Reje
     spans = []
     for one in listed:
         begin, end, label, covered = _span(one)
-        if not isinstance(begin, int) or not isinstance(end, int) or not isinstance(label, str) or not label:
+        label = label_text(label) if isinstance(label, str) else None
+        if type(begin) is not int or type(end) is not int or label is None:
             sentence = f'the span {one!r} should give begin, end and label, as in [0, 7, "ORG"].'
             return RejectedRecord("strange span", sentence, record.origin)
         if not 0 <= begin < end <= len(text):
@@ -156,12 +157,12 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
         return RejectedRecord("strange words", sentence, record.origin)
     if not words or not all(word.strip() for word in words):
         return RejectedRecord("empty text", "a word is empty; leave it out.", record.origin)
-    if any("\ud800" <= character <= "\udfff" for word in words for character in word):  # no tokenizer takes it
+    if not all(map(is_unicode, words)):
         return RejectedRecord(
             "half a surrogate pair", "a word holds half a surrogate pair; write it again.", record.origin
         )
     for number, tag in enumerate(tags):
-        if not is_tag(tag):
+        if not is_tag(tag) or not is_unicode(tag):
             lines = record.values.get("lines")
             origin = Origin(record.origin.file, lines[number]) if isinstance(lines, list) else record.origin
             return RejectedRecord("strange tag", f"{tag!r} is not a tag; write O, B-NAME or I-NAME.", origin)

@@ -124,12 +124,19 @@ def test_a_mistyped_command_is_status_2_and_no_traceback(arguments, message):
     assert result.stdout == ""
 
 
-def test_doctor_prints_its_report_for_people_and_for_machines():
-    from modernbert.doctor import describe
+def test_doctor_prints_its_report_for_people_and_for_machines(monkeypatch):
+    """One report, since two would be measured at different moments."""
+    from typer.testing import CliRunner
 
-    report = json.loads(modernbert("doctor", "--json").stdout)
-    text = modernbert("doctor").stdout
-    assert text.strip() == describe(report)
+    from modernbert import doctor
+    from modernbert.cli import app
+
+    report = doctor.diagnose()
+    monkeypatch.setattr(doctor, "diagnose", lambda: report)
+    printed = [CliRunner().invoke(app, ["doctor", *options]).stdout for options in ((), ("--json",))]
+    assert printed[0].strip() == doctor.describe(report)
+    assert json.loads(printed[1]) == report
+    assert "native kernels" in modernbert("doctor").stdout
 
 
 def test_fill_mask_prints_json_for_machines(model, tmp_path):

@@ -18,7 +18,9 @@ from modernbert import Classifier, FillMask
 from modernbert.config import dump, load, parse
 from modernbert.corpus.recipe import CorpusRecipe
 from modernbert.errors import ModernBertError
-from modernbert.kernels import Rope, varlen_attention
+from modernbert.kernels import Rope, native, varlen_attention
+from modernbert.kernels.cross_entropy import linear_cross_entropy
+from modernbert.kernels.elementwise import add_norm
 from modernbert.model import MaskedLM, SequenceClassifier
 from modernbert.model.research import import_research_checkpoint
 from modernbert.packed import Sequences
@@ -364,3 +366,39 @@ def test_any_call_of_attention(data, shapes_unchecked):
     for result in found.values():
         assert result.shape == (shape[0], *shape[2:])
         torch.testing.assert_close(result, found["reference"], atol=0.02, rtol=0.02)
+
+
+few = st.sampled_from([1, 2, 16, 31, 32, 64])
+floats = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
+
+
+@fuzzed(300)
+@given(data=st.data())
+def test_any_call_of_cross_entropy_and_norm(data, shapes_unchecked):
+    """In native code and in plain PyTorch: the same result, or the same sentence; never a crash."""
+    generator, dtype = torch.Generator().manual_seed(0), data.draw(floats)
+
+    def drawn(*shape):
+        whole = torch.randn(shape, generator=generator).to(dtype)
+        return whole.t().contiguous().t() if len(shape) == 2 and data.draw(st.booleans()) else whole
+
+    vocab, width, number = data.draw(few), data.draw(few), data.draw(st.sampled_from([0, 1, 2, 40]))
+    x, y = drawn(number, width), drawn(data.draw(st.sampled_from([number, 2])), data.draw(st.sampled_from([width, 32])))
+    weight, bias = drawn(vocab, data.draw(st.sampled_from([width, 32]))), data.draw(st.sampled_from([None, vocab, 3]))
+    labels = torch.randint(vocab, (data.draw(st.sampled_from([number, 2])),), generator=generator)
+    bias = None if bias is None else drawn(bias)
+    norm = torch.nn.LayerNorm(data.draw(st.sampled_from([width, 32])), bias=False).to(dtype)
+    found = {}
+    for level in ("off", ""):
+        native.select(level)
+        try:
+            found[level] = []
+            with one_sentence(), torch.no_grad():
+                found[level].append(linear_cross_entropy(x, weight, bias, labels))
+            with one_sentence(), torch.no_grad():
+                found[level].append(add_norm(x, y, norm)[1])
+        finally:
+            native.select("")
+    for plain, ours in zip(found["off"], found[""], strict=True):
+        assert plain.isfinite().all()
+        torch.testing.assert_close(ours, plain, atol=0.05, rtol=0.02, check_dtype=False)

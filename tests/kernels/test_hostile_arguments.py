@@ -11,6 +11,8 @@ import torch
 
 from modernbert.errors import BackendError, DataError
 from modernbert.kernels import Rope, native, varlen_attention
+from modernbert.kernels.cross_entropy import linear_cross_entropy
+from modernbert.kernels.elementwise import add_norm
 from modernbert.packed import Sequences
 
 LENGTHS = [70, 1, 30]
@@ -198,3 +200,49 @@ def test_the_native_operator_refuses_what_an_exported_model_could_hand_it(level,
         torch.ops.modernbert.attention(*hostile, 16)
     with pytest.raises(BackendError, match=r"do not rise from 0|native kernels take qkv as|are not those of"):
         torch.ops.modernbert.attention_backward(torch.ones_like(out), *hostile, 16, out, logsumexp)
+
+
+def rows(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+CROSS_ENTROPY = {
+    "fewer labels than rows": ({"labels": torch.tensor([1, 2])}, "one for each of 64 rows"),
+    "more labels than rows": ({"labels": torch.ones(65, dtype=torch.int64)}, "one for each of 64 rows"),
+    "labels in columns": ({"labels": torch.ones(64, 1, dtype=torch.int64)}, "one for each of 64 rows"),
+    "labels in fp32": ({"labels": torch.ones(64)}, "whole numbers"),
+    "labels of bool": ({"labels": torch.ones(64, dtype=torch.bool)}, "whole numbers"),
+    "labels elsewhere": ({"labels": torch.ones(64, dtype=torch.int64, device="meta")}, "on one device"),
+    "a narrower weight": ({"weight": rows(40, 16)}, r"not \(64, 32\) and \(40, 16\)"),
+    "a shorter bias": ({"bias": rows(3)}, r"the bias is \(40,\), not \(3,\)"),
+    "a longer bias": ({"bias": rows(41)}, r"the bias is \(40,\), not \(41,\)"),
+    "rows of whole numbers": ({"x": torch.ones(64, 32, dtype=torch.int64)}, "x is"),
+    "one row alone": ({"x": rows(32)}, "x is"),
+}
+
+
+@pytest.mark.parametrize("backend", ["off", *native.LEVELS])
+@pytest.mark.parametrize("case", CROSS_ENTROPY)
+def test_cross_entropy_refuses_what_does_not_fit_with_one_sentence(case, backend):
+    choose(f"native/{backend}") if backend != "off" else native.select("off")
+    arguments = {"x": rows(64, 32), "weight": rows(40, 32), "bias": rows(40), "labels": torch.arange(64) % 40}
+    changes, sentence = CROSS_ENTROPY[case]
+    with pytest.raises(BackendError, match=f"Cross-entropy cannot run on these arguments: .*{sentence}"):
+        linear_cross_entropy(**arguments | changes)
+
+
+@pytest.mark.parametrize("backend", ["off", *native.LEVELS])
+@pytest.mark.parametrize(
+    ("x", "y", "width"), [((64, 32), (63, 32), 32), ((64, 32), (64, 16), 32), ((64, 32), (64, 32), 16), ((), (), 1)]
+)
+def test_a_sum_and_its_norm_refuse_other_widths_and_numbers_of_rows(x, y, width, backend):
+    choose(f"native/{backend}") if backend != "off" else native.select("off")
+    with pytest.raises(BackendError, match="rows and weights of one width"):
+        add_norm(rows(*x), rows(*y), torch.nn.LayerNorm(width, bias=False))
+
+
+def test_the_native_norm_refuses_what_an_exported_model_could_hand_it():
+    if reason := native.unavailable():
+        pytest.skip(f"the native backend {reason}")
+    with pytest.raises(BackendError, match="rows and weights of one width"):
+        native.add_norm.operator(rows(64, 32), rows(2, 32), torch.ones(32), 1e-5, torch.float32)

@@ -50,3 +50,33 @@ def _wrong_rope(qkv: Tensor, rope: Rope | None) -> str | None:
                 f"not {tuple(x.shape)} in {x.dtype} on {x.device}"
             )
     return None
+
+
+def check_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+    """Refuse what does not fit together. Whether the labels are in the vocabulary is for the kernels to see.
+
+    Raises:
+        BackendError: it does not.
+    """
+    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or not x.is_floating_point():
+        wrong = f"x is (rows, hidden) and weight (vocab, hidden), not {tuple(x.shape)} and {tuple(weight.shape)}"
+    elif bias is not None and bias.shape != weight.shape[:1]:
+        wrong = f"the bias is ({len(weight)},), not {tuple(bias.shape)}"
+    elif labels.shape != x.shape[:1] or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8):
+        wrong = f"the labels are whole numbers, one for each of {len(x)} rows, not {tuple(labels.shape)} {labels.dtype}"
+    elif any(each is not None and each.device != x.device for each in (weight, bias, labels)):
+        wrong = "all are on one device"
+    else:
+        return
+    raise BackendError(f"Cross-entropy cannot run on these arguments: {wrong}.")
+
+
+def check_add_norm(x: Tensor, y: Tensor, weight: Tensor | None) -> None:
+    """Refuse rows of different numbers or widths.
+
+    Raises:
+        BackendError: they differ.
+    """
+    if x.shape != y.shape or x.dim() < 1 or (weight is not None and weight.shape != x.shape[-1:]):
+        shapes = ", ".join(str(tuple(each.shape)) for each in (x, y, weight) if each is not None)
+        raise BackendError(f"A sum and its norm need rows and weights of one width, not shapes {shapes}.")

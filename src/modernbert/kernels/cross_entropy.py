@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from modernbert.kernels import native
 from modernbert.kernels import triton as triton_kernels
+from modernbert.kernels.arguments import check_cross_entropy
 from modernbert.packed import IGNORED
 
 CHUNK_ELEMENTS = 1024 * 50_368  # logits at a time; fewer make the sum of the weight's gradient the larger part
@@ -35,7 +36,11 @@ def linear_cross_entropy(
     no row: one labelled -100 has neither loss nor gradient. Under autocast the products run in its dtype. On CUDA
     the bias is added in fp32, and nothing waits for the device: a label outside the vocabulary makes the loss NaN
     there, and is an error elsewhere.
+
+    Raises:
+        BackendError: the arguments do not fit together.
     """
+    check_cross_entropy(x, weight, bias, labels)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
         if not _on_triton(x):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from modernbert.kernels import native
 from modernbert.kernels import triton as triton_kernels
+from modernbert.kernels.arguments import check_add_norm
 
 
 def add_norm(
@@ -20,8 +21,12 @@ def add_norm(
     """x + y, and its layer norm (Ba et al. 2016, arXiv 1607.06450): the residual stream and what the next part reads.
 
     `norm` is an `nn.LayerNorm`, of which the weights are taken.
+
+    Raises:
+        BackendError: x, y and the weights of the norm do not have one width, or not as many rows.
     """
     assert isinstance(norm, nn.LayerNorm)
+    check_add_norm(x, y, norm.weight)
     dtype = _dtype(x)
     ours = x.dtype in (dtype, torch.float32) and y.dtype == dtype
     if ours and _norm_on_triton(x, norm) and _norm_on_triton(y, norm):

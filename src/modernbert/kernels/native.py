@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modernbert.errors import BackendError, ConfigError
+from modernbert.kernels.arguments import check_add_norm
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import IGNORED, Sequences
@@ -401,6 +402,7 @@ def _add_norm(
     x: Tensor, y: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x + y, its layer norm in `dtype`, and mean and inverse deviation of each row. `y` has `dtype` too."""
+    check_add_norm(x, y, weight)  # again, since an exported model comes here by itself
     x, y, weight = x.contiguous(), y.contiguous(), weight.float()
     total, normed, mean, inverse = _add_norm_shape(x, y, weight, epsilon, dtype)
     described, threads = _norm(x, weight, epsilon, dtype), team()

@@ -80,7 +80,7 @@ def bench_accelerate(
     tolerance: float | None = None,
     processor_time: bool = False,
 ) -> Accelerated:
-    """Encode texts with sentence-transformers as it is, accelerated in each precision, and with our own class.
+    """Encode texts with sentence-transformers as it is, and in each precision accelerated and with our own class.
 
     A reranker reads pairs: the first words of one text, and the next text. With `processor_time`, seconds are those
     that the processor gave to all threads of this process: for one thread on a machine that others use too.
@@ -115,9 +115,9 @@ def bench_accelerate(
         assert done is not None
         name = f"accelerated, {done.precision}"
         calls[name], engines[name] = _call(kind, faster, inputs, batch_size), done.engine
-    if kind != "sparse":
-        name = f"{OURS} {'Embedder' if kind == 'embed' else 'Reranker'}"
-        calls[name], engines[name] = _own(kind, folder, inputs), "native kernels"
+        if kind != "sparse":
+            name = f"{OURS} {'Embedder' if kind == 'embed' else 'Reranker'}, {done.precision}"
+            calls[name], engines[name] = _own(kind, folder, inputs, done.precision), done.engine
     lengths = _lengths(original, inputs)
     logger.info("%s %s, %s tokens", f"{len(inputs):,}", "pairs" if kind == "rerank" else "texts", f"{sum(lengths):,}")
     outputs = {name: call() for name, call in calls.items()}  # a round that does not count
@@ -200,16 +200,21 @@ def _call(kind: Kind, model: Any, inputs: Sequence[Any], batch_size: int) -> Cal
     return lambda: model.encode(inputs, **options)
 
 
-def _own(kind: Kind, folder: Path, inputs: Sequence[Any]) -> Callable[[], npt.NDArray[np.float32]]:
-    if kind == "rerank":
-        from modernbert.tasks.rerank import Reranker
+def _own(
+    kind: Kind, folder: Path, inputs: Sequence[Any], precision: Precision
+) -> Callable[[], npt.NDArray[np.float32]]:
+    from modernbert.tasks.embed import Embedder
+    from modernbert.tasks.rerank import Reranker
 
-        reranker = Reranker.from_pretrained(folder, device="cpu", dtype=torch.float32)
+    options: dict[str, Any] = {
+        "device": "cpu", "int8": precision == "int8",
+        "dtype": torch.bfloat16 if precision == "bfloat16" else torch.float32,
+    }  # fmt: skip
+    if kind == "rerank":
+        reranker = Reranker.from_pretrained(folder, **options)
         pairs = [(one, two) for one, two in inputs]
         return lambda: np.asarray(reranker.predict(pairs))
-    from modernbert.tasks.embed import Embedder
-
-    embedder = Embedder.from_pretrained(folder, device="cpu", dtype=torch.float32)
+    embedder = Embedder.from_pretrained(folder, **options)
     return lambda: np.asarray(embedder.encode(list(inputs)))
 
 

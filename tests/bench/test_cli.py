@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from modernbert.bench.report import read_report, write_report
 from modernbert.cli import app
+from modernbert.errors import ConfigError
 
 
 def bench(*arguments):
@@ -77,3 +78,15 @@ def test_a_work_of_one_report_alone_is_said(measured, tmp_path):
     write_report(replace(report, results=report.results[:1]), tmp_path / "new.json")
     done = bench("compare", old, tmp_path / "new.json")
     assert (done.exit_code, done.stderr) == (0, "In one report only, not compared: 512 variable.\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--precision", "int4"], "There is no precision 'int4'"),
+        (["--precision", "int8", "--precision", "float32", "--soak", 5], "--soak watches one server"),
+    ],
+)
+def test_servers_are_measured_in_precisions_that_there_are(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        bench("serve", "folder", "--texts", "texts.txt", *options)

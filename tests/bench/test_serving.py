@@ -82,7 +82,7 @@ def test_a_server_of_ours_is_measured_and_its_memory_watched(folder, tmp_path):
     from modernbert.model.retrieval import DenseEncoder
 
     DenseEncoder.from_pretrained(folder).save_pretrained(embedder)
-    command = serving.our_command(str(embedder), False)
+    command = serving.our_command(str(embedder))
     report = serving.bench_serving(str(embedder), [str(file)], {serving.OURS: command}, seconds=2, shares=(0.5,))
     [result] = report.servers
     assert result.saturation.tokens_per_second > 0

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -31,6 +32,10 @@ from modernbert.text.tokenizer import load_tokenizer
 
 OURS, BASELINE = "modernbert serve", "sentence-transformers behind FastAPI"
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)  # of a server's own saturation
+ServedPrecision = Literal["", "float32", "bfloat16", "int8"]  # as in the file, or another one
+_OPTIONS: dict[ServedPrecision, str] = {
+    "": "", "float32": " --dtype float32", "bfloat16": " --dtype bfloat16", "int8": " --dtype float32 --int8"
+}  # fmt: skip
 CONCURRENCY = 48  # clients that ask again as soon as they are answered, to find the saturation
 _START_SECONDS = 180
 _WARM = 8  # requests that are answered before anything is measured
@@ -112,9 +117,9 @@ def texts_for(model: str, files: Sequence[str], count: int, max_length: int | No
     return found[:count], [len(one) for one in ids]
 
 
-def our_command(model: str, int8: bool) -> str:
+def our_command(model: str, precision: ServedPrecision = "") -> str:
     """`modernbert serve` with the limits of a load test; {port} is filled in."""
-    options = "--max-concurrent-requests 100000 --max-queue-tokens 100000000" + (" --int8" if int8 else "")
+    options = "--max-concurrent-requests 100000 --max-queue-tokens 100000000" + _OPTIONS[precision]
     return f"{shlex.quote(sys.executable)} -m modernbert serve {shlex.quote(model)} --port {{port}} {options}"
 
 

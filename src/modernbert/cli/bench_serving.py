@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -42,7 +42,10 @@ def bench_serve(
     seconds: Annotated[float, typer.Option(help="Of each rate.")] = 10.0,
     threads: Annotated[int, typer.Option(help="Threads of each server.")] = 1,
     count: Annotated[int, typer.Option(help="Texts that are sent in turn.")] = 2000,
-    int8: Annotated[bool, typer.Option("--int8", help="Also our server with linear layers in int8.")] = False,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Our server in float32, bfloat16 or int8; may be repeated. [default: as in the file]"),
+    ] = None,
     soak: Annotated[float | None, typer.Option(help="Only our server, at saturation, for so many seconds.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
     as_json: Json = False,
@@ -50,18 +53,26 @@ def bench_serve(
     """A server at rising rates of real texts: throughput, p50, p95 and p99, errors and memory; also beside others."""
     from modernbert.bench import serving
     from modernbert.bench.report import write_report
+    from modernbert.errors import ConfigError
 
+    wanted = list(dict.fromkeys(precision or [""]))
+    if unknown := sorted(set(wanted) - set(get_args(serving.ServedPrecision))):
+        raise ConfigError(f"There is no precision {unknown[0]!r} for this; take float32, bfloat16 or int8.")
+    ours = {
+        serving.OURS + (f", {one}" if one else ""): serving.our_command(model, one)
+        for one in get_args(serving.ServedPrecision)
+        if one in wanted
+    }
     if soak is not None:
-        found = serving.soak(
-            model, texts, serving.OURS, serving.our_command(model, int8), seconds=soak, threads=threads
-        )
+        if len(ours) > 1:
+            raise ConfigError("--soak watches one server; give one --precision.")
+        [(name, command)] = ours.items()
+        found = serving.soak(model, texts, name, command, seconds=soak, threads=threads)
         if output is not None:
             write_report(found, output)
         _print_soak(found, as_json)
         return
-    commands = {serving.OURS: serving.our_command(model, False)}
-    if int8:
-        commands[f"{serving.OURS} --int8"] = serving.our_command(model, True)
+    commands = dict(ours)
     for one in beside or ():
         if one == "baseline":
             commands[serving.BASELINE] = serving.baseline_command(model)

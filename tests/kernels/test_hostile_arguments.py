@@ -13,7 +13,7 @@ from modernbert.errors import BackendError, DataError
 from modernbert.kernels import Rope, native, varlen_attention
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.kernels.elementwise import add_norm
-from modernbert.packed import Sequences
+from modernbert.packed import Sequences, pack
 
 LENGTHS = [70, 1, 30]
 TOKENS = sum(LENGTHS)
@@ -246,3 +246,9 @@ def test_the_native_norm_refuses_what_an_exported_model_could_hand_it():
         pytest.skip(f"the native backend {reason}")
     with pytest.raises(BackendError, match="rows and weights of one width"):
         native.add_norm.operator(rows(64, 32), rows(2, 32), torch.ones(32), 1e-5, torch.float32)
+
+
+def test_what_is_no_batch_is_not_packed():
+    for ids in (torch.ones(3), torch.ones(())):
+        with pytest.raises(DataError, match="A batch is"):
+            pack(ids)

@@ -215,7 +215,8 @@ def pack(
     become empty sequences, so that sequence i is always row i).
 
     Raises:
-        DataError: the ids are not a batch, the mask is of another shape, holds other values than 0 and 1, or leaves no token at all.
+        DataError: the ids are not a batch, the mask is of another shape, holds other values than 0 and 1, or leaves
+            no token at all.
     """
     if input_ids.dim() < 2:
         raise DataError(f"A batch is (batch, length), not {tuple(input_ids.shape)}; give one text as a batch of one.")

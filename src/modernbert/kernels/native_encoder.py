@@ -219,7 +219,7 @@ def measure_levels(kind: str, levels: Sequence[str], rounds: int = 8) -> dict[st
     """GFLOP/s of one layer at each level, in the threads of torch: some milliseconds for all of them.
 
     The levels take turns, and the best round of each counts, since what else the machine does only makes one slower:
-    beside five busy processes on one core, 3 rounds of a millisecond chose a slower level 1 time in 12, 8 rounds never.
+    on a busy core 3 rounds of a millisecond chose a slower level 1 time in 36, 8 rounds in 36 never.
     """
     width, tokens = 256, 96
     generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import DataError, ModernBertError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.installation import install_command
 
 Document = dict[str, str]
@@ -97,7 +97,7 @@ def fetch(name: str, folder: Path) -> Path:
         print(f"{path}: already there")
         return path
     count = 0
-    with replaced_file(path) as partial, gzip.open(partial, "wt", encoding="utf-8") as lines:
+    with atomic_write(path) as partial, gzip.open(partial, "wt", encoding="utf-8") as lines:
         for document in SOURCES[name].documents():
             lines.write(json.dumps(document, ensure_ascii=False) + "\n")
             count += 1
@@ -121,13 +121,13 @@ def fetch_glue(folder: Path) -> None:
     with _opened("https://dl.fbaipublicfiles.com/glue/data/STS-B.zip") as stream:
         archive = zipfile.ZipFile(io.BytesIO(stream.read()))
     for name in ("train.tsv", "dev.tsv"):
-        with replaced_file(folder / "STS-B" / name) as partial:
+        with atomic_write(folder / "STS-B" / name) as partial:
             partial.write_bytes(archive.read(f"STS-B/{name}"))
     print(f"{folder}: MRPC, RTE, STS-B")
 
 
 def _write_tsv(path: Path, header: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> None:
-    with replaced_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(tuple(re.sub(r"\s+", " ", str(value)) for value in row) for row in rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modernbert.errors import DataError
-from modernbert.files import replaced_file, settle, written_aside
+from modernbert.files import atomic_directory, atomic_write, settle
 
 OLD = {"config.json": "old", "index.json": "old", "part-1": "old"}
 NEW = {"config.json": "new", "weights": "new", "training/state.json": "new"}
@@ -27,12 +27,12 @@ def held(folder: Path) -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    with written_aside(folder, own=("index.json", "part-1")) as partial:
+    with atomic_directory(folder, own=("index.json", "part-1")) as partial:
         put(partial, NEW)
 
 
 def write_file(path: Path) -> None:
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
 
 
@@ -203,7 +203,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one_unless_it_is_in_us
     assert not left.exists()
     assert young.exists()
     put(tmp_path, {"out/mine": "mine"})
-    with written_aside(tmp_path / "out") as partial:
+    with atomic_directory(tmp_path / "out") as partial:
         os.utime(partial, (time.time() - 3600,) * 2)
         write(tmp_path / "out")
         assert partial.exists()
@@ -237,7 +237,7 @@ def test_the_working_directory_can_be_written_to(tmp_path, monkeypatch):
 
 
 def test_two_writers_of_one_folder_do_not_mix(tmp_path):
-    with written_aside(tmp_path / "out") as first, written_aside(tmp_path / "out") as second:
+    with atomic_directory(tmp_path / "out") as first, atomic_directory(tmp_path / "out") as second:
         put(first, {"a": "first", "b": "first"})
         put(second, {"a": "second", "b": "second"})
     assert held(tmp_path / "out") == {"a": "first", "b": "first"}
@@ -262,7 +262,7 @@ def test_a_record_never_removes_what_is_elsewhere(tmp_path):
 @pytest.mark.timeout(20)
 def test_a_folder_can_be_written_inside_one_that_is_being_written(tmp_path):
     put(tmp_path / "out", OLD | FOREIGN)
-    with written_aside(tmp_path / "out", own=("index.json", "part-1")) as partial:
+    with atomic_directory(tmp_path / "out", own=("index.json", "part-1")) as partial:
         write(partial)
         write(partial / "model")
     assert held(tmp_path / "out") == FOREIGN | NEW | {f"model/{name}": text for name, text in NEW.items()}

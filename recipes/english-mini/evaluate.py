@@ -18,7 +18,7 @@ import torch
 from modernbert import FillMask
 from modernbert.config import load
 from modernbert.errors import ModernBertError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.model import MaskedLM
 from modernbert.runtime import select_device
 from modernbert.stream.loader import validation_batches
@@ -125,7 +125,7 @@ def main() -> None:
             )
             print(f"  {mark} {sentence['text']} {sentence['answer']}: {', '.join(sentence['best'])}")
     if options.output:
-        with replaced_file(options.output) as partial:
+        with atomic_write(options.output) as partial:
             partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

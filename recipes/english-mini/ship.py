@@ -20,7 +20,7 @@ import torch
 from evaluate import CAPITAL, MASK_RATIO, MAX_LENGTH, among, held_out_table, knows_the_capital, measure
 from modernbert.config import load
 from modernbert.errors import ModernBertError
-from modernbert.files import replaced_file, written_aside
+from modernbert.files import atomic_directory, atomic_write
 from modernbert.model import MaskedLM
 from modernbert.model.packaged import FOLDER
 from modernbert.run_metrics import Metrics
@@ -164,13 +164,13 @@ def shortfalls(figures: dict[str, Any]) -> list[str]:
 
 def install(stored: Path, package: Path = FOLDER, notice: Path = NOTICE) -> None:
     """Put the folder into the package, and the attributions into NOTICE."""
-    with written_aside(package, "config.json") as partial:
+    with atomic_directory(package, "config.json") as partial:
         shutil.copytree(stored, partial, dirs_exist_ok=True)
         for path in partial.iterdir():
             path.chmod(0o644)  # safetensors writes files that the user alone may read
     attribution, text = ATTRIBUTION.read_text(encoding="utf-8").strip(), notice.read_text(encoding="utf-8")
     if attribution not in text:
-        with replaced_file(notice) as partial:
+        with atomic_write(notice) as partial:
             partial.write_text(f"{text.rstrip()}\n\n{attribution}\n", encoding="utf-8")
 
 
@@ -191,7 +191,7 @@ def main() -> None:
             ("figures.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n"),
             ("README.md", card(figures)),
         ):
-            with replaced_file(options.output / name) as partial:
+            with atomic_write(options.output / name) as partial:
                 partial.write_text(text, encoding="utf-8")
         print("\n".join(held_out_table(figures["models"])))
         problems = shortfalls(figures)

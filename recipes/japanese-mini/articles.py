@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modernbert.evaluate.tasks import cut_entities
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 
 
 def jaquad_articles(folder: Path) -> Iterator[dict[str, str]]:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="the JSON lines to write")
     given = parser.parse_args()
     found = [*jaquad_articles(given.tasks / "jaquad" / "train"), *entity_articles(given.tasks)]
-    with replaced_file(given.output) as partial:
+    with atomic_write(given.output) as partial:
         partial.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in found), encoding="utf-8")
     print(f"{given.output}: {len(found):,} articles, {sum(len(each['text']) for each in found):,} characters")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.text.records import Record, Source, read_records
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         json.dumps({"id": name, "text": f"{one}\n{other}"}, ensure_ascii=False)
         for name, one, other in pairs(given.glue)
     ]
-    with replaced_file(given.output) as partial:
+    with atomic_write(given.output) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{given.output}: {len(lines):,} pairs")
 

@@ -20,7 +20,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from modernbert.config import load
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.run_metrics import Metrics
 from modernbert.stream.masking import IGNORED, mask_tokens
 from modernbert.stream.shards import Documents, Shards
@@ -139,7 +139,7 @@ def main() -> None:
             losses = []
             print(json.dumps(lines[-1]), flush=True)
     model.save_pretrained(options.output / "final")
-    with replaced_file(options.output / "metrics.jsonl") as partial:
+    with atomic_write(options.output / "metrics.jsonl") as partial:
         partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

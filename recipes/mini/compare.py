@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from modernbert.config import load
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.plots.style import pyplot
 from modernbert.run_metrics import Metrics
 from modernbert.stream.masking import IGNORED
@@ -100,7 +100,7 @@ def draw(found: dict[str, dict[str, dict[str, float]]], folders: dict[str, Path]
     for axes in (curves, bars):
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=120, format=path.suffix.removeprefix("."))
 
 

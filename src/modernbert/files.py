@@ -21,7 +21,7 @@ _ABANDONED_SECONDS = 60  # a partial folder without an owner is removed when it 
 
 
 @contextmanager
-def written_aside(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
+def atomic_directory(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
     """An empty folder to write into. When the block ends well, what it wrote takes its place in `folder`.
 
     Whatever else is in `folder` stays, except that of the names `own`, which an earlier call may have written, those
@@ -66,7 +66,7 @@ def written_aside(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place, on the disk, when the block ends well. A link stays a link.
 
     Raises:

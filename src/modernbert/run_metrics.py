@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]  # who can follow the lines
 
@@ -42,5 +42,5 @@ class Metrics:
     def forget_after(self, step: int) -> None:
         """Drop what a run wrote after the checkpoint from which it is about to be repeated."""
         kept = [line for line in self.read() if line["step"] <= step]
-        with replaced_file(self.path) as partial:
+        with atomic_write(self.path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

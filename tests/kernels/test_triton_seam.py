@@ -20,7 +20,7 @@ from torch import nn
 from modernbert.kernels import add_norm, elementwise, geglu, layer_norm, triton
 
 device = torch.device(sys.argv[1])
-asked = triton.takes
+asked = triton.supports
 elementwise._on_triton = lambda x: asked(torch.device("cuda"), x.dtype) or asked(x.device, x.dtype)
 norm = nn.LayerNorm(32, bias=False, device=device)
 
@@ -38,7 +38,7 @@ torch.testing.assert_close(found, torch.autograd.grad(layer(x, y), (x, y, norm.w
 @pytest.fixture
 def device(triton_device, monkeypatch) -> torch.device:
     """Where the kernels run, and where the functions are told to take them: by themselves they do so on CUDA alone."""
-    monkeypatch.setattr(elementwise, "_on_triton", lambda x: triton_kernels.takes(x.device, x.dtype))
+    monkeypatch.setattr(elementwise, "_on_triton", lambda x: triton_kernels.supports(x.device, x.dtype))
     return triton_device
 
 
@@ -133,8 +133,8 @@ def test_without_a_device_the_reason_is_given(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert triton_kernels.unavailable() == "needs a CUDA device"
-    assert not triton_kernels.takes(torch.device("cuda"), torch.float32)
-    assert not triton_kernels.takes(torch.device("cpu"), torch.float32)
+    assert not triton_kernels.supports(torch.device("cuda"), torch.float32)
+    assert not triton_kernels.supports(torch.device("cpu"), torch.float32)
     monkeypatch.setattr(triton_kernels, "_devices", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))

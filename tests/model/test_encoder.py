@@ -5,7 +5,7 @@ import torch
 
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.model import encoder as module
-from modernbert.model.encoder import filled_rows
+from modernbert.model.encoder import pad_to_bucket
 from modernbert.packed import Sequences
 
 
@@ -26,7 +26,7 @@ def model():
 
 def test_batches_of_one_size_have_few_shapes():
     with bf16():
-        lengths = {n: len(filled_rows(torch.zeros(n, 2))) for n in range(1, 2000)}
+        lengths = {n: len(pad_to_bucket(torch.zeros(n, 2))) for n in range(1, 2000)}
     assert all(n <= filled <= n * 9 / 8 for n, filled in lengths.items())
     assert len({filled for n, filled in lengths.items() if n >= 512}) == len(range(512, 2000, 64)) + 1
     assert len({filled for n, filled in lengths.items() if 128 <= n < 256}) <= 9
@@ -34,9 +34,9 @@ def test_batches_of_one_size_have_few_shapes():
 
 def test_without_autocast_nothing_is_added():
     rows = torch.arange(5)
-    assert filled_rows(rows) is rows
+    assert pad_to_bucket(rows) is rows
     with bf16():
-        assert filled_rows(torch.ones(17, 3)).tolist() == [[1.0] * 3] * 17 + [[0.0] * 3]
+        assert pad_to_bucket(torch.ones(17, 3)).tolist() == [[1.0] * 3] * 17 + [[0.0] * 3]
 
 
 def test_sequences_are_filled_with_one_more():
@@ -64,7 +64,7 @@ def test_what_fills_a_batch_changes_neither_outputs_nor_gradients(model, monkeyp
 
     hidden, loss, gradients = run()
     seen = []
-    monkeypatch.setattr(module, "filled_rows", lambda x: seen.append(len(x)) or x)
+    monkeypatch.setattr(module, "pad_to_bucket", lambda x: seen.append(len(x)) or x)
     plain_hidden, plain_loss, plain_gradients = run()
     assert seen, "the encoder asks for its shape"
     assert hidden.shape == plain_hidden.shape == (130, 64)

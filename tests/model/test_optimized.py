@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modernbert.errors import BackendError, DataError
 from modernbert.kernels import native
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
-from modernbert.model.optimized import InferenceEncoder, make_ready
+from modernbert.model.optimized import InferenceEncoder, optimize_for_inference
 from modernbert.packed import Sequences
 
 SIZES = {
@@ -129,17 +129,17 @@ def test_it_takes_the_place_of_the_encoder_in_a_model(level):
     model = MaskedLM(EncoderConfig(vocab_size=300, num_hidden_layers=2, **SIZES["heads of 64"])).eval()
     with torch.no_grad():
         wanted = model(*batch([40, 9]))
-        make_ready(model)
+        optimize_for_inference(model)
         assert isinstance(model.model, InferenceEncoder)
         assert error(model(*batch([40, 9])), wanted) < 1e-5
 
 
 def test_what_the_kernels_do_not_take_stays_as_it_is():
     model = MaskedLM(EncoderConfig(vocab_size=300, num_hidden_layers=2, mlp_bias=True, **SIZES["heads of 64"]))
-    make_ready(model)
+    optimize_for_inference(model)
     assert isinstance(model.model, Encoder)
     with pytest.raises(BackendError, match="no biases; use it as it is"):
-        make_ready(model, int8=True)
+        optimize_for_inference(model, int8=True)
     with pytest.raises(BackendError, match="multiple of 32"):
         InferenceEncoder(encoder("half a panel").half())
 

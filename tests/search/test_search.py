@@ -127,7 +127,7 @@ def test_a_stopped_build_goes_on_and_gives_the_same_bytes(models, corpus, tmp_pa
     monkeypatch.setattr(build, "PASSAGES_AT_ONCE", 2)
     given = Models(models["dense"], models["sparse"])
     build_index([str(corpus)], tmp_path / "whole", given)
-    real, calls = build.replaced_file, []
+    real, calls = build.atomic_write, []
 
     def stops(path):
         calls.append(path)
@@ -135,10 +135,10 @@ def test_a_stopped_build_goes_on_and_gives_the_same_bytes(models, corpus, tmp_pa
             raise KeyboardInterrupt
         return real(path)
 
-    monkeypatch.setattr(build, "replaced_file", stops)
+    monkeypatch.setattr(build, "atomic_write", stops)
     with pytest.raises(KeyboardInterrupt):
         build_index([str(corpus)], tmp_path / "parts", given)
-    monkeypatch.setattr(build, "replaced_file", real)
+    monkeypatch.setattr(build, "atomic_write", real)
     with pytest.raises(DataError, match="not complete"):
         Index.open(tmp_path / "parts")
     with pytest.raises(DataError, match="begun with other"):

@@ -15,7 +15,7 @@ from modernbert.train import search as module
 from modernbert.train import trials
 from modernbert.train.finetune_recipe import Search
 from modernbert.train.search import search
-from modernbert.train.trials import Draws, Setting, Trial
+from modernbert.train.trials import OptunaSampler, Setting, Trial
 
 RANGES = {"learning_rate": [1e-4, 3e-3], "weight_decay": [1e-6, 1e-4], "epochs": [1, 2]}
 
@@ -79,7 +79,7 @@ def test_a_grid_tries_every_combination_and_runs_the_best(recipe_for):
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(drawn, recipe_for, untrained, monkeypatch):
     grid = {"learning_rate": [1e38, 3e-3], "weight_decay": [1e-5], "epochs": [1]}
     if drawn:
-        monkeypatch.setattr(Draws, "setting", lambda _, number: Setting(grid["learning_rate"][number], 1e-5, 1))
+        monkeypatch.setattr(OptunaSampler, "setting", lambda _, number: Setting(grid["learning_rate"][number], 1e-5, 1))
         grid["trials"] = 2
     wanted = recipe_for(**grid, training={"warmup": 0.0})
     folder = search(wanted)
@@ -130,7 +130,9 @@ def test_trials_are_drawn_within_the_ranges_and_the_best_is_run(recipe_for, untr
         assert 1e-6 <= decay <= 1e-4
         assert epochs in (1, 2)
     kept = study(wanted)
-    assert [one.params for one in kept.trials] == [vars(Draws.setting(draws(wanted), number)) for number in range(4)]
+    assert [one.params for one in kept.trials] == [
+        vars(OptunaSampler.setting(draws(wanted), number)) for number in range(4)
+    ]
     assert kept.best_value == records[0]["metrics"]["accuracy"]
     assert json.loads((folder / "report.json").read_text())["settings"]["training"]["epochs"] == records[0]["epochs"]
     untrained()
@@ -139,7 +141,9 @@ def test_trials_are_drawn_within_the_ranges_and_the_best_is_run(recipe_for, untr
 
 
 def draws(recipe):
-    return Draws(recipe.search, recipe.seeds[0], "accuracy", recipe.output.with_name(f"{recipe.output.name}-search"))
+    return OptunaSampler(
+        recipe.search, recipe.seeds[0], "accuracy", recipe.output.with_name(f"{recipe.output.name}-search")
+    )
 
 
 @pytest.mark.slow
@@ -181,7 +185,7 @@ def test_more_trials_go_on_from_those_that_are_there(recipe_for):
 
 def told(folder, worth, seed=0, count=40, metric="accuracy"):
     """Settings that are drawn if each reaches what `worth` says."""
-    drawn = Draws(Search(learning_rate=(1e-6, 1e-2), trials=count), seed, metric, folder)
+    drawn = OptunaSampler(Search(learning_rate=(1e-6, 1e-2), trials=count), seed, metric, folder)
     found = []
     for number in range(count):
         found.append(drawn.setting(number))
@@ -213,12 +217,12 @@ def test_draws_come_nearer_to_what_was_good(metric, tmp_path):
 
 def test_a_study_goes_on_under_other_rates_but_not_under_other_epochs(tmp_path):
     told(tmp_path, lambda setting: setting.learning_rate, count=2)
-    wider = Draws(Search(learning_rate=(1e-1, 1.0), trials=3), 0, "accuracy", tmp_path)
+    wider = OptunaSampler(Search(learning_rate=(1e-1, 1.0), trials=3), 0, "accuracy", tmp_path)
     assert wider.setting(1).learning_rate <= 1e-2
     assert wider.setting(2).learning_rate >= 1e-1
     wider.tell(2, Trial(wider.setting(2), {"accuracy": 1.0}, 1.0))
     with pytest.raises(ConfigError, match=r"was drawn from other search\.epochs"):
-        Draws(Search(epochs=(4,), trials=3), 0, "accuracy", tmp_path)
+        OptunaSampler(Search(epochs=(4,), trials=3), 0, "accuracy", tmp_path)
 
 
 @pytest.mark.slow
@@ -238,7 +242,7 @@ def test_a_damaged_study_is_told_and_its_trials_are_in_their_folders(recipe_for,
 
 def test_one_value_is_no_range_and_is_taken_as_it_is(tmp_path):
     values = Search(learning_rate=(1.23456e-5,), weight_decay=(0.01,), epochs=(3,), trials=1)
-    assert Draws(values, 0, "accuracy", tmp_path).setting(0) == Setting(1.23456e-5, 0.01, 3)
+    assert OptunaSampler(values, 0, "accuracy", tmp_path).setting(0) == Setting(1.23456e-5, 0.01, 3)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from modernbert.bench.works import PaddedBatch, Work, choose, published, ragged
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 from modernbert.model import Encoder, EncoderConfig
-from modernbert.model.optimized import make_ready
+from modernbert.model.optimized import optimize_for_inference
 from modernbert.packed import Sequences
 from modernbert.runtime import Precision
 
@@ -82,7 +82,7 @@ def our_engine(setting: CudaSetting) -> Engine:
     holder = nn.Module()
     encoder = copy.deepcopy(setting.encoder).to(setting.target.device, _dtype(setting.dtype)).eval()
     holder.add_module("model", encoder)
-    make_ready(holder)
+    optimize_for_inference(holder)
     ready = holder.get_submodule("model")
     device = setting.target.device
 

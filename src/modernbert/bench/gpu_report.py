@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import DataError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 
 Results = dict[str, Any]  # reports by the name of their stage, as JSON; "stages" lists how each stage ended
 
@@ -52,7 +52,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def write_results(results: Results, path: Path) -> None:
     """Write the merged reports, aside first."""
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
@@ -67,7 +67,7 @@ def update_page(page: Path, markdown: str) -> None:
         raise DataError(f"{page} needs the lines {BEGIN} and {END}, between which the tables are put.")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    with replaced_file(page) as partial:
+    with atomic_write(page) as partial:
         partial.write_text(f"{before}{BEGIN}\n{markdown.strip()}\n{END}{after}", encoding="utf-8")
 
 

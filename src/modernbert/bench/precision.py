@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from modernbert.errors import DataError
 from modernbert.model import MaskedLM
-from modernbert.model.optimized import make_ready
+from modernbert.model.optimized import optimize_for_inference
 from modernbert.packed import Sequences
 from modernbert.stream.loader import Batch
 from modernbert.stream.masking import mask_tokens
@@ -75,7 +75,7 @@ def bench_precision(folder: str | Path, texts: Iterable[str], *, limit: int = 25
     ):
         form = copy.deepcopy(model).to(dtype)
         if int8 is not None:
-            make_ready(form, int8=int8)
+            optimize_for_inference(form, int8=int8)
         found = evaluate(form, batches, vocabulary, "fp32")
         masked = int(found["predictions"])
         cosines = F.cosine_similarity(_embeddings(form, encoded), expected)

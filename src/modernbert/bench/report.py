@@ -12,7 +12,7 @@ from modernbert.bench.floor import MATRICES, MATRIX_FLOPS
 from modernbert.bench.timing import Speed, speed
 from modernbert.bench.works import Work
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 
 OURS = "modernbert"  # the first word of the names of all contestants of this project
 OURS_INT8 = "modernbert int8"
@@ -103,7 +103,7 @@ def make_result(
 
 def write_report(report: Any, path: Path) -> None:
     """Write a report as JSON, aside first."""
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 

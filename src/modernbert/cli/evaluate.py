@@ -239,11 +239,11 @@ def evaluate_folder(
 ) -> None:
     """How good a fine-tuned folder is on labelled data. Columns are named as in its recipe, unless overrides say so."""
     from modernbert.evaluate.folder import measure_folder
-    from modernbert.files import replaced_file
+    from modernbert.files import atomic_write
 
     found = measure_folder(model, data, overrides or (), device=device)
     if predictions is not None:
-        with replaced_file(predictions) as partial:
+        with atomic_write(predictions) as partial:
             lines = (json.dumps(one.record, ensure_ascii=False) + "\n" for one in found.results)
             partial.write_text("".join(lines), encoding="utf-8")
     if as_json:

@@ -11,7 +11,7 @@ from typing import Any
 from modernbert.cli.console import texts_of
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.folder import recipe_for
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.installation import install_command
 from modernbert.tasks.texts import TextColumns
 from modernbert.text.records import Record, RejectedRecord, Source, format_of, read_records
@@ -130,7 +130,7 @@ def beside(row: Row | None, prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_predictions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write rows as CSV (lists and mappings as JSON), JSON lines or Parquet, all at once."""
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         if path.suffix.lower() == ".parquet":
             import pyarrow
             from pyarrow import parquet

@@ -48,7 +48,7 @@ def mine(
     Documents that any pair names as relevant to a query are never its negatives.
     """
     from modernbert.evaluate.retrieval import open_predictor
-    from modernbert.files import replaced_file
+    from modernbert.files import atomic_write
     from modernbert.tasks.ranking.examples import RankingColumns, judged_pairs, read_ranking
     from modernbert.tasks.ranking.mining import Mining
     from modernbert.tasks.ranking.mining import mine as find
@@ -82,7 +82,7 @@ def mine(
     found = find(pairs, texts, ranker, settings, checker)
     count = write_examples(found.examples, output)
     report = output.with_suffix(".md")
-    with replaced_file(report) as partial:
+    with atomic_write(report) as partial:
         partial.write_text(mining_report(found, settings, ranker.name, len(pairs)), encoding="utf-8")
     print_record(
         {"pairs": len(pairs), "with_negatives": count, **found.left_out, "data": str(output), "report": str(report)},

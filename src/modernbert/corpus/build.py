@@ -156,7 +156,7 @@ def _run(tasks: list[list[Path]], source: Source, recipe: CorpusRecipe, partial:
     ]
     logs = partial / "logs"
     if source.language is not None or source.filters:
-        steps.append(_sieve(source))
+        steps.append(_filter_step(source))
     if source.deduplicate is not None:
         steps = _without_duplicates(steps, source, partial, len(tasks), run)
         logs = logs / "shards"
@@ -166,13 +166,13 @@ def _run(tasks: list[list[Path]], source: Source, recipe: CorpusRecipe, partial:
         run(steps, len(tasks), logs)
 
 
-def _sieve(source: Source) -> Any:
+def _filter_step(source: Source) -> Any:
     try:
         from modernbert.corpus import filters
     except ImportError as error:
         raise _missing(error) from None
     filters.make_filters(source)  # what is missing is said before anything is read
-    return filters.Sieve(source)
+    return filters.FilterStep(source)
 
 
 def _without_duplicates(
@@ -187,7 +187,11 @@ def _without_duplicates(
         filters.check_words(source.language or "en")
     documents, search, logs = partial / "documents", partial / "search", partial / "logs"
     logger.info("%s: reading, and comparing documents", source.name)
-    run([*steps, deduplication.KeptAside(documents), deduplication.signatures(source, search)], tasks, logs / "read")
+    run(
+        [*steps, deduplication.StagedDocuments(documents), deduplication.signatures(source, search)],
+        tasks,
+        logs / "read",
+    )
     for name, step, number in deduplication.searches(source, search):
         run([step], number, logs / name)
     return [deduplication.UniqueReader(documents, source, search)]

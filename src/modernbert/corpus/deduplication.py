@@ -63,7 +63,7 @@ def duplicates(source: Source, folder: Path, rank: int) -> frozenset[int]:
     return frozenset(np.fromfile(path, dtype="<u4").tolist()) if path.is_file() else frozenset()
 
 
-class KeptAside(PipelineStep):  # type: ignore[misc]
+class StagedDocuments(PipelineStep):  # type: ignore[misc]
     """Write all documents of a task to a file, and pass on those that are still wanted, to be compared."""
 
     name = "kept aside"

@@ -35,7 +35,7 @@ _CLASSES: dict[FilterName, type[BaseFilter]] = {
 _LANGUAGE_CHARACTERS = 10_000  # looked at to tell the language of a document
 
 
-class Sieve(PipelineStep):  # type: ignore[misc]
+class FilterStep(PipelineStep):  # type: ignore[misc]
     """Ask the filters of a source, and pass on the name of the first that refuses as a reason in the metadata."""
 
     name = "sieve"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from modernbert.corpus import samples
 from modernbert.corpus.recipe import CorpusRecipe, Source
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.installation import install_command
 from modernbert.stream.manifest import Manifest
 from modernbert.stream.shards import Shards
@@ -69,7 +69,7 @@ def write_report(recipe: CorpusRecipe, manifests: Sequence[Manifest]) -> Path:
     page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     page += f"<style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
     path = recipe.output / NAME
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.model import MaskedLM
 from modernbert.packed import IGNORED, Sequences
 from modernbert.plots.style import pyplot
@@ -100,7 +100,7 @@ def plot_positions(found: Positions, path: Path) -> None:
     axes.set(xlabel="position in the document (tokens)", ylabel="loss (nats per masked token)", xlim=(0, found.length))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=150, format=path.suffix.removeprefix("."))
     drawing.close(figure)
 

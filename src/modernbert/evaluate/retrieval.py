@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import ConfigError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.model.folder import find_folder, read_architecture
 from modernbert.model.retrieval_folder import predictor_name
 from modernbert.tasks.embed import Embedder
@@ -151,5 +151,5 @@ def document(table: Table) -> dict[str, Any]:
 
 def write_table(table: Table, path: Path) -> None:
     """`document`, into a file."""
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(document(table), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

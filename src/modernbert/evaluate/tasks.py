@@ -8,7 +8,7 @@ from typing import Any
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.declared import Declaration, Score, missing_files, score_task
-from modernbert.files import written_aside
+from modernbert.files import atomic_directory
 from modernbert.text.records import Record, Source, read_records
 
 _WIKIPEDIA = "ja_ner_wikipedia/ner.json"
@@ -28,7 +28,7 @@ def cut_entities(data: Path, work: Path) -> Path:
         digest = hashlib.sha256(str(record.values["curid"]).encode()).digest()
         part = {0: "test", 1: "validation"}.get(int.from_bytes(digest[:4], "big") % 10, "train")
         parts[part].append(json.dumps(dict(record.values), ensure_ascii=False))
-    with written_aside(work) as partial:
+    with atomic_directory(work) as partial:
         for name, lines in parts.items():
             (partial / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return work

@@ -13,7 +13,7 @@ from modernbert.export.gguf_tokenizer import GGUFTokenizer, convert_tokenizer
 from modernbert.export.graph import require
 from modernbert.export.report import refuse_foreign, report_name, write_report
 from modernbert.export.source import Source, load_source
-from modernbert.files import written_aside
+from modernbert.files import atomic_directory
 from modernbert.model.config import EncoderConfig
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def export_gguf(
     tokenizer = convert_tokenizer(source.folder, source.model.config.vocab_size)
     if source.kind.name == "fill-mask":
         logger.info("llama.cpp has no decoder of masked words: only the encoder is written.")
-    with written_aside(output) as partial:
+    with atomic_directory(output) as partial:
         write_gguf(source, tokenizer, partial / name, dtype)
         files = sorted({name, report_name(TARGET), *_earlier(output)})
         return write_report(

@@ -13,7 +13,7 @@ from torch import Tensor
 from modernbert.export.source import Source
 from modernbert.model.encoder import Encoder
 from modernbert.model.folder import Pretrained
-from modernbert.model.optimized import InferenceEncoder, make_ready, refusal
+from modernbert.model.optimized import InferenceEncoder, optimize_for_inference, unsupported_reason
 from modernbert.packed import pack
 from modernbert.text.framing import encode_texts
 from modernbert.text.tokenizer import load_tokenizer
@@ -110,9 +110,9 @@ def our_speed(source: Source, batches: Batches) -> float:
     """Tokens per second of the packed model made ready for inference, packing included. It has no weights left then."""
     model: Any = source.model
     if isinstance(model, Encoder):
-        model = model if refusal(model) else InferenceEncoder(model)
+        model = model if unsupported_reason(model) else InferenceEncoder(model)
     elif isinstance(model, Pretrained):
-        make_ready(model)
+        optimize_for_inference(model)
 
     @torch.inference_mode()
     def run() -> None:

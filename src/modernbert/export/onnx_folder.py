@@ -13,7 +13,7 @@ from modernbert.export.measure import Measurement, Runner, make_batches, measure
 from modernbert.export.quantize import VARIANTS, quantize
 from modernbert.export.report import refuse_foreign, report_name, write_report
 from modernbert.export.source import Source, load_source
-from modernbert.files import written_aside
+from modernbert.files import atomic_directory
 
 TARGET = "onnx"
 BESIDE = (
@@ -49,7 +49,7 @@ def export_onnx(
     beside = companions(source.folder, output)
     refuse_foreign(output, TARGET, beside)
     batches = make_batches(source, texts)
-    with written_aside(output) as partial:
+    with atomic_directory(output) as partial:
         graphs = partial / "onnx"
         graphs.mkdir()
         write_graph(source.padded(), source.outputs, graphs / names["fp32"])

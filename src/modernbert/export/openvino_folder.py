@@ -12,7 +12,7 @@ from modernbert.export.onnx_folder import companions, copy_companions
 from modernbert.export.padded import masked_attention
 from modernbert.export.report import refuse_foreign, report_name, write_report
 from modernbert.export.source import Source, load_source
-from modernbert.files import written_aside
+from modernbert.files import atomic_directory
 
 TARGET = "openvino"
 _NAMES = ("openvino/openvino_model.xml", "openvino/openvino_model.bin")
@@ -44,7 +44,7 @@ def export_openvino(
     beside = companions(source.folder, output)
     refuse_foreign(output, TARGET, [*_NAMES, *beside])
     batches = make_batches(source, texts)
-    with written_aside(output) as partial:
+    with atomic_directory(output) as partial:
         (partial / "openvino").mkdir()
         openvino.save_model(_converted(source), partial / _NAMES[0], compress_to_fp16=fp16)
         size = sum((partial / name).stat().st_size for name in _NAMES) / 1e6

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from modernbert.errors import BackendError, ConfigError, ModernBertError
 from modernbert.integrations.rows import Rows
 from modernbert.integrations.weights import WeightWatch
-from modernbert.model import Encoder, EncoderConfig
-from modernbert.model.optimized import InferenceEncoder, refusal
-from modernbert.model.optimized_cuda import CudaEncoder, unsupported_reason
+from modernbert.model import Encoder, EncoderConfig, optimized_cuda
+from modernbert.model.optimized import InferenceEncoder, unsupported_reason
 from modernbert.packed import Sequences
 from modernbert.runtime import fast_bf16
 from modernbert.stream.batching import batches_within
@@ -212,8 +211,9 @@ def _pack(model: nn.Module, precision: Precision) -> nn.Module:
         if device.type == "cuda":
             if precision == "int8":
                 raise BackendError("int8 runs on the CPU alone; take precision='bfloat16' on CUDA.")
-            return encoder if unsupported_reason(encoder) else CudaEncoder(encoder)
-        reason = refusal(encoder)
+            supported = optimized_cuda.unsupported_reason(encoder) is None
+            return optimized_cuda.CudaEncoder(encoder) if supported else encoder
+        reason = unsupported_reason(encoder)
         if reason is None:
             return InferenceEncoder(encoder, int8=precision == "int8")
         if precision == "int8":

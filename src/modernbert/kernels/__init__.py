@@ -43,7 +43,7 @@ def _triton(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | 
     """Triton's kernels, imported when they are first used."""
     if reason := triton.unavailable():
         raise BackendError(f"The triton backend {reason}; use backend='blocked'.")
-    if not triton.takes(qkv.device, qkv.dtype):
+    if not triton.supports(qkv.device, qkv.dtype):
         raise BackendError(
             f"The triton backend takes fp32, bf16 or fp16 on CUDA, not {qkv.dtype} on {qkv.device.type}; "
             "use backend='blocked'."
@@ -95,7 +95,7 @@ def default_backend(
         if triton.unavailable():
             return "flash"
         return "triton" if window is not None else _fastest_global(device, dtype, heads, head_dim, longest, training)
-    return "native" if native.takes(device, dtype, head_dim) else "blocked"
+    return "native" if native.supports(device, dtype, head_dim) else "blocked"
 
 
 def _fastest_global(

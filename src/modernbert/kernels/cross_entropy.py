@@ -59,7 +59,7 @@ def chunk_rows(rows: int, vocab: int, device: str = "cpu") -> int:
 
 def _on_triton(x: Tensor) -> bool:
     """Whether the kernels in Triton take the place of what PyTorch would do."""
-    return x.is_cuda and triton_kernels.takes(x.device, x.dtype)
+    return x.is_cuda and triton_kernels.supports(x.device, x.dtype)
 
 
 def _softmax_gradient(
@@ -129,7 +129,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if on_triton:
                 logits = F.linear(part, weight)
                 total += _triton_softmax_gradient(logits, bias, wanted, grad_bias)
-            elif native.takes(x.device, x.dtype):
+            elif native.supports(x.device, x.dtype):
                 logits = F.linear(part, weight)
                 total += native.softmax_gradient(logits, bias, wanted, grad_bias)
             else:

@@ -35,7 +35,11 @@ def add_norm(
         total, normed, _, _ = kernels.add_norm(x, y, norm.weight, norm.eps, dtype)
         return total, normed
     native_dtypes = y.dtype == dtype and (x.dtype == dtype or x.dtype == torch.float32)
-    if native_dtypes and norm.bias is None and all(native.takes(t.device, t.dtype, t.shape[-1], of=16) for t in (x, y)):
+    if (
+        native_dtypes
+        and norm.bias is None
+        and all(native.supports(t.device, t.dtype, t.shape[-1], of=16) for t in (x, y))
+    ):
         total, normed, _, _ = native.add_norm(x, y, norm.weight, norm.eps, dtype)
         return total, normed
     total = x + y
@@ -83,7 +87,7 @@ def geglu(x: Float[Tensor, "tokens double"]) -> Float[Tensor, "tokens intermedia
 
         result = kernels.geglu(x)
         return result
-    if native.takes(x.device, x.dtype, x.shape[-1]):
+    if native.supports(x.device, x.dtype, x.shape[-1]):
         result = native.geglu(x)
         return result
     activated, gate = x.chunk(2, dim=-1)
@@ -97,7 +101,7 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 def _on_triton(x: Tensor) -> bool:
     """Whether the kernels in Triton take the place of PyTorch: on CUDA. Its interpreter is for tests alone."""
-    return x.is_cuda and triton_kernels.takes(x.device, x.dtype)
+    return x.is_cuda and triton_kernels.supports(x.device, x.dtype)
 
 
 def _norm_on_triton(x: Tensor, norm: nn.LayerNorm) -> bool:

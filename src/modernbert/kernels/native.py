@@ -233,7 +233,7 @@ def _measured(kind: str, levels: Sequence[str]) -> dict[str, float]:
     return measure_levels(kind, levels)
 
 
-def takes(device: torch.device, dtype: torch.dtype, width: int = 0, of: int = 32) -> bool:
+def supports(device: torch.device, dtype: torch.dtype, width: int = 0, of: int = 32) -> bool:
     """Whether the kernels are there and take such tensors: fp32 or bf16 on the CPU, rows of a multiple of `of`."""
     return unavailable() is None and device.type == "cpu" and dtype in DTYPES and width % of == 0
 
@@ -249,7 +249,7 @@ def varlen_attention(
     if reason := unavailable():
         raise BackendError(f"The native backend {reason}; use backend='blocked'.")
     dim = qkv.shape[-1]
-    if not takes(qkv.device, qkv.dtype, dim):
+    if not supports(qkv.device, qkv.dtype, dim):
         raise BackendError(
             f"The native backend takes fp32 or bf16 on the CPU with head_dim a multiple of 32, not {qkv.dtype} on "
             f"{qkv.device.type} with {dim}; use backend='blocked'."

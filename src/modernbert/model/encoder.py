@@ -15,7 +15,7 @@ from modernbert.model.init import initialize
 from modernbert.packed import Sequences
 
 
-def filled_rows(x: Shaped[Tensor, "rows *rest"]) -> Shaped[Tensor, "more *rest"]:
+def pad_to_bucket(x: Shaped[Tensor, "rows *rest"]) -> Shaped[Tensor, "more *rest"]:
     """Zeros behind the rows, so that many batches have one shape: under autocast on a CPU, elsewhere nothing changes.
 
     oneDNN, which multiplies bf16 matrices there, compiles a kernel for each shape, longer than a small product takes,
@@ -141,7 +141,7 @@ class Encoder(Pretrained):
             DataError: the sequences have another number of tokens, or are on another device.
         """
         sequences.require(tokens)
-        padded = filled_rows(tokens)
+        padded = pad_to_bucket(tokens)
         states = list(self._states(padded, sequences.filled(len(padded)), every=output_hidden_states))
         if output_hidden_states:
             found = tuple(state[: len(tokens)] for state in states)

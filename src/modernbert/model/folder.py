@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from modernbert.config import parse
 from modernbert.errors import CheckpointError, ConfigError, DataError
-from modernbert.files import settle, written_aside
+from modernbert.files import atomic_directory, settle
 from modernbert.model.config import EncoderConfig
 from modernbert.model.quantized_folder import METHOD, WEIGHTS, dequantized, is_method, quantized
 
@@ -143,7 +143,7 @@ def write_folder(
     if (folder / "config.json").exists() and not describes_model(folder / "config.json"):
         raise DataError(f"{folder / 'config.json'} is not that of a model and would be lost; choose another folder.")
     try:
-        with written_aside(folder, own=weights_in(folder)) as partial:
+        with atomic_directory(folder, own=weights_in(folder)) as partial:
             write_files(partial, architecture, config, tensors, tokenizer, int8)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(

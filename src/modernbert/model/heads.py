@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modernbert.kernels import layer_norm
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.model.config import EncoderConfig
-from modernbert.model.encoder import Encoder, filled_rows, make_norm
+from modernbert.model.encoder import Encoder, make_norm, pad_to_bucket
 from modernbert.model.folder import Pretrained
 from modernbert.model.init import initialize
 from modernbert.model.pooling import first_pooling, mean_pooling
@@ -95,7 +95,7 @@ class MaskedLM(Pretrained):
     def _loss(
         self, chosen: Float[Tensor, "rows hidden"], targets: Int[Tensor, "rows"], reduction: Literal["mean", "sum"]
     ) -> Float[Tensor, ""]:
-        rows = self.head(filled_rows(chosen))[: len(chosen)]
+        rows = self.head(pad_to_bucket(chosen))[: len(chosen)]
         return linear_cross_entropy(rows, self.decoder.weight, self.decoder.bias, targets, reduction)
 
 
@@ -128,7 +128,7 @@ class TaskModel(Pretrained):
 
     def classify(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
         """The outputs of the classifier for rows that come out of the encoder."""
-        return self.classifier(self.drop(self.head(filled_rows(x))))[: len(x)]
+        return self.classifier(self.drop(self.head(pad_to_bucket(x))))[: len(x)]
 
 
 class SequenceClassifier(TaskModel):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import CheckpointError, ModernBertError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.model.config import EncoderConfig
 from modernbert.model.folder import find_folder, read_architecture, read_config, read_json
 from modernbert.model.retrieval_folder import (
@@ -100,7 +100,7 @@ def repair(source: str | Path) -> list[str]:
     for name, values in sorted(files.items()):
         path = folder / name
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8-sig")) != values:
-            with replaced_file(path) as partial:
+            with atomic_write(path) as partial:
                 write_json(partial, values)
             changed.append(name)
     return changed

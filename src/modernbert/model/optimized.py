@@ -15,7 +15,7 @@ from modernbert.model.encoder import Encoder, Layer
 from modernbert.packed import Sequences
 
 
-def make_ready(model: nn.Module, *, int8: bool = False) -> None:
+def optimize_for_inference(model: nn.Module, *, int8: bool = False) -> None:
     """Put an `InferenceEncoder` in the place of `model.model`, where one can stand there; gradients are gone then.
 
     On a CUDA device that is a `CudaEncoder`, for a model in half precision.
@@ -27,7 +27,7 @@ def make_ready(model: nn.Module, *, int8: bool = False) -> None:
     assert isinstance(encoder, Encoder)
     if not int8 and cuda_encoder.unsupported_reason(encoder) is None:
         model.add_module("model", cuda_encoder.CudaEncoder(encoder))
-    elif int8 or refusal(encoder) is None:
+    elif int8 or unsupported_reason(encoder) is None:
         model.add_module("model", InferenceEncoder(encoder, int8=int8))
 
 
@@ -42,7 +42,7 @@ class InferenceEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, *, int8: bool = False) -> None:
         super().__init__()
-        if reason := refusal(encoder):
+        if reason := unsupported_reason(encoder):
             raise BackendError(f"The encoder cannot be packed: {reason}; use it as it is.")
         self.config = config = encoder.config
         self.tok_embeddings = encoder.embeddings.tok_embeddings
@@ -102,12 +102,12 @@ class InferenceEncoder(nn.Module):
         return [x[sequences.positions] for x in cos], [x[sequences.positions] for x in sin]
 
 
-def refusal(encoder: Encoder) -> str | None:
+def unsupported_reason(encoder: Encoder) -> str | None:
     """Why an encoder cannot be packed, or None if it can."""
     weight, config = encoder.embeddings.tok_embeddings.weight, encoder.config
     if reason := native.unavailable():
         return f"the native backend {reason}"
-    if not native.takes(weight.device, weight.dtype, config.head_dim):
+    if not native.supports(weight.device, weight.dtype, config.head_dim):
         given = f"{weight.dtype} on {weight.device.type} with {config.head_dim}"
         return f"the kernels take fp32 or bf16 on the CPU with heads of a multiple of 32, not {given}"
     if config.intermediate_size % 32:

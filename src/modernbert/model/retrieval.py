@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from modernbert.errors import CheckpointError
 from modernbert.model.config import EncoderConfig
-from modernbert.model.encoder import Encoder, filled_rows
+from modernbert.model.encoder import Encoder, pad_to_bucket
 from modernbert.model.expansion import encode_with_unseen
 from modernbert.model.folder import (
     Pretrained,
@@ -268,7 +268,7 @@ class MultiVectorEncoder(DenseEncoder):
             encoder = self._unpacked[0] if self._unpacked else self.model
             x = encode_with_unseen(encoder, tokens, sequences, seen)
         count = len(x)
-        x = self.projections(filled_rows(x))[:count].float()
+        x = self.projections(pad_to_bucket(x))[:count].float()
         return F.normalize(x, dim=-1) if self.settings.normalize else x
 
     @classmethod
@@ -328,7 +328,7 @@ class SparseEncoder(MaskedLM):
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences vocab"]:
         """The weights, in fp32; zeros for an empty sequence."""
         x = self.model(tokens, sequences)
-        x = self.head(filled_rows(x))[: len(x)]
+        x = self.head(pad_to_bucket(x))[: len(x)]
         weight, bias = self.decoder.weight, self.decoder.bias
         twice = self.settings.activation == "log1p_relu"
         if self.settings.pooling == "sum":

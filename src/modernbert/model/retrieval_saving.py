@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from modernbert.errors import CheckpointError, DataError
-from modernbert.files import written_aside
+from modernbert.files import atomic_directory
 from modernbert.model.config import EncoderConfig
 from modernbert.model.folder import describes_model, weights_in, write_files
 from modernbert.model.retrieval_folder import LEGACY_POOLING, MODEL, MODULES, TRANSFORMER, read_modules
@@ -55,7 +55,7 @@ def write_retrieval_folder(
     if (folder / "config.json").exists() and not describes_model(folder / "config.json"):
         raise DataError(f"{folder / 'config.json'} is not that of a model and would be lost; choose another folder.")
     try:
-        with written_aside(folder, own=_own(folder)) as partial:
+        with atomic_directory(folder, own=_own(folder)) as partial:
             write_files(partial, architecture, config, tensors, tokenizer, int8)
             files = described(partial, config, settings)
             merge_json(partial / "config.json", files.pop("config.json", {}))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import DataError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.installation import install_command
 
 # Ten colours that people who see fewer colours tell apart too (Petroff 2021, arXiv 2107.02270).
@@ -58,6 +58,6 @@ def save(figure: Any, path: Path) -> None:
     """Write a figure in the format of its ending, aside first, and forget it."""
     from matplotlib import pyplot
 
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=150, format=path.suffix.removeprefix("."))
     pyplot.close(figure)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import locked, move_into_place, replaced_file, sync_tree
+from modernbert.files import atomic_write, locked, move_into_place, sync_tree
 from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import OFFSETS, TEXTS, Cutter, Passages, cut_characters, source_files, write_passages
@@ -159,7 +159,7 @@ def _begin(building: Path, wanted: dict[str, Any]) -> None:
         raise DataError(
             f"{building.parent} was begun with other texts or settings; give the same ones again, or --overwrite."
         )
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(wanted, ensure_ascii=False), encoding="utf-8")
 
 
@@ -202,7 +202,7 @@ def _encode(building: Path, stages: Sequence[Stage], count: int) -> dict[Method,
                 path = building / f"{stage.method}-{begin:010d}.npz"
                 if not path.is_file():
                     arrays = stage.encode([one.text for one in passages[begin:end]])
-                    with replaced_file(path) as partial, partial.open("wb") as file:
+                    with atomic_write(path) as partial, partial.open("wb") as file:
                         np.savez(file, **arrays)  # type: ignore[arg-type]
                 files[stage.method].append(path)
                 bar.update(end - begin)
@@ -221,7 +221,7 @@ def _finish(
         target = output / path.name
         _remove(target)
         path.replace(target)
-    with replaced_file(output / MANIFEST) as partial:
+    with atomic_write(output / MANIFEST) as partial:
         partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(building)
     return json.loads(json.dumps(manifest))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import locked, replaced_file
+from modernbert.files import atomic_write, locked
 from modernbert.installation import install_command
 from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
@@ -141,7 +141,7 @@ def _begin(parts: Path, settings: dict[str, Any]) -> None:
         same = False
     if not same:
         raise DataError(f"{parts} holds shards of a run with other settings; give the same ones again, or remove it.")
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(settings), encoding="utf-8")
 
 
@@ -166,7 +166,7 @@ def write_shards(
                     [row.text for row in shard], truncate_dim=settings["truncate_dim"],
                     normalize_embeddings=settings["normalize"], chunk=settings["chunk"], **options,
                 )  # fmt: skip
-                with replaced_file(path) as partial, partial.open("wb") as to:
+                with atomic_write(path) as partial, partial.open("wb") as to:
                     np.savez(to, vectors=vectors, ids=np.array([row.id for row in shard], dtype=np.str_))
             total += len(shard)
             bar.update(len(shard))
@@ -174,7 +174,7 @@ def write_shards(
 
 
 def _write_npy(shards: Sequence[Path], output: Path, precision: Precision, calibration: Any) -> None:
-    with replaced_file(output) as partial:
+    with atomic_write(output) as partial:
         if precision == "float32":
             merge_rows(shards, "vectors", partial)
             return
@@ -192,7 +192,7 @@ def _write_parquet(shards: Sequence[Path], output: Path, precision: Precision, c
         from pyarrow import parquet
     except ImportError:
         raise DataError(f"Parquet needs pyarrow: {install_command('corpus')}.") from None
-    with replaced_file(output) as partial:
+    with atomic_write(output) as partial:
         writer = None
         for path in shards:
             with np.load(path) as arrays:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.model.folder import Pretrained, find_folder, read_architecture
 from modernbert.model.heads import TaskModel
-from modernbert.model.optimized import make_ready
+from modernbert.model.optimized import optimize_for_inference
 from modernbert.runtime import select_device
 from modernbert.tasks.folder_settings import FolderSettings
 from modernbert.tasks.outputs import default_overlap
@@ -97,4 +97,4 @@ class Predictor(Generic[M]):
     @classmethod
     def optimize(cls, model: M, *, int8: bool) -> None:
         """Put an encoder that runs faster, without gradients, in the place of the model's own."""
-        make_ready(model, int8=int8)
+        optimize_for_inference(model, int8=int8)

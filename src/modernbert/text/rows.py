@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from modernbert.errors import DataError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 
 Rows = Any  # an iterable of mappings, a DataFrame of pandas or polars, or a Dataset of the package datasets
 
@@ -38,7 +38,7 @@ def write_rows(rows: Rows, folder: Path, name: str) -> Path:
             raise DataError("There is no row; give at least one.")
         path = folder / f"{name}-{content.hexdigest()[:12]}.jsonl"
         lines.seek(0)
-        with replaced_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
             shutil.copyfileobj(lines, file)
     return path
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from modernbert.errors import DataError
-from modernbert.files import settle, written_aside
+from modernbert.files import atomic_directory, settle
 
 logger = logging.getLogger(__name__)
 
@@ -265,7 +265,7 @@ def train_tokenizer(texts: Iterable[str], output: str | Path, *, vocab_size: int
         pair="[CLS] $A [SEP] $B:0 [SEP]:0",
         special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
     )
-    with written_aside(Path(output)) as partial:
+    with atomic_directory(Path(output)) as partial:
         tokenizer.save(str(partial / "tokenizer.json"))
         for name, value in _companions().items():
             (partial / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

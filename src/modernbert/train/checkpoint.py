@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modernbert.errors import CheckpointError
-from modernbert.files import settle, written_aside
+from modernbert.files import atomic_directory, settle
 from modernbert.model import EncoderConfig
 from modernbert.model.folder import Pretrained, read_json, write_files
 from modernbert.train.distributed import like, whole
@@ -33,7 +33,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Keep:
+class RetentionPolicy:
     """Which checkpoints stay: the newest, the best by validation loss, and the first after every so many tokens.
 
     That of the end of a phase always stays: another decay, or another context extension, would start there.
@@ -75,7 +75,7 @@ class Snapshot:
 class Checkpoints:
     """The checkpoints of a run. They are written in the background, one at a time."""
 
-    def __init__(self, directory: Path, recipe: str, tokenizer: Path, keep: Keep) -> None:
+    def __init__(self, directory: Path, recipe: str, tokenizer: Path, keep: RetentionPolicy) -> None:
         self.directory = directory
         self._recipe = recipe
         self._tokenizer = tokenizer
@@ -103,7 +103,7 @@ class Checkpoints:
             writing.result()
 
 
-def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, keep: Keep) -> Path:
+def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, keep: RetentionPolicy) -> Path:
     """Write a checkpoint, then remove those that `keep` does not name. Returns its folder."""
     state = snapshot.state
     target = directory / f"step-{state['step']:08d}"
@@ -113,7 +113,7 @@ def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, ke
     if keep.every_tokens is not None:
         milestone |= state["tokens"] // keep.every_tokens > seen // keep.every_tokens
     try:
-        with written_aside(target) as partial:
+        with atomic_directory(target) as partial:
             write_files(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
             training = partial / "training"
             training.mkdir()
@@ -178,7 +178,7 @@ def phase_ends(directory: Path) -> dict[int, Path]:
     return {state["phase"]: path for path, state in states if state.get("phase_end")}
 
 
-def _prune(found: list[Path], keep: Keep) -> None:
+def _prune(found: list[Path], keep: RetentionPolicy) -> None:
     stays = {*found[-keep.last :], *(best(found[0].parent, keep.best) if keep.best else [])}
     stays |= {path for path in found if _state(path).get("milestone")}
     for path in found:

@@ -115,7 +115,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
             ),
             start=Progress(),
             checkpoints=checkpoint.Checkpoints(
-                directory / "checkpoints", toml.dump(recipe), model.tokenizer_source, checkpoint.Keep(1)
+                directory / "checkpoints", toml.dump(recipe), model.tokenizer_source, checkpoint.RetentionPolicy(1)
             ),
             metrics=Metrics(directory / "metrics.jsonl"),
             make_optimizer=lambda: StableAdamW(layer_groups(model, training), lr=rate, peak_lr=rate),

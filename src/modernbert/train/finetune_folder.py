@@ -15,7 +15,7 @@ from pathlib import Path
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError
-from modernbert.files import LOCK, replaced_file, settle, written_aside
+from modernbert.files import LOCK, atomic_directory, atomic_write, settle
 from modernbert.model.folder import TOKENIZER_FILES
 from modernbert.text.documents import find_files
 from modernbert.text.records import Source
@@ -71,14 +71,14 @@ def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool =
         "recipe.toml": toml.dump(recipe),
         "inputs.json": json.dumps(input_hashes(recipe), indent=2),
     }.items():
-        with replaced_file(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def completed(recipe: Recipe) -> Iterator[Path]:
     """A new folder whose files take their places in the one of the run. What somebody else put there stays."""
-    with written_aside(recipe.output, own=("training", FAILED)) as partial:
+    with atomic_directory(recipe.output, own=("training", FAILED)) as partial:
         yield partial
 
 

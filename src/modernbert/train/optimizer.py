@@ -57,7 +57,7 @@ class StableAdamW(torch.optim.Optimizer):
         Under sharding each process updates its own part of a tensor; the norm is of the whole of it.
         """
         trained = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if trained and self._takes_multi_tensor(trained):
+        if trained and self._supports_multi_tensor(trained):
             return self._step_at_once(trained, max_norm)
         norm = nn.utils.get_total_norm([parameter.grad for parameter, _ in trained])
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -76,12 +76,12 @@ class StableAdamW(torch.optim.Optimizer):
             self._move(parameter, group, total)
         return norm
 
-    def _takes_multi_tensor(self, trained: list[tuple[Tensor, dict[str, Any]]]) -> bool:
+    def _supports_multi_tensor(self, trained: list[tuple[Tensor, dict[str, Any]]]) -> bool:
         """Whether one kernel updates all tensors at once: on CUDA, in fp32, each of them whole and without gaps."""
         device = trained[0][0].device
         return (
             device.type == _MULTI_TENSOR_DEVICE
-            and triton_kernels.takes(device, torch.float32)
+            and triton_kernels.supports(device, torch.float32)
             and all(
                 x.dtype == torch.float32 and x.device == device and x.is_contiguous() and not isinstance(x, DTensor)
                 for parameter, _ in trained
@@ -127,7 +127,7 @@ class StableAdamW(torch.optim.Optimizer):
         state["step"] += 1
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
         grad, mean, square = (_local(x) for x in (gradient, state["exp_avg"], state["exp_avg_sq"]))
-        if _native_takes(grad, mean, square):
+        if _native_supports(grad, mean, square):
             found = native.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"], scale)
             return torch.tensor(found, dtype=parameter.dtype)
         total = torch.zeros((), device=parameter.device, dtype=parameter.dtype)
@@ -142,11 +142,11 @@ class StableAdamW(torch.optim.Optimizer):
     def _move(self, parameter: Tensor, group: dict[str, Any], total: Tensor) -> None:
         """Move a tensor by its moments, the less the larger `total`, the sum of g^2 / v over the whole of it."""
         state = self.state[parameter]
-        surprise = (total / parameter.numel()).sqrt()  # RMS_t of algorithm 2
-        lr = group["lr"] / surprise.clamp(min=1)
+        update_rms = (total / parameter.numel()).sqrt()  # RMS_t of algorithm 2
+        lr = group["lr"] / update_rms.clamp(min=1)
         decay = 1 - lr / group["peak_lr"] * group["weight_decay"]
         values, mean, square = (_local(x) for x in (parameter, state["exp_avg"], state["exp_avg_sq"]))
-        if _native_takes(values, mean, square):
+        if _native_supports(values, mean, square):
             native.stable_adamw_move(values, mean, square, group["eps"], kept=float(decay), rate=float(lr))
             return
         for p, m, v in _blocks(values, mean, square):
@@ -164,9 +164,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def _native_takes(*tensors: Tensor) -> bool:
+def _native_supports(*tensors: Tensor) -> bool:
     """Whether the native kernels take tensors of one shape."""
-    return all(x.dtype == torch.float32 and x.is_contiguous() and native.takes(x.device, x.dtype) for x in tensors)
+    return all(x.dtype == torch.float32 and x.is_contiguous() and native.supports(x.device, x.dtype) for x in tensors)
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

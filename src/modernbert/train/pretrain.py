@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError
-from modernbert.files import LOCK, in_use, replaced_file
+from modernbert.files import LOCK, atomic_write, in_use
 from modernbert.model import MaskedLM
 from modernbert.model.folder import write_folder
 from modernbert.run_metrics import Metrics
@@ -136,7 +136,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
                 run.directory / "checkpoints",
                 toml.dump(recipe),
                 tokenizer_file(recipe.tokenizer).parent,
-                checkpoint.Keep(run.keep_checkpoints, run.keep_best, run.keep_every_tokens),
+                checkpoint.RetentionPolicy(run.keep_checkpoints, run.keep_best, run.keep_every_tokens),
             ),
             metrics=Metrics(run.directory / "metrics.jsonl"),
             make_optimizer=lambda: StableAdamW(
@@ -372,7 +372,7 @@ def _claim_directory(recipe: PretrainRecipe, overwrite: bool) -> None:
                 )
     elif not removed and directory.exists() and any(path.name != LOCK for path in directory.iterdir()):
         raise ConfigError(f"{directory} is not empty and holds no run; choose another run.directory.")
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(toml.dump(recipe), encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, distributed, nn
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import in_use, replaced_file
+from modernbert.files import atomic_write, in_use
 from modernbert.model.folder import find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_folder import predictor_name, read_modules
@@ -399,7 +399,7 @@ class _Baselines:
         collection, _ = run.validation
         found = {"BM25": evaluate_ranker(collection, Bm25(), _DEPTH)[1], "before training": run.measure()[1]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(self.path) as partial:
+        with atomic_write(self.path) as partial:
             partial.write_text(json.dumps({name: asdict(one)["quality"] for name, one in found.items()}))
 
     def read(self) -> dict[str, dict[str, Quality]]:

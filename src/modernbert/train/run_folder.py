@@ -8,7 +8,7 @@ from pathlib import Path
 from modernbert import config as toml
 from modernbert.config import Config
 from modernbert.errors import ConfigError
-from modernbert.files import in_use, replaced_file
+from modernbert.files import atomic_write, in_use
 from modernbert.stream.shards import Shards
 from modernbert.text.tokenizer import sha256
 from modernbert.train.recipe import PretrainRecipe
@@ -67,5 +67,5 @@ def check_inputs(recipe: PretrainRecipe) -> None:
                 f"or remove {path} to go on all the same."
             )
         return
-    with replaced_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")

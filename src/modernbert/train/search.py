@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from modernbert.errors import ConfigError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.tasks.metrics import selection_score
 from modernbert.train.finetune import run
 from modernbert.train.finetune_data import Prepared, prepare
@@ -18,7 +18,7 @@ from modernbert.train.finetune_folder import FAILED, claim_folder
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.loop import DivergedError
 from modernbert.train.stopping import StopRequest
-from modernbert.train.trials import Draws, Grid, Setting, Settings, Trial, check_optuna
+from modernbert.train.trials import Grid, OptunaSampler, Setting, Settings, Trial, check_optuna
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     metric = recipe.training.metric or task.metric_names[0]
     settings: Settings = Grid(recipe.search)
     if recipe.search.trials is not None:
-        settings = Draws(recipe.search, recipe.seeds[0], metric, folder)
+        settings = OptunaSampler(recipe.search, recipe.seeds[0], metric, folder)
     trials: list[Trial] = []
     with StopRequest() as stop:
         for number in range(settings.count):
@@ -94,7 +94,7 @@ def attempt(
         except DivergedError as error:
             logger.warning("%s", error)
             shutil.rmtree(output / "training")
-            with replaced_file(failed) as partial:
+            with atomic_write(failed) as partial:
                 partial.write_text(f"{error}\n", encoding="utf-8")
     if failed.exists():
         return Trial(setting, {}, None, failed.read_text(encoding="utf-8").strip())
@@ -129,7 +129,7 @@ def _write_tables(trials: Sequence[Trial], folder: Path) -> None:
         asdict(trial.setting) | {"metrics": dict(trial.metrics), "seconds": trial.seconds, "failure": trial.failure}
         for trial in trials
     ]
-    with replaced_file(folder / "search.md") as partial:
+    with atomic_write(folder / "search.md") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with replaced_file(folder / "search.json") as partial:
+    with atomic_write(folder / "search.json") as partial:
         partial.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modernbert.errors import ConfigError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.installation import install_command
 from modernbert.run_metrics import Metrics, TrackerName
 
@@ -188,7 +188,7 @@ class Followers:
                 return
             waiting.popleft()
             self._state[name]["followed"] = list(place)
-            with replaced_file(self._path) as partial:
+            with atomic_write(self._path) as partial:
                 partial.write_text(json.dumps(self._state), encoding="utf-8")
 
     def _warn(self, name: str, error: Exception) -> None:

@@ -65,7 +65,7 @@ class Grid:
         """A grid learns nothing of it."""
 
 
-class Draws:
+class OptunaSampler:
     """`search.trials` draws of Optuna's TPE sampler; what is drawn depends on the seed and on earlier trials alone.
 
     Learning rate and weight decay are drawn between the smallest and the largest value, on a logarithmic scale, epochs

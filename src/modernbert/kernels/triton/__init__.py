@@ -28,7 +28,7 @@ def unavailable() -> str | None:
     return _cuda_unavailable()
 
 
-def takes(device: torch.device, dtype: torch.dtype) -> bool:
+def supports(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernels run here, and on such tensors: fp32, bf16 or fp16 on CUDA, or on the CPU if interpreted."""
     if dtype not in DTYPES:
         return False

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import replaced_file
+from modernbert.files import atomic_write
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.tasks.ranking.mining import Mined, Mining
@@ -75,7 +75,7 @@ def write_examples(examples: Iterable[RankingExample], path: Path) -> int:
     Returns how many there are.
     """
     count = 0
-    with replaced_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         for example in examples:
             values: dict[str, object] = {"query": example.query}
             if example.scores is None:

@@ -85,11 +85,11 @@ run_stage() {
             ;;
         peers) # compiling takes most of it
             if [[ -n $dry ]]; then
-                modernbert bench inference --device dry --model tiny --rounds 1 --work "4 x 32" \
+                modernbert bench inference --device dry --model tiny --rounds 1 --workload "4 x 32" \
                     --peer packed-encoders --output "$json/inference-peers.json"
             else
-                modernbert bench inference --device cuda --peer all --work "64 x 512" \
-                    --work "64 documents, mean 256, longest 512" --output "$json/inference-peers.json"
+                modernbert bench inference --device cuda --peer all --workload "64 x 512" \
+                    --workload "64 documents, mean 256, longest 512" --output "$json/inference-peers.json"
             fi
             ;;
         training)
@@ -129,7 +129,7 @@ PYTHON
             ;;
         cpu)
             if [[ -n $dry ]]; then
-                modernbert bench inference --model tiny --dtype fp32 --rounds 1 --work "1 x 16" --output "$json/cpu.json"
+                modernbert bench inference --model tiny --dtype fp32 --rounds 1 --workload "1 x 16" --output "$json/cpu.json"
             else
                 MODERNBERT_NATIVE_LIBRARY=$native/libmodernbert.so modernbert bench inference --rounds 3 \
                     --output "$json/cpu.json"

@@ -1,10 +1,10 @@
-"""Models and works so small that real contestants run on them in a moment."""
+"""Models and workloads so small that real engines run on them in a moment."""
 
 import pytest
 import torch
 
 from modernbert.bench import inference, models, training
-from modernbert.bench.works import Work
+from modernbert.bench.workloads import Workload
 from modernbert.model import EncoderConfig
 
 TINY = EncoderConfig(
@@ -15,16 +15,16 @@ TINY = EncoderConfig(
     num_attention_heads=2,
     local_attention=32,
 )
-WORKS = (Work("ragged", (90, 7, 64, 33)), Work("one", (70,)))
+WORKLOADS = (Workload("ragged", (90, 7, 64, 33)), Workload("one", (70,)))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny():
-    """The preset `tiny`, and works of its size."""
+    """The preset `tiny`, and workloads of its size."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.PRESETS, "tiny", TINY)
-        patch.setattr(inference, "WORKS", WORKS)
-        patch.setattr(training, "WORKS", WORKS)
+        patch.setattr(inference, "WORKLOADS", WORKLOADS)
+        patch.setattr(training, "WORKLOADS", WORKLOADS)
         yield
     torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     options = ("--model", "tiny", "--dtype", "fp32", "--threads", 1, "--rounds", 1)
     done = bench(
-        "inference", *options, "--published", "--documents", 2, "--work", "one", "--work", "512 variable",
+        "inference", *options, "--published", "--documents", 2, "--workload", "one", "--workload", "512 variable",
         "--output", folder / "one.json", "--figure", folder / "one.png",
     )  # fmt: skip
     assert done.exit_code == 0
@@ -38,12 +38,12 @@ def test_inference_prints_a_table_and_writes_a_report_and_a_figure(measured):
     ]
     assert "matrix products alone ran at" in done.stdout
     assert {path.name for path in folder.iterdir()} == {"one.json", "one.png", "one.svg"}
-    assert [result.work for result in read_report(folder / "one.json").results] == ["one", "512 variable"]
+    assert [result.workload for result in read_report(folder / "one.json").results] == ["one", "512 variable"]
 
 
 def test_training_and_scaling_print_json_for_machines(tmp_path):
     options = ("--model", "tiny", "--dtype", "fp32", "--threads", 1, "--rounds", 1, "--json")
-    done = bench("training", *options, "--work", "one", "--output", tmp_path / "t.json")
+    done = bench("training", *options, "--workload", "one", "--output", tmp_path / "t.json")
     assert json.loads(done.stdout) == json.loads((tmp_path / "t.json").read_text())
     done = bench("scaling", *options, "--length", 16, "--output", tmp_path / "s.json", "--figure", tmp_path / "s.svg")
     assert json.loads(done.stdout) == json.loads((tmp_path / "s.json").read_text())

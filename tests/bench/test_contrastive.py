@@ -33,5 +33,5 @@ def test_both_have_the_same_loss_and_gradients(tmp_path: Path) -> None:
     assert ours.ratio > 0
     examples = read_ranking(Source(path=str(path)), RankingColumns())
     assert len({one.query for one in distinct(examples, 12)}) == 12
-    with pytest.raises(DataError, match="There are 12 triples without a common text, and 13 are needed"):
+    with pytest.raises(DataError, match="There are 12 triples without a common text, but 13 are needed"):
         distinct(examples, 13)

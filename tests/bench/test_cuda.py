@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 from modernbert.bench import cuda, cuda_inference, cuda_training
 from modernbert.bench.attention import bench_attention
 from modernbert.bench.cuda import Target, linear_shapes, model_products, required_target, select_target
-from modernbert.bench.cuda_inference import Engine, bench_cuda_inference, bench_cuda_scaling, our_engine
+from modernbert.bench.cuda_inference import CudaEngine, bench_cuda_inference, bench_cuda_scaling, our_engine
 from modernbert.bench.cuda_training import WITHOUT_OPTIMIZER, bench_cuda_training, make_sample
 from modernbert.bench.loop import bench_loop
 from modernbert.bench.report import BASELINE, OURS, compare_reports, read_report
-from modernbert.bench.works import Work
+from modernbert.bench.workloads import Workload
 from modernbert.cli import app
 from modernbert.errors import ConfigError, DataError
 from modernbert.model import MaskedLM
@@ -27,12 +27,14 @@ def bench(*arguments):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(cuda_inference, "DRY_WORKLOADS", (Work("3 documents", (24, 5, 17)), Work("alone", (9,))))
-    monkeypatch.setattr(cuda_training, "DRY_WORKLOADS", (Work("3 x 16", (16,) * 3),))
+    monkeypatch.setattr(
+        cuda_inference, "DRY_WORKLOADS", (Workload("3 documents", (24, 5, 17)), Workload("alone", (9,)))
+    )
+    monkeypatch.setattr(cuda_training, "DRY_WORKLOADS", (Workload("3 x 16", (16,) * 3),))
 
 
 def entries(result):
-    return {entry.contestant: entry for entry in result.entries}
+    return {entry.engine: entry for entry in result.entries}
 
 
 def test_the_cpu_is_measured_unless_a_device_is_named(monkeypatch):
@@ -42,7 +44,7 @@ def test_the_cpu_is_measured_unless_a_device_is_named(monkeypatch):
         select_target("cuda")
     with pytest.raises(ConfigError, match="no benchmark for the device 'mps'; choose cpu, cuda or auto"):
         select_target("mps")
-    with pytest.raises(ConfigError, match="measures a CUDA device"):
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
         required_target("auto")
 
 
@@ -71,7 +73,7 @@ def test_inference_is_reported_with_device_ceilings_and_profile_after_every_work
         assert list(found) == [OURS, BASELINE]
         assert found[BASELINE].error == 0
         assert 0 < found[OURS].error < 1e-4
-        assert all(entry.ranked and entry.share_of_floor > 0 for entry in result.entries)
+        assert all(entry.ranked and entry.roofline_fraction > 0 for entry in result.entries)
 
 
 def test_one_that_computes_something_else_is_not_timed(monkeypatch):
@@ -82,7 +84,7 @@ def test_one_that_computes_something_else_is_not_timed(monkeypatch):
             run = ours.prepare(batch)
             return lambda: run() * torch.where(torch.arange(sum(batch.lengths)) < 24, 1.0, 1.01)[:, None]
 
-        return Engine(OURS, setting.dtype, prepare, packed=True)
+        return CudaEngine(OURS, setting.dtype, prepare, packed=True)
 
     monkeypatch.setattr(cuda_inference, "our_engine", wrong)
     [result] = bench_cuda_inference("tiny", "fp32", 1, DRY, ("3 documents",)).results
@@ -96,7 +98,7 @@ def test_memory_that_runs_out_is_a_result_and_another_failure_of_ours_is_not(mon
         def prepare(batch):
             raise error
 
-        return lambda setting: Engine(OURS, setting.dtype, prepare, packed=True)
+        return lambda setting: CudaEngine(OURS, setting.dtype, prepare, packed=True)
 
     monkeypatch.setattr(cuda_inference, "our_engine", failing(torch.OutOfMemoryError("out of memory\nand more")))
     [result] = bench_cuda_inference("tiny", "fp32", 1, DRY, ("alone",)).results
@@ -117,7 +119,7 @@ def test_a_peer_that_is_missing_is_named_with_its_remedy(monkeypatch):
 
 @pytest.mark.slow
 def test_training_is_timed_with_and_without_the_optimizer_and_beside_transformers_where_it_is_said(monkeypatch):
-    both = (Work("3 x 16", (16,) * 3), Work("2 x 16, beside transformers", (16,) * 2))
+    both = (Workload("3 x 16", (16,) * 3), Workload("2 x 16, beside transformers", (16,) * 2))
     monkeypatch.setattr(cuda_training, "DRY_WORKLOADS", both)
     first, second = bench_cuda_training("tiny", "fp32", 1, DRY).results
     assert list(entries(first)) == [OURS, WITHOUT_OPTIMIZER]
@@ -136,7 +138,7 @@ def test_wrong_gradients_are_not_timed(monkeypatch):
 
 
 def test_what_is_predicted_is_the_same_for_both_models():
-    sample = make_sample(Work("3 x 16", (16,) * 3), 512, torch.device("cpu"), documents=2)
+    sample = make_sample(Workload("3 x 16", (16,) * 3), 512, torch.device("cpu"), documents=2)
     labels = sample.labels.flatten()
     assert sample.sequences.lengths == (16, 16)
     assert torch.equal((labels != -100).nonzero().squeeze(1), sample.rows)
@@ -146,7 +148,7 @@ def test_what_is_predicted_is_the_same_for_both_models():
 
 def test_every_length_is_scaled_and_threads_are_refused():
     points = bench_cuda_scaling("tiny", "fp32", 1, DRY, (16, 32)).points
-    assert [(point.tokens, point.contestant) for point in points] == [
+    assert [(point.tokens, point.engine) for point in points] == [
         (16, OURS), (16, BASELINE), (32, OURS), (32, BASELINE),
     ]  # fmt: skip
     assert all(0 < point.cost.lowest <= point.cost.median <= point.cost.highest for point in points)
@@ -176,7 +178,7 @@ def test_a_loop_is_a_run_beside_its_bare_step():
 
 
 def test_the_commands_take_a_device_and_a_cpu_report_is_not_compared_with_one_of_a_device(tmp_path):
-    options = ("--model", "tiny", "--dtype", "fp32", "--rounds", 1, "--work", "alone")
+    options = ("--model", "tiny", "--dtype", "fp32", "--rounds", 1, "--workload", "alone")
     done = bench("inference", *options, "--device", "dry", "--profile", "--output", tmp_path / "gpu.json")
     assert done.exit_code == 0
     assert "Profile of alone" in done.stdout

@@ -18,7 +18,9 @@ def make_report(ratios, of_documents=None):
         Entry(name, "bf16", 0.01, tokens_per_second=SPEED if ratio else None, ratio=ratio)
         for name, ratio in ratios.items()
     )
-    results = tuple(Result(work, 1, of_documents, 64, 1e9, SPEED, entries) for work in ("16 documents, longest 9", "b"))
+    results = tuple(
+        Result(workload, 1, of_documents, 64, 1e9, SPEED, entries) for workload in ("16 documents, longest 9", "b")
+    )
     return Report("inference", "base: 22 layers", "bf16", 2, 5, MACHINE, {}, results)
 
 
@@ -80,7 +82,7 @@ def test_no_two_contestants_have_the_same_colour():
 def test_what_cannot_be_drawn_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"must end in \.png or \.svg"):
         draw_report(make_report({OURS: 1.5, BASELINE: 1.0}), tmp_path / "x.pdf")
-    with pytest.raises(ConfigError, match="Nothing was ranked beside transformers"):
+    with pytest.raises(ConfigError, match="No engine was timed beside transformers"):
         draw_report(make_report({BASELINE: 1.0}), tmp_path / "x.png")
-    with pytest.raises(ConfigError, match="Nothing was ranked"):
+    with pytest.raises(ConfigError, match="No engine was timed"):
         draw_scaling(ScalingReport("base", "bf16", 3, MACHINE, ()), tmp_path / "x.png")

@@ -28,7 +28,7 @@ def texts(tmp_path_factory):
 def test_both_learn_and_results_are_kept(model, texts, tmp_path):
     chosen = recipe(model, tmp_path / "run", data={"train": texts, "held_out": 0.25}, seeds=[0, 1])
     report = bench_finetuning(chosen, threads=1)
-    assert [(run.contestant, run.seed) for run in report.runs] == [
+    assert [(run.engine, run.seed) for run in report.runs] == [
         ("modernbert", 0), ("Trainer", 0), ("Trainer", 1), ("modernbert", 1),
     ]  # fmt: skip
     for run in report.runs:
@@ -49,7 +49,7 @@ def test_the_command_prints_one_json_document(model, texts, tmp_path, monkeypatc
     with pytest.raises(SystemExit) as stopped:
         app(arguments)
     assert not stopped.value.code
-    assert [one["contestant"] for one in json.loads(capfd.readouterr().out)["summaries"]] == ["modernbert", "Trainer"]
+    assert [one["engine"] for one in json.loads(capfd.readouterr().out)["summaries"]] == ["modernbert", "Trainer"]
 
 
 @pytest.mark.parametrize("task", ["classify", "tokens"])
@@ -77,8 +77,8 @@ def test_items_are_padded_beside_their_labels():
 
 
 def test_a_summary_is_of_the_medians():
-    def run(contestant, seed, accuracy, seconds):
-        return Run(contestant, seed, {"accuracy": accuracy}, seconds)
+    def run(engine, seed, accuracy, seconds):
+        return Run(engine, seed, {"accuracy": accuracy}, seconds)
 
     ours, theirs = summarize(
         [run("modernbert", 0, 0.5, 1.0), run("Trainer", 0, 0.6, 4.0), run("modernbert", 1, 0.7, 2.0),

@@ -86,7 +86,7 @@ def test_what_is_no_report_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"There is no report in .*; run `runs/gpu\.sh check`"):
         read_results(tmp_path)
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(DataError, match="is no report in JSON"):
+    with pytest.raises(DataError, match="is not a report in JSON"):
         read_results(tmp_path / "broken.json")
     (tmp_path / "broken.json").write_text("[]")
     with pytest.raises(DataError, match="no JSON object"):

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from modernbert.bench import inference, models, works
+from modernbert.bench import inference, models, workloads
 from modernbert.bench.inference import bench_inference
-from modernbert.bench.peers import Contestant, Peer, our_contestants, packed
+from modernbert.bench.peers import Engine, Peer, our_engines, packed_engine
 from modernbert.bench.report import BASELINE, OURS, OURS_INT8
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
@@ -16,7 +16,7 @@ from modernbert.model import Encoder
 
 
 def entries(result):
-    return {entry.contestant: entry for entry in result.entries}
+    return {entry.engine: entry for entry in result.entries}
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,16 @@ def report():
 @pytest.mark.slow
 @pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
 def test_beside_bf16_there_is_int8_which_has_no_floor():
-    [result] = bench_inference("tiny", "bf16", threads=1, rounds=1, works=("one",)).results
+    [result] = bench_inference("tiny", "bf16", threads=1, rounds=1, workloads=("one",)).results
     found = entries(result)
     assert list(found) == [OURS, OURS_INT8, BASELINE]
     assert found[OURS].error < found[BASELINE].error
-    assert found[OURS].share_of_floor > 0
-    assert found[OURS_INT8].share_of_floor is None
+    assert found[OURS].roofline_fraction > 0
+    assert found[OURS_INT8].roofline_fraction is None
 
 
 def test_every_work_has_both_contestants_with_the_same_output(report):
-    assert [(result.work, result.documents, result.tokens) for result in report.results] == [
+    assert [(result.workload, result.documents, result.tokens) for result in report.results] == [
         ("ragged", 4, 194),
         ("one", 1, 70),
     ]
@@ -56,7 +56,7 @@ def test_ratios_and_shares_follow_from_the_speeds(report):
             assert 0 < speed.slowest <= speed.median <= speed.fastest
             assert entry.ratio == pytest.approx(speed.median / base)
             floor_seconds = result.flops / result.matrix_flops_per_second.median
-            assert entry.share_of_floor == pytest.approx(floor_seconds * speed.median / result.tokens)
+            assert entry.roofline_fraction == pytest.approx(floor_seconds * speed.median / result.tokens)
 
 
 def test_the_machine_is_described(report):
@@ -65,25 +65,25 @@ def test_the_machine_is_described(report):
 
 
 def run_beside(monkeypatch, *more, dtype="fp32"):
-    """Measure one work with more contestants beside ours."""
+    """Measure one workload with more engines beside ours."""
     monkeypatch.setattr(
-        inference, "our_contestants", lambda setting: [*our_contestants(setting), *(make(setting) for make in more)]
+        inference, "our_engines", lambda setting: [*our_engines(setting), *(make(setting) for make in more)]
     )
-    [result] = bench_inference("tiny", dtype, 1, 1, works=("ragged",)).results
+    [result] = bench_inference("tiny", dtype, 1, 1, workloads=("ragged",)).results
     return entries(result)
 
 
-def counted(contestant, calls):
+def counted(engine, calls):
     def prepare(batch):
-        run = contestant.prepare(batch)
+        run = engine.prepare(batch)
 
         def counting():
-            calls.append(contestant.name)
+            calls.append(engine.name)
             return run()
 
         return counting
 
-    return Contestant(contestant.name, contestant.computes, prepare, contestant.means)
+    return Engine(engine.name, engine.computes, prepare, engine.means)
 
 
 def with_other_weights(setting, change):
@@ -106,7 +106,7 @@ def test_one_that_computes_something_else_is_listed_and_not_timed(change, dtype,
     def liar(setting):
         encoder = with_other_weights(setting, change)
         encoder = encoder.bfloat16() if dtype == "bf16" else encoder
-        return counted(packed("liar", encoder, dtype), calls)
+        return counted(packed_engine("liar", encoder, dtype), calls)
 
     found = run_beside(monkeypatch, liar, dtype=dtype)
     assert found["liar"].error > 2 * found[BASELINE].error
@@ -124,7 +124,7 @@ def test_one_wrong_document_among_many_is_seen(monkeypatch):
             hidden[begin:end] *= 1.01
             return hidden
 
-        return packed("liar", encode, "fp32")
+        return packed_engine("liar", encode, "fp32")
 
     found = run_beside(monkeypatch, liar)
     assert found["liar"].error == pytest.approx(0.01, rel=1e-2)
@@ -133,7 +133,7 @@ def test_one_wrong_document_among_many_is_seen(monkeypatch):
 
 def test_an_output_that_is_not_finite_is_not_ranked(monkeypatch):
     def broken(setting):
-        return packed("broken", lambda tokens, sequences: setting.encoder(tokens, sequences) * math.nan, "fp32")
+        return packed_engine("broken", lambda tokens, sequences: setting.encoder(tokens, sequences) * math.nan, "fp32")
 
     found = run_beside(monkeypatch, broken)
     assert (found["broken"].error, found["broken"].failure) == (None, "its output is not finite")
@@ -142,14 +142,14 @@ def test_an_output_that_is_not_finite_is_not_ranked(monkeypatch):
 
 def test_means_are_compared_with_means(monkeypatch):
     def pooling(setting):
-        [ours] = our_contestants(setting)
+        [ours] = our_engines(setting)
 
         def prepare(batch):
             run = ours.prepare(batch)
             lengths = torch.tensor(batch.lengths)[:, None]
             return lambda: run().sum(1) / lengths  # zeros on padding
 
-        return Contestant("means", "fp32", prepare, means=True)
+        return Engine("means", "fp32", prepare, means=True)
 
     found = run_beside(monkeypatch, pooling)
     assert found["means"].error < 1e-5
@@ -164,7 +164,7 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_others_measured(monkeypatch)
         def prepare(batch):
             raise RuntimeError("out of shapes")
 
-        return Contestant("later", "fp32", prepare)
+        return Engine("later", "fp32", prepare)
 
     known = (
         Peer("now", ("torch",), fails),
@@ -172,7 +172,7 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_others_measured(monkeypatch)
         Peer("absent", ("torch", "no_such_engine"), fails),
     )
     monkeypatch.setattr(inference, "choose_peers", lambda names: known)
-    report = bench_inference("tiny", "fp32", 1, 1, works=("one",), peers=("all",))
+    report = bench_inference("tiny", "fp32", 1, 1, workloads=("one",), peers=("all",))
     assert report.missing == {
         "now": "failed: no such engine",
         "absent": f"no_such_engine missing: {install_command('peers')}",
@@ -188,7 +188,7 @@ def test_a_failure_of_our_own_is_not_hidden(monkeypatch):
         def encode(tokens, sequences):
             raise AssertionError("a bug of ours")
 
-        return packed("broken", encode, "fp32")
+        return packed_engine("broken", encode, "fp32")
 
     with pytest.raises(AssertionError, match="a bug of ours"):
         run_beside(monkeypatch, broken)
@@ -197,8 +197,8 @@ def test_a_failure_of_our_own_is_not_hidden(monkeypatch):
 def test_a_model_folder_and_published_sets_are_measured(tmp_path, monkeypatch):
     torch.manual_seed(1)
     Encoder(models.PRESETS["tiny"]).save_pretrained(tmp_path / "mine")
-    monkeypatch.setattr(works, "BATCH_TOKENS", 1024)  # two batches
-    report = bench_inference(str(tmp_path / "mine"), "fp32", 1, 1, works=("512 variable",), published_documents=3)
+    monkeypatch.setattr(workloads, "BATCH_TOKENS", 1024)  # two batches
+    report = bench_inference(str(tmp_path / "mine"), "fp32", 1, 1, workloads=("512 variable",), published_documents=3)
     assert report.model == "mine: 4 layers, 64 wide, vocabulary 512"
     [result] = report.results
     assert (result.documents, result.of_documents) == (3, 8192)
@@ -210,9 +210,9 @@ def test_a_model_folder_and_published_sets_are_measured(tmp_path, monkeypatch):
     [
         ({"model": "bases"}, r"no preset and no model folder 'bases'; choose mini, base, large.*config\.json"),
         ({"dtype": "fp8"}, "There is no dtype 'fp8'; choose bf16 or fp32"),
-        ({"threads": 0}, "0 threads measure nothing"),
-        ({"rounds": 0}, "0 rounds measure nothing"),
-        ({"works": ("2 x 2",)}, "There is no work '2 x 2'; the works are: ragged; one"),
+        ({"threads": 0}, "cannot use 0 threads"),
+        ({"rounds": 0}, "cannot take 0 rounds"),
+        ({"workloads": ("2 x 2",)}, "There is no workload '2 x 2'; the workloads are: ragged; one"),
         ({"peers": ("jax",)}, "There is no peer 'jax'; choose all, or any of: transformers, transformers-compiled"),
         ({"published_documents": 0}, "8,192 documents"),
     ],

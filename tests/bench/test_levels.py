@@ -19,9 +19,9 @@ def test_every_level_is_measured_in_every_kind_beside_the_automatic_one(monkeypa
         return original(encoder, int8=int8)
 
     monkeypatch.setattr(levels, "InferenceEncoder", made)
-    report = bench_levels("tiny", threads=1, rounds=1, works=["1 x 16"])
+    report = bench_levels("tiny", threads=1, rounds=1, workloads=["1 x 16"])
     assert taken == [(kind, level) for kind in native.KINDS for level in ("", *native.available_levels())]
-    assert [(one.kind, one.work) for one in report.results] == [(kind, "1 x 16") for kind in native.KINDS]
+    assert [(one.kind, one.workload) for one in report.results] == [(kind, "1 x 16") for kind in native.KINDS]
     for one in report.results:
         assert one.chosen == native.level(one.kind)
         assert tuple(one.forced) == native.available_levels()
@@ -34,14 +34,14 @@ def test_the_share_is_that_of_the_medians(monkeypatch):
         return {level: [1.0, 5.0, 2.0] if level else [4.0, 2.5, 1.0] for level in runs}
 
     monkeypatch.setattr(levels, "alternate", seconds)
-    for one in bench_levels("tiny", threads=1, rounds=3, works=["2 x 512"], kinds=["int8"]).results:
+    for one in bench_levels("tiny", threads=1, rounds=3, workloads=["2 x 512"], kinds=["int8"]).results:
         assert one.automatic.median == 1024 / 2.5
         assert one.share == 2.0 / 2.5
 
 
 def test_mistakes_are_one_sentence(monkeypatch):
-    with pytest.raises(ConfigError, match="There is no work 'x'"):
-        bench_levels("tiny", works=["x"])
+    with pytest.raises(ConfigError, match="There is no workload 'x'"):
+        bench_levels("tiny", workloads=["x"])
     with pytest.raises(ConfigError, match="no products in 'fp64'; take fp32, bf16, int8"):
         bench_levels("tiny", kinds=["fp64"])
     with pytest.raises(ConfigError, match="0 rounds measure nothing"):

@@ -7,7 +7,7 @@ from modernbert.bench import peers
 from modernbert.bench.inference import compare_outputs
 from modernbert.bench.models import make_model
 from modernbert.bench.peers import PEERS, Setting, baseline, choose_peers
-from modernbert.bench.works import Work
+from modernbert.bench.workloads import Workload
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 from modernbert.model import Encoder, MaskedLM
@@ -28,19 +28,19 @@ def setting(tmp_path_factory):
 )
 @pytest.mark.filterwarnings("default")  # engines of others warn about themselves
 def test_a_peer_computes_the_same_whatever_the_shape(peer, setting):
-    if peer.lacks:
-        pytest.skip(peer.lacks)
-    contestant, judge = peer.make(setting), baseline(setting, "fp32")
+    if peer.unsupported_reason:
+        pytest.skip(peer.unsupported_reason)
+    engine, reference = peer.make(setting), baseline(setting, "fp32")
     for lengths in ((90, 7, 64, 33), (70,), (1, 200)):
-        [batch] = Work("", lengths).batches(setting.config.vocab_size)
+        [batch] = Workload("", lengths).batches(setting.config.vocab_size)
         with torch.inference_mode():
-            expected = judge.prepare(batch)()[batch.real]
-            assert compare_outputs(contestant, batch, expected).error < 1e-5
+            expected = reference.prepare(batch)()[batch.real]
+            assert compare_outputs(engine, batch, expected).error < 1e-5
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name in ("onnxscript", "openvino") else object())
-    assert {peer.name: peer.lacks for peer in PEERS} == {
+    assert {peer.name: peer.unsupported_reason for peer in PEERS} == {
         "transformers-compiled": None,
         "sentence-transformers": None,
         "onnxruntime": f"onnxscript missing: {install_command('peers')}",

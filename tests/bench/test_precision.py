@@ -36,5 +36,5 @@ def test_every_form_is_measured_on_the_same_masks(folder):
 
 
 def test_without_text_it_says_so(folder):
-    with pytest.raises(DataError, match="no text to measure with"):
+    with pytest.raises(DataError, match="The files have no text"):
         bench_precision(folder, [])

@@ -20,13 +20,13 @@ from modernbert.errors import ConfigError, DataError
 SPEED = Speed(100.0, 90.0, 110.0)
 
 
-def result(work, ratio, tokens=64):
+def result(workload, ratio, tokens=64):
     entries = (
         Entry(OURS, "bf16", 0.01, None, 5, SPEED if ratio else None, ratio, 0.5 if ratio else None),
         Entry(BASELINE, "bf16", 0.01, None, 5, SPEED, 1.0, 0.5),
         Entry("engine", "fp32", None, "it broke"),
     )
-    return Result(work, 1, None, tokens, 1e9, SPEED, entries)
+    return Result(workload, 1, None, tokens, 1e9, SPEED, entries)
 
 
 def report(*results, **changes):
@@ -54,7 +54,7 @@ def test_a_report_goes_to_json_and_back(tmp_path):
 def test_what_is_no_report_is_refused(text, tmp_path):
     if text is not None:
         (tmp_path / "x.json").write_text(text)
-    with pytest.raises(DataError, match=r"x\.json is no report; write one with --output"):
+    with pytest.raises(DataError, match=r"x\.json is not a report; write one with --output"):
         read_report(tmp_path / "x.json")
 
 
@@ -100,7 +100,7 @@ def test_only_our_own_contestants_are_compared():
 
 def test_works_of_one_report_alone_are_named():
     found = compare_reports(report(), report(result("short", 1.5), result("long", 3.0, tokens=65)), 0.1)
-    assert [change.work for change in found.changes] == ["short"]
+    assert [change.workload for change in found.changes] == ["short"]
     assert found.not_compared == ("long",)
 
 
@@ -112,7 +112,7 @@ def test_works_of_one_report_alone_are_named():
         ({"dtype": "fp32"}, "the dtype"),
         ({"threads": 1}, "the number of threads"),
         ({"machine": {"features": "AVX2, AVX-512", "processor": "one"}}, "what the processor can do"),
-        ({"results": (result("other", 1.0),)}, "have no work in common"),
+        ({"results": (result("other", 1.0),)}, "have no workload in common"),
     ],
 )
 def test_reports_that_were_not_measured_alike_are_refused(changes, what):
@@ -136,3 +136,14 @@ def test_rounding_decides_who_agrees():
     assert agreeing({BASELINE: 0.01, OURS: 0.024, "off": 0.026}) == {BASELINE, OURS}
     assert agreeing({BASELINE: 0.15, OURS: 0.09, "off": 0.11}) == {BASELINE, OURS}  # rounding never explains so much
     assert agreeing({BASELINE: 0.21, OURS: 0.09}) == {OURS}
+
+
+def test_a_report_with_the_names_of_earlier_versions_is_read(tmp_path):
+    write_report(report(), tmp_path / "new.json")
+    text = (tmp_path / "new.json").read_text()
+    old_names = {"engine": "contestant", "workload": "work", "roofline_fraction": "share_of_floor"}
+    for name, old in old_names.items():
+        assert f'"{name}":' in text
+        text = text.replace(f'"{name}":', f'"{old}":')
+    (tmp_path / "old.json").write_text(text)
+    assert read_report(tmp_path / "old.json") == report()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modernbert.bench import scaling
-from modernbert.bench.peers import our_contestants, packed
+from modernbert.bench.peers import our_engines, packed_engine
 from modernbert.bench.report import BASELINE, OURS
 from modernbert.bench.scaling import bench_scaling, powers_of_two
 from modernbert.errors import ConfigError
@@ -13,7 +13,7 @@ def test_every_length_and_number_of_threads_has_its_cost(monkeypatch):
     monkeypatch.setattr(scaling, "use_threads", lambda number: asked.append(number) or number)
     report = bench_scaling("tiny", "fp32", rounds=2, threads=(1, 2), lengths=(16, 40))
     assert asked == [1, 2]
-    assert [(p.threads, p.tokens, p.contestant) for p in report.points] == [
+    assert [(p.threads, p.tokens, p.engine) for p in report.points] == [
         (threads, tokens, name) for threads in (1, 2) for tokens in (16, 40) for name in (OURS, BASELINE)
     ]
     for point in report.points:
@@ -29,11 +29,11 @@ def test_torch_has_as_many_threads_as_before_afterwards():
 
 
 def test_one_that_disagrees_has_no_cost(monkeypatch):
-    def contestants(setting):
-        return [*our_contestants(setting), packed("liar", lambda x, s: 1.01 * setting.encoder(x, s), "fp32")]
+    def engines(setting):
+        return [*our_engines(setting), packed_engine("liar", lambda x, s: 1.01 * setting.encoder(x, s), "fp32")]
 
-    monkeypatch.setattr(scaling, "our_contestants", contestants)
-    costs = {point.contestant: point.cost for point in bench_scaling("tiny", "fp32", 1, (1,), (16,)).points}
+    monkeypatch.setattr(scaling, "our_engines", engines)
+    costs = {point.engine: point.cost for point in bench_scaling("tiny", "fp32", 1, (1,), (16,)).points}
     assert costs["liar"] is None
     assert costs[OURS] is not None
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modernbert.bench import serving
-from modernbert.bench.loopback import Body, keep_asking, send_at
+from modernbert.bench.loopback import Body, closed_loop, open_loop
 from modernbert.errors import BackendError, DataError
 from modernbert.text.tokenizer import load_tokenizer
 from served import Numbering, listening, numbering
@@ -33,7 +33,7 @@ def tokenizer(folder):
 def test_requests_go_out_when_they_are_due_and_all_answers_are_counted(tokenizer, bodies):
     with listening([numbering(tokenizer, Numbering())]) as address:
         port = int(address.rsplit(":", 1)[1])
-        answers = asyncio.run(send_at(port, bodies, np.linspace(0, 0.3, 30).tolist()))
+        answers = asyncio.run(open_loop(port, bodies, np.linspace(0, 0.3, 30).tolist()))
     assert (answers.sent, len(answers.seconds), answers.errors) == (30, 30, 0)
     assert answers.tokens == sum(body.tokens for body in bodies) * 6
     assert answers.took >= 0.3
@@ -42,7 +42,7 @@ def test_requests_go_out_when_they_are_due_and_all_answers_are_counted(tokenizer
 def test_refused_requests_are_errors(tokenizer, bodies):
     with listening([numbering(tokenizer, Numbering())], payload_limit=16) as address:
         port = int(address.rsplit(":", 1)[1])
-        answers = asyncio.run(send_at(port, bodies, [0.0] * 10))
+        answers = asyncio.run(open_loop(port, bodies, [0.0] * 10))
     assert answers.errors + len(answers.seconds) == 10
     assert answers.errors > 0
 
@@ -50,7 +50,7 @@ def test_refused_requests_are_errors(tokenizer, bodies):
 def test_clients_that_ask_again_lose_nothing(tokenizer, bodies):
     with listening([numbering(tokenizer, Numbering())]) as address:
         port = int(address.rsplit(":", 1)[1])
-        answers = asyncio.run(keep_asking(port, bodies, 8, 0.3))
+        answers = asyncio.run(closed_loop(port, bodies, 8, 0.3))
     assert answers.sent == len(answers.seconds) > 8
     assert answers.errors == 0
 

@@ -7,7 +7,7 @@ from modernbert.bench.timing import alternate, peak_memory, relative_error, spee
 
 def test_contestants_take_turns_in_every_round():
     calls = []
-    seconds = alternate({name: lambda name=name: calls.append(name) for name in "abc"}, 3, "a work")
+    seconds = alternate({name: lambda name=name: calls.append(name) for name in "abc"}, 3, "a workload")
     assert "".join(calls) == "abc" * 3
     assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 

@@ -7,7 +7,7 @@ from modernbert.model import MaskedLM
 
 
 def entries(result):
-    return {entry.contestant: entry for entry in result.entries}
+    return {entry.engine: entry for entry in result.entries}
 
 
 @pytest.mark.slow
@@ -27,7 +27,7 @@ def test_steps_are_timed_after_their_gradients_were_compared():
 def test_wrong_gradients_are_not_timed(monkeypatch):
     right = MaskedLM.loss
     monkeypatch.setattr(MaskedLM, "loss", lambda *arguments: 1.01 * right(*arguments))
-    [result] = bench_training("tiny", "fp32", 1, 1, works=("one",)).results
+    [result] = bench_training("tiny", "fp32", 1, 1, workloads=("one",)).results
     found = entries(result)
     assert found[OURS].error == pytest.approx(0.01, rel=1e-2)
     assert not found[OURS].ranked
@@ -37,5 +37,5 @@ def test_wrong_gradients_are_not_timed(monkeypatch):
 def test_a_wrong_option_is_one_sentence():
     with pytest.raises(ConfigError, match="There is no dtype 'fp16'"):
         bench_training("tiny", "fp16", 1, 1)
-    with pytest.raises(ConfigError, match="There is no work 'x'"):
-        bench_training("tiny", "fp32", 1, 1, works=("x",))
+    with pytest.raises(ConfigError, match="There is no workload 'x'"):
+        bench_training("tiny", "fp32", 1, 1, workloads=("x",))

@@ -1,4 +1,4 @@
-"""A folder in sentence-transformers, before and after `accelerate`, on the user's own texts."""
+"""The speed of sentence-transformers before and after `accelerate`, on the user's own model and texts."""
 
 import json
 import logging
@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modernbert.bench.floor import MATRICES, MATRIX_FLOPS, encoder_flops, matrix_products
+from modernbert.bench.remaining import log_remaining
+from modernbert.bench.roofline import MATRICES, MATRIX_FLOPS, encoder_flops, matrix_products
 from modernbert.bench.timing import alternate, check_rounds, machine, use_threads
 from modernbert.errors import ConfigError, DataError
 from modernbert.integrations.acceleration import accelerate, acceleration_of
@@ -28,15 +29,15 @@ logger = logging.getLogger(__name__)
 Kind = Literal["embed", "rerank", "sparse"]
 BASELINE, OURS = "sentence-transformers", "modernbert"
 _CLASSES = {"embed": "SentenceTransformer", "rerank": "CrossEncoder", "sparse": "SparseEncoder"}
-_QUERY_WORDS = 8  # of a text, that make the query of the next one
+_QUERY_WORDS = 8  # the first words of a text are the query for the next text
 
 
 @dataclass(frozen=True)
 class Run:
-    """One way to compute the outputs. `ratio` is the median of the rounds' own ratios with the baseline.
+    """One way to compute the outputs. `ratio` is the median over the rounds of the ratio to the baseline.
 
-    `agreement` is the lowest cosine of an output with the baseline's (of a score: 1 less the largest difference, over
-    the range of the baseline's scores).
+    `agreement` is the lowest cosine between an output and the baseline's. For scores it is 1 minus the largest
+    difference divided by the range of the baseline's scores.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Accelerated:
-    """What was measured: all runs take turns, so that each round's ratios are of one state of the machine."""
+    """The report. All runs take turns, so that the ratios of a round come from the same load of the machine."""
 
     model: str
     kind: Kind
@@ -80,10 +81,10 @@ def bench_accelerate(
     tolerance: float | None = None,
     processor_time: bool = False,
 ) -> Accelerated:
-    """Encode texts with sentence-transformers as it is, and in each precision accelerated and with our own class.
+    """Encode texts with sentence-transformers unchanged, and in each precision accelerated and with our own class.
 
-    A reranker reads pairs: the first words of one text, and the next text. With `processor_time`, seconds are those
-    that the processor gave to all threads of this process: for one thread on a machine that others use too.
+    A reranker reads pairs: the first words of one text, and the next text. `processor_time` counts the CPU time of all
+    threads of this process instead of wall-clock time: use it with one thread on a machine that others use too.
 
     Raises:
         ConfigError: sentence-transformers is missing, or the model cannot be accelerated.
@@ -120,7 +121,9 @@ def bench_accelerate(
             calls[name], engines[name] = _own(kind, folder, inputs, done.precision), done.engine
     lengths = _lengths(original, inputs)
     logger.info("%s %s, %s tokens", f"{len(inputs):,}", "pairs" if kind == "rerank" else "texts", f"{sum(lengths):,}")
-    outputs = {name: call() for name, call in calls.items()}  # a round that does not count
+    began = time.perf_counter()
+    outputs = {name: call() for name, call in calls.items()}  # the warm-up round
+    log_remaining(rounds * (time.perf_counter() - began))
     products = matrix_products(torch.float32)
     products()
     seconds = alternate(
@@ -157,7 +160,7 @@ def _kind(folder: Path) -> Kind:
 
 
 def _read(path: Path) -> Sequence[str]:
-    """One text a line of a text file; what `read_texts` finds in others."""
+    """The lines of a .txt file; from other files, what `read_texts` reads."""
     if path.suffix == ".txt":
         try:
             return path.read_text(encoding="utf-8").split("\n")
@@ -172,7 +175,7 @@ def _load(kind: Kind, folder: Path) -> Any:
     loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
     levels = [log.level for log in loggers]
     for log in loggers:
-        log.setLevel(logging.ERROR)  # they would report that they pool by the mean, and list the head that is left out
+        log.setLevel(logging.ERROR)  # no warnings about mean pooling and the unused head, which are intended
     try:
         model = getattr(sentence_transformers, _CLASSES[kind])(
             str(folder), device="cpu", model_kwargs={"dtype": torch.float32}
@@ -181,7 +184,7 @@ def _load(kind: Kind, folder: Path) -> Any:
         for log, level in zip(loggers, levels, strict=True):
             log.setLevel(level)
     reads = _inner(model).config.max_position_embeddings
-    name = "max_seq_length" if hasattr(type(model), "max_seq_length") else "max_length"  # a reranker before 6
+    name = "max_seq_length" if hasattr(type(model), "max_seq_length") else "max_length"  # CrossEncoder before 6
     setattr(model, name, min(getattr(model, name) or reads, reads))
     return model
 
@@ -219,7 +222,7 @@ def _own(
 
 
 def _lengths(model: Any, inputs: Sequence[Any]) -> list[int]:
-    """Tokens of each input, as the model reads it."""
+    """The number of tokens of each input, after truncation."""
     most = getattr(model, "max_seq_length", None) or model.max_length
     found = model.tokenizer(list(inputs), truncation=True, max_length=most)["input_ids"]
     return [len(ids) for ids in found]

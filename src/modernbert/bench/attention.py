@@ -1,4 +1,4 @@
-"""Every attention backend on a CUDA device: forward, and forward with backward, on packed sequences of many lengths."""
+"""The speed of each attention backend on a CUDA device, forward and backward, by sequence length."""
 
 import logging
 import statistics
@@ -24,15 +24,15 @@ LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
 TOKENS = 65_536
 HEADS, HEAD_DIM = 12, 64
 WINDOW = 64
-_SLOW = ("reference", "blocked", "native")  # plain PyTorch, and the CPU's
+_SLOW = ("reference", "blocked", "native")  # plain PyTorch, or for the CPU
 _COMPARED_TOKENS = 2048
-_FURTHEST = 0.05  # relative, of bf16 against fp32
-_FORWARD, _BACKWARD = 4, 10  # operations for a visible pair and a dimension: two products, and five
+_LARGEST_ERROR = 0.05  # relative, of bf16 against fp32
+_FORWARD, _BACKWARD = 4, 10  # operations per visible pair and dimension: two products, and five
 
 
 @dataclass(frozen=True)
 class AttentionTime:
-    """One backend on sequences of one length. Seconds are medians; None if it failed or disagrees."""
+    """One backend on sequences of one length. Seconds are medians; None if it failed or its error is too large."""
 
     backend: str
     length: int
@@ -41,13 +41,13 @@ class AttentionTime:
     failure: str | None
     forward_seconds: float | None
     both_seconds: float | None  # forward and backward
-    forward_flops_per_second: float | None  # on the keys that a token sees
+    forward_flops_per_second: float | None  # counting visible keys only
     both_flops_per_second: float | None
 
 
 @dataclass(frozen=True)
 class AttentionReport:
-    """All backends that run on a device."""
+    """The times of all backends that run on a device."""
 
     machine: dict[str, str]
     device: str
@@ -60,9 +60,9 @@ class AttentionReport:
 
 
 def bench_attention(target: Target, lengths: Sequence[int] = (), tokens: int | None = None) -> AttentionReport:
-    """Time the backends on bf16 tensors in each length, rotation included, with a window and without.
+    """Time the backends on bf16 tensors of each length, rotary embedding included, with and without a window.
 
-    Each is compared with the `blocked` backend in fp32 on the first sequences before it is timed.
+    Before a backend is timed, its output on the first sequences is compared with that of `blocked` in fp32.
 
     Raises:
         ConfigError: a length is not between 1 and the number of tokens.
@@ -70,9 +70,9 @@ def bench_attention(target: Target, lengths: Sequence[int] = (), tokens: int | N
     total = tokens or (256 if target.dry else TOKENS)
     chosen = tuple(dict.fromkeys(lengths)) or ((32, 128) if target.dry else LENGTHS)
     if not all(1 <= length <= total for length in chosen):
-        raise ConfigError(f"A sequence has between 1 and all {total:,} tokens; give other lengths.")
+        raise ConfigError(f"A sequence has between 1 and all {total:,} tokens of the batch; give other lengths.")
     backends = available_backends()
-    # A dry run has only the slow ones to show that the benchmark works.
+    # A dry run has only the slow ones to test the benchmark with.
     names = ["blocked"] if target.dry else [n for n, reason in backends.items() if reason is None and n not in _SLOW]
     times = [
         _measure(name, length, window, total, target)
@@ -113,7 +113,7 @@ def _measure(backend: str, length: int, window: int | None, total: int, target: 
     repeats = 2 if target.dry else 7
     try:
         error = _error(forward, qkv, lengths, window, target)
-        if error > _FURTHEST:
+        if error > _LARGEST_ERROR:
             return AttentionTime(backend, length, window, error, "disagrees with fp32", None, None, None, None)
         once = statistics.median(seconds_of(forward, target, repeats, warm_up=2))
         twice = statistics.median(seconds_of(both, target, repeats, warm_up=2))

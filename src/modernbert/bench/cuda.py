@@ -1,4 +1,4 @@
-"""What the benchmarks on a CUDA device share: where they run, time, peak memory, the ceilings, the report."""
+"""Shared by the benchmarks on a CUDA device: the device, timing, peak memory, its peak speeds, the report."""
 
 import gc
 import statistics
@@ -17,20 +17,20 @@ from modernbert.errors import ConfigError
 from modernbert.model import EncoderConfig
 from modernbert.runtime import select_device
 
-SQUARE = 8192  # rows, inner and columns of the product that stands for the card's peak
+SQUARE = 8192  # rows, inner and columns of the product that measures the GPU's peak
 _COPIED_BYTES = 1 << 30
-_SHORT_TOKENS = 2048  # products over fewer rows are repeated within a round
+_SHORT_TOKENS = 2048  # with fewer rows, products are repeated within a round
 
 
 @dataclass(frozen=True)
 class Target:
-    """The device that is measured. `dry` runs the same code on the CPU in tiny sizes: a test, not a measurement."""
+    """The device to measure. `dry` runs the same code on the CPU in tiny sizes, to test it."""
 
     device: torch.device
     dry: bool = False
 
     def wait(self) -> None:
-        """Until the device has done all that it was asked to do."""
+        """Return when the device has finished all its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -46,12 +46,12 @@ class Target:
 
 
 def select_target(name: str) -> Target | None:
-    """The CUDA device to measure, or None if it is the CPU.
+    """The CUDA device to measure, or None for the CPU.
 
-    `cpu`, `cuda` (or `cuda:1`), `auto` (CUDA where there is a device), or `dry` (see `Target`).
+    Names are `cpu`, `cuda` (or `cuda:1`), `auto` (CUDA if there is a device) and `dry` (see `Target`).
 
     Raises:
-        ConfigError: there is no such device, or no benchmark for it.
+        ConfigError: the device does not exist, or no benchmark supports it.
     """
     if name == "dry":
         return Target(torch.device("cpu"), dry=True)
@@ -68,20 +68,23 @@ def select_target(name: str) -> Target | None:
 
 
 def required_target(name: str) -> Target:
-    """As `select_target`, for a benchmark that only a CUDA device has.
+    """As `select_target`, for a benchmark that needs a CUDA device.
 
     Raises:
-        ConfigError: there is no such device, or it is the CPU.
+        ConfigError: the device does not exist, or is the CPU.
     """
     target = select_target(name)
     if target is None:
-        raise ConfigError("This benchmark measures a CUDA device, and this machine has none, or --device is cpu.")
+        raise ConfigError(
+            "This benchmark needs a CUDA device, and this machine has none or --device is cpu; run it on a GPU with "
+            "--device cuda."
+        )
     return target
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product (rows x inner) (inner x columns) in bf16, and its speed."""
+    """The speed of a matrix product, (rows x inner) times (inner x columns), in bf16."""
 
     rows: int
     inner: int
@@ -91,10 +94,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the card reaches at most: bf16 products, and copies (bytes read and written). Medians."""
+    """The peak speeds of the GPU: bf16 matrix products, and copies (bytes read and written). Medians."""
 
     square: Product
-    shapes: tuple[Product, ...]  # the linear layers of the model over the tokens of a batch
+    shapes: tuple[Product, ...]  # those of the model's linear layers on a batch
     copy_bytes_per_second: float
 
 
@@ -102,8 +105,8 @@ class Ceilings:
 class CudaReport(Report):
     """A report of `bench inference` or `bench training` on a CUDA device.
 
-    `matrix_flops_per_second` of a result is the rate of the model's own linear layers over the tokens of the workload,
-    nothing else between them, and `share_of_floor` the time at that rate over the time measured.
+    `matrix_flops_per_second` of a result is the speed of the model's linear layers alone on the tokens of the workload,
+    and `roofline_fraction` the time at that speed divided by the measured time.
     """
 
     device: str
@@ -126,7 +129,7 @@ class CeilingsReport:
 
 
 def cuda_machine(target: Target, packages: Sequence[str] = ()) -> dict[str, str]:
-    """The host, the card, and the versions of what runs on it."""
+    """The machine, its GPU, and the versions of the software."""
     found = machine(packages) | {"device": target.name}
     if target.device.type == "cuda":
         properties = torch.cuda.get_device_properties(target.device)
@@ -137,9 +140,9 @@ def cuda_machine(target: Target, packages: Sequence[str] = ()) -> dict[str, str]
 
 
 def seconds_of(run: Callable[[], object], target: Target, repeats: int = 10, warm_up: int = 3) -> list[float]:
-    """Seconds of each of some calls, by CUDA events around each, after calls that do not count.
+    """Seconds of each of `repeats` calls after warm-up calls, measured by CUDA events.
 
-    For calls that keep the device busy: time in which it waits for the host between two calls is not seen.
+    For calls that keep the device busy: time in which the device waits for the host is not included.
     """
     for _ in range(warm_up):
         run()
@@ -161,7 +164,7 @@ def seconds_of(run: Callable[[], object], target: Target, repeats: int = 10, war
 
 
 def device_peak(run: Callable[[], object], target: Target) -> int | None:
-    """Bytes that a call adds at most to the memory that torch has allocated on the device; None on a CPU."""
+    """The most bytes that a call adds to the memory that torch has allocated on the device; None on a CPU."""
     if target.device.type != "cuda":
         run()
         return None
@@ -175,7 +178,7 @@ def device_peak(run: Callable[[], object], target: Target) -> int | None:
 
 
 def free_memory(target: Target) -> None:
-    """Give back what nobody holds, so that one engine's cache is not missed by the next."""
+    """Return unused memory to the device, so that the cache of one engine does not take it from the next."""
     gc.collect()
     if target.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -190,9 +193,9 @@ def linear_shapes(config: EncoderConfig) -> tuple[tuple[int, int], ...]:
 def model_products(
     config: EncoderConfig, tokens: int, dtype: torch.dtype, target: Target
 ) -> tuple[Callable[[], None], float]:
-    """A call that does the products of an encoder's linear layers alone, and its floating-point operations.
+    """A function that computes the products of an encoder's linear layers alone, and its operations per call.
 
-    Each layer has its own weights, as in the model: few tokens pay for reading them. On CUDA it is one graph.
+    Each layer has its own weights, as in the model: with few tokens, reading them takes time. On CUDA it is one graph.
     """
     passes = max(1, _SHORT_TOKENS // tokens)
     device = target.device
@@ -225,7 +228,7 @@ def model_products(
 
 
 class _Replay:
-    """A graph with the tensors that it works on, which must live as long as it."""
+    """A CUDA graph together with the tensors that it uses, so that they live as long as it does."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, tensors: object) -> None:
         self._graph = graph
@@ -236,7 +239,10 @@ class _Replay:
 
 
 def measure_ceilings(config: EncoderConfig, tokens: int, target: Target) -> Ceilings:
-    """bf16 products, square and at the model's shapes over so many tokens (decoder: a quarter of them), and copies."""
+    """The speed of bf16 products (square, and in the shapes of the model for `tokens` tokens) and of copies.
+
+    The decoder's product has a quarter of the tokens, about what is masked.
+    """
     size = 256 if target.dry else SQUARE
     decoded = (max(1, tokens // 4), config.hidden_size, config.vocab_size)
     shapes = [*((tokens, *shape) for shape in linear_shapes(config)), decoded]
@@ -259,13 +265,13 @@ def _product(rows: int, inner: int, columns: int, target: Target) -> Product:
 
 
 def bench_ceilings(model: str, tokens: int, target: Target) -> CeilingsReport:
-    """The ceilings of a device at the shapes of a preset or of a model folder.
+    """The peak speeds of a device in the shapes of a preset or of a model folder.
 
     Raises:
-        ConfigError: there is no such model, or no token.
+        ConfigError: the model does not exist, or `tokens` is below 1.
     """
     if tokens < 1:
-        raise ConfigError("A batch needs a token; give --tokens of 1 or more.")
+        raise ConfigError("A batch needs at least one token; give --tokens of 1 or more.")
     config = model_config(model)
     found = measure_ceilings(config, tokens, target)
     return CeilingsReport(

@@ -1,7 +1,7 @@
-"""Encoder inference on a CUDA device, beside transformers and others: same weights, same documents, alternating.
+"""Encoder inference on a CUDA device, compared with other engines: same weights, same documents, in turns.
 
-Every engine is given a batch on the host in the form it takes, ids padded or one after the other, and is timed until
-its hidden states are on the device.
+Every engine starts from a batch in the memory of the host, padded or packed as it needs it. It is timed until the
+hidden states are on the device.
 """
 
 import copy
@@ -23,15 +23,15 @@ from modernbert.bench.cuda import (
     measure_ceilings,
     model_products,
 )
-from modernbert.bench.floor import MATRICES, encoder_flops
 from modernbert.bench.inference import first_line
 from modernbert.bench.models import check_dtype, describe, make_model
 from modernbert.bench.peers import transformers_model
 from modernbert.bench.profiling import Profile, profile_passes
 from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, make_result
+from modernbert.bench.roofline import MATRICES, encoder_flops
 from modernbert.bench.scaling import Cost, Point, ScalingReport
 from modernbert.bench.timing import alternate, check_rounds, relative_error
-from modernbert.bench.works import PaddedBatch, Work, choose, published, ragged
+from modernbert.bench.workloads import PaddedBatch, Workload, choose, published, ragged
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 from modernbert.model import Encoder, EncoderConfig
@@ -42,24 +42,24 @@ from modernbert.runtime import Precision
 logger = logging.getLogger(__name__)
 
 WORKLOADS = (
-    Work("64 x 512", (512,) * 64, repeats=4),
-    Work("64 documents, mean 256, longest 512", ragged(64, 256, 512), repeats=8),
-    Work("8 x 8192", (8192,) * 8, repeats=1),
-    Work("1 x 128", (128,), repeats=16),
+    Workload("64 x 512", (512,) * 64, repeats=4),
+    Workload("64 documents, mean 256, longest 512", ragged(64, 256, 512), repeats=8),
+    Workload("8 x 8192", (8192,) * 8, repeats=1),
+    Workload("1 x 128", (128,), repeats=16),
 )
-DRY_WORKLOADS = (Work("4 x 32", (32,) * 4), Work("4 documents, mean 24, longest 32", ragged(4, 24, 32)))
+DRY_WORKLOADS = (Workload("4 x 32", (32,) * 4), Workload("4 documents, mean 24, longest 32", ragged(4, 24, 32)))
 SCALING_LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 TRANSFORMERS_COMPILED = "transformers compiled"
 PACKED_ENCODERS = "packed-encoders"
-_BATCH_TOKENS = 65_536  # with padding
-_COMPARED_TOKENS = 8192  # of the first documents, at least one: fp32 takes memory
+_BATCH_TOKENS = 65_536  # padding included
+_COMPARED_TOKENS = 8192  # only the first documents are compared (at least one), as fp32 needs much memory
 
 
 @dataclass(frozen=True)
-class Engine:
-    """What is measured. `prepare` makes a batch on the host ready; the call that it returns is timed.
+class CudaEngine:
+    """One way to encode documents on a GPU. `prepare` takes a batch and returns the function that is timed.
 
-    That call returns hidden states on the device: (tokens, hidden) if it is `packed`, otherwise padded.
+    That function returns hidden states on the device: (tokens, hidden) if `packed`, otherwise padded.
     """
 
     name: str
@@ -70,15 +70,15 @@ class Engine:
 
 @dataclass(frozen=True)
 class CudaSetting:
-    """What an engine is made of: the encoder in fp32 on the device, and how it runs."""
+    """What an engine is built from: the encoder in fp32 on the device, and how to run it."""
 
     encoder: Encoder
     dtype: Precision
     target: Target
 
 
-def our_engine(setting: CudaSetting) -> Engine:
-    """The encoder as predictors run it: in its precision on the device, made ready for inference."""
+def our_engine(setting: CudaSetting) -> CudaEngine:
+    """The encoder as predictors run it: in the given precision on the device, optimized for inference."""
     holder = nn.Module()
     encoder = copy.deepcopy(setting.encoder).to(setting.target.device, _dtype(setting.dtype)).eval()
     holder.add_module("model", encoder)
@@ -95,49 +95,49 @@ def our_engine(setting: CudaSetting) -> Engine:
 
         return run
 
-    return Engine(OURS, setting.dtype, prepare, packed=True)
+    return CudaEngine(OURS, setting.dtype, prepare, packed=True)
 
 
-def sdpa_engine(setting: CudaSetting, dtype: Precision) -> Engine:
-    """transformers with SDPA, not compiled. In fp32 it is the reference for all others."""
+def sdpa_engine(setting: CudaSetting, dtype: Precision) -> CudaEngine:
+    """transformers with SDPA, not compiled. In fp32 it is the reference for all outputs."""
     model = _transformers_on_device(setting, dtype)
-    return Engine(BASELINE, dtype, lambda batch: _padded(model, batch, setting.target))
+    return CudaEngine(BASELINE, dtype, lambda batch: _padded(model, batch, setting.target))
 
 
-def compiled_engine(setting: CudaSetting) -> Engine:
-    """Each layer of transformers compiled: for one shape, or for any where documents differ in length.
+def compiled_engine(setting: CudaSetting) -> CudaEngine:
+    """transformers with each layer compiled, for one shape, or for any shape if the documents differ in length.
 
-    The layers share their graphs, so that it takes seconds and not minutes; nothing is lost but fusion across layers.
+    Layers share their graphs, so that compilation takes seconds instead of minutes. Only fusion across layers is lost.
     """
     torch._dynamo.config.recompile_limit = 64  # three kinds of layers, for each shape
     one_shape, any_shape = (_transformers_on_device(setting, setting.dtype) for _ in range(2))
     for model, dynamic in ((one_shape, False), (any_shape, True)):
         for layer in model.layers:
             layer.compile(dynamic=dynamic)
-    return Engine(
+    return CudaEngine(
         TRANSFORMERS_COMPILED,
         setting.dtype,
         lambda batch: _padded(one_shape if batch.full else any_shape, batch, setting.target),
     )
 
 
-def packed_encoders_engine(setting: CudaSetting) -> Engine:
-    """transformers patched by the package packed-encoders, as it chooses by itself: without graphs."""
+def packed_encoders_engine(setting: CudaSetting) -> CudaEngine:
+    """transformers patched by the package packed-encoders with its default settings, which use no CUDA graphs."""
     import packed_encoders
 
     model = _transformers_on_device(setting, setting.dtype)
     packed_encoders.pack(model)
-    return Engine(PACKED_ENCODERS, setting.dtype, lambda batch: _padded(model, batch, setting.target))
+    return CudaEngine(PACKED_ENCODERS, setting.dtype, lambda batch: _padded(model, batch, setting.target))
 
 
 @dataclass(frozen=True)
 class CudaPeer:
-    """An engine that is measured only if it is asked for, and the modules and the remedy if one is missing."""
+    """An engine that --peer can name, the modules that it needs, and how to install them."""
 
     name: str
     modules: tuple[str, ...]
     remedy: str
-    make: Callable[[CudaSetting], Engine]
+    make: Callable[[CudaSetting], CudaEngine]
 
     @property
     def unsupported_reason(self) -> str | None:
@@ -154,7 +154,7 @@ PEERS = (
 
 
 def choose_cuda_peers(names: Sequence[str]) -> tuple[CudaPeer, ...]:
-    """Those of these names beside transformers, which is always measured; `all` is all.
+    """The peers of these names; `all` means every one. transformers is always measured.
 
     Raises:
         ConfigError: there is no such peer on CUDA.
@@ -173,25 +173,25 @@ def bench_cuda_inference(
     dtype: str,
     rounds: int,
     target: Target,
-    works: Sequence[str] = (),
+    workloads: Sequence[str] = (),
     peers: Sequence[str] = (),
     published_documents: int | None = None,
     *,
     profiled: bool = False,
     on_result: Callable[[CudaReport], None] = lambda report: None,
 ) -> CudaReport:
-    """Measure a preset with random weights, or a model folder. `on_result` is given the report after each workload.
+    """Measure a preset with random weights, or a model folder. `on_result` receives the report after each workload.
 
     Raises:
-        ConfigError: an option has no such value, or transformers is missing.
+        ConfigError: an option has an invalid value, or transformers is missing.
     """
     precision = check_dtype(dtype)
     check_rounds(rounds)
     chosen_peers = choose_cuda_peers(peers)
-    known: tuple[Work, ...] = DRY_WORKLOADS if target.dry else WORKLOADS
+    known: tuple[Workload, ...] = DRY_WORKLOADS if target.dry else WORKLOADS
     if published_documents is not None:
         known += published(published_documents)
-    chosen = choose(known, works)
+    chosen = choose(known, workloads)
     encoder = make_model(Encoder, model, target.device)
     setting = CudaSetting(encoder, precision, target)
     reference = sdpa_engine(setting, "fp32")
@@ -209,14 +209,14 @@ def bench_cuda_inference(
         results=(),
         device=target.name,
         device_bytes=target.memory_bytes,
-        ceilings=measure_ceilings(encoder.config, max(work.tokens for work in chosen), target),
+        ceilings=measure_ceilings(encoder.config, max(workload.tokens for workload in chosen), target),
         profiles={},
     )
     with torch.inference_mode():
-        for work in chosen:
+        for workload in chosen:
             free_memory(target)
-            result, profile = _measure(encoder.config, reference, engines, others, work, rounds, target, profiled)
-            profiles = report.profiles if profile is None else report.profiles | {work.name: profile}
+            result, profile = _measure(encoder.config, reference, engines, others, workload, rounds, target, profiled)
+            profiles = report.profiles if profile is None else report.profiles | {workload.name: profile}
             report = replace(report, results=(*report.results, result), profiles=profiles)
             on_result(report)
     return report
@@ -225,15 +225,15 @@ def bench_cuda_inference(
 def bench_cuda_scaling(
     model: str, dtype: str, rounds: int, target: Target, lengths: Sequence[int] = ()
 ) -> ScalingReport:
-    """Encode one sequence at a time beside transformers, for each length. `threads` of a point are those of the host.
+    """Encode one sequence at a time, by us and by transformers, for each length. `threads` are those of the host.
 
     Raises:
-        ConfigError: an option has no such value, or transformers is missing.
+        ConfigError: an option has an invalid value, or transformers is missing.
     """
     precision = check_dtype(dtype)
     check_rounds(rounds)
     if min(lengths, default=1) < 1:
-        raise ConfigError("A sequence needs a token; give lengths of 1 or more.")
+        raise ConfigError("A sequence needs at least one token; give lengths of 1 or more.")
     encoder = make_model(Encoder, model, target.device)
     setting = CudaSetting(encoder, precision, target)
     reference = sdpa_engine(setting, "fp32")
@@ -241,10 +241,10 @@ def bench_cuda_scaling(
     points: list[Point] = []
     with torch.inference_mode():
         for length in dict.fromkeys(lengths or SCALING_LENGTHS):
-            work = Work(
+            workload = Workload(
                 f"{length:,} tokens", (length,), repeats=None if target.dry else max(1, min(16, 8192 // length))
             )
-            result, _ = _measure(encoder.config, reference, engines, [], work, rounds, target, profiled=False)
+            result, _ = _measure(encoder.config, reference, engines, [], workload, rounds, target, profiled=False)
             points += [_point(entry, length) for entry in result.entries]
     return ScalingReport(
         describe(model, encoder.config), precision, rounds, cuda_machine(target, ("transformers",)), tuple(points)
@@ -254,36 +254,36 @@ def bench_cuda_scaling(
 def _point(entry: Entry, length: int) -> Point:
     speed = entry.tokens_per_second
     cost = Cost(1e6 / speed.median, 1e6 / speed.fastest, 1e6 / speed.slowest) if speed else None
-    return Point(entry.contestant, torch.get_num_threads(), length, entry.error, cost)
+    return Point(entry.engine, torch.get_num_threads(), length, entry.error, cost)
 
 
-def _make_peers(peers: Sequence[CudaPeer], setting: CudaSetting) -> tuple[list[Engine], dict[str, str]]:
+def _make_peers(peers: Sequence[CudaPeer], setting: CudaSetting) -> tuple[list[CudaEngine], dict[str, str]]:
     made, missing = [], {}
     for peer in peers:
         if reason := peer.unsupported_reason:
             missing[peer.name] = reason
             continue
-        logger.info("making %s ready", peer.name)
+        logger.info("preparing %s", peer.name)
         try:
             made.append(peer.make(setting))
-        except Exception as error:  # foreign code, which fails in its own ways: the others are measured all the same
+        except Exception as error:  # other packages may raise anything; the remaining engines are still measured
             missing[peer.name] = f"failed: {first_line(error)}"
     return made, missing
 
 
 def _measure(
     config: EncoderConfig,
-    reference: Engine,
-    engines: Sequence[Engine],
-    others: Sequence[Engine],
-    work: Work,
+    reference: CudaEngine,
+    engines: Sequence[CudaEngine],
+    others: Sequence[CudaEngine],
+    workload: Workload,
     rounds: int,
     target: Target,
     profiled: bool,
 ) -> tuple[Result, Profile | None]:
-    """One workload. Another engine's failure is its result; ours or that of transformers too, as memory may run out."""
-    logger.info("%s: %s tokens", work.name, f"{work.tokens:,}")
-    batches = work.batches(config.vocab_size, at_once=_BATCH_TOKENS)
+    """Measure one workload. A failure of any engine goes into the report, as the GPU's memory may run out."""
+    logger.info("%s: %s tokens", workload.name, f"{workload.tokens:,}")
+    batches = workload.batches(config.vocab_size, at_once=_BATCH_TOKENS)
     first = _first_documents(batches[0])
     expected = reference.prepare(first)().float()[first.real.to(target.device)]
     entries, ready, single = [], {}, {}
@@ -291,8 +291,8 @@ def _measure(
         try:
             runs = [engine.prepare(batch) for batch in batches]
             entry = _compare(engine, runs, batches[0], expected, len(first.lengths), target)
-            ready[engine.name] = _round_of(runs, work, target)
-            single[engine.name] = _round_of(runs, replace(work, repeats=1), target)
+            ready[engine.name] = _round_of(runs, workload, target)
+            single[engine.name] = _round_of(runs, replace(workload, repeats=1), target)
         except Exception as error:
             if engine in engines and not isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -300,31 +300,31 @@ def _measure(
             free_memory(target)
         entries.append(entry)
     del expected
-    agreed = agreeing({entry.contestant: entry.error for entry in entries})
+    agreed = agreeing({entry.engine: entry.error for entry in entries})
     timed = {name: run for name, run in ready.items() if name in agreed}
-    entries = [replace(entry, peak_bytes=entry.peak_bytes if entry.contestant in agreed else None) for entry in entries]
+    entries = [replace(entry, peak_bytes=entry.peak_bytes if entry.engine in agreed else None) for entry in entries]
     dtype = torch.bfloat16 if engines[0].dtype == "bf16" else torch.float32
-    products, flops = model_products(config, min(work.tokens, _BATCH_TOKENS), dtype, target)
+    products, flops = model_products(config, min(workload.tokens, _BATCH_TOKENS), dtype, target)
     for run in (*timed.values(), products):
         run()
-    seconds = alternate(timed | {MATRICES: products}, rounds, work.name, target.wait)
-    result = make_result(work, encoder_flops(config, work.lengths), tuple(entries), seconds, flops)
+    seconds = alternate(timed | {MATRICES: products}, rounds, workload.name, target.wait)
+    result = make_result(workload, encoder_flops(config, workload.lengths), tuple(entries), seconds, flops)
     profile = profile_passes(single[OURS], target.device) if profiled and OURS in timed else None
     return result, profile
 
 
 def _compare(
-    engine: Engine,
+    engine: CudaEngine,
     runs: Sequence[Callable[[], Tensor]],
     batch: PaddedBatch,
     expected: Tensor,
     documents: int,
     target: Target,
 ) -> Entry:
-    """The first batch as it will be timed: its first documents against what was expected, and its peak of memory."""
+    """Run the first batch: the error of its first documents against the expected ones, and its peak memory."""
     held: list[Tensor] = []
 
-    def first_calls() -> None:  # two: the first one compiles, and may capture a graph for the second
+    def first_calls() -> None:  # the first call compiles, the second may capture a graph
         held[:] = [runs[0]()]
         held[:] = [runs[0]()]
 
@@ -342,7 +342,7 @@ def _compare(
 
 
 def _first_documents(batch: PaddedBatch) -> PaddedBatch:
-    """So many that they have `_COMPARED_TOKENS` at most, or one."""
+    """The first documents, with at most `_COMPARED_TOKENS` tokens, but at least one document."""
     total, count = 0, 0
     for length in batch.lengths:
         if count and total + length > _COMPARED_TOKENS:
@@ -352,12 +352,12 @@ def _first_documents(batch: PaddedBatch) -> PaddedBatch:
     return PaddedBatch(lengths, batch.ids[:count, : max(lengths)], alone=True)
 
 
-def _round_of(runs: Sequence[Callable[[], Tensor]], work: Work, target: Target) -> Callable[[], None]:
-    """All batches of a workload, one after the other, `passes` times. A single text is waited for each time."""
-    alone = len(work.lengths) == 1
+def _round_of(runs: Sequence[Callable[[], Tensor]], workload: Workload, target: Target) -> Callable[[], None]:
+    """A function that encodes all batches of a workload, `passes` times. It waits after each pass over one text."""
+    alone = len(workload.lengths) == 1
 
     def run() -> None:
-        for _ in range(work.passes):
+        for _ in range(workload.passes):
             for encode in runs:
                 encode()
             if alone:

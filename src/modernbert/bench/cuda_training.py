@@ -1,4 +1,4 @@
-"""Masked-LM training steps on a CUDA device: forward and backward, and with the optimizer; transformers beside one."""
+"""Masked-LM training steps on a CUDA device with and without the optimizer, one workload compared with transformers."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ from modernbert.bench.cuda import (
     measure_ceilings,
     model_products,
 )
-from modernbert.bench.floor import MATRICES, training_flops
 from modernbert.bench.inference import first_line
 from modernbert.bench.models import check_dtype, describe, make_model
 from modernbert.bench.peers import transformers_model
 from modernbert.bench.profiling import Profile, profile_passes
 from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, make_result
+from modernbert.bench.roofline import MATRICES, training_flops
 from modernbert.bench.timing import alternate, check_rounds, relative_error
-from modernbert.bench.works import Work, choose
+from modernbert.bench.workloads import Workload, choose
 from modernbert.model import MaskedLM
 from modernbert.packed import IGNORED, Sequences
 from modernbert.runtime import Precision, autocast
@@ -32,18 +32,18 @@ from modernbert.train.optimizer import StableAdamW, parameter_groups
 
 logger = logging.getLogger(__name__)
 
-BESIDE_TRANSFORMERS = Work("32 x 1024, beside transformers", (1024,) * 32)
-WORKLOADS = (Work("96 x 1024", (1024,) * 96), Work("12 x 8192", (8192,) * 12), BESIDE_TRANSFORMERS)
-LARGE_WORKLOADS = (Work("56 x 1024", (1024,) * 56),)
-DRY_WORKLOADS = (Work("4 x 64", (64,) * 4), Work("2 x 64, beside transformers", (64,) * 2))
+BESIDE_TRANSFORMERS = Workload("32 x 1024, beside transformers", (1024,) * 32)
+WORKLOADS = (Workload("96 x 1024", (1024,) * 96), Workload("12 x 8192", (8192,) * 12), BESIDE_TRANSFORMERS)
+LARGE_WORKLOADS = (Workload("56 x 1024", (1024,) * 56),)
+DRY_WORKLOADS = (Workload("4 x 64", (64,) * 4), Workload("2 x 64, beside transformers", (64,) * 2))
 WITHOUT_OPTIMIZER = f"{OURS} without optimizer"
 _MASKED = 0.3
-_COMPARED_TOKENS = 4096  # of the first documents, at least one
+_COMPARED_TOKENS = 4096  # only the first documents are compared, at least one
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """Documents of a workload on the device, packed for ours and padded for transformers (nothing is padding)."""
+    """Documents of a workload on the device, packed for us and as a matrix for transformers (all have one length)."""
 
     tokens: Tensor  # (tokens,)
     sequences: Sequences
@@ -81,23 +81,23 @@ def bench_cuda_training(
     dtype: str,
     rounds: int,
     target: Target,
-    works: Sequence[str] = (),
+    workloads: Sequence[str] = (),
     *,
     profiled: bool = False,
     on_result: Callable[[CudaReport], None] = lambda report: None,
 ) -> CudaReport:
-    """Measure steps of a preset with random weights, or of a model folder; gradients are compared first.
+    """Measure training steps of a preset with random weights, or of a model folder, after a comparison of gradients.
 
-    They are compared with those of transformers in fp32, on the first documents. Only a workload that says so is timed
-    beside transformers, which decodes every token and needs the memory for it. `on_result` is given the report after
-    each workload.
+    The gradients of the first documents are compared with those of transformers in fp32. Only the workload with
+    "transformers" in its name is timed beside transformers, which decodes every token and needs much memory for that.
+    `on_result` receives the report after each workload.
 
     Raises:
-        ConfigError: transformers is missing, or there is no such model, dtype or workload.
+        ConfigError: transformers is missing, or the model, dtype or workload is unknown.
     """
     precision = check_dtype(dtype)
     check_rounds(rounds)
-    chosen = choose(_workloads(model, target), works)
+    chosen = choose(_workloads(model, target), workloads)
     ours = make_model(MaskedLM, model, target.device).train()
     theirs = transformers_model(ours, target.device).train()
     trainees = {OURS: _our_trainee(ours), BASELINE: _their_trainee(theirs)}
@@ -112,19 +112,19 @@ def bench_cuda_training(
         results=(),
         device=target.name,
         device_bytes=target.memory_bytes,
-        ceilings=measure_ceilings(ours.config, max(work.tokens for work in chosen), target),
+        ceilings=measure_ceilings(ours.config, max(workload.tokens for workload in chosen), target),
         profiles={},
     )
-    for work in chosen:
+    for workload in chosen:
         free_memory(target)
-        result, profile = _measure(trainees, work, precision, rounds, target, profiled)
-        profiles = report.profiles if profile is None else report.profiles | {work.name: profile}
+        result, profile = _measure(trainees, workload, precision, rounds, target, profiled)
+        profiles = report.profiles if profile is None else report.profiles | {workload.name: profile}
         report = replace(report, results=(*report.results, result), profiles=profiles)
         on_result(report)
     return report
 
 
-def _workloads(model: str, target: Target) -> tuple[Work, ...]:
+def _workloads(model: str, target: Target) -> tuple[Workload, ...]:
     if target.dry:
         return DRY_WORKLOADS
     return LARGE_WORKLOADS if model == "large" else WORKLOADS
@@ -145,9 +145,9 @@ def _their_trainee(model: Any) -> _Trainee:
     )
 
 
-def make_sample(work: Work, vocab_size: int, device: torch.device, documents: int | None = None) -> _Sample:
-    """The first documents of a workload, or all; 30 % of their tokens are predicted, and which they are is fixed."""
-    [batch] = work.batches(vocab_size, at_once=work.tokens)
+def make_sample(workload: Workload, vocab_size: int, device: torch.device, documents: int | None = None) -> _Sample:
+    """The first documents of a workload, or all of them, with a fixed 30 % of their tokens masked."""
+    [batch] = workload.batches(vocab_size, at_once=workload.tokens)
     assert batch.full, "padding would count for transformers alone"
     masked = torch.rand(batch.ids.shape, generator=torch.Generator().manual_seed(0)) < _MASKED
     masked[:, 0] = True  # at least one
@@ -166,27 +166,27 @@ def make_sample(work: Work, vocab_size: int, device: torch.device, documents: in
 
 def _measure(
     trainees: Mapping[str, _Trainee],
-    work: Work,
+    workload: Workload,
     precision: Precision,
     rounds: int,
     target: Target,
     profiled: bool,
 ) -> tuple[Result, Profile | None]:
-    logger.info("%s: %s tokens", work.name, f"{work.tokens:,}")
+    logger.info("%s: %s tokens", workload.name, f"{workload.tokens:,}")
     ours, theirs = trainees[OURS], trainees[BASELINE]
     model = ours.model
     assert isinstance(model, MaskedLM)
     theirs.model.load_state_dict(model.state_dict())
     config, device = model.config, target.device
-    first = make_sample(work, config.vocab_size, device, max(1, _COMPARED_TOKENS // work.lengths[0]))
+    first = make_sample(workload, config.vocab_size, device, max(1, _COMPARED_TOKENS // workload.lengths[0]))
     errors = _errors(trainees, first, precision)
     agreed = agreeing(errors)
-    sample = make_sample(work, config.vocab_size, device)
+    sample = make_sample(workload, config.vocab_size, device)
     steps = {
         OURS: lambda: ours.step(sample, precision),
         WITHOUT_OPTIMIZER: lambda: ours.step_without_optimizer(sample, precision),
     }
-    if "transformers" in work.name:
+    if "transformers" in workload.name:
         steps[BASELINE] = lambda: theirs.step(sample, precision)
     entries: list[Entry] = []
     timed: dict[str, Callable[[], None]] = {}
@@ -195,7 +195,7 @@ def _measure(
         entry = Entry(name, precision, errors[of])
         if of in agreed:
             try:
-                step()  # the moments of the optimizer stay, and are none of the memory of a step
+                step()  # allocates the optimizer's state, which does not count as memory of a step
                 entry = replace(entry, peak_bytes=device_peak(step, target))
                 timed[name] = step
             except torch.OutOfMemoryError as error:
@@ -205,18 +205,18 @@ def _measure(
         entries.append(entry)
         free_memory(target)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    products, flops = model_products(config, work.tokens, dtype, target)
+    products, flops = model_products(config, workload.tokens, dtype, target)
     products()
-    seconds = alternate(timed | {MATRICES: products}, rounds, work.name, target.wait)
-    work = replace(work, repeats=1)
-    operations = training_flops(config, work.lengths, len(sample.rows))
-    result = make_result(work, operations, tuple(entries), seconds, flops)
+    seconds = alternate(timed | {MATRICES: products}, rounds, workload.name, target.wait)
+    workload = replace(workload, repeats=1)
+    operations = training_flops(config, workload.lengths, len(sample.rows))
+    result = make_result(workload, operations, tuple(entries), seconds, flops)
     profile = profile_passes(timed[OURS], device) if profiled and OURS in timed else None
     return result, profile
 
 
 def _errors(trainees: Mapping[str, _Trainee], sample: _Sample, precision: Precision) -> dict[str, float]:
-    """Relative error of the parameter whose gradient is furthest from that of transformers in fp32."""
+    """The largest relative error of a parameter's gradient against transformers in fp32, for each model."""
     expected = _gradients(trainees[BASELINE], sample, "fp32")
     errors = {}
     for name, trainee in trainees.items():
@@ -227,7 +227,7 @@ def _errors(trainees: Mapping[str, _Trainee], sample: _Sample, precision: Precis
 
 
 def _gradients(trainee: _Trainee, sample: _Sample, precision: Precision) -> dict[str, Tensor]:
-    """Those of the loss, by parameter; the model is left without."""
+    """The gradients of the loss by parameter; those of the model are cleared afterwards."""
     trainee.optimizer.zero_grad()
     trainee.backward(sample, precision)
     named = trainee.model.named_parameters()

@@ -1,4 +1,4 @@
-"""Pictures of reports, as PNG and as SVG: speed beside transformers, and the cost of a token."""
+"""Figures of reports, as PNG and SVG: speed relative to transformers, and the cost of a token."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from modernbert.errors import ConfigError
 from modernbert.plots.style import COLOURS, MARKERS, pyplot, save
 
 _GREY = "#717581"
-_HEIGHT = 0.8  # of the distance between works, shared by its bars
+_HEIGHT = 0.8  # of a bar, in units of the distance between bars
 
 
 def figure_paths(path: Path) -> tuple[Path, Path]:
-    """The two files of a figure that is asked for by one of them.
+    """The PNG and the SVG file of a figure, from the path of either.
 
     Raises:
-        ConfigError: its ending is another.
+        ConfigError: the suffix is neither .png nor .svg.
     """
     if path.suffix not in (".png", ".svg"):
         raise ConfigError(f"{path} must end in .png or .svg; both are written.")
@@ -27,23 +27,23 @@ def figure_paths(path: Path) -> tuple[Path, Path]:
 
 
 def draw_report(report: Report, path: Path) -> tuple[Path, Path]:
-    """Bars for each work: every contestant's speed as a multiple of transformers', which is the line at 1.
+    """Bars for each workload: each engine's speed as a multiple of that of transformers, which is the line at 1.
 
     Raises:
         DataError: matplotlib is missing.
-        ConfigError: `path` ends neither in .png nor in .svg, or nothing was ranked beside transformers.
+        ConfigError: `path` ends neither in .png nor in .svg, or no engine was timed beside transformers.
     """
     paths = figure_paths(path)
-    works = [(result, bars) for result in report.results if (bars := _bars(result))]
-    names = list(dict.fromkeys(bar.name for _, bars in works for bar in bars))
+    workloads = [(result, bars) for result in report.results if (bars := _bars(result))]
+    names = list(dict.fromkeys(bar.name for _, bars in workloads for bar in bars))
     if not names:
-        raise ConfigError("Nothing was ranked beside transformers, so there is no figure to draw.")
+        raise ConfigError("No engine was timed beside transformers, so there is nothing to draw.")
     drawing = pyplot()
-    every = [bar for _, bars in works for bar in bars]
-    figure, axes = drawing.subplots(figsize=(9, 1.5 + 0.24 * len(every) + 0.2 * len(works)), layout="constrained")
+    every = [bar for _, bars in workloads for bar in bars]
+    figure, axes = drawing.subplots(figsize=(9, 1.5 + 0.24 * len(every) + 0.2 * len(workloads)), layout="constrained")
     colours = colours_of(names)
     top, ticks = 0.0, []
-    for _, bars in works:
+    for _, bars in workloads:
         for bar in bars:
             axes.barh(top, bar.ratio, height=_HEIGHT, color=colours[bar.name], zorder=2)
             axes.annotate(
@@ -59,11 +59,11 @@ def draw_report(report: Report, path: Path) -> tuple[Path, Path]:
         ticks.append(top - (len(bars) + 1) / 2)
         top += 0.6
     axes.axvline(1, color="black", lw=1.2, zorder=3)
-    axes.set_yticks(ticks, [_label(result) for result, _ in works])
+    axes.set_yticks(ticks, [_label(result) for result, _ in workloads])
     axes.set_ylim(top - 0.6 - 0.3, -0.7)
     axes.set_xlim(0, 1.35 * max(1.0, *(bar.ratio for bar in every)))
     axes.set_xlabel(f"speed, real tokens per second: multiples of {BASELINE} (the line at 1)", fontsize="small")
-    _tidy(axes, "x")
+    _style(axes, "x")
     axes.tick_params(axis="y", length=0)
     figure.suptitle(_title(report.model, report.dtype, report.machine, f"threads: {report.threads}"), fontsize="medium")
     if len(names) > 1:
@@ -73,25 +73,24 @@ def draw_report(report: Report, path: Path) -> tuple[Path, Path]:
 
 
 def draw_scaling(report: ScalingReport, path: Path) -> tuple[Path, Path]:
-    """Microseconds for a token over the tokens of a sequence: a colour for each contestant, a line for each number of
-    threads.
+    """Microseconds per token by sequence length: a colour for each engine, a line for each number of threads.
 
     Raises:
         DataError: matplotlib is missing.
-        ConfigError: `path` ends neither in .png nor in .svg, or nothing was ranked.
+        ConfigError: `path` ends neither in .png nor in .svg, or no engine was timed.
     """
     paths = figure_paths(path)
     points = [point for point in report.points if point.cost is not None]
     if not points:
-        raise ConfigError("Nothing was ranked, so there is no figure to draw.")
+        raise ConfigError("No engine was timed, so there is nothing to draw.")
     drawing = pyplot()
     figure, axes = drawing.subplots(figsize=(9, 5), layout="constrained")
-    colours = colours_of(dict.fromkeys(point.contestant for point in points))
+    colours = colours_of(dict.fromkeys(point.engine for point in points))
     styles = dict(zip(dict.fromkeys(point.threads for point in points), cycle(("-", "--", ":", "-.")), strict=False))
     markers = dict(zip(styles, cycle(MARKERS), strict=False))
     for name, colour in colours.items():
         for threads, style in styles.items():
-            line = [point for point in points if (point.contestant, point.threads) == (name, threads)]
+            line = [point for point in points if (point.engine, point.threads) == (name, threads)]
             costs = [point.cost for point in line if point.cost is not None]
             lengths = [point.tokens for point in line]
             axes.fill_between(
@@ -110,14 +109,14 @@ def draw_scaling(report: ScalingReport, path: Path) -> tuple[Path, Path]:
     axes.yaxis.set_minor_locator(drawing.NullLocator())
     axes.set_xlabel("tokens in the sequence", fontsize="small")
     axes.set_ylabel("microseconds per token", fontsize="small")
-    _tidy(axes, "both")
+    _style(axes, "both")
     axes.legend(frameon=False, fontsize="small")
     figure.suptitle(_title(report.model, report.dtype, report.machine), fontsize="medium")
     return _write(figure, paths)
 
 
 def colours_of(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each contestant; transformers is grey."""
+    """A colour for each engine; transformers is grey."""
     rest = cycle(colour for colour in COLOURS if colour not in (_GREY, "#94a4a2"))
     return {name: _GREY if name == BASELINE else next(rest) for name in names}
 
@@ -131,14 +130,14 @@ class _Bar:
 
 def _bars(result: Result) -> list[_Bar]:
     return [
-        _Bar(entry.contestant, entry.ratio, entry.tokens_per_second.median)
+        _Bar(entry.engine, entry.ratio, entry.tokens_per_second.median)
         for entry in result.entries
-        if entry.ratio is not None and entry.tokens_per_second is not None and entry.contestant != BASELINE
+        if entry.ratio is not None and entry.tokens_per_second is not None and entry.engine != BASELINE
     ]
 
 
 def _label(result: Result) -> str:
-    name = ",\n".join(result.work.rsplit(", ", 1))
+    name = ",\n".join(result.workload.rsplit(", ", 1))
     if result.of_documents is None:
         return name
     return f"{name}\n{result.documents:,} of {result.of_documents:,} documents"
@@ -148,7 +147,7 @@ def _title(model: str, dtype: str, machine: dict[str, str], *rest: str) -> str:
     return f"{model}\n{', '.join((dtype, *rest, machine['processor'], 'torch ' + machine['torch']))}"
 
 
-def _tidy(axes: Any, grid: str) -> None:
+def _style(axes: Any, grid: str) -> None:
     axes.tick_params(labelsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.25, lw=0.6, zorder=0)

@@ -1,8 +1,8 @@
-"""Whole fine-tuning runs beside the Trainer of transformers: quality over seeds, and the time of an epoch.
+"""Complete fine-tuning runs compared with the Trainer of transformers: quality over seeds, and the time of an epoch.
 
-Both read the same encoded examples, start from the same weights (the drawn ones of the new head too) and follow the
-same schedule with as many examples an update, gradients cut to the same norm. The Trainer pads a batch to its longest
-sequence and takes torch's fused AdamW. Of both, the best epoch counts, measured by the same code.
+Both read the same encoded examples, start from the same weights (the random ones of the new head included) and use the
+same schedule, batch size and gradient clipping. The Trainer pads a batch to its longest sequence and uses torch's fused
+AdamW. For both, the best epoch counts, measured by the same code.
 """
 
 import logging
@@ -22,7 +22,8 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from modernbert.bench.report import write_report
+from modernbert.bench.remaining import log_remaining
+from modernbert.bench.report import parse_json, write_report
 from modernbert.bench.timing import machine, use_threads
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
@@ -39,7 +40,7 @@ from modernbert.train.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
 
-Contestant = Literal["modernbert", "Trainer"]
+EngineName = Literal["modernbert", "Trainer"]
 _CLASSES: Mapping[str, str] = {
     "classify": "AutoModelForSequenceClassification",
     "multi-label": "AutoModelForSequenceClassification",
@@ -55,9 +56,9 @@ _OWN_SETTINGS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One contestant with one seed. Evaluations are no part of an epoch's seconds."""
+    """One engine with one seed. The time of an epoch does not include evaluation."""
 
-    contestant: Contestant
+    engine: EngineName
     seed: int
     metrics: Mapping[str, float]  # of the best epoch, on the validation set
     seconds_per_epoch: float
@@ -65,17 +66,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Summary:
-    """One contestant over its seeds: mean and deviation of each metric, and the median epoch."""
+    """One engine over its seeds: mean and standard deviation of each metric, and the median time of an epoch."""
 
-    contestant: Contestant
+    engine: EngineName
     metrics: Mapping[str, tuple[float, float | None]]
     seconds_per_epoch: float
-    speed: float  # how many times faster than the Trainer
+    speed: float  # a multiple of the Trainer's
 
 
 @dataclass(frozen=True)
 class FinetuningReport:
-    """Both contestants on one task."""
+    """Both engines on one task."""
 
     task: str
     model: str
@@ -90,13 +91,13 @@ class FinetuningReport:
 
 
 def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningReport | None:
-    """Fine-tune with every seed, ours and the Trainer's in turn. None if the user asked to stop.
+    """Fine-tune with every seed, ours and the Trainer in turn. None if the user asked to stop.
 
-    Every run leaves its result in a folder beside the output; given again, what is there is not run again.
+    Every run keeps its result in a folder beside the output; a second call does not repeat finished runs.
 
     Raises:
-        ConfigError: transformers or accelerate is missing, the Trainer has no such settings, or the folder holds runs
-            of another recipe or of other data.
+        ConfigError: transformers or accelerate is missing, the Trainer lacks a setting, or the folder has runs of
+            another recipe or of other data.
         DataError: a file or an example is wrong.
     """
     _check(recipe)
@@ -104,16 +105,20 @@ def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningR
     device = select_device(recipe.machine.device)
     task, sets = prepare(recipe)
     if sets.validation is None:
-        raise ConfigError("Both are compared on a validation set: name one in data.validation, or set data.held_out.")
+        raise ConfigError("The comparison needs a validation set: name one in data.validation, or set data.held_out.")
     runs = []
+    logger.info("%d runs of %d epochs", 2 * len(recipe.seeds), recipe.training.epochs)
     with StopRequest() as stop:
         for number, seed in enumerate(recipe.seeds):
-            turns: tuple[Contestant, ...] = ("modernbert", "Trainer")
-            for contestant in turns if number % 2 == 0 else turns[::-1]:
-                run = _run_once(contestant, recipe, task, sets, seed, stop)
+            turns: tuple[EngineName, ...] = ("modernbert", "Trainer")
+            for engine in turns if number % 2 == 0 else turns[::-1]:
+                run = _run_once(engine, recipe, task, sets, seed, stop)
                 if run is None:
                     return None
                 runs.append(run)
+                if left := len(turns) * len(recipe.seeds) - len(runs):
+                    epoch = statistics.fmean(run.seconds_per_epoch for run in runs)
+                    log_remaining(left * recipe.training.epochs * epoch)
     report = FinetuningReport(
         task=recipe.task,
         model=recipe.model,
@@ -131,19 +136,19 @@ def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningR
 
 
 def summarize(runs: Sequence[Run]) -> tuple[Summary, ...]:
-    """What the seeds of each contestant come to."""
-    of: dict[Contestant, list[Run]] = {}
+    """The results of each engine over its seeds."""
+    of: dict[EngineName, list[Run]] = {}
     for run in runs:
-        of.setdefault(run.contestant, []).append(run)
+        of.setdefault(run.engine, []).append(run)
     epochs = {name: statistics.median(run.seconds_per_epoch for run in found) for name, found in of.items()}
     return tuple(
         Summary(
-            contestant,
+            engine,
             {name: _mean_and_deviation([run.metrics[name] for run in found]) for name in found[0].metrics},
-            epochs[contestant],
-            epochs["Trainer"] / epochs[contestant],
+            epochs[engine],
+            epochs["Trainer"] / epochs[engine],
         )
-        for contestant, found in of.items()
+        for engine, found in of.items()
     )
 
 
@@ -157,7 +162,7 @@ def _check(recipe: FinetuneRecipe) -> None:
             raise ConfigError(f"The Trainer needs {package}: {install_command('bench')}.")
     check_packages()
     if recipe.task not in _CLASSES:
-        raise ConfigError(f"Only {', '.join(_CLASSES)} are compared with the Trainer, not {recipe.task!r}.")
+        raise ConfigError(f"Only {', '.join(_CLASSES)} can be compared with the Trainer, not {recipe.task!r}.")
     plain = Training()
     for name in _OWN_SETTINGS:
         if getattr(recipe.training, name) != getattr(plain, name):
@@ -167,25 +172,25 @@ def _check(recipe: FinetuneRecipe) -> None:
 
 
 def folder_of(recipe: FinetuneRecipe) -> Path:
-    """Where the runs and the report go: beside the folder that `modernbert finetune` would write."""
+    """The folder of the runs and the report, beside the one that `modernbert finetune` would write."""
     return recipe.output.with_name(f"{recipe.output.name}-beside-trainer")
 
 
 def _run_once(
-    contestant: Contestant, recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, seed: int, stop: StopRequest
+    engine: EngineName, recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, seed: int, stop: StopRequest
 ) -> Run | None:
-    """The result of a seed: the one that lies in its folder, or that of a new run."""
-    folder = folder_of(recipe) / contestant.lower() / f"seed-{seed}"
+    """The result of a seed, from its folder or from a new run."""
+    folder = folder_of(recipe) / engine.lower() / f"seed-{seed}"
     of_seed = recipe.model_copy(update={"seeds": (seed,), "output": folder})
     claim_folder(of_seed, _RESULT)
     path = folder / _RESULT
     if path.exists():
-        return TypeAdapter(Run).validate_json(path.read_bytes())
+        return TypeAdapter(Run).validate_python(parse_json(path.read_bytes()))
     finetuning = Finetuning(of_seed, task, sets, seed, Processes(0, 1, select_device(recipe.machine.device)))
-    run = _train_ours(finetuning, stop) if contestant == "modernbert" else _train_with_trainer(finetuning, stop)
+    run = _train_ours(finetuning, stop) if engine == "modernbert" else _train_with_trainer(finetuning, stop)
     if run is not None:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
-        logger.info("%s, seed %d: %s; %.1f s an epoch", contestant, seed, shown, run.seconds_per_epoch)
+        logger.info("%s, seed %d: %s; %.1f s an epoch", engine, seed, shown, run.seconds_per_epoch)
         write_report(run, path)
     return run
 
@@ -209,7 +214,7 @@ def _scores(finetuning: Finetuning) -> Mapping[str, float]:
 
 
 def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None:
-    """The run that `finetuning` has before it, by the Trainer. An epoch is from its first batch to its last update."""
+    """Train `finetuning` with the Trainer instead. An epoch lasts from its first batch to its last update."""
     import transformers
 
     training, recipe = finetuning.recipe.training, finetuning.recipe
@@ -243,7 +248,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
             num_train_epochs=training.epochs,
             per_device_train_batch_size=training.batch_examples,
             learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay / training.learning_rate,  # times the rate, as AdamW has it
+            weight_decay=training.weight_decay / training.learning_rate,  # AdamW multiplies it by the learning rate
             max_grad_norm=training.max_grad_norm,
             adam_beta2=0.98,
             adam_epsilon=1e-6,
@@ -276,7 +281,7 @@ def _train_with_trainer(finetuning: Finetuning, stop: StopRequest) -> Run | None
 
 
 def pad_items(items: Iterable[Item], *, per_token: bool) -> dict[str, Tensor]:
-    """Single sequences as a padded batch, with the names that transformers has for its tensors."""
+    """Single sequences as a padded batch, with the tensor names of transformers."""
     chosen = list(items)
     ids = [torch.from_numpy(item.sequences[0]).long() for item in chosen]
     labels = [torch.from_numpy(item.label) for item in chosen]

@@ -1,4 +1,4 @@
-"""The reports of one run on a GPU machine: merged into one JSON document, and as the tables of a page."""
+"""The reports of one run on a GPU machine, merged into one JSON document and written as tables in Markdown."""
 
 import json
 import re
@@ -6,21 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modernbert.bench.report import parse_json
 from modernbert.errors import DataError
 from modernbert.files import atomic_write
 
-Results = dict[str, Any]  # reports by the name of their stage, as JSON; "stages" lists how each stage ended
+Results = dict[str, Any]  # the JSON of each stage's report by the stage's name; "stages" lists how each one ended
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _KINDS = ("ceilings", "inference", "training", "scaling", "attention", "loop", "pretrain")
-_LONGEST_NAME = 90  # of a kernel
+_LONGEST_NAME = 90  # characters of a kernel's name
 
 
 def collect(folder: Path) -> Results:
-    """All `*.json` of a folder, by their names without the ending.
+    """All `*.json` files of a folder, by their names without the suffix.
 
     Raises:
-        DataError: there is none, or one is no JSON object.
+        DataError: there is no such file, or one is not a JSON object.
     """
     found = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
     if not found:
@@ -32,7 +33,7 @@ def read_results(path: Path) -> Results:
     """A folder of reports, the merged file, or a single report.
 
     Raises:
-        DataError: it is none of these.
+        DataError: the path is none of these.
     """
     if path.is_dir():
         return collect(path)
@@ -42,25 +43,25 @@ def read_results(path: Path) -> Results:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        raise DataError(f"{path} is no report in JSON; write it with `runs/gpu.sh check` or --output.") from None
+        values = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        raise DataError(f"{path} is not a report in JSON; write one with `runs/gpu.sh check` or --output.") from None
     if not isinstance(values, dict):
-        raise DataError(f"{path} holds no JSON object, so it is no report.")
+        raise DataError(f"{path} is not a JSON object; write a report with `runs/gpu.sh check` or --output.")
     return values
 
 
 def write_results(results: Results, path: Path) -> None:
-    """Write the merged reports, aside first."""
+    """Write the merged reports; the file appears complete or not at all."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def update_page(page: Path, markdown: str) -> None:
-    """Put tables between the two marks of a page, in the place of what is there.
+    """Replace what stands between the two markers of a page by these tables.
 
     Raises:
-        DataError: the page lacks the marks.
+        DataError: the page does not have the markers.
     """
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
@@ -72,9 +73,9 @@ def update_page(page: Path, markdown: str) -> None:
 
 
 def render(results: Results, *, brief: bool = False) -> str:
-    """All reports as Markdown: what was measured on which device, a section for each benchmark.
+    """All reports as Markdown: the device, then a section for each benchmark, then the stages.
 
-    A brief one has no kernels of profiles, no scaling, and ends with the stages.
+    With `brief`, without the kernels of profiles and without scaling.
     """
     parts = [_device(results)]
     sections = {kind: [(name, r) for name, r in results.items() if r.get("benchmark") == kind] for kind in _KINDS}
@@ -130,11 +131,11 @@ def _speeds(name: str, report: Mapping[str, Any], brief: bool) -> str:
         for entry in result["entries"]:
             rows.append(
                 (
-                    result["work"],
-                    entry["contestant"] + ("" if entry["computes"] == report["dtype"] else f", {entry['computes']}"),
+                    result["workload"],
+                    entry["engine"] + ("" if entry["computes"] == report["dtype"] else f", {entry['computes']}"),
                     _range(entry["tokens_per_second"]) if entry["tokens_per_second"] else "not ranked",
                     "" if entry["ratio"] is None else f"{entry['ratio']:.2f} x",
-                    "" if entry["share_of_floor"] is None else f"{entry['share_of_floor']:.0%}",
+                    "" if entry["roofline_fraction"] is None else f"{entry['roofline_fraction']:.0%}",
                     entry["failure"] or "" if entry["error"] is None else f"{entry['error']:.1e}",
                     "" if entry["peak_bytes"] is None else f"{entry['peak_bytes'] / 2**20:,.0f} MiB",
                 )
@@ -144,17 +145,18 @@ def _speeds(name: str, report: Mapping[str, Any], brief: bool) -> str:
     )  # fmt: skip
     parts = [title, _table(columns, rows)]
     if products := [
-        f"{result['work']}: {result['matrix_flops_per_second']['median'] / 1e12:,.1f}" for result in report["results"]
+        f"{result['workload']}: {result['matrix_flops_per_second']['median'] / 1e12:,.1f}"
+        for result in report["results"]
     ]:
         parts.append(f"Linear layers alone, TFLOP/s: {'; '.join(products)}.")
     parts += [f"Not measured: {peer}, {reason}" for peer, reason in report["missing"].items()]
-    for work, profile in report.get("profiles", {}).items():
-        parts.append(profile_table(work, profile).partition("\n")[0] if brief else profile_table(work, profile))
+    for workload, profile in report.get("profiles", {}).items():
+        parts.append(profile_table(workload, profile).partition("\n")[0] if brief else profile_table(workload, profile))
     return "\n\n".join(parts)
 
 
-def profile_table(work: str, profile: Mapping[str, Any]) -> str:
-    """The profile of a workload (as JSON): the shares of the groups, and the longest kernels."""
+def profile_table(workload: str, profile: Mapping[str, Any]) -> str:
+    """A workload's profile (as JSON): the time shares of the kernel groups, and the longest kernels."""
     shares = ", ".join(f"{group} {share:.0%}" for group, share in profile["shares"].items())
     rows = [
         (
@@ -166,12 +168,12 @@ def profile_table(work: str, profile: Mapping[str, Any]) -> str:
         )
         for kernel in profile["kernels"]
     ]
-    head = f"Profile of {work}: {profile['microseconds'] / 1e3:,.2f} ms in kernels a pass; {shares}."
+    head = f"Profile of {workload}: {profile['microseconds'] / 1e3:,.2f} ms in kernels a pass; {shares}."
     return f"{head}\n\n" + _table(("kernel", "group", "ms", "launches", "share"), rows)
 
 
 def _short(name: str) -> str:
-    """A kernel's name without the lists of its template arguments, which are longer than a page is wide."""
+    """A kernel's name without its template arguments, which are too long for a table."""
     name = re.sub(r"^void ", "", name)
     while (shorter := re.sub(r"<[^<>]*>|\([^()]*\)$", "", name)) != name:
         name = shorter
@@ -191,15 +193,15 @@ def _loops(reports: Sequence[Mapping[str, Any]]) -> str:
         )
         for report in reports
     ]
-    columns = ("model", "tokens an update", "row", "bare step, tokens/s", "`pretrain`, tokens/s", "kept", "steps")
-    return "### `pretrain` beside its bare step\n\n" + _table(columns, rows)
+    columns = ("model", "tokens an update", "row", "bare step, tokens/s", "`pretrain`, tokens/s", "ratio", "steps")
+    return "### `pretrain` and the training step alone\n\n" + _table(columns, rows)
 
 
 def _resumed(report: Mapping[str, Any]) -> str:
     return (
-        f"`pretrain`, {report['model']}: asked to stop after step {report['stopped_at_step']:,}, the same command went "
-        f"on from there to step {report['last_step']:,} in {report['seconds']:.0f} s in all, its last loss "
-        f"{report['last_loss']:.3f}, at {report['tokens_per_second']:,.0f} tokens/s."
+        f"`pretrain`, {report['model']}: stopped by a signal after step {report['stopped_at_step']:,}; the same "
+        f"command continued to step {report['last_step']:,}. In all {report['seconds']:.0f} s, last loss "
+        f"{report['last_loss']:.3f}, {report['tokens_per_second']:,.0f} tokens/s."
     )
 
 
@@ -224,7 +226,7 @@ def _attention(report: Mapping[str, Any]) -> str:
     )  # fmt: skip
     title = f"### Attention: {report['tokens']:,} tokens, {report['heads']} heads of {report['head_dim']}, bf16"
     parts = [title, _table(columns, rows)]
-    parts += [f"Cannot run here: {name}, which {reason}" for name, reason in report["unavailable"].items()]
+    parts += [f"Not available: {name}, which {reason}" for name, reason in report["unavailable"].items()]
     return "\n\n".join(parts)
 
 
@@ -232,7 +234,7 @@ def _scaling(report: Mapping[str, Any]) -> str:
     rows = [
         (
             f"{point['tokens']:,}",
-            point["contestant"],
+            point["engine"],
             f"{point['cost']['median']:,.2f}" if point["cost"] else "not ranked",
         )
         for point in report["points"]

@@ -1,4 +1,4 @@
-"""Encoder inference beside others: same weights, same documents, one process, alternating."""
+"""Encoder inference compared with other engines: same weights, same documents, in turns in one process."""
 
 import logging
 import math
@@ -10,23 +10,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modernbert.bench.floor import MATRICES, encoder_flops, matrix_products
 from modernbert.bench.models import check_dtype, describe, make_model
-from modernbert.bench.peers import Contestant, Peer, Setting, baseline, choose_peers, our_contestants
-from modernbert.bench.report import Entry, Report, Result, agreeing, make_result
+from modernbert.bench.peers import Engine, Peer, Setting, baseline, choose_peers, our_engines
+from modernbert.bench.remaining import RemainingTime, probe
+from modernbert.bench.report import Entry, Report, Result, agreeing, log_result, make_result
+from modernbert.bench.roofline import MATRICES, encoder_flops, matrix_products
 from modernbert.bench.timing import alternate, check_rounds, machine, peak_memory, relative_error, use_threads
-from modernbert.bench.works import PaddedBatch, Work, choose, published, ragged
-from modernbert.model import Encoder
+from modernbert.bench.workloads import PaddedBatch, Workload, choose, published, ragged
+from modernbert.model import Encoder, EncoderConfig
 
 logger = logging.getLogger(__name__)
 
-WORKS = (
-    Work("8 x 512", (512,) * 8),
-    Work("16 documents, mean 267, longest 512", ragged(16, 267, 512)),
-    Work("1 x 8192", (8192,)),
-    Work("1 x 128", (128,)),
-    Work("1 x 16", (16,)),
+WORKLOADS = (
+    Workload("8 x 512", (512,) * 8),
+    Workload("16 documents, mean 267, longest 512", ragged(16, 267, 512)),
+    Workload("1 x 8192", (8192,)),
+    Workload("1 x 128", (128,)),
+    Workload("1 x 16", (16,)),
 )
+
+
+EXTRA_PASSES = 2  # comparison and warm-up, beside the rounds
+_PROBE_TOKENS = 128
 
 
 def bench_inference(
@@ -34,56 +39,75 @@ def bench_inference(
     dtype: str,
     threads: int | None,
     rounds: int,
-    works: Sequence[str] = (),
+    workloads: Sequence[str] = (),
     peers: Sequence[str] = (),
     published_documents: int | None = None,
+    on_result: Callable[[Report], None] = lambda report: None,
 ) -> Report:
-    """Measure a preset with random weights, or a model folder, beside transformers and the peers named.
+    """Measure a preset with random weights, or a model folder, beside transformers and the named peers.
 
-    With `published_documents` the four sets of the paper are works too, so many documents of each. On each work the
-    outputs of the first batch are compared with transformers in fp32 before anything is timed, and who disagrees is
-    not timed.
+    With `published_documents`, the first documents of the paper's four sets are workloads too, that number of each. On
+    each workload, the outputs of the first batch are compared with those of transformers in fp32; an engine whose
+    error is too large is not timed. `on_result` receives the report after each workload.
 
     Raises:
-        ConfigError: an option has no such value, or transformers is missing.
+        ConfigError: an option has an invalid value, or transformers is missing.
     """
     precision = check_dtype(dtype)
     check_rounds(rounds)
     chosen_peers = choose_peers(peers)
-    known = WORKS + (published(published_documents) if published_documents is not None else ())
-    chosen = choose(known, works)
+    known = WORKLOADS + (published(published_documents) if published_documents is not None else ())
+    chosen = choose(known, workloads)
     threads = use_threads(threads)
     encoder = make_model(Encoder, model)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         setting = Setting(encoder, precision, threads, Path(scratch))
-        judge = baseline(setting, "fp32")
-        contestants = [*our_contestants(setting), baseline(setting, precision)]
+        reference = baseline(setting, "fp32")
+        engines = [*our_engines(setting), baseline(setting, precision)]
         others, missing = _make_peers(chosen_peers, setting)
         packages = ("transformers", *(peer.package for peer in chosen_peers if peer.name not in missing))
+        report = Report(
+            benchmark="inference",
+            model=describe(model, encoder.config),
+            dtype=precision,
+            threads=threads,
+            rounds=rounds,
+            machine=machine(packages),
+            missing=missing,
+            results=(),
+        )
         with torch.inference_mode():
-            results = tuple(_measure(encoder, judge, contestants, others, work, rounds) for work in chosen)
-    return Report(
-        benchmark="inference",
-        model=describe(model, encoder.config),
-        dtype=precision,
-        threads=threads,
-        rounds=rounds,
-        machine=machine(packages),
-        missing=missing,
-        results=results,
-    )
+            passes = (len(engines) + len(others)) * (rounds + EXTRA_PASSES)
+            remaining = RemainingTime(
+                {one.name: passes * one.passes * encoder_flops(encoder.config, one.lengths) for one in chosen},
+                probe_engine(engines[-1], encoder.config),
+            )
+            for workload in chosen:
+                result = _measure(encoder, reference, engines, others, workload, rounds)
+                log_result(result)
+                remaining.finish(workload.name)
+                report = replace(report, results=(*report.results, result))
+                on_result(report)
+    return report
 
 
-def _make_peers(peers: Sequence[Peer], setting: Setting) -> tuple[list[Contestant], dict[str, str]]:
+def probe_engine(engine: Engine, config: EncoderConfig) -> float:
+    """Operations per second of an engine on one short document."""
+    workload = Workload("probe", (_PROBE_TOKENS,))
+    [batch] = workload.batches(config.vocab_size)
+    return probe(engine.prepare(batch), encoder_flops(config, workload.lengths))
+
+
+def _make_peers(peers: Sequence[Peer], setting: Setting) -> tuple[list[Engine], dict[str, str]]:
     made, missing = [], {}
     for peer in peers:
-        if peer.lacks:
-            missing[peer.name] = peer.lacks
+        if peer.unsupported_reason:
+            missing[peer.name] = peer.unsupported_reason
             continue
-        logger.info("making %s ready", peer.name)
+        logger.info("preparing %s", peer.name)
         try:
             made.append(peer.make(setting))
-        except Exception as error:  # foreign code, which fails in its own ways: the others are measured all the same
+        except Exception as error:  # other packages may raise anything; the remaining engines are still measured
             missing[peer.name] = f"failed: {first_line(error)}"
     return made, missing
 
@@ -94,50 +118,50 @@ def first_line(error: Exception) -> str:
 
 def _measure(
     encoder: Encoder,
-    judge: Contestant,
-    contestants: Sequence[Contestant],
-    others: Sequence[Contestant],
-    work: Work,
+    reference: Engine,
+    engines: Sequence[Engine],
+    others: Sequence[Engine],
+    workload: Workload,
     rounds: int,
 ) -> Result:
-    """One work. A failure of our own or of transformers ends the benchmark; one of the others is its result."""
-    logger.info("%s: %s tokens", work.name, f"{work.tokens:,}")
-    batches = work.batches(encoder.config.vocab_size)
-    expected = judge.prepare(batches[0])()[batches[0].real]
-    entries = [compare_outputs(contestant, batches[0], expected) for contestant in contestants]
-    for contestant in others:
+    """Measure one workload. An error of our engines or transformers is raised; that of a peer goes into the report."""
+    logger.info("%s: %s tokens", workload.name, f"{workload.tokens:,}")
+    batches = workload.batches(encoder.config.vocab_size)
+    expected = reference.prepare(batches[0])()[batches[0].real]
+    entries = [compare_outputs(engine, batches[0], expected) for engine in engines]
+    for engine in others:
         try:
-            entries.append(compare_outputs(contestant, batches[0], expected))
-        except Exception as error:  # foreign code, as above
-            entries.append(Entry(contestant.name, contestant.computes, error=None, failure=first_line(error)))
-    agreed = agreeing({entry.contestant: entry.error for entry in entries})
-    timed = [contestant for contestant in (*contestants, *others) if contestant.name in agreed]
-    runs = {contestant.name: round_of(contestant, batches, work.passes) for contestant in timed}
-    peaks = {contestant.name: _warm_up(runs[contestant.name], contestant) for contestant in timed}
-    entries = [replace(entry, peak_bytes=peaks.get(entry.contestant)) for entry in entries]
-    products = matrix_products(torch.bfloat16 if contestants[0].computes == "bf16" else torch.float32)
+            entries.append(compare_outputs(engine, batches[0], expected))
+        except Exception as error:  # as above
+            entries.append(Entry(engine.name, engine.computes, error=None, failure=first_line(error)))
+    agreed = agreeing({entry.engine: entry.error for entry in entries})
+    timed = [engine for engine in (*engines, *others) if engine.name in agreed]
+    runs = {engine.name: round_of(engine, batches, workload.passes) for engine in timed}
+    peaks = {engine.name: _warm_up(runs[engine.name], engine) for engine in timed}
+    entries = [replace(entry, peak_bytes=peaks.get(entry.engine)) for entry in entries]
+    products = matrix_products(torch.bfloat16 if engines[0].computes == "bf16" else torch.float32)
     products()
-    seconds = alternate(runs | {MATRICES: products}, rounds, work.name)
-    return make_result(work, encoder_flops(encoder.config, work.lengths), tuple(entries), seconds)
+    seconds = alternate(runs | {MATRICES: products}, rounds, workload.name)
+    return make_result(workload, encoder_flops(encoder.config, workload.lengths), tuple(entries), seconds)
 
 
-def compare_outputs(contestant: Contestant, batch: PaddedBatch, expected: Tensor) -> Entry:
-    """How far the worst document is from what was expected: an error in one of many is not averaged away."""
-    output = contestant.prepare(batch)()
+def compare_outputs(engine: Engine, batch: PaddedBatch, expected: Tensor) -> Entry:
+    """The entry of an engine with the largest error of a document: one wrong document is not averaged away."""
+    output = engine.prepare(batch)()
     documents = expected.split(batch.lengths)
-    if contestant.means:
+    if engine.means:
         pairs = [(mean, rows.mean(0)) for mean, rows in zip(output, documents, strict=True)]
     else:
         pairs = list(zip(output[batch.real].split(batch.lengths), documents, strict=True))
     errors = [relative_error(actual, wanted) for actual, wanted in pairs]
     if not all(map(math.isfinite, errors)):
-        return Entry(contestant.name, contestant.computes, error=None, failure="its output is not finite")
-    return Entry(contestant.name, contestant.computes, error=max(errors))
+        return Entry(engine.name, engine.computes, error=None, failure="its output is not finite")
+    return Entry(engine.name, engine.computes, error=max(errors))
 
 
-def round_of(contestant: Contestant, batches: Sequence[PaddedBatch], times: int) -> Callable[[], None]:
-    """What is timed: all batches of a work, one after the other, so many times."""
-    ready = [contestant.prepare(batch) for batch in batches] * times
+def round_of(engine: Engine, batches: Sequence[PaddedBatch], times: int) -> Callable[[], None]:
+    """The function that is timed: it encodes all batches, one after the other, `times` times."""
+    ready = [engine.prepare(batch) for batch in batches] * times
 
     def run() -> None:
         for encode in ready:
@@ -146,10 +170,10 @@ def round_of(contestant: Contestant, batches: Sequence[PaddedBatch], times: int)
     return run
 
 
-def _warm_up(run: Callable[[], None], contestant: Contestant) -> int | None:
-    """A round that does not count, but whose memory does."""
-    if contestant.keeps_memory:
+def _warm_up(run: Callable[[], None], engine: Engine) -> int | None:
+    """Run a round without timing it; returns its peak memory."""
+    if engine.keeps_memory:
         run()
         return None
-    contestant.release_memory()
+    engine.release_memory()
     return peak_memory(run)

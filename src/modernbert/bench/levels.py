@@ -1,4 +1,4 @@
-"""The levels of the native kernels side by side: whether the one that is chosen by itself is the fastest."""
+"""Compare the levels of the native kernels: whether the automatic choice is the fastest."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,32 +8,32 @@ import torch
 
 from modernbert.bench.models import describe, make_model
 from modernbert.bench.timing import Speed, alternate, check_rounds, machine, speed, use_threads
-from modernbert.bench.works import Work, choose
+from modernbert.bench.workloads import Workload, choose
 from modernbert.errors import BackendError, ConfigError
 from modernbert.kernels import native
 from modernbert.model import Encoder
-from modernbert.model.optimized import InferenceEncoder, refusal
+from modernbert.model.optimized import InferenceEncoder, unsupported_reason
 from modernbert.packed import Sequences
 
-WORKS = (Work("1 x 16", (16,)), Work("1 x 128", (128,)), Work("2 x 512", (512, 512)))
+WORKLOADS = (Workload("1 x 16", (16,)), Workload("1 x 128", (128,)), Workload("2 x 512", (512, 512)))
 AUTOMATIC = ""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """One workload in one kind of product: tokens a second at the automatic level and at each that is forced."""
+    """One workload in one kind of product: tokens per second at the automatic level and at each forced one."""
 
     kind: str
-    work: str
+    workload: str
     chosen: str
     automatic: Speed
     forced: dict[str, Speed]
-    share: float  # of the speed of the fastest forced level that the automatic one has, by the medians
+    share: float  # speed of the automatic level over that of the fastest forced one, of the medians
 
 
 @dataclass(frozen=True)
 class LevelsReport:
-    """All workloads on one machine."""
+    """The results of all workloads on one machine."""
 
     model: str
     threads: int
@@ -48,25 +48,25 @@ def bench_levels(
     *,
     threads: int | None = None,
     rounds: int = 7,
-    works: Sequence[str] = (),
+    workloads: Sequence[str] = (),
     kinds: Sequence[str] = (),
     processor_time: bool = False,
 ) -> LevelsReport:
-    """Encode with the automatic level and with each one of this processor forced, in all kinds of products or in some.
+    """Encode with the automatic level and with each level of this processor, in all or some kinds of products.
 
-    With `processor_time`, seconds are those of the process on its processors, whatever else runs there.
+    `processor_time` measures CPU time instead of wall-clock time.
 
     Raises:
-        ConfigError: an option has no such value.
-        BackendError: the native kernels cannot run here, or not this model.
+        ConfigError: an option has an invalid value.
+        BackendError: the native kernels do not run on this machine, or do not support this model.
     """
     check_rounds(rounds)
     if unknown := sorted(set(kinds) - set(native.KINDS)):
-        raise ConfigError(f"There are no products in {unknown[0]!r}; take {', '.join(native.KINDS)}.")
-    chosen = choose(WORKS, works)
+        raise ConfigError(f"There are no products in {unknown[0]!r}; choose {', '.join(native.KINDS)}.")
+    chosen = choose(WORKLOADS, workloads)
     encoder = make_model(Encoder, model)
-    if reason := refusal(encoder):
-        raise BackendError(f"There are no levels to measure: {reason}.")
+    if reason := unsupported_reason(encoder):
+        raise BackendError(f"There are no levels to measure: {reason}; choose another model.")
     before = torch.get_num_threads()
     results: list[Levels] = []
     try:
@@ -80,34 +80,34 @@ def bench_levels(
     return LevelsReport(describe(model, encoder.config), number, rounds, processor_time, machine(()), tuple(results))
 
 
-def _measure(encoder: Encoder, kind: str, works: Sequence[Work], rounds: int, processor_time: bool) -> list[Levels]:
+def _measure(encoder: Encoder, kind: str, workloads: Sequence[Workload], rounds: int, processor_time: bool) -> list[Levels]:
     encoder.to(torch.bfloat16 if kind == "bf16" else torch.float32)
-    ready: dict[str, InferenceEncoder] = {}
+    encoders: dict[str, InferenceEncoder] = {}
     for level in (AUTOMATIC, *native.available_levels()):
         native.select(level)
-        ready[level] = InferenceEncoder(encoder, int8=kind == "int8")
+        encoders[level] = InferenceEncoder(encoder, int8=kind == "int8")
     native.select(AUTOMATIC)
     chosen, found = native.level(kind), []
-    for work in works:
-        runs = {level: _round(one, work) for level, one in ready.items()}
+    for workload in workloads:
+        runs = {level: _round(one, workload) for level, one in encoders.items()}
         for run in runs.values():
             run()
         clock = time.process_time if processor_time else time.perf_counter
-        seconds = alternate(runs, rounds, f"{kind}, {work.name}", clock=clock)
-        speeds = {level: speed(work.tokens * work.passes, each) for level, each in seconds.items()}
+        seconds = alternate(runs, rounds, f"{kind}, {workload.name}", clock=clock)
+        speeds = {level: speed(workload.tokens * workload.passes, each) for level, each in seconds.items()}
         automatic = speeds.pop(AUTOMATIC)
         share = automatic.median / max(each.median for each in speeds.values())
-        found.append(Levels(kind, work.name, chosen, automatic, speeds, share))
+        found.append(Levels(kind, workload.name, chosen, automatic, speeds, share))
     return found
 
 
-def _round(encoder: InferenceEncoder, work: Work) -> Callable[[], None]:
-    """All documents of a work in one call, so many times."""
-    ids = torch.cat([batch.ids[batch.real] for batch in work.batches(encoder.config.vocab_size)])
-    sequences = Sequences.from_lengths(work.lengths)
+def _round(encoder: InferenceEncoder, workload: Workload) -> Callable[[], None]:
+    """A function that encodes all documents of a workload in one call, `passes` times."""
+    ids = torch.cat([batch.ids[batch.real] for batch in workload.batches(encoder.config.vocab_size)])
+    sequences = Sequences.from_lengths(workload.lengths)
 
     def run() -> None:
-        for _ in range(work.passes):
+        for _ in range(workload.passes):
             encoder(ids, sequences)
 
     return run

@@ -1,4 +1,4 @@
-"""The loader alone: packed and masked tokens a second on one core, and memory, on two corpora of synthetic shards."""
+"""The data loader alone: packed and masked tokens per second on one core, and memory, on two synthetic corpora."""
 
 import logging
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from modernbert.bench.remaining import log_remaining
 from modernbert.bench.timing import process_memory
 from modernbert.errors import ConfigError, DataError
 from modernbert.progress import Progress
@@ -29,7 +30,7 @@ from modernbert.text.tokenizer import Vocabulary
 logger = logging.getLogger(__name__)
 
 LENGTHS = (1024, 8192)
-_VOCABULARY, _ORDINARY = 50_368, 50_280  # entries, and those that stand for text
+_VOCABULARY, _ORDINARY = 50_368, 50_280  # all entries, and those that are not special tokens
 _MEDIAN, _SIGMA, _LONGEST = 350, 1.1, 65_536  # tokens of a document: lognormal, about 640 on average
 _SHARD_TOKENS = 500_000_000
 _BATCH_TOKENS = 65_536
@@ -38,7 +39,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second, [CLS] and [SEP] included: median of the rounds, and their range."""
+    """Tokens per second, [CLS] and [SEP] included: median of the rounds, and their range."""
 
     median: float
     slowest: float
@@ -47,26 +48,26 @@ class Speed:
 
 @dataclass(frozen=True)
 class Result:
-    """One corpus read at one length, in a process of its own.
+    """One corpus read at one maximum length, in a process of its own.
 
-    Anonymous memory is what the process allocated. Resident memory holds besides it the pages of mapped files: code,
-    and what was read of the shards, which the system takes back as soon as somebody needs the memory.
+    Anonymous memory is what the process allocated. Resident memory also includes pages of mapped files: code, and the
+    parts of the shards that were read, which the system frees when other programs need memory.
     """
 
     gigabytes: float
     documents: int
     max_length: int
     from_disk: Speed
-    from_page_cache: Speed  # the same batches once more
-    first_batch_seconds: float  # opening, splitting, the order of the epoch, the first buffer
-    anonymous_before_bytes: int  # with everything imported and nothing opened
+    from_page_cache: Speed  # the same batches again
+    first_batch_seconds: float  # includes opening the shards, splitting, and ordering the epoch
+    anonymous_before_bytes: int  # after all imports, before the shards are opened
     anonymous_peak_bytes: int
     resident_peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Report:
-    """All measurements on one machine."""
+    """The results of both corpora on one machine."""
 
     machine: dict[str, str]
     tokens: int
@@ -75,13 +76,13 @@ class Report:
 
 
 def bench_loader(gigabytes: float, folder: Path, tokens: int, rounds: int) -> Report:
-    """Write a corpus of so many gigabytes and one of a hundredth, and read `tokens` of each `rounds` times.
+    """Write a corpus of `gigabytes` and one of a hundredth of that, and read `tokens` of each `rounds` times.
 
-    The shards are uint16 ids in a temporary folder in `folder`, and are removed at the end.
+    The shards are uint16 ids in a temporary folder inside `folder`, which is removed at the end.
 
     Raises:
         ConfigError: a number is too small, or the system is not Linux.
-        DataError: `folder` is missing or too full.
+        DataError: `folder` does not exist or has too little space.
     """
     if gigabytes < 0.01 or tokens < 1 or rounds < 1:
         raise ConfigError("Give at least 0.01 gigabytes, 1 token and 1 round.")
@@ -95,22 +96,26 @@ def bench_loader(gigabytes: float, folder: Path, tokens: int, rounds: int) -> Re
             f"{folder} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed; give another --folder, or "
             "fewer --gigabytes."
         )
-    results = []
+    results, left = [], 2 * len(LENGTHS)
     with tempfile.TemporaryDirectory(prefix="loader-", dir=folder) as scratch:
         for size in (gigabytes / 100, gigabytes):
             corpus = Path(scratch) / f"{size:g}"
             write_corpus(corpus, size)
             for max_length in LENGTHS:
-                logger.info("%g GB in rows of %s tokens", size, f"{max_length:,}")
-                # A process each, so that no peak hides another.
+                logger.info("%g GB in packed sequences of %s tokens", size, f"{max_length:,}")
+                # Each in its own process, as the recorded memory peak is that of a process.
                 with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                    began = time.perf_counter()
                     results.append(process.submit(_measure, corpus, max_length, tokens, rounds).result())
+                    left -= 1
+                    if left:
+                        log_remaining(left * (time.perf_counter() - began))
     versions = {"python": sys.version.partition(" ")[0], "numpy": np.__version__, "torch": torch.__version__}
     return Report({"processor": cpu_name(), "threads": "1", **versions}, tokens, rounds, tuple(results))
 
 
 def write_corpus(folder: Path, gigabytes: float) -> None:
-    """Shards of random ids, whose documents are about as long as pages of the web."""
+    """Write shards of random ids in documents about as long as web pages."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     ids = generator.integers(0, _ORDINARY, 1 << 24, dtype=np.uint16)
@@ -184,7 +189,7 @@ def _speed(loader: Loader, rows: int, tokens: int, rounds: int) -> Speed:
 
 
 def _forget_pages(corpus: Path) -> None:
-    """See that the system reads the files from the disk again."""
+    """Make the system read the files from the disk again."""
     for path in corpus.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -193,7 +198,7 @@ def _forget_pages(corpus: Path) -> None:
 
 @contextmanager
 def _highest(name: str) -> Iterator[list[int]]:
-    """The most that a line of /proc/self/status says within the block, looked at every five milliseconds."""
+    """The highest value of a line of /proc/self/status during the block, sampled every five milliseconds."""
     found, done = [process_memory(name)], threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""What a pretraining run keeps of the speed of its bare step: `pretrain` on synthetic shards beside the same step."""
+"""The overhead of the pretraining loop: `pretrain` on synthetic shards compared with its training step alone."""
 
 import logging
 import math
@@ -37,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 _SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _MEDIAN, _SIGMA, _LONGEST = 350, 1.1, 65_536  # tokens of a document, lognormal
-_REPORTS = 12  # lines of metrics that a measured run writes
+_REPORTS = 12  # lines of metrics in a measured run
 _GROUP_SECONDS = 0.4
-_WARM_UP_REPORTS = 3  # of them do not count
+_WARM_UP_REPORTS = 3  # the first lines, which do not count
 
 
 @dataclass(frozen=True)
 class LoopShape:
-    """What is trained: a preset, tokens of an update and of a packed row."""
+    """What to train: a preset, the tokens of an update, and the length of a packed sequence."""
 
     model: str
     batch_tokens: int
@@ -62,7 +62,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class LoopReport:
-    """Tokens a second of a run, by the lines of its metrics, beside the bare step on one batch of the same loader."""
+    """Tokens per second of a run (from its metrics), and of the training step alone on a batch of the same loader."""
 
     model: str
     dtype: str
@@ -73,16 +73,16 @@ class LoopReport:
     steps: int
     loop_tokens_per_second: Speed
     bare_tokens_per_second: Speed  # forward, backward, optimizer
-    ratio: float  # of the medians
-    run_seconds: float  # of the whole call, start and final folder included
+    ratio: float  # of the medians, run over step
+    run_seconds: float  # including the start and the writing of the model
     benchmark: str = "loop"
 
 
 def bench_loop(model: str, device: str, target: Target | None, seconds: float, steps: int | None = None) -> LoopReport:
-    """Time the bare step of a preset, then a run of about so many seconds (or steps) with the same batches.
+    """Time the training step of a preset, then a run of about `seconds` (or `steps`) with the same batches.
 
     Raises:
-        ConfigError: there is no such preset, or the time is too short.
+        ConfigError: the preset is unknown, or the time is too short.
     """
     if model not in SHAPES:
         raise ConfigError(f"There is no preset {model!r} to train; choose {', '.join(SHAPES)}.")
@@ -93,12 +93,12 @@ def bench_loop(model: str, device: str, target: Target | None, seconds: float, s
         folder = Path(scratch)
         made = toml.load(PretrainRecipe, write_run(folder, shape, steps=_REPORTS, device=device))
         wait = target.wait if target else lambda: None
-        bare = _bare_steps(made, torch.device("cpu") if target is None else target.device, wait)
+        bare = _step_alone(made, torch.device("cpu") if target is None else target.device, wait)
         rate = statistics.median(bare)
         if steps is None:
             steps = max(2 * _REPORTS, int(seconds * rate / shape.batch_tokens))
         made = toml.load(PretrainRecipe, write_run(folder, shape, steps=steps, device=device))
-        logger.info("bare step: %s tokens/s; now %d steps of a run", f"{rate:,.0f}", steps)
+        logger.info("step alone: %s tokens/s; now a run of %d steps", f"{rate:,.0f}", steps)
         began = time.perf_counter()
         pretrain(made)
         took = time.perf_counter() - began
@@ -127,22 +127,22 @@ def _speed(found: list[float]) -> Speed:
 
 @dataclass(frozen=True)
 class ResumeReport:
-    """A run that was stopped by a signal and went on to its end with the same command."""
+    """A run that was stopped by a signal and finished by the same command."""
 
     model: str
     stopped_at_step: int
     last_step: int
     last_loss: float
-    tokens_per_second: float  # of the last line of its metrics
-    seconds: float  # both calls
+    tokens_per_second: float  # from the last line of its metrics
+    seconds: float  # of both calls
     benchmark: str = "pretrain"
 
 
 def run_with_resume(folder: Path, shape: LoopShape, *, steps: int, device: str) -> ResumeReport:
-    """Run `modernbert pretrain` in a process, end it by SIGTERM once it has reported twice, and run it again.
+    """Run `modernbert pretrain` in a process, stop it by SIGTERM after two lines of metrics, and run it again.
 
     Raises:
-        DataError: the run failed, did not stop, did not go on from where it was, or left no finite loss or no model.
+        DataError: the run failed, did not stop, did not resume, or ended without a finite loss or a model.
     """
     recipe = write_run(folder, shape, steps=steps, device=device)
     metrics = folder / "run" / "metrics.jsonl"
@@ -161,7 +161,7 @@ def run_with_resume(folder: Path, shape: LoopShape, *, steps: int, device: str) 
     after = _lines(metrics)
     last = after[-1]
     if status or after[: len(before)] != before or last["step"] <= before[-1]["step"]:
-        raise DataError(f"The run did not go on from step {before[-1]['step']}: status {status}.")
+        raise DataError(f"The run did not resume from step {before[-1]['step']}: status {status}.")
     if not math.isfinite(last["loss"]):
         raise DataError(f"The loss is {last['loss']} at step {last['step']}.")
     MaskedLM.from_pretrained(folder / "run" / "final")
@@ -182,9 +182,9 @@ def _lines(metrics: Path) -> list[dict[str, Any]]:
 def write_run(
     folder: Path, shape: LoopShape, *, steps: int, device: str = "auto", checkpoints: int | None = None
 ) -> Path:
-    """Write a tokenizer, shards of random ids and a recipe into a folder; returns the recipe.
+    """Write a tokenizer, shards of random ids and a recipe into a folder; returns the path of the recipe.
 
-    Tokenizer and shards are kept if they are there. With `checkpoints` the run saves itself every so many steps.
+    An existing tokenizer and existing shards are kept. The run writes a checkpoint every `checkpoints` steps, if given.
     """
     preset = PRESETS[shape.model]
     tokenizer, shards = folder / "tokenizer", folder / "shards"
@@ -206,7 +206,7 @@ def write_run(
         "validation": {"fraction": 0.01, "every_steps": 1_000_000, "tokens": shape.max_length},
         "phases": {
             "pretrain": {
-                # A packed row is seldom quite full, so that a run of so many tokens has a few steps more.
+                # Packed sequences are not always full, so that the run has a few more steps than this.
                 "tokens": steps * shape.batch_tokens,
                 "max_length": shape.max_length,
                 "mixture": {"random": 1.0},
@@ -232,8 +232,8 @@ def _write_tokenizer(folder: Path, vocab_size: int) -> None:
 
 def _write_shards(folder: Path, vocab_size: int, tokens: int) -> None:
     generator = np.random.default_rng(0)
-    drawn = generator.lognormal(np.log(_MEDIAN), _SIGMA, 1000 + tokens // 200).clip(8, _LONGEST).astype(np.int64)
-    ends = drawn.cumsum()
+    lengths = generator.lognormal(np.log(_MEDIAN), _SIGMA, 1000 + tokens // 200).clip(8, _LONGEST).astype(np.int64)
+    ends = lengths.cumsum()
     ends = ends[: max(200, int(np.searchsorted(ends, tokens)))]
     folder.mkdir(parents=True)
     ids = generator.integers(len(_SPECIAL), vocab_size, int(ends[-1]), dtype=np.uint16)
@@ -241,8 +241,8 @@ def _write_shards(folder: Path, vocab_size: int, tokens: int) -> None:
     ends.astype("<u8").tofile(folder / "00000.ds.index")
 
 
-def _bare_steps(recipe: PretrainRecipe, device: torch.device, wait: Callable[[], None]) -> list[float]:
-    """Tokens a second of each of some steps on one batch that lies on the device; warm-up steps do not count."""
+def _step_alone(recipe: PretrainRecipe, device: torch.device, wait: Callable[[], None]) -> list[float]:
+    """Tokens per second of the training step on one batch that is already on the device, after warm-up steps."""
     vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
     [phase] = recipe.phases.values()
     [data] = recipe.data.values()
@@ -271,7 +271,7 @@ def _bare_steps(recipe: PretrainRecipe, device: torch.device, wait: Callable[[],
     began = time.perf_counter()
     step()
     wait()
-    # In groups of about that many seconds, as one step of a small model is shorter than a wait for the device.
+    # Several steps are timed together, as waiting for the device takes longer than one step of a small model.
     group = max(1, min(50, int(_GROUP_SECONDS / (time.perf_counter() - began))))
     found = []
     for _ in range(5):

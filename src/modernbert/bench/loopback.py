@@ -1,17 +1,17 @@
-"""A small HTTP client for load tests: prepared bodies over connections that stay open, with little work of its own."""
+"""A small HTTP client for load tests: it sends prepared bodies over persistent connections and uses little CPU."""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-PATH = "/embeddings"  # OpenAI's; text-embeddings-inference and infinity have it without the version, too
+PATH = "/embeddings"  # OpenAI's route without the version, which text-embeddings-inference and infinity have too
 _TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Body:
-    """A request, and how many tokens it has."""
+    """The body of a request, and its number of tokens."""
 
     content: bytes
     tokens: int
@@ -19,7 +19,7 @@ class Body:
 
 @dataclass
 class Answers:
-    """What came back: the seconds of each answer, and how many requests were refused or failed."""
+    """The seconds of each answer, and the number of requests that were rejected or failed."""
 
     sent: int = 0
     errors: int = 0
@@ -36,14 +36,14 @@ class Answers:
 
 
 class Connection:
-    """One connection to a server on this machine, opened when it is first used and again after a failure."""
+    """A connection to a server on this machine, opened on first use and again after a failure."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, body: Body) -> int:
-        """The status of the answer, or 0 where there was none. The answer is read to its end."""
+        """Send a request and read the answer; returns its status, or 0 if there was no answer."""
         try:
             return await asyncio.wait_for(self._post(body), _TIMEOUT_SECONDS)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError, IndexError):
@@ -72,7 +72,7 @@ async def _read(reader: asyncio.StreamReader) -> int:
 
 
 async def is_up(port: int) -> bool:
-    """Whether a server says that it is healthy."""
+    """Whether the server's /health answers with status 200."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -86,10 +86,10 @@ async def is_up(port: int) -> bool:
         writer.close()
 
 
-async def keep_asking(port: int, bodies: Sequence[Body], clients: int, seconds: float) -> Answers:
-    """Closed loop: each client asks again as soon as it is answered, for so many seconds; all answers are waited for.
+async def closed_loop(port: int, bodies: Sequence[Body], clients: int, seconds: float) -> Answers:
+    """Each client sends its next request as soon as the previous one is answered, for `seconds`.
 
-    Only what was answered within the time counts into the tokens and the times.
+    Only answers within that time are counted.
     """
     answers = Answers()
     began = time.perf_counter()
@@ -106,7 +106,7 @@ async def keep_asking(port: int, bodies: Sequence[Body], clients: int, seconds: 
             if ended - began <= seconds or status != 200:
                 answers.note(status, body, ended - asked)
             else:
-                answers.sent -= 1  # answered, too late to count
+                answers.sent -= 1  # answered too late to count
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -114,8 +114,8 @@ async def keep_asking(port: int, bodies: Sequence[Body], clients: int, seconds: 
     return answers
 
 
-async def send_at(port: int, bodies: Sequence[Body], times: Sequence[float]) -> Answers:
-    """Open loop: one request at each of these seconds, whatever was answered by then."""
+async def open_loop(port: int, bodies: Sequence[Body], times: Sequence[float]) -> Answers:
+    """Send one request at each of these times (seconds), whether or not earlier ones are answered."""
     answers = Answers()
     idle: list[Connection] = []
     began = time.perf_counter()

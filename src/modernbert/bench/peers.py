@@ -1,4 +1,4 @@
-"""The contestants of the inference benchmark: this project's encoder, and others with the same weights."""
+"""The engines of the inference benchmark on the CPU: this project's encoder, and other packages with its weights."""
 
 import copy
 import json
@@ -14,38 +14,38 @@ import torch
 from torch import Tensor, nn
 
 from modernbert.bench.report import BASELINE, OURS, OURS_INT8
-from modernbert.bench.works import PaddedBatch
+from modernbert.bench.workloads import PaddedBatch
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
-from modernbert.model.optimized import InferenceEncoder, refusal
+from modernbert.model.optimized import InferenceEncoder, unsupported_reason
 from modernbert.packed import Sequences, pack, unpack
 from modernbert.runtime import Precision
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A name, and what makes a batch ready: the call that it gives back is what is timed.
+class Engine:
+    """One way to encode documents. `prepare` takes a batch and returns the function that is timed.
 
-    That call returns hidden states, (documents, longest, hidden), or with `means` their mean over each document.
+    That function returns hidden states, (documents, longest, hidden), or with `means` their mean over each document.
     """
 
     name: str
     computes: Literal["bf16", "fp32", "int8"]
     prepare: Callable[[PaddedBatch], Callable[[], Tensor]]
     means: bool = False
-    keeps_memory: bool = False  # between calls, so that the memory of one call cannot be told
-    release_memory: Callable[[], None] = lambda: None  # gives back what is kept, where that can be asked for
+    keeps_memory: bool = False  # between calls, so that the memory of one call cannot be measured
+    release_memory: Callable[[], None] = lambda: None  # frees memory kept between calls, if the engine can
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a contestant is made of: the encoder in fp32, and how it is to be run."""
+    """What an engine is built from: the encoder in fp32, and how to run it."""
 
     encoder: Encoder
     dtype: Precision
     threads: int
-    scratch: Path  # an empty folder for files
+    scratch: Path  # an empty folder for temporary files
 
     @property
     def config(self) -> EncoderConfig:
@@ -60,26 +60,26 @@ class Setting:
         return path
 
 
-def our_contestants(setting: Setting) -> list[Contestant]:
-    """The encoder made ready for inference, beside bf16 in int8 too; or as it is, if the kernels do not take it."""
+def our_engines(setting: Setting) -> list[Engine]:
+    """The encoder optimized for inference (with bf16, also in int8), or unchanged if the kernels do not support it."""
     encoder = in_dtype(setting.encoder, setting.dtype)
-    if refusal(encoder):
-        return [packed(OURS, encoder, setting.dtype)]
-    ready = InferenceEncoder(encoder)
-    contestants = [packed(OURS, ready, setting.dtype, ready.release_memory)]
+    if unsupported_reason(encoder):
+        return [packed_engine(OURS, encoder, setting.dtype)]
+    optimized = InferenceEncoder(encoder)
+    engines = [packed_engine(OURS, optimized, setting.dtype, optimized.release_memory)]
     if setting.dtype == "bf16":
         int8 = InferenceEncoder(encoder, int8=True)
-        contestants.append(packed(OURS_INT8, int8, "int8", int8.release_memory))
-    return contestants
+        engines.append(packed_engine(OURS_INT8, int8, "int8", int8.release_memory))
+    return engines
 
 
-def packed(
+def packed_engine(
     name: str,
     encode: Callable[[Tensor, Sequences], Tensor],
     computes: Literal["bf16", "fp32", "int8"],
     release_memory: Callable[[], None] = lambda: None,
-) -> Contestant:
-    """An encoder of packed tokens. It is given padded batches like the others: packing and unpacking are timed too."""
+) -> Engine:
+    """An encoder of packed tokens. It takes padded batches like the others: its time includes packing and unpacking."""
 
     def prepare(batch: PaddedBatch) -> Callable[[], Tensor]:
         ids, mask = batch.ids, batch.mask
@@ -90,22 +90,22 @@ def packed(
 
         return run
 
-    return Contestant(name, computes, prepare, release_memory=release_memory)
+    return Engine(name, computes, prepare, release_memory=release_memory)
 
 
 def in_dtype(encoder: Encoder, dtype: Precision) -> Encoder:
     return copy.deepcopy(encoder).bfloat16() if dtype == "bf16" else encoder
 
 
-def baseline(setting: Setting, dtype: Precision) -> Contestant:
-    """transformers, not compiled. In fp32 it is the judge of all others, too."""
+def baseline(setting: Setting, dtype: Precision) -> Engine:
+    """transformers, not compiled. In fp32 it is also the reference for all outputs."""
     model = transformers_model(setting.encoder)
     model = model.bfloat16() if dtype == "bf16" else model
-    return Contestant(BASELINE, dtype, lambda batch: _padded(model, batch))
+    return Engine(BASELINE, dtype, lambda batch: _padded(model, batch))
 
 
 def transformers_model(model: Encoder | MaskedLM, device: torch.device | None = None) -> Any:
-    """The same weights in the same model of transformers, with SDPA, on a device (the CPU unless one is given).
+    """The same model with the same weights in transformers, with SDPA, on a device (default: the CPU).
 
     Raises:
         ConfigError: transformers is missing.
@@ -127,19 +127,19 @@ def _padded(model: Callable[..., Any], batch: PaddedBatch) -> Callable[[], Tenso
     return lambda: model(ids, attention_mask=mask).last_hidden_state
 
 
-def _compiled(setting: Setting) -> Contestant:
+def _compiled(setting: Setting) -> Engine:
     model = transformers_model(setting.encoder)
     model = model.bfloat16() if setting.dtype == "bf16" else model
     one_shape, any_shape = torch.compile(model, dynamic=False), torch.compile(model, dynamic=True)
-    return Contestant(
+    return Engine(
         "transformers compiled",
         setting.dtype,
         lambda batch: _padded(one_shape if batch.alone else any_shape, batch),
     )
 
 
-def _sentence_transformers(setting: Setting) -> Contestant:
-    """`encode` of texts, each of which is the numbers of its ids: tokenising is part of the call, as for its users."""
+def _sentence_transformers(setting: Setting) -> Engine:
+    """`encode` of texts that consist of the ids as numbers: its users tokenize in each call, so that is timed too."""
     from sentence_transformers import SentenceTransformer
 
     folder = setting.scratch / "sentence-transformers"
@@ -147,7 +147,7 @@ def _sentence_transformers(setting: Setting) -> Contestant:
     setting.encoder.save_pretrained(folder, tokenizer=setting.scratch / "tokenizer")
     log = logging.getLogger("sentence_transformers")
     level = log.level
-    log.setLevel(logging.ERROR)  # it would say that it pools by the mean, which is what is asked of it
+    log.setLevel(logging.ERROR)  # no warning about mean pooling, which is intended
     try:
         dtype = torch.bfloat16 if setting.dtype == "bf16" else torch.float32
         model = SentenceTransformer(
@@ -161,7 +161,7 @@ def _sentence_transformers(setting: Setting) -> Contestant:
         texts = [" ".join(map(str, ids[:n].tolist())) for ids, n in zip(batch.ids, batch.lengths, strict=True)]
         return lambda: model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
 
-    return Contestant("sentence-transformers", setting.dtype, prepare, means=True)
+    return Engine("sentence-transformers", setting.dtype, prepare, means=True)
 
 
 def _write_number_tokenizer(vocab_size: int, folder: Path) -> None:
@@ -176,8 +176,8 @@ def _write_number_tokenizer(vocab_size: int, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(values), encoding="utf-8")
 
 
-def _onnx_runtime(setting: Setting) -> Contestant:
-    """fp32 whatever is asked: its CPU kernels know no bf16."""
+def _onnx_runtime(setting: Setting) -> Engine:
+    """Always fp32: the CPU kernels of ONNX Runtime do not support bf16."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -188,10 +188,10 @@ def _onnx_runtime(setting: Setting) -> Contestant:
         inputs = {"input_ids": batch.ids.numpy(), "attention_mask": batch.mask.numpy()}
         return lambda: torch.from_numpy(session.run(None, inputs)[0])
 
-    return Contestant("ONNX Runtime", "fp32", prepare, keeps_memory=True)
+    return Engine("ONNX Runtime", "fp32", prepare, keeps_memory=True)
 
 
-def _openvino(setting: Setting) -> Contestant:
+def _openvino(setting: Setting) -> Engine:
     import openvino
 
     hints = {
@@ -207,11 +207,11 @@ def _openvino(setting: Setting) -> Contestant:
         inputs = {"input_ids": batch.ids.numpy(), "attention_mask": batch.mask.numpy()}
         return lambda: torch.from_numpy(request.infer(inputs)[0])
 
-    return Contestant("OpenVINO", setting.dtype, prepare, keeps_memory=True)
+    return Engine("OpenVINO", setting.dtype, prepare, keeps_memory=True)
 
 
 class _HiddenStates(nn.Module):
-    """Two tensors in, one out, as an exported graph wants it."""
+    """A model with two input tensors and one output tensor, as the exporter needs it."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -227,10 +227,10 @@ def _export(model: Any, path: Path) -> None:
     any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     log = logging.getLogger("torch.onnx")
     level = log.level
-    log.setLevel(logging.ERROR)  # it names operators of torchvision that nobody asked for
+    log.setLevel(logging.ERROR)  # no warnings about operators of torchvision, which are not used
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's exporter calls what torch itself has deprecated
+            warnings.simplefilter("ignore")  # torch's exporter itself uses deprecated functions of torch
             program = torch.onnx.export(
                 _HiddenStates(model).eval(),
                 (ids, torch.ones_like(ids)),
@@ -248,19 +248,19 @@ def _export(model: Any, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Peer:
-    """One that can be asked for by name, the modules it needs (its own the last) and how it is made."""
+    """An engine that --peer can name, the modules that it needs (its own is the last one), and its constructor."""
 
     name: str
     modules: tuple[str, ...]
-    make: Callable[[Setting], Contestant]
+    make: Callable[[Setting], Engine]
 
     @property
     def package(self) -> str:
         return self.modules[-1]
 
     @property
-    def lacks(self) -> str | None:
-        """What to install, if anything is missing."""
+    def unsupported_reason(self) -> str | None:
+        """What is missing and how to install it; None if nothing is missing."""
         absent = [module for module in self.modules if find_spec(module) is None]
         return f"{' and '.join(absent)} missing: {install_command('peers')}" if absent else None
 
@@ -275,10 +275,10 @@ PEERS = (
 
 
 def choose_peers(names: Sequence[str]) -> tuple[Peer, ...]:
-    """Those of these names beside transformers, which is always measured; `all` is all.
+    """The peers of these names; `all` means every one. transformers is always measured.
 
     Raises:
-        ConfigError: there is no such peer.
+        ConfigError: there is no peer of such a name.
     """
     known = {peer.name: peer for peer in PEERS}
     for name in names:

@@ -1,4 +1,4 @@
-"""What lower precision costs a trained model on real text: masked-LM loss, and how far embeddings turn."""
+"""The effect of lower precision on a trained model and real text: masked-LM loss, and similarity of embeddings."""
 
 import copy
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ _TEXTS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Form:
-    """A model in one precision. Cosines are those of mean-pooled embeddings with fp32's, over the texts."""
+    """A model in one precision. Cosines are between its mean-pooled embeddings of the texts and those in fp32."""
 
     name: str
     loss: float  # nats per masked token
@@ -38,7 +38,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Precisions:
-    """All forms of one model on the same texts and masks."""
+    """One model in all precisions, on the same texts and masks."""
 
     model: str
     texts: int
@@ -48,11 +48,11 @@ class Precisions:
 
 
 def bench_precision(folder: str | Path, texts: Iterable[str], *, limit: int = 256, length: int = 512) -> Precisions:
-    """Measure a model as it is in fp32, and made ready in fp32, bf16 and int8, on the first `limit` texts.
+    """Measure a model in fp32, and optimized for inference in fp32, bf16 and int8, on the first `limit` texts.
 
     Raises:
         DataError: there is no text.
-        BackendError: the native kernels cannot run here, or do not take this model.
+        BackendError: the native kernels do not run on this machine, or do not support this model.
     """
     model = MaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
     assert model.tokenizer_source is not None
@@ -62,7 +62,7 @@ def bench_precision(folder: str | Path, texts: Iterable[str], *, limit: int = 25
     framed = encode_texts(tokenizer, list(islice(texts, limit)), max_length=max_length)
     encoded = [ids.tolist() for ids in framed.ids if len(ids) > FRAME_TOKENS]
     if not encoded:
-        raise DataError("There is no text to measure with; give files that hold some.")
+        raise DataError("The files have no text; give files with texts.")
     batches = [_masked(encoded[i : i + _TEXTS_AT_ONCE], vocabulary, i) for i in range(0, len(encoded), _TEXTS_AT_ONCE)]
     expected = _embeddings(model, encoded)
     forms, masked = [], 0

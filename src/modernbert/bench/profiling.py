@@ -1,4 +1,4 @@
-"""Where the time of a step goes on the device: kernels by name, in three groups."""
+"""Profile a step on the device: the time of each kernel, and of three groups of kernels."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ _NOT_KERNELS = re.compile(r"ProfilerStep|Optimizer\.|Activity Buffer|Torch-Compi
 
 @dataclass(frozen=True)
 class Kernel:
-    """All launches of one kernel in one pass."""
+    """One kernel, over all its launches in one pass."""
 
     name: str
     group: Group
@@ -36,7 +36,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Profile:
-    """One pass: the time of all kernels, how it is shared, and the longest of them."""
+    """One pass: the time of all kernels, the share of each group, and the longest kernels."""
 
     microseconds: float
     shares: dict[Group, float]
@@ -44,7 +44,7 @@ class Profile:
 
 
 def group_of(kernel: str) -> Group:
-    """What a kernel does, by its name. Attention first: CUTLASS is in the names of both."""
+    """The group of a kernel, by its name. Attention is tested first, as its kernels have CUTLASS in their names too."""
     if _GENERATED.match(kernel):
         return "the rest"
     if _ATTENTION.search(kernel):
@@ -53,7 +53,7 @@ def group_of(kernel: str) -> Group:
 
 
 def summarize(kernels: Iterable[tuple[str, float, int]], passes: int = 1, top: int = _TOP) -> Profile:
-    """The profile of some passes, from the names, microseconds and launches of all kernels in them."""
+    """The profile of `passes` passes, from the names, microseconds and launches of all kernels in them."""
     found: dict[str, tuple[float, int]] = {}
     for name, microseconds, launches in kernels:
         before = found.get(name, (0.0, 0))
@@ -74,7 +74,7 @@ def summarize(kernels: Iterable[tuple[str, float, int]], passes: int = 1, top: i
 
 
 def profile_passes(run: Callable[[], object], device: torch.device, passes: int = 3) -> Profile:
-    """Profile some calls; on a CPU its operators stand for kernels."""
+    """Profile some calls of a function; on a CPU, operators take the place of kernels."""
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     run()

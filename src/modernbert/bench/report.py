@@ -1,39 +1,45 @@
-"""What a benchmark found, as a value that goes to JSON and back, and whether one is worse than another."""
+"""The report of a benchmark, written as JSON and read again, and the comparison of two reports."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from modernbert.bench.floor import MATRICES, MATRIX_FLOPS
+from modernbert.bench.roofline import MATRICES, MATRIX_FLOPS
 from modernbert.bench.timing import Speed, speed
-from modernbert.bench.works import Work
+from modernbert.bench.workloads import Workload
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import atomic_write
 
-OURS = "modernbert"  # the first word of the names of all contestants of this project
+logger = logging.getLogger(__name__)
+
+OURS = "modernbert"  # the names of this project's engines begin with it
 OURS_INT8 = "modernbert int8"
 BASELINE = "transformers SDPA"
-# A contestant may be so many times as far from fp32 as the baseline's own rounding takes it, and never further than ...
-_TIMES_ROUNDING, _EXACT, _FURTHEST = 2.5, 1e-4, 0.1
-_BASELINE_FURTHEST = 0.2  # in bf16 its rounding reaches 0.10 at 8,192 tokens with the weights of models.py
+# An engine's error against fp32 may be 2.5 times the baseline's rounding error, or _EXACT if that is more, up to
+# _LARGEST.
+_TIMES_ROUNDING, _EXACT, _LARGEST = 2.5, 1e-4, 0.1
+_LARGEST_OF_BASELINE = 0.2  # its bf16 rounding reaches 0.10 at 8,192 tokens with the weights of models.py
+# Names in the JSON of reports from earlier versions, and today's names.
+_OLD_NAMES = {"work": "workload", "contestant": "engine", "share_of_floor": "roofline_fraction"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant on one work. One that disagrees has its error, and neither speed nor rank."""
+    """One engine on one workload. An engine whose output is wrong is not timed: it has an error but no speed."""
 
-    contestant: str
+    engine: str
     computes: str  # the precision of its products
-    error: float | None  # of the document that is furthest off, against fp32; None if it failed
+    error: float | None  # the largest relative error of a document, against fp32; None if the engine failed
     failure: str | None = None
-    peak_bytes: int | None = None  # above the weights; None if it was not measured
+    peak_bytes: int | None = None  # without the weights; None if it was not measured
     tokens_per_second: Speed | None = None
-    ratio: float | None = None  # of its median to the baseline's
-    share_of_floor: float | None = None  # how near it comes to the time that plain products alone would take; not int8
+    ratio: float | None = None  # its median speed over the baseline's
+    roofline_fraction: float | None = None  # time of the matrix products alone over the measured time; None for int8
 
     @property
     def ranked(self) -> bool:
@@ -42,11 +48,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Result:
-    """One work. Tokens are real tokens; operations are those of one pass over them, without padding."""
+    """One workload. `tokens` and `flops` are those of one pass, without padding."""
 
-    work: str
+    workload: str
     documents: int
-    of_documents: int | None  # in the published set, of which this is the beginning
+    of_documents: int | None  # size of the published set, if the workload is the first part of one
     tokens: int
     flops: float
     matrix_flops_per_second: Speed
@@ -55,7 +61,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """All works on one machine."""
+    """The results of all workloads on one machine."""
 
     benchmark: Literal["inference", "training"]
     model: str
@@ -63,70 +69,98 @@ class Report:
     threads: int
     rounds: int
     machine: dict[str, str]
-    missing: dict[str, str]  # peers that could not be measured at all, and what to do about it
+    missing: dict[str, str]  # peers that could not be measured, with the reason and the remedy
     results: tuple[Result, ...]
 
 
 def agreeing(errors: Mapping[str, float | None]) -> frozenset[str]:
-    """The contestants that may be ranked: those no further from fp32 than rounding explains. None is a failure."""
+    """The engines whose error against fp32 is no larger than rounding explains. An error of None is a failure."""
     rounding = errors.get(BASELINE)
-    limit = _FURTHEST if rounding is None else min(_FURTHEST, max(_EXACT, _TIMES_ROUNDING * rounding))
-    limits = {name: _BASELINE_FURTHEST if name == BASELINE else limit for name in errors}
+    limit = _LARGEST if rounding is None else min(_LARGEST, max(_EXACT, _TIMES_ROUNDING * rounding))
+    limits = {name: _LARGEST_OF_BASELINE if name == BASELINE else limit for name in errors}
     return frozenset(name for name, error in errors.items() if error is not None and error <= limits[name])
 
 
 def make_result(
-    work: Work,
+    workload: Workload,
     flops: float,
     entries: tuple[Entry, ...],
     seconds: Mapping[str, list[float]],
     matrix_flops: float = MATRIX_FLOPS,
 ) -> Result:
-    """The result of a work from the seconds of those that were timed, `MATRICES` with its operations among them."""
+    """The result of a workload.
+
+    `seconds` has the rounds of every timed engine, and under `MATRICES` those of plain matrix products, which take
+    `matrix_flops` operations a round.
+    """
     rate = speed(matrix_flops, seconds[MATRICES])
-    speeds = {name: speed(work.tokens * work.passes, found) for name, found in seconds.items() if name != MATRICES}
+    speeds = {
+        name: speed(workload.tokens * workload.passes, found) for name, found in seconds.items() if name != MATRICES
+    }
     base = speeds.get(BASELINE)
     measured = []
     for entry in entries:
-        found = speeds.get(entry.contestant)
+        found = speeds.get(entry.engine)
         if found is None:
             measured.append(entry)
             continue
         values = asdict(entry) | {
             "tokens_per_second": found,
             "ratio": found.median / base.median if base else None,
-            "share_of_floor": None if entry.computes == "int8" else flops / rate.median / (work.tokens / found.median),
+            "roofline_fraction": None
+            if entry.computes == "int8"
+            else flops / rate.median / (workload.tokens / found.median),
         }
         measured.append(Entry(**values))
-    return Result(work.name, len(work.lengths), work.of_documents, work.tokens, flops, rate, tuple(measured))
+    return Result(
+        workload.name, len(workload.lengths), workload.of_documents, workload.tokens, flops, rate, tuple(measured)
+    )
+
+
+def log_result(result: Result) -> None:
+    """Log the speeds of a workload, as soon as it is measured."""
+    speeds = ", ".join(
+        f"{entry.engine} " + (f"{entry.tokens_per_second.median:,.0f}" if entry.tokens_per_second else "not ranked")
+        for entry in result.entries
+    )
+    logger.info("%s, tokens/s: %s", result.workload, speeds)
 
 
 def write_report(report: Any, path: Path) -> None:
-    """Write a report as JSON, aside first."""
+    """Write a report as JSON; the file appears complete or not at all."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def read_report(path: Path) -> Report:
-    """Read what `write_report` wrote.
+    """Read a report that `write_report` wrote, of this version or an earlier one.
 
     Raises:
-        DataError: it is no report of `bench inference` or `bench training`.
+        DataError: the file is not a report of `bench inference` or `bench training`.
     """
     try:
-        return TypeAdapter(Report).validate_json(path.read_bytes(), strict=False)
-    except (OSError, ValidationError):
+        return TypeAdapter(Report).validate_python(parse_json(path.read_bytes()), strict=False)
+    except (OSError, ValueError):
         raise DataError(
-            f"{path} is no report; write one with --output of `modernbert bench inference` or `bench training`."
+            f"{path} is not a report; write one with --output of `modernbert bench inference` or `bench training`."
         ) from None
+
+
+def parse_json(text: bytes) -> Any:
+    """A report's JSON, with the names of today where an earlier version wrote other ones.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    return json.loads(text, object_hook=lambda values: {_OLD_NAMES.get(key, key): values[key] for key in values})
 
 
 @dataclass(frozen=True)
 class Change:
-    """The ratio of one contestant of ours on one work, before and after; None if it is not ranked any more."""
+    """The ratio of one of our engines on one workload in two reports; `after` is None if it is not ranked any more."""
 
-    work: str
-    contestant: str
+    workload: str
+    engine: str
     before: float
     after: float | None
     slower: bool
@@ -134,45 +168,45 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The works that two reports share, and those that only one of them has."""
+    """The changes in the workloads that two reports share, and the names of workloads that only one of them has."""
 
     changes: tuple[Change, ...]
     not_compared: tuple[str, ...]
 
     @property
     def slower(self) -> tuple[str, ...]:
-        """The works that got slower."""
-        return tuple(dict.fromkeys(change.work for change in self.changes if change.slower))
+        """The workloads that became slower."""
+        return tuple(dict.fromkeys(change.workload for change in self.changes if change.slower))
 
 
 def compare_reports(old: Report, new: Report, tolerance: float) -> Comparison:
-    """Ratios to the baseline, work by work: seconds differ from day to day, ratios only if the code does.
+    """Compare the ratios to the baseline for each workload. Seconds differ from day to day; ratios depend on the code.
 
     Raises:
-        ConfigError: the tolerance is no part of one.
-        DataError: the reports are of other benchmarks, models, dtypes, threads or kinds of machine, or share no work.
+        ConfigError: the tolerance is not between 0 and 1.
+        DataError: the reports differ in benchmark, model, dtype, threads or processor, or share no workload.
     """
     if not 0 <= tolerance < 1:
-        raise ConfigError(f"A ratio cannot fall by a part of {tolerance:g}; give a tolerance between 0 and 1.")
+        raise ConfigError(f"A tolerance of {tolerance:g} is not possible; give a number between 0 and 1.")
     for name, of in _CONDITIONS.items():
         before, after = of(old), of(new)
         if before != after:
-            raise DataError(f"The reports differ in {name} ({before} and {after}); compare two measured alike.")
-    works = {_identity(result): result for result in new.results}
-    common = [(result, works[_identity(result)]) for result in old.results if _identity(result) in works]
+            raise DataError(f"The reports differ in {name} ({before} and {after}); compare reports of the same one.")
+    workloads = {_identity(result): result for result in new.results}
+    common = [(result, workloads[_identity(result)]) for result in old.results if _identity(result) in workloads]
     if not common:
-        raise DataError("The reports have no work in common; measure the same works.")
+        raise DataError("The reports have no workload in common; measure the same workloads.")
     changes = []
     for before, after in common:
-        ratios = {entry.contestant: entry.ratio for entry in after.entries}
+        ratios = {entry.engine: entry.ratio for entry in after.entries}
         for entry in before.entries:
-            if entry.ratio is None or not entry.contestant.startswith(OURS):
+            if entry.ratio is None or not entry.engine.startswith(OURS):
                 continue
-            ratio = ratios.get(entry.contestant)
+            ratio = ratios.get(entry.engine)
             slower = ratio is None or ratio < (1 - tolerance) * entry.ratio
-            changes.append(Change(before.work, entry.contestant, entry.ratio, ratio, slower))
+            changes.append(Change(before.workload, entry.engine, entry.ratio, ratio, slower))
     shared = {_identity(before) for before, _ in common}
-    others = (result.work for result in (*old.results, *new.results) if _identity(result) not in shared)
+    others = (result.workload for result in (*old.results, *new.results) if _identity(result) not in shared)
     return Comparison(tuple(changes), tuple(dict.fromkeys(others)))
 
 
@@ -187,4 +221,4 @@ _CONDITIONS = {
 
 
 def _identity(result: Result) -> tuple[str, int, int]:
-    return result.work, result.documents, result.tokens
+    return result.workload, result.documents, result.tokens

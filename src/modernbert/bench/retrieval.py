@@ -1,6 +1,7 @@
-"""Embedding and reranking beside sentence-transformers: the same folder, the same texts, taking turns; parity first."""
+"""Embedding and reranking compared with sentence-transformers, on the same folder and texts, in turns, parity first."""
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,34 +10,35 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from modernbert.bench.remaining import log_remaining
 from modernbert.bench.timing import alternate, check_rounds, machine, peak_memory, use_threads
 from modernbert.errors import ConfigError, DataError
 from modernbert.installation import install_command
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.rerank import Reranker
 
-Engine = Literal["fp32", "bf16", "int8"]
+EnginePrecision = Literal["fp32", "bf16", "int8"]
 
-_LARGEST_ERROR = 1e-4  # of fp32, relative to the largest number, between two programs that add up in another order
-_LEAST_COSINE = 0.999  # of vectors in fewer bits, to those in fp32
+_LARGEST_ERROR = 1e-4  # in fp32, relative to the largest number: the two programs add in a different order
+_LEAST_COSINE = 0.999  # between a vector in bf16 or int8 and the one in fp32
 
 
 @dataclass(frozen=True)
-class Engines:
-    """How fast one program was: medians over the rounds, and how near it was to sentence-transformers in fp32."""
+class EngineSpeed:
+    """The speed of one engine (medians of the rounds), and its error against sentence-transformers in fp32."""
 
     engine: str
     texts_per_second: float
     tokens_per_second: float
     speedup: float  # over sentence-transformers, median of the rounds' ratios
     error: float  # largest difference, relative to the largest number
-    least_cosine: float | None  # over the texts, of vectors
-    memory_bytes: int | None  # that a call adds to the process
+    least_cosine: float | None  # over all texts; None for scores
+    memory_bytes: int | None  # added to the process by a call
 
 
 @dataclass(frozen=True)
 class RetrievalReport:
-    """A measurement and where it was taken."""
+    """The speeds of all engines on one machine."""
 
     model: str
     texts: int
@@ -44,21 +46,21 @@ class RetrievalReport:
     threads: int
     rounds: int
     machine: dict[str, str]
-    engines: tuple[Engines, ...]
+    engines: tuple[EngineSpeed, ...]
 
 
 def bench_embed(
     model: str,
     texts: Sequence[str],
-    engines: Sequence[Engine] = ("fp32", "int8"),
+    engines: Sequence[EnginePrecision] = ("fp32", "int8"),
     threads: int | None = None,
     rounds: int = 3,
 ) -> RetrievalReport:
-    """Vectors of texts, by sentence-transformers in fp32 and by this package.
+    """Embed texts with sentence-transformers in fp32 and with this package.
 
     Raises:
         ConfigError: sentence-transformers is missing.
-        DataError: this package computes something else.
+        DataError: the outputs of the two differ.
     """
     used = _prepare(threads, rounds)
     theirs = _theirs("SentenceTransformer", model)
@@ -75,15 +77,15 @@ def bench_rerank(
     model: str,
     query: str,
     documents: Sequence[str],
-    engines: Sequence[Engine] = ("fp32", "int8"),
+    engines: Sequence[EnginePrecision] = ("fp32", "int8"),
     threads: int | None = None,
     rounds: int = 3,
 ) -> RetrievalReport:
-    """Scores of pairs of a query and documents, by `CrossEncoder` in fp32 and by this package.
+    """Score pairs of a query and documents with `CrossEncoder` in fp32 and with this package.
 
     Raises:
         ConfigError: sentence-transformers is missing.
-        DataError: this package computes something else.
+        DataError: the outputs of the two differ.
     """
     used = _prepare(threads, rounds)
     theirs = _theirs("CrossEncoder", model)
@@ -110,11 +112,11 @@ def _theirs(kind: str, model: str) -> Any:
     return getattr(sentence_transformers, kind)(model, device="cpu", model_kwargs={"dtype": torch.float32})
 
 
-def _dtype(engine: Engine) -> torch.dtype:
+def _dtype(engine: EnginePrecision) -> torch.dtype:
     return torch.bfloat16 if engine == "bf16" else torch.float32
 
 
-def _embedder(model: str, engine: Engine) -> Embedder:
+def _embedder(model: str, engine: EnginePrecision) -> Embedder:
     return Embedder.from_pretrained(model, device="cpu", dtype=_dtype(engine), int8=engine == "int8")
 
 
@@ -132,18 +134,20 @@ def _measure(
     *,
     vectors: bool,
 ) -> RetrievalReport:
+    began = time.perf_counter()
     expected = np.asarray(next(iter(runs.values()))())
-    nearness = {name: _nearness(np.asarray(run()), expected, name, vectors) for name, run in runs.items()}
+    log_remaining((rounds + 2) * len(runs) * (time.perf_counter() - began))  # at the speed of sentence-transformers
+    errors = {name: _errors(np.asarray(run()), expected, name, vectors) for name, run in runs.items()}
     memory = {name: peak_memory(run) for name, run in runs.items()}
     seconds = alternate(runs, rounds, "retrieval")
     theirs = next(iter(seconds.values()))
     engines = [
-        Engines(
+        EngineSpeed(
             name,
             texts / statistics.median(each),
             tokens / statistics.median(each),
             statistics.median(other / own for other, own in zip(theirs, each, strict=True)),
-            *nearness[name],
+            *errors[name],
             memory[name],
         )
         for name, each in seconds.items()
@@ -152,11 +156,11 @@ def _measure(
     return RetrievalReport(str(Path(model).name), texts, tokens, threads, rounds, machine(packages), tuple(engines))
 
 
-def _nearness(found: Any, expected: Any, name: str, vectors: bool) -> tuple[float, float | None]:
-    """The largest relative difference, and the least cosine of vectors.
+def _errors(found: Any, expected: Any, name: str, vectors: bool) -> tuple[float, float | None]:
+    """The largest relative difference, and the least cosine between vectors.
 
     Raises:
-        DataError: either is too far off for that arithmetic.
+        DataError: one of them is outside what the precision explains.
     """
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
     if not vectors:
@@ -167,6 +171,7 @@ def _nearness(found: Any, expected: Any, name: str, vectors: bool) -> tuple[floa
     exact = name in ("fp32", "sentence-transformers")
     if (exact and error > _LARGEST_ERROR) or (least is not None and least < _LEAST_COSINE):
         raise DataError(
-            f"{name} computes something else than sentence-transformers: error {error:.2g}, least cosine {least}."
+            f"The output of {name} differs from that of sentence-transformers: error {error:.2g}, least cosine "
+            f"{least}; report this as a bug."
         )
     return error, least

@@ -1,4 +1,4 @@
-"""What a token costs: as sequences grow, and as threads are added."""
+"""The cost of a token, by sequence length and by number of threads."""
 
 import logging
 import os
@@ -11,12 +11,14 @@ from typing import Literal
 
 import torch
 
-from modernbert.bench.inference import compare_outputs, round_of
+from modernbert.bench.inference import EXTRA_PASSES, compare_outputs, probe_engine, round_of
 from modernbert.bench.models import check_dtype, describe, make_model
-from modernbert.bench.peers import Contestant, Setting, baseline, our_contestants
+from modernbert.bench.peers import Engine, Setting, baseline, our_engines
+from modernbert.bench.remaining import RemainingTime
 from modernbert.bench.report import agreeing
+from modernbert.bench.roofline import encoder_flops
 from modernbert.bench.timing import alternate, check_rounds, machine, use_threads
-from modernbert.bench.works import Work
+from modernbert.bench.workloads import Workload
 from modernbert.errors import ConfigError
 from modernbert.model import Encoder
 
@@ -27,7 +29,7 @@ LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds for a token: median of the rounds, and their range."""
+    """Microseconds per token: the median of the rounds, and their range."""
 
     median: float
     lowest: float
@@ -36,18 +38,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class Point:
-    """One contestant on one sequence of so many tokens."""
+    """One engine on one sequence."""
 
-    contestant: str
+    engine: str
     threads: int
     tokens: int
-    error: float | None  # against fp32; None if it is not finite
-    cost: Cost | None  # None of one that disagrees
+    error: float | None  # against fp32; None if the output is not finite
+    cost: Cost | None  # None if the error is too large
 
 
 @dataclass(frozen=True)
 class ScalingReport:
-    """All lengths and all numbers of threads on one machine."""
+    """The results of all lengths and all numbers of threads on one machine."""
 
     model: str
     dtype: str
@@ -60,13 +62,13 @@ class ScalingReport:
 def bench_scaling(
     model: str, dtype: str, rounds: int, threads: Sequence[int] = (), lengths: Sequence[int] = ()
 ) -> ScalingReport:
-    """Encode one sequence at a time beside transformers, for each length and each number of threads.
+    """Encode one sequence at a time, by us and by transformers, for each length and each number of threads.
 
-    Without `threads` these are the powers of two and all that this process may use. Outputs are compared with
-    transformers in fp32 before a length is timed.
+    `threads` defaults to the powers of two up to the available cores, and all of them. Before a length is timed, the
+    outputs are compared with those of transformers in fp32.
 
     Raises:
-        ConfigError: an option has no such value, or transformers is missing.
+        ConfigError: an option has an invalid value, or transformers is missing.
     """
     precision = check_dtype(dtype)
     check_rounds(rounds)
@@ -74,45 +76,54 @@ def bench_scaling(
         raise ConfigError("A sequence needs a token; give lengths of 1 or more.")
     numbers = tuple(dict.fromkeys(threads)) or powers_of_two(available_threads())
     encoder = make_model(Encoder, model)
+    chosen = tuple(dict.fromkeys(lengths or LENGTHS))
     before = torch.get_num_threads()
     points: list[Point] = []
     try:
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch, torch.inference_mode():
             for number in numbers:
                 setting = Setting(encoder, precision, use_threads(number), Path(scratch))
-                judge = baseline(setting, "fp32")
-                contestants = [*our_contestants(setting), baseline(setting, precision)]
-                for length in dict.fromkeys(lengths or LENGTHS):
-                    points += _measure(number, judge, contestants, length, encoder.config.vocab_size, rounds)
+                reference = baseline(setting, "fp32")
+                engines = [*our_engines(setting), baseline(setting, precision)]
+                logger.info("threads: %d", number)
+                operations = {str(n): encoder_flops(encoder.config, [n]) * Workload("", (n,)).passes for n in chosen}
+                passes = len(engines) * (rounds + EXTRA_PASSES)
+                remaining = RemainingTime(
+                    {name: passes * flops for name, flops in operations.items()},
+                    probe_engine(engines[-1], encoder.config),
+                )
+                for length in chosen:
+                    points += _measure(number, reference, engines, length, encoder.config.vocab_size, rounds)
+                    remaining.finish(str(length))
     finally:
         torch.set_num_threads(before)
     return ScalingReport(describe(model, encoder.config), precision, rounds, machine(("transformers",)), tuple(points))
 
 
 def available_threads() -> int:
-    """As many as this process has cores."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def powers_of_two(most: int) -> tuple[int, ...]:
-    """Those below `most`, and `most`."""
+    """The powers of two below `most`, then `most`."""
     return (*(1 << power for power in range((most - 1).bit_length())), most)
 
 
 def _measure(
-    threads: int, judge: Contestant, contestants: Sequence[Contestant], length: int, vocab_size: int, rounds: int
+    threads: int, reference: Engine, engines: Sequence[Engine], length: int, vocab_size: int, rounds: int
 ) -> list[Point]:
     logger.info("%s tokens, threads: %s", f"{length:,}", threads)
-    work = Work(f"{length:,} tokens", (length,))
-    batches = work.batches(vocab_size)
-    expected = judge.prepare(batches[0])()[batches[0].real]
-    errors = {each.name: compare_outputs(each, batches[0], expected).error for each in contestants}
+    workload = Workload(f"{length:,} tokens", (length,))
+    batches = workload.batches(vocab_size)
+    expected = reference.prepare(batches[0])()[batches[0].real]
+    errors = {each.name: compare_outputs(each, batches[0], expected).error for each in engines}
     agreed = agreeing(errors)
-    runs = {each.name: round_of(each, batches, work.passes) for each in contestants if each.name in agreed}
+    runs = {each.name: round_of(each, batches, workload.passes) for each in engines if each.name in agreed}
     for run in runs.values():
         run()
-    seconds = alternate(runs, rounds, work.name)
-    costs = {name: _cost(found, length * work.passes) for name, found in seconds.items()}
+    seconds = alternate(runs, rounds, workload.name)
+    costs = {name: _cost(found, length * workload.passes) for name, found in seconds.items()}
     return [Point(name, threads, length, error, costs.get(name)) for name, error in errors.items()]
 
 

@@ -1,8 +1,8 @@
-"""A server under load over loopback: throughput, latencies, errors and memory at rising rates.
+"""Load test of servers over loopback: throughput, latency, errors and memory at increasing request rates.
 
-The load is open-loop: requests are sent at times that were drawn before, whether or not earlier ones were answered, and
-a latency counts from the time at which its request was due. So a server that falls behind cannot hide it by slowing
-the sender down.
+The load is open-loop: requests are sent at random times that are fixed in advance, whether or not earlier ones were
+answered. Latency counts from the time at which the request was due, so that a slow server cannot improve its figures by
+slowing the sender down.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from typing import Literal
 
 import numpy as np
 
-from modernbert.bench.loopback import Answers, Body, is_up, keep_asking, send_at
+from modernbert.bench.loopback import Answers, Body, closed_loop, is_up, open_loop
+from modernbert.bench.remaining import log_remaining
 from modernbert.bench.timing import machine
 from modernbert.errors import BackendError, DataError
 from modernbert.model.folder import find_folder, read_config
@@ -31,27 +32,27 @@ from modernbert.text.framing import encode_texts
 from modernbert.text.tokenizer import load_tokenizer
 
 OURS, BASELINE = "modernbert serve", "sentence-transformers behind FastAPI"
-SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)  # of a server's own saturation
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)  # request rates, as shares of a server's own saturation
 ServedPrecision = Literal["", "float32", "bfloat16", "int8"]  # as in the file, or another one
 _OPTIONS: dict[ServedPrecision, str] = {
     "": "", "float32": " --dtype float32", "bfloat16": " --dtype bfloat16", "int8": " --dtype float32 --int8"
 }  # fmt: skip
-CONCURRENCY = 48  # clients that ask again as soon as they are answered, to find the saturation
+CONCURRENCY = 48  # clients of the closed loop that finds the saturation
 _START_SECONDS = 180
-_WARM = 8  # requests that are answered before anything is measured
+_WARM = 8  # warm-up requests
 
 
 @dataclass(frozen=True)
 class Load:
-    """One rate. `requests_per_second` is what was offered; tokens count where they were answered."""
+    """The result of one request rate. `requests_per_second` are those sent; tokens count once they are answered."""
 
-    share: float | None  # of the saturation; None where clients asked again as soon as they were answered
+    share: float | None  # of the saturation; None for the closed loop
     requests_per_second: float
     sent: int
     answered: int
-    errors: int  # refused or failed
+    errors: int  # rejected or failed
     tokens_per_second: float
-    tokens_per_cpu_second: float  # of the server's processes; what is left of it where the machine is busy otherwise
+    tokens_per_cpu_second: float  # of the server's processes; comparable even if other programs use the machine
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -60,7 +61,7 @@ class Load:
 
 @dataclass(frozen=True)
 class ServerResult:
-    """One server at its saturation, then at shares of it, and at half the saturation of the slowest server."""
+    """One server at saturation, at shares of it, and at half the saturation of the slowest server."""
 
     server: str
     command: str
@@ -72,6 +73,8 @@ class ServerResult:
 
 @dataclass(frozen=True)
 class ServingReport:
+    """The results of all servers on one machine."""
+
     model: str
     texts: int
     tokens_of_texts: tuple[int, int, int]  # shortest, median, longest
@@ -79,30 +82,30 @@ class ServingReport:
     seconds: float
     machine: dict[str, str]
     servers: tuple[ServerResult, ...]
-    missing: dict[str, str]  # servers that could not be measured, and why
+    missing: dict[str, str]  # servers that could not be measured, with the reason
 
 
 @dataclass(frozen=True)
 class SoakReport:
-    """A server at its saturation for a while: what was lost, and how its memory went."""
+    """A server at saturation for a longer time: lost requests, and the growth of its memory."""
 
     server: str
     seconds: float
     sent: int
     answered: int
     errors: int
-    lost: int  # neither answered nor refused
+    lost: int  # neither answered nor rejected
     tokens_per_second: float
     first_mebibytes: float
     last_mebibytes: float
-    mebibytes_per_minute: float  # least squares over the last three quarters
+    mebibytes_per_minute: float  # slope of a least-squares line through the last three quarters
 
 
 def texts_for(model: str, files: Sequence[str], count: int, max_length: int | None) -> tuple[list[str], list[int]]:
-    """Paragraphs of files, and how many tokens a server reads of each.
+    """Paragraphs of files, and the number of tokens that a server reads of each.
 
     Raises:
-        DataError: there are none.
+        DataError: the files have no text.
     """
     tokenizer = load_tokenizer(model)
     found: list[str] = []
@@ -118,13 +121,13 @@ def texts_for(model: str, files: Sequence[str], count: int, max_length: int | No
 
 
 def our_command(model: str, precision: ServedPrecision = "") -> str:
-    """`modernbert serve` with the limits of a load test; {port} is filled in."""
+    """The command of `modernbert serve` with limits for a load test; {port} is a placeholder."""
     options = "--max-concurrent-requests 100000 --max-queue-tokens 100000000" + _OPTIONS[precision]
     return f"{shlex.quote(sys.executable)} -m modernbert serve {shlex.quote(model)} --port {{port}} {options}"
 
 
 def baseline_command(model: str) -> str:
-    """What a person writes in an afternoon: SentenceTransformer.encode behind a route of FastAPI."""
+    """The command of a minimal server: SentenceTransformer.encode behind a FastAPI route."""
     return f"{shlex.quote(sys.executable)} -m modernbert.bench.serving_baseline {shlex.quote(model)} {{port}}"
 
 
@@ -139,13 +142,14 @@ def bench_serving(
     max_length: int | None = None,
     shares: Sequence[float] = SHARES,
 ) -> ServingReport:
-    """Load each server in turn, alone on the machine, with the same texts, one to a request.
+    """Load each server alone on the machine, one after the other, with the same texts, one per request.
 
     Raises:
         BackendError: a server does not start.
-        DataError: there are no texts.
+        DataError: the files have no text.
     """
     texts, lengths = texts_for(model, files, count, max_length)
+    log_remaining(len(commands) * seconds * (1 + len(shares) + (len(commands) > 1)))
     bodies = [Body(json.dumps({"input": text}).encode(), tokens) for text, tokens in zip(texts, lengths, strict=True)]
     results: list[ServerResult] = []
     missing: dict[str, str] = {}
@@ -153,14 +157,14 @@ def bench_serving(
         try:
             results.append(_measured(name, command, bodies, seconds, threads, shares))
         except BackendError as error:
-            if not results:  # without ours there is nothing to compare
+            if not results:  # our server is the first; without it there is nothing to compare
                 raise
             missing[name] = str(error)
     slowest = min(result.saturation.requests_per_second for result in results)
     if len(results) > 1:
         for index, result in enumerate(results):
             with _started(result.command, threads) as (port, process):
-                asyncio.run(send_at(port, bodies, [0.0] * _WARM))
+                asyncio.run(open_loop(port, bodies, [0.0] * _WARM))
                 load = asyncio.run(_offer(port, bodies, slowest / 2, seconds, process.pid, None))
             results[index] = ServerResult(
                 result.server, result.command, result.idle_mebibytes, result.saturation, result.loads, load
@@ -173,18 +177,18 @@ def bench_serving(
 def _measured(
     name: str, command: str, bodies: Sequence[Body], seconds: float, threads: int, shares: Sequence[float]
 ) -> ServerResult:
-    """A server at its saturation and at shares of it.
+    """Measure one server at saturation and at shares of it.
 
     Raises:
-        BackendError: it does not start, or answers nothing.
+        BackendError: it does not start, or does not answer.
     """
     with _started(command, threads) as (port, process):
         idle = _mebibytes(process.pid)
-        asyncio.run(send_at(port, bodies, [0.0] * _WARM))
+        asyncio.run(open_loop(port, bodies, [0.0] * _WARM))
         top = asyncio.run(_saturate(port, bodies, seconds, process.pid))
         rate = top.answered / seconds
         if not rate:
-            raise BackendError(f"{name} answered nothing in {seconds:g} s; give it more --seconds.")
+            raise BackendError(f"{name} answered no request in {seconds:g} s; give more --seconds.")
         loads = tuple(asyncio.run(_offer(port, bodies, rate * share, seconds, process.pid, share)) for share in shares)
     return ServerResult(name, command, idle, top, loads, None)
 
@@ -192,11 +196,11 @@ def _measured(
 def soak(
     model: str, files: Sequence[str], name: str, command: str, *, seconds: float = 600.0, threads: int = 1
 ) -> SoakReport:
-    """Keep one server at its saturation, and watch its memory.
+    """Keep one server at saturation, and record its memory.
 
     Raises:
         BackendError: the server does not start.
-        DataError: there are no texts.
+        DataError: the files have no text.
     """
     texts, lengths = texts_for(model, files, 2000, None)
     bodies = [Body(json.dumps({"input": text}).encode(), tokens) for text, tokens in zip(texts, lengths, strict=True)]
@@ -205,7 +209,7 @@ def soak(
 
         async def run() -> Answers:
             watching = asyncio.ensure_future(watch.run())
-            answers = await keep_asking(port, bodies, CONCURRENCY, seconds)
+            answers = await closed_loop(port, bodies, CONCURRENCY, seconds)
             watching.cancel()
             return answers
 
@@ -230,7 +234,7 @@ def soak(
 async def _saturate(port: int, bodies: Sequence[Body], seconds: float, pid: int) -> Load:
     watch = _Memory(pid)
     watching = asyncio.ensure_future(watch.run())
-    answers = await keep_asking(port, bodies, CONCURRENCY, seconds)
+    answers = await closed_loop(port, bodies, CONCURRENCY, seconds)
     watching.cancel()
     return _load(answers, None, len(answers.seconds) / seconds, seconds, watch)
 
@@ -240,7 +244,7 @@ async def _offer(port: int, bodies: Sequence[Body], rate: float, seconds: float,
     gaps = np.random.Generator(np.random.PCG64(0)).exponential(1 / rate, count)
     watch = _Memory(pid)
     watching = asyncio.ensure_future(watch.run())
-    answers = await send_at(port, bodies, np.cumsum(gaps).tolist())
+    answers = await open_loop(port, bodies, np.cumsum(gaps).tolist())
     watching.cancel()
     return _load(answers, share, rate, answers.took, watch)
 
@@ -263,7 +267,7 @@ def _load(answers: Answers, share: float | None, rate: float, seconds: float, wa
 
 
 class _Memory:
-    """Samples what a process and its children hold of memory."""
+    """Samples the resident memory of a process and its children."""
 
     def __init__(self, pid: int, every: float = 0.2) -> None:
         self.pid, self.every = pid, every
@@ -279,7 +283,7 @@ class _Memory:
 
 
 def _mebibytes(pid: int) -> float:
-    """The resident memory of a process and its children, where the system tells."""
+    """The resident memory of a process and its children; 0 without /proc."""
     total = 0.0
     for one in (pid, *_children(pid)):
         with contextlib.suppress(OSError, IndexError):
@@ -289,7 +293,7 @@ def _mebibytes(pid: int) -> float:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """What a process and its children have computed so far, where the system tells."""
+    """The CPU time of a process and its children; 0 without /proc."""
     total = 0.0
     for one in (pid, *_children(pid)):
         with contextlib.suppress(OSError, IndexError):
@@ -306,7 +310,7 @@ def _children(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def _started(command: str, threads: int) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """A server that answers on a free port, and is ended afterwards."""
+    """Start a server on a free port, wait until it answers, and stop it afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -318,8 +322,10 @@ def _started(command: str, threads: int) -> Iterator[tuple[int, "subprocess.Pope
         while not asyncio.run(is_up(port)):
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()
-                said = process.communicate()[1].decode(errors="replace").strip().splitlines()[-1:]
-                raise BackendError(f"The server does not start ({' '.join(said)}); try its command: {' '.join(words)}")
+                message = process.communicate()[1].decode(errors="replace").strip().splitlines()[-1:]
+                raise BackendError(
+                    f"The server does not start ({' '.join(message)}); try its command: {' '.join(words)}"
+                )
             time.sleep(0.2)
         yield port, process
     finally:

@@ -1,4 +1,4 @@
-"""The server that people write first: `SentenceTransformer.encode` behind a route, one request after the other.
+"""A minimal server to compare with: `SentenceTransformer.encode` behind a FastAPI route, one request at a time.
 
 `python -m modernbert.bench.serving_baseline FOLDER PORT`, for `modernbert bench serve`.
 """

@@ -1,4 +1,4 @@
-"""How everything is measured: alternating rounds in one process, medians with their range, peak memory, the machine."""
+"""Timing: engines that take turns in one process, medians with their range, peak memory, the machine."""
 
 import ctypes
 import gc
@@ -27,7 +27,7 @@ _RESET = Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Speed:
-    """Something a second: median of the rounds, and their range."""
+    """A rate per second: the median of the rounds, and their range."""
 
     median: float
     slowest: float
@@ -41,9 +41,9 @@ def alternate(
     wait: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round; they take turns, so that all of them meet the same machine.
+    """Seconds of each engine in each round. The engines take turns, so that all see the same load of the machine.
 
-    `wait` returns when the device has done what was asked of it; it is called before and after each run.
+    `wait` returns when the device has finished its work; it is called before and after each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with Progress(total=rounds * len(runs), desc=what, unit=" runs", leave=False) as bar:
@@ -64,10 +64,9 @@ def speed(amount: float, seconds: Iterable[float]) -> Speed:
 
 
 def peak_memory(run: Callable[[], object]) -> int | None:
-    """Bytes that a call adds at most to the resident memory of the process, by the mark that the system keeps of it.
+    """The most bytes that a call adds to the resident memory of the process, from the peak that Linux records.
 
-    What earlier calls freed is given back to the system before. None where there is no mark that can be set back
-    (Linux has one).
+    Memory that earlier calls freed is returned to the system first. None where the recorded peak cannot be reset.
     """
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
@@ -75,7 +74,7 @@ def peak_memory(run: Callable[[], object]) -> int | None:
     try:
         _RESET.write_text("5", encoding="ascii")  # VmHWM is VmRSS from here on: man 5 proc
         before = process_memory("VmHWM")
-    except (OSError, ValueError):  # not Linux; a sandbox that keeps no such line
+    except (OSError, ValueError):  # not Linux, or a sandbox without this file
         run()
         return None
     run()
@@ -83,36 +82,36 @@ def peak_memory(run: Callable[[], object]) -> int | None:
 
 
 def process_memory(name: str) -> int:
-    """Bytes of a line of /proc/self/status.
+    """The value in bytes of a line of /proc/self/status.
 
     Raises:
-        OSError: the system has no such file.
-        ValueError: the file has no such line.
+        OSError: the system does not have this file.
+        ValueError: the file does not have this line.
     """
     [kibibytes] = re.findall(rf"^{name}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
     return 1024 * int(kibibytes)
 
 
 def use_threads(threads: int | None) -> int:
-    """Let torch have so many threads, or what it has; returns their number.
+    """Set torch's number of threads, if one is given; returns the number in use.
 
     Raises:
-        ConfigError: it is none at all.
+        ConfigError: the number is below 1.
     """
     if threads is not None:
         if threads < 1:
-            raise ConfigError(f"{threads} threads measure nothing; give 1 or more.")
+            raise ConfigError(f"The benchmark cannot use {threads} threads; give 1 or more.")
         torch.set_num_threads(threads)
     return torch.get_num_threads()
 
 
 def check_rounds(rounds: int) -> None:
     if rounds < 1:
-        raise ConfigError(f"{rounds} rounds measure nothing; give 1 or more.")
+        raise ConfigError(f"The benchmark cannot take {rounds} rounds; give 1 or more.")
 
 
 def machine(packages: Iterable[str]) -> dict[str, str]:
-    """The machine behind a measurement, and the versions of Python, torch and these packages."""
+    """The machine that measures, and the versions of Python, torch and these packages."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": cpu_name(),
@@ -127,5 +126,5 @@ def machine(packages: Iterable[str]) -> dict[str, str]:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over the norm of what was expected."""
+    """Norm of the difference divided by the norm of the expected tensor."""
     return float((actual.float() - expected.float()).norm() / expected.float().norm())

@@ -1,50 +1,63 @@
 """A masked-LM training step beside transformers: same weights, documents and masks, optimizer included."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modernbert.bench.floor import MATRICES, matrix_products, training_flops
 from modernbert.bench.models import check_dtype, describe, make_model
 from modernbert.bench.peers import transformers_model
-from modernbert.bench.report import BASELINE, OURS, Entry, Report, Result, agreeing, make_result
+from modernbert.bench.remaining import RemainingTime, probe
+from modernbert.bench.report import BASELINE, OURS, Entry, Report, Result, agreeing, log_result, make_result
+from modernbert.bench.roofline import MATRICES, matrix_products, training_flops
 from modernbert.bench.timing import alternate, check_rounds, machine, peak_memory, relative_error, use_threads
-from modernbert.bench.works import Work, choose, ragged
+from modernbert.bench.workloads import Workload, choose, ragged
 from modernbert.errors import ConfigError
 from modernbert.kernels.cross_entropy import linear_cross_entropy
-from modernbert.model import MaskedLM
-from modernbert.packed import IGNORED, pack
+from modernbert.model import EncoderConfig, MaskedLM
+from modernbert.packed import IGNORED, Sequences, pack
 from modernbert.runtime import Precision, autocast
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 
-WORKS = (
-    Work("16 documents, mean 256, padded to 512", ragged(16, 256, 512)),
-    Work("16 documents, mean 400, padded to 1024", ragged(16, 400, 1024)),
-    Work("8 x 512", (512,) * 8),
-    Work("4 x 1024", (1024,) * 4),
+WORKLOADS = (
+    Workload("16 documents, mean 256, padded to 512", ragged(16, 256, 512)),
+    Workload("16 documents, mean 400, padded to 1024", ragged(16, 400, 1024)),
+    Workload("8 x 512", (512,) * 8),
+    Workload("4 x 1024", (1024,) * 4),
 )
 
 
-def bench_training(model: str, dtype: str, threads: int | None, rounds: int, works: Sequence[str] = ()) -> Report:
-    """Measure steps of a preset with random weights, or of a model folder. Gradients are compared first.
+_MASKED = 0.3
+_EXTRA_PASSES = 4  # gradients in fp32 and in the precision, warm-up, memory
+_PROBE_TOKENS = 128
 
-    transformers trains on the padded batch under the same autocast, with torch's fused AdamW, the faster choice there.
+
+def bench_training(
+    model: str,
+    dtype: str,
+    threads: int | None,
+    rounds: int,
+    workloads: Sequence[str] = (),
+    on_result: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """Measure training steps of a preset with random weights, or of a model folder, after a comparison of gradients.
+
+    transformers trains on the padded batch under the same autocast, with torch's fused AdamW, its fastest optimizer.
+    `on_result` receives the report after each workload.
 
     Raises:
-        ConfigError: transformers is missing, or there is no such model, dtype or work.
+        ConfigError: transformers is missing, or the model, dtype or workload is unknown.
     """
     precision = check_dtype(dtype)
     check_rounds(rounds)
-    chosen = choose(WORKS, works)
+    chosen = choose(WORKLOADS, workloads)
     threads = use_threads(threads)
     ours = make_model(MaskedLM, model).train()
     theirs = transformers_model(ours).train()
-    results = tuple(_measure(ours, theirs, work, precision, rounds) for work in chosen)
-    return Report(
+    report = Report(
         benchmark="training",
         model=describe(model, ours.config),
         dtype=precision,
@@ -52,15 +65,46 @@ def bench_training(model: str, dtype: str, threads: int | None, rounds: int, wor
         rounds=rounds,
         machine=machine(("transformers",)),
         missing={},
-        results=results,
+        results=(),
     )
+    passes = 2 * (rounds + _EXTRA_PASSES)
+    remaining = RemainingTime(
+        {one.name: passes * one.passes * _flops(ours.config, one.lengths) for one in chosen},
+        _probe(ours, precision),
+    )
+    for workload in chosen:
+        result = _measure(ours, theirs, workload, precision, rounds)
+        log_result(result)
+        remaining.finish(workload.name)
+        report = replace(report, results=(*report.results, result))
+        on_result(report)
+    return report
+
+
+def _flops(config: EncoderConfig, lengths: Sequence[int]) -> float:
+    return training_flops(config, lengths, max(1, round(_MASKED * sum(lengths))))
+
+
+def _probe(model: MaskedLM, precision: Precision) -> float:
+    """Operations per second of a forward and a backward pass over one short document."""
+    ids = torch.arange(_PROBE_TOKENS) % model.config.vocab_size
+    sequences = Sequences.from_lengths([_PROBE_TOKENS])
+    labels = ids.masked_fill(torch.arange(_PROBE_TOKENS) >= _MASKED * _PROBE_TOKENS, IGNORED)
+
+    def run() -> None:
+        with autocast(torch.device("cpu"), precision):
+            loss = model.loss(ids, sequences, labels)
+        loss.backward()
+        model.zero_grad()
+
+    return probe(run, _flops(model.config, [_PROBE_TOKENS]))
 
 
 def bench_logits(rows: int = 8192, hidden: int = 768, vocab: int = 50_368) -> dict[str, int]:
-    """Peak bytes of decoder and cross-entropy, forward and backward in bf16 autocast: in chunks, and the plain way.
+    """Peak bytes of decoder and cross-entropy, forward and backward in bf16 autocast: in chunks, and over all logits.
 
     Raises:
-        ConfigError: this system does not tell how much memory a process has.
+        ConfigError: this system does not record the peak memory of a process.
     """
     x, weight = torch.randn(rows, hidden), torch.randn(vocab, hidden)
     labels = torch.randint(vocab, (rows,))
@@ -73,7 +117,7 @@ def bench_logits(rows: int = 8192, hidden: int = 768, vocab: int = 50_368) -> di
 
         found = peak_memory(step)
         if found is None:
-            raise ConfigError("This system does not tell how much memory a process has; measure on Linux.")
+            raise ConfigError("This system does not record the peak memory of a process; measure on Linux.")
         return found
 
     return {
@@ -83,8 +127,8 @@ def bench_logits(rows: int = 8192, hidden: int = 768, vocab: int = 50_368) -> di
 
 
 @dataclass(frozen=True)
-class _Contestant:
-    """A model, its loss on the work in some precision, and its optimizer."""
+class _Trainee:
+    """A model, its loss on the workload, and its optimizer."""
 
     model: nn.Module
     loss: Callable[[], Tensor]
@@ -101,61 +145,61 @@ class _Contestant:
         self.optimizer.zero_grad()
 
 
-def _measure(ours: MaskedLM, theirs: Any, work: Work, precision: Precision, rounds: int) -> Result:
-    [batch] = work.batches(ours.config.vocab_size)
+def _measure(ours: MaskedLM, theirs: Any, workload: Workload, precision: Precision, rounds: int) -> Result:
+    [batch] = workload.batches(ours.config.vocab_size)
     mask = batch.mask
     generator = torch.Generator().manual_seed(0)
-    chosen = (torch.rand(batch.ids.shape, generator=generator) < 0.3) & batch.real
+    chosen = (torch.rand(batch.ids.shape, generator=generator) < _MASKED) & batch.real
     labels = batch.ids.masked_fill(~chosen, IGNORED)
     tokens, sequences = pack(batch.ids, mask)
     packed_labels, _ = pack(labels, mask)
     theirs.load_state_dict(ours.state_dict())
-    contestants = {
-        OURS: _Contestant(
+    engines = {
+        OURS: _Trainee(
             ours,
             lambda: ours.loss(tokens, sequences, packed_labels),
             StableAdamW(parameter_groups(ours, 1e-5), lr=1e-5, peak_lr=1e-5),
         ),
-        BASELINE: _Contestant(
+        BASELINE: _Trainee(
             theirs,
             lambda: theirs(batch.ids, attention_mask=mask, labels=labels).loss,
             torch.optim.AdamW(theirs.parameters(), lr=1e-5, fused=True),
         ),
     }
-    expected = _gradients(contestants[BASELINE], "fp32")
-    errors = {name: _worst(_gradients(one, precision), expected) for name, one in contestants.items()}
+    expected = _gradients(engines[BASELINE], "fp32")
+    errors = {name: _largest_error(_gradients(one, precision), expected) for name, one in engines.items()}
     agreed = agreeing(errors)
-    runs = {name: _round_of(one, precision, work.passes) for name, one in contestants.items() if name in agreed}
-    peaks = {name: peak_memory(run) for name, run in runs.items()}  # of a round that does not count
-    entries = tuple(Entry(name, precision, errors[name], peak_bytes=peaks.get(name)) for name in contestants)
+    runs = {name: _round_of(one, precision, workload.passes) for name, one in engines.items() if name in agreed}
+    peaks = {name: peak_memory(run) for name, run in runs.items()}  # the warm-up round
+    entries = tuple(Entry(name, precision, errors[name], peak_bytes=peaks.get(name)) for name in engines)
     products = matrix_products(torch.bfloat16 if precision == "bf16" else torch.float32)
     products()
-    seconds = alternate(runs | {MATRICES: products}, rounds, work.name)
-    return make_result(work, training_flops(ours.config, work.lengths, int(chosen.sum())), entries, seconds)
+    seconds = alternate(runs | {MATRICES: products}, rounds, workload.name)
+    return make_result(workload, training_flops(ours.config, workload.lengths, int(chosen.sum())), entries, seconds)
 
 
-def _gradients(contestant: _Contestant, precision: Precision) -> dict[str, Tensor]:
-    """Those of the first loss, by parameter; the model is left without."""
-    contestant.optimizer.zero_grad()
-    contestant.backward(precision)
+def _gradients(engine: _Trainee, precision: Precision) -> dict[str, Tensor]:
+    """The gradients of the loss by parameter; those of the model are cleared afterwards."""
+    engine.optimizer.zero_grad()
+    engine.backward(precision)
     found = {
         name: parameter.grad.clone()
-        for name, parameter in contestant.model.named_parameters()
+        for name, parameter in engine.model.named_parameters()
         if parameter.grad is not None
     }
-    contestant.optimizer.zero_grad()
+    engine.optimizer.zero_grad()
     return found
 
 
-def _worst(gradients: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """The relative error of the parameter whose gradient is furthest off."""
+def _largest_error(gradients: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest relative error of a parameter's gradient."""
     assert gradients.keys() == expected.keys()
     return max(relative_error(gradients[name], wanted) for name, wanted in expected.items())
 
 
-def _round_of(contestant: _Contestant, precision: Precision, times: int) -> Callable[[], None]:
+def _round_of(engine: _Trainee, precision: Precision, times: int) -> Callable[[], None]:
     def run() -> None:
         for _ in range(times):
-            contestant.step(precision)
+            engine.step(precision)
 
     return run

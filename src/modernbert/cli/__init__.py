@@ -11,8 +11,6 @@ from typer.core import TyperGroup
 
 from modernbert.cli import (
     bench,
-    bench_retrieval,
-    bench_serving,
     corpus,
     embed,
     evaluate,
@@ -62,9 +60,7 @@ app = typer.Typer(
 )
 for group in (corpus, train, ranking, use, embed, search, serve):
     app.add_typer(group.app)
-bench.app.add_typer(bench_retrieval.app)
 app.add_typer(evaluate.app, name="evaluate")
-bench.app.add_typer(bench_serving.app)
 app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
 

@@ -1,4 +1,4 @@
-"""The floor under the time of a work: its floating-point operations, at the rate of plain matrix products."""
+"""The roofline: the shortest possible time of a workload, from its operations and the speed of matrix products."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -10,14 +10,14 @@ from modernbert.model import EncoderConfig
 from modernbert.plan.costs import Flops, count_flops
 from modernbert.stream.lengths import Rows, visible_keys
 
-MATRICES = "matrix products"  # the name under which they take their turn
-_ROWS, _INNER, _COLUMNS = 2048, 768, 2304  # those of base's Wqkv over 2,048 tokens
+MATRICES = "matrix products"  # their name among the engines that take turns
+_ROWS, _INNER, _COLUMNS = 2048, 768, 2304  # the shape of Wqkv of base on 2,048 tokens
 _REPEATS = 2
 MATRIX_FLOPS = _REPEATS * 2 * _ROWS * _INNER * _COLUMNS
 
 
 def matrix_products(dtype: torch.dtype) -> Callable[[], None]:
-    """Some large products, `MATRIX_FLOPS` operations in all."""
+    """A function that computes large matrix products, `MATRIX_FLOPS` operations a call."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(_ROWS, _INNER, generator=generator).to(dtype)
     b = torch.randn(_COLUMNS, _INNER, generator=generator).to(dtype)
@@ -31,13 +31,13 @@ def matrix_products(dtype: torch.dtype) -> Callable[[], None]:
 
 
 def encoder_flops(config: EncoderConfig, lengths: Sequence[int]) -> float:
-    """Operations of one forward pass: matrices, and attention over the keys that each token sees, no padding."""
+    """Operations of a forward pass: linear layers, and attention over the keys visible to each token; no padding."""
     flops = _flops(config, lengths, 0.0)
-    return sum(lengths) * (flops.layers + flops.attention) / 3  # a forward pass is a third of what they count
+    return sum(lengths) * (flops.layers + flops.attention) / 3  # count_flops counts forward and backward: 3 forwards
 
 
 def training_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int) -> float:
-    """Operations of a forward and a backward pass in which `predicted` tokens are decoded."""
+    """Operations of a forward and a backward pass that decodes `predicted` tokens."""
     return sum(lengths) * _flops(config, lengths, predicted / sum(lengths)).total
 
 
@@ -45,5 +45,5 @@ def _flops(config: EncoderConfig, lengths: Sequence[int], mask_ratio: float) -> 
     sizes, tokens = np.array(lengths, dtype=np.int64), sum(lengths)
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
     keys = {window: float(visible_keys(sizes, window).sum() / tokens) for window in windows}
-    rows = Rows(max(lengths), Fraction(tokens), pieces_per_token=0.0, keys=keys)  # no specials among random ids
+    rows = Rows(max(lengths), Fraction(tokens), pieces_per_token=0.0, keys=keys)  # random ids have no special tokens
     return count_flops(config, rows, mask_ratio)

@@ -28,29 +28,31 @@ app = typer.Typer()
 )
 def bench_serve(
     model: Annotated[str, typer.Argument(help="The folder of an embedder.")],
-    texts: Annotated[list[str], typer.Option(help="Files of texts; each paragraph is a request; may be repeated.")],
+    texts: Annotated[
+        list[str], typer.Option(help="Files with texts, each paragraph of which is a request; may be repeated.")
+    ],
     beside: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another server: `baseline` (sentence-transformers behind FastAPI), or a command with {port} that "
-            "answers on /embeddings and /health; may be repeated."
+            help="Another server: `baseline` (sentence-transformers behind FastAPI), or a command with {port} whose "
+            "server has /embeddings and /health; may be repeated."
         ),
     ] = None,
     share: Annotated[
-        list[float] | None, typer.Option(help="Only this share of the saturation; may be repeated.")
+        list[float] | None, typer.Option(help="Measure only this share of the saturation; may be repeated.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Of each rate.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Duration of each request rate.")] = 10.0,
     threads: Annotated[int, typer.Option(help="Threads of each server.")] = 1,
-    count: Annotated[int, typer.Option(help="Texts that are sent in turn.")] = 2000,
+    count: Annotated[int, typer.Option(help="Number of different texts.")] = 2000,
     precision: Annotated[
         list[str] | None,
         typer.Option(help="Our server in float32, bfloat16 or int8; may be repeated. [default: as in the file]"),
     ] = None,
-    soak: Annotated[float | None, typer.Option(help="Only our server, at saturation, for so many seconds.")] = None,
+    soak: Annotated[float | None, typer.Option(help="Only our server, at saturation, for this many seconds.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
     as_json: Json = False,
 ) -> None:
-    """A server at rising rates of real texts: throughput, p50, p95 and p99, errors and memory; also beside others."""
+    """Load servers with real texts at increasing rates: throughput, p50, p95 and p99 latency, errors, memory."""
     from modernbert.bench import serving
     from modernbert.bench.report import write_report
     from modernbert.errors import ConfigError

@@ -1,4 +1,4 @@
-"""`modernbert bench embed` and `bench rerank`: beside sentence-transformers on the same folder and texts."""
+"""`modernbert bench embed` and `bench rerank`: compared with sentence-transformers on the same folder and texts."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_Model = Annotated[str, typer.Option(help="A model folder that sentence-transformers loads, too.")]
+_Model = Annotated[str, typer.Option(help="A model folder that sentence-transformers can load.")]
 _Engine = Annotated[list[str] | None, typer.Option("--engine", help="fp32, bf16 or int8; may be repeated.")]
-_Threads = Annotated[int | None, typer.Option(help="Threads of both; all that torch takes unless given.")]
-_Rounds = Annotated[int, typer.Option(help="Counted rounds.")]
-_Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many texts.")]
-_Key = Annotated[str, typer.Option(help="The column of texts in tables and JSON.")]
+_Threads = Annotated[int | None, typer.Option(help="Number of threads of both. [default: all]")]
+_Rounds = Annotated[int, typer.Option(help="Timed rounds.")]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of texts.")]
+_Key = Annotated[str, typer.Option(help="The column or JSON key of the text.")]
 
 
 @app.command(
@@ -27,7 +27,7 @@ _Key = Annotated[str, typer.Option(help="The column of texts in tables and JSON.
     modernbert bench embed articles.jsonl --model output/embedder --limit 200"""
 )
 def embed(
-    file: Annotated[Path, typer.Argument(help="Texts: one a line, or a table or JSON.")],
+    file: Annotated[Path, typer.Argument(help="A file with one text per line, a table, or JSON.")],
     model: _Model,
     engine: _Engine = None,
     threads: _Threads = None,
@@ -36,7 +36,7 @@ def embed(
     text_key: _Key = "text",
     as_json: Json = False,
 ) -> None:
-    """Measure vectors of texts: parity first, then both in turn."""
+    """Compare embedding with sentence-transformers: first the vectors, then the speed."""
     from modernbert.bench.retrieval import bench_embed
 
     _print(bench_embed(model, _texts(file, text_key, limit), _engines(engine), threads, rounds), as_json)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def embed(
 )
 def rerank(
     query: Annotated[str, typer.Argument(help="The query.")],
-    file: Annotated[Path, typer.Argument(help="Documents: one a line, or a table or JSON.")],
+    file: Annotated[Path, typer.Argument(help="A file with one document per line, a table, or JSON.")],
     model: _Model,
     engine: _Engine = None,
     threads: _Threads = None,
@@ -58,7 +58,7 @@ def rerank(
     text_key: _Key = "text",
     as_json: Json = False,
 ) -> None:
-    """Measure scores of pairs: parity first, then both in turn."""
+    """Compare reranking with sentence-transformers: first the scores, then the speed."""
     from modernbert.bench.retrieval import bench_rerank
 
     texts = _texts(file, text_key, limit)

@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from modernbert.bench import works
-from modernbert.bench.works import Work, choose, published, ragged
+from modernbert.bench import workloads
+from modernbert.bench.workloads import Workload, choose, published, ragged
 from modernbert.errors import ConfigError
 
 
 def test_batches_hold_every_document_in_order_and_nothing_on_padding(monkeypatch):
-    monkeypatch.setattr(works, "BATCH_TOKENS", 100)
-    work = Work("five", (30, 8, 50, 1, 2))
-    batches = work.batches(vocab_size=1000)
-    assert tuple(length for batch in batches for length in batch.lengths) == work.lengths
+    monkeypatch.setattr(workloads, "BATCH_TOKENS", 100)
+    workload = Workload("five", (30, 8, 50, 1, 2))
+    batches = workload.batches(vocab_size=1000)
+    assert tuple(length for batch in batches for length in batch.lengths) == workload.lengths
     assert [batch.ids.shape for batch in batches] == [(2, 30), (2, 50), (1, 2)]
     for batch in batches:
         assert batch.mask.sum(1).tolist() == list(batch.lengths)
@@ -21,17 +21,17 @@ def test_batches_hold_every_document_in_order_and_nothing_on_padding(monkeypatch
 
 
 def test_a_work_has_the_same_ids_every_time():
-    work = Work("two", (9, 5))
-    [one], [other] = work.batches(1000), work.batches(1000)
+    workload = Workload("two", (9, 5))
+    [one], [other] = workload.batches(1000), workload.batches(1000)
     assert torch.equal(one.ids, other.ids)
     assert one.alone
     assert not one.full
-    assert Work("equal", (4, 4)).batches(1000)[0].full
+    assert Workload("equal", (4, 4)).batches(1000)[0].full
 
 
 def test_a_round_of_a_short_work_goes_over_it_often():
-    assert Work("short", (16,)).passes == 64
-    assert Work("long", (8192,)).passes == 1
+    assert Workload("short", (16,)).passes == 64
+    assert Workload("long", (8192,)).passes == 1
 
 
 def test_the_ragged_work_has_the_mean_and_the_longest_that_its_name_says():
@@ -47,7 +47,7 @@ def test_fewer_published_documents_are_the_first_of_all():
         assert part.name == whole.name
         assert part.lengths == whole.lengths[:20]
         assert part.of_documents == len(whole.lengths) == 8192
-    means = {work.name: work.tokens / 8192 for work in all_of_them}
+    means = {workload.name: workload.tokens / 8192 for workload in all_of_them}
     assert means["512 fixed"] == 512
     assert means["8,192 fixed"] == 8192
     assert means["512 variable"] == pytest.approx(256, rel=0.01)
@@ -61,8 +61,8 @@ def test_there_are_8192_published_documents(documents):
 
 
 def test_works_are_chosen_by_name():
-    known = (Work("a", (1,)), Work("b", (2,)))
+    known = (Workload("a", (1,)), Workload("b", (2,)))
     assert choose(known, ()) == known
     assert choose(known, ("b", "b")) == known[1:]
-    with pytest.raises(ConfigError, match="There is no work 'c'; the works are: a; b"):
+    with pytest.raises(ConfigError, match="There is no workload 'c'; the workloads are: a; b"):
         choose(known, ("a", "c"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from modernbert.bench.floor import MATRIX_FLOPS, encoder_flops, matrix_products, training_flops
+from modernbert.bench.roofline import MATRIX_FLOPS, encoder_flops, matrix_products, training_flops
 from modernbert.model import EncoderConfig
 
 # One global layer and one whose tokens see two others on each side.

@@ -8,37 +8,38 @@ import typer
 
 from modernbert.cli.console import Json, print_json, print_table
 
+app = typer.Typer()
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the group `bench`."""
-    app.command(
-        "accelerate",
-        epilog="""Examples:
+
+@app.command(
+    "accelerate",
+    epilog="""Examples:
 
     modernbert bench accelerate my-embedder --texts passages.txt
 
     modernbert bench accelerate my-reranker --texts corpus.jsonl.gz --limit 1000 --threads 2 --json""",
-    )(bench_accelerate)
-
-
+)
 def bench_accelerate(
     folder: Annotated[str, typer.Argument(help="A folder or hub id: embedder, reranker, sparse, or a plain encoder.")],
-    texts: Annotated[Path, typer.Option(help="Texts: one a line of a .txt file, or any file of documents.")],
-    limit: Annotated[int, typer.Option(help="Texts at most.")] = 500,
-    batch_size: Annotated[int, typer.Option(help="Of sentence-transformers, whose own default is 32.")] = 32,
+    texts: Annotated[Path, typer.Option(help="A .txt file with one text per line, or any file of documents.")],
+    limit: Annotated[int, typer.Option(help="Maximum number of texts.")] = 500,
+    batch_size: Annotated[int, typer.Option(help="Batch size of sentence-transformers; its own default is 32.")] = 32,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="auto, float32, bfloat16 or int8; may be repeated. auto and int8 unless given."),
+        typer.Option(help="auto, float32, bfloat16 or int8; may be repeated. [default: auto and int8]"),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Counted rounds.")] = 3,
-    threads: Annotated[int | None, typer.Option(help="Threads; all that torch takes unless given.")] = None,
-    tolerance: Annotated[float | None, typer.Option(help="Of the probe; that of the precision unless given.")] = None,
+    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 3,
+    threads: Annotated[int | None, typer.Option(help="Number of threads. [default: all]")] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest relative difference of the outputs. [default: depends on the precision]"),
+    ] = None,
     processor_time: Annotated[
-        bool, typer.Option("--processor-time", help="Count the processor's time, where others use the machine too.")
+        bool, typer.Option("--processor-time", help="Measure CPU time instead of wall-clock time.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """sentence-transformers on your texts before and after `accelerate`, and beside our own classes."""
+    """Compare sentence-transformers on your texts before and after `accelerate`, and with our own classes."""
     from modernbert.bench.accelerate import bench_accelerate as measure
     from modernbert.errors import ConfigError
     from modernbert.integrations.backbone import Precision

@@ -153,7 +153,7 @@ def test_an_encoder_asks_for_its_own_kind_of_product(monkeypatch, dtype, int8):
 @pytest.mark.parametrize("name", ["avx-512", "AVX2", "none", "avx512 "])
 def test_a_level_that_does_not_exist_is_an_error_that_names_the_levels(name):
     levels = "amx, avx512_bf16, avx512_vnni, avx512, avx2"
-    with pytest.raises(ConfigError, match=f"no level of the native kernels; take {levels} or off"):
+    with pytest.raises(ConfigError, match=f"not a level of the native kernels; take {levels} or off"):
         native.select(name)
 
 
@@ -168,7 +168,7 @@ def test_a_misspelt_setting_is_one_sentence_and_not_a_silent_fall_to_plain_pytor
     told = start(MODERNBERT_NATIVE="avx-2")
     assert told.returncode == 2
     assert told.stderr.count("\n") == 1
-    assert "MODERNBERT_NATIVE is 'avx-2', which is no level" in told.stderr
+    assert "MODERNBERT_NATIVE is 'avx-2', which is not a level" in told.stderr
 
 
 @pytest.mark.slow

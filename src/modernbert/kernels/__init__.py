@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from modernbert.errors import BackendError
-from modernbert.kernels import blocked, calibration, flash, native, reference, triton
+from modernbert.kernels import blocked, calibration, flash, native, native_operators, reference, triton
 from modernbert.kernels.arguments import check_attention
 from modernbert.kernels.elementwise import add_norm, embedding_norm, geglu, layer_norm
 from modernbert.kernels.rotary import Rope
@@ -56,7 +56,7 @@ def _triton(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | 
 _BACKENDS: dict[str, _Backend] = {
     "reference": _rotated(reference.attention),
     "blocked": _rotated(blocked.attention),
-    "native": native.varlen_attention,
+    "native": native_operators.varlen_attention,
     "flash": flash.varlen_attention,
     "triton": _triton,
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from modernbert.kernels import native
+from modernbert.kernels import native, native_operators
 from modernbert.kernels import triton as triton_kernels
 from modernbert.kernels.arguments import check_cross_entropy
 from modernbert.packed import IGNORED
@@ -131,7 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += _triton_softmax_gradient(logits, bias, wanted, grad_bias)
             elif native.supports(x.device, x.dtype):
                 logits = F.linear(part, weight)
-                total += native.softmax_gradient(logits, bias, wanted, grad_bias)
+                total += native_operators.softmax_gradient(logits, bias, wanted, grad_bias)
             else:
                 logits = F.linear(part, weight, bias)
                 total += _softmax_gradient(logits, wanted, grad_bias)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modernbert.kernels import native
+from modernbert.kernels import native, native_operators
 from modernbert.kernels import triton as triton_kernels
 from modernbert.kernels.arguments import check_add_norm
 
@@ -40,7 +40,7 @@ def add_norm(
         and norm.bias is None
         and all(native.supports(t.device, t.dtype, t.shape[-1], of=16) for t in (x, y))
     ):
-        total, normed, _, _ = native.add_norm(x, y, norm.weight, norm.eps, dtype)
+        total, normed, _, _ = native_operators.add_norm(x, y, norm.weight, norm.eps, dtype)
         return total, normed
     total = x + y
     return total, F.layer_norm(total, total.shape[-1:], norm.weight, norm.bias, norm.eps)
@@ -88,7 +88,7 @@ def geglu(x: Float[Tensor, "tokens double"]) -> Float[Tensor, "tokens intermedia
         result = kernels.geglu(x)
         return result
     if native.supports(x.device, x.dtype, x.shape[-1]):
-        result = native.geglu(x)
+        result = native_operators.geglu(x)
         return result
     activated, gate = x.chunk(2, dim=-1)
     return F.gelu(activated) * gate

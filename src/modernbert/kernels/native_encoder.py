@@ -193,7 +193,7 @@ class NativeEncoder:
             cos[0].stride(0), workspace.data_ptr(),
         )  # fmt: skip
         threads = native.team()
-        native.require_done(
+        native.check_status(
             self._kernels.encoder_forward(
                 addressof(self._described), addressof(batch), out.data_ptr(), addressof(threads)
             )

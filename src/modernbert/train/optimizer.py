@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from modernbert.kernels import native
+from modernbert.kernels import native, native_operators
 from modernbert.kernels import triton as triton_kernels
 
 _BLOCK_ELEMENTS = 1 << 18  # of a tensor at a time on a CPU: temporaries stay in its cache, and calls cost little
@@ -128,7 +128,7 @@ class StableAdamW(torch.optim.Optimizer):
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
         grad, mean, square = (_local(x) for x in (gradient, state["exp_avg"], state["exp_avg_sq"]))
         if _native_supports(grad, mean, square):
-            found = native.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"], scale)
+            found = native_operators.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"], scale)
             return torch.tensor(found, dtype=parameter.dtype)
         total = torch.zeros((), device=parameter.device, dtype=parameter.dtype)
         for g, m, v in _blocks(grad, mean, square):
@@ -147,7 +147,7 @@ class StableAdamW(torch.optim.Optimizer):
         decay = 1 - lr / group["peak_lr"] * group["weight_decay"]
         values, mean, square = (_local(x) for x in (parameter, state["exp_avg"], state["exp_avg_sq"]))
         if _native_supports(values, mean, square):
-            native.stable_adamw_move(values, mean, square, group["eps"], kept=float(decay), rate=float(lr))
+            native_operators.stable_adamw_move(values, mean, square, group["eps"], kept=float(decay), rate=float(lr))
             return
         for p, m, v in _blocks(values, mean, square):
             if group["weight_decay"]:

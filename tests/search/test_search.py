@@ -13,7 +13,7 @@ from modernbert.model import retrieval
 from modernbert.search import build
 from modernbert.search.build import Models, build_index
 from modernbert.search.index import Index
-from modernbert.search.words import words_of
+from modernbert.text.bm25 import words_of
 from retrieval import QUERIES, TEXTS, base_folder
 
 

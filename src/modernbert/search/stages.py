@@ -11,11 +11,11 @@ import torch
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.installation import install_command
-from modernbert.search.words import words_of
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder, max_similarity
 from modernbert.tasks.similarity import similarity
 from modernbert.tasks.sparse import SparseEmbedder
+from modernbert.text.bm25 import load_bm25s, words_of
 
 Method = Literal["dense", "sparse", "late", "bm25"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -196,12 +196,12 @@ class WordStage(Stage):
         for path in shards:
             with np.load(path) as arrays:
                 words += [line.split("\0") for line in arrays["words"].tolist()]
-        index = _bm25s().BM25()
+        index = load_bm25s("or --no-bm25").BM25()
         index.index(words, show_progress=False)
         index.save(str(folder / "bm25"), show_progress=False)
 
     def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
-        index = _bm25s().BM25.load(str(folder / "bm25"), mmap=True, show_progress=False)
+        index = load_bm25s("or --no-bm25").BM25.load(str(folder / "bm25"), mmap=True, show_progress=False)
         found = []
         for query in queries:
             known = [word for word in words_of(query) if word in index.vocab_dict]
@@ -250,14 +250,6 @@ def merge_rows(shards: Sequence[Path], name: str, output: Path) -> None:
         merged[begin : begin + len(rows)] = rows
         begin += len(rows)
     merged.flush()
-
-
-def _bm25s() -> Any:
-    try:
-        import bm25s
-    except ImportError:
-        raise DataError(f"BM25 needs the package bm25s: {install_command('retrieval')}, or --no-bm25.") from None
-    return bm25s
 
 
 def _usearch() -> Any:

@@ -1,129 +1,89 @@
-"""What goes wrong with a request, as an HTTP status, a type and one sentence.
+"""Errors of requests: an HTTP status, a type, and one sentence.
 
-The types, their statuses and the beginning of the sentences are those of text-embeddings-inference
-(router/src/lib.rs, router/src/http/server.rs, core/src/lib.rs), whose clients know them.
+The types, their statuses and the beginnings of the sentences are those of text-embeddings-inference
+(router/src/lib.rs, router/src/http/server.rs, core/src/lib.rs), which its clients know.
 """
 
 from typing import ClassVar
 
 
 class RequestError(Exception):
-    """A request that gets an error instead of an answer."""
+    """A request that gets an error instead of an answer. Subclasses set what differs from their base class."""
 
     status: ClassVar[int] = 424
     kind: ClassVar[str] = "Backend"
-    label: ClassVar[str] = "inference"  # of the metric te_request_failure
+    label: ClassVar[str] = "inference"  # in the metric te_request_failure
     prefix: ClassVar[str] = ""
 
+    def __init_subclass__(
+        cls, *, status: int | None = None, kind: str | None = None, label: str | None = None, prefix: str | None = None
+    ) -> None:
+        super().__init_subclass__()
+        for name, value in (("status", status), ("kind", kind), ("label", label), ("prefix", prefix)):
+            if value is not None:
+                setattr(cls, name, value)
+
     def __init__(self, message: str) -> None:
-        super().__init__(f"{self.prefix}{message}")
         self.message = f"{self.prefix}{message}"
+        super().__init__(self.message)
 
 
-class ComputationError(RequestError):
+class ComputationError(RequestError, prefix="Backend error: "):
     """The model could not compute this request."""
 
-    prefix = "Backend error: "
 
-
-class NotServedError(RequestError):
+class NotServedError(RequestError, label="model_type"):
     """No model of the kind that a route needs is served."""
 
-    label = "model_type"
 
-
-class UnknownModelError(RequestError):
+class UnknownModelError(RequestError, status=404, kind="NotFound", label="model_unknown"):
     """The request names a model that is not served, or not under this route."""
 
-    status = 404
-    kind = "NotFound"
-    label = "model_unknown"
+
+class InvalidRequestError(
+    RequestError, status=413, kind="Validation", label="validation", prefix="Input validation error: "
+):
+    """The request cannot be computed: a text is too long, there are too many texts, or a prompt is unknown."""
 
 
-class InvalidRequestError(RequestError):
-    """What the request asks for cannot be done: a text that is too long, too many texts, an unknown prompt."""
-
-    status = 413
-    kind = "Validation"
-    label = "validation"
-    prefix = "Input validation error: "
+class BatchSizeError(InvalidRequestError, label="batch_size", prefix=""):
+    """The request has more texts than the server accepts."""
 
 
-class BatchSizeError(InvalidRequestError):
-    """More texts in one request than the server takes."""
-
-    label = "batch_size"
-    prefix = ""
+class BodySizeError(InvalidRequestError, label="payload", prefix=""):
+    """The body has more bytes than the server accepts."""
 
 
-class MalformedBodyError(RequestError):
-    """A body of another shape than the route reads."""
-
-    status = 422
-    kind = "Validation"
-    label = "validation"
+class MalformedBodyError(RequestError, status=422, kind="Validation", label="validation"):
+    """The body does not have the form that the route expects."""
 
 
-class NotJsonError(MalformedBodyError):
-    """A body that is not JSON."""
-
-    status = 400
+class NotJsonError(MalformedBodyError, status=400):
+    """The body is not JSON."""
 
 
-class EmptyInputError(RequestError):
-    """There is nothing to compute."""
-
-    status = 400
-    kind = "Empty"
-    label = "validation"
-    prefix = "Input validation error: "
+class EmptyInputError(RequestError, status=400, kind="Empty", label="validation", prefix="Input validation error: "):
+    """The request has no text."""
 
 
-class TokenizerError(RequestError):
-    """A text, or ids, that the tokenizer does not take."""
-
-    status = 422
-    kind = "Tokenizer"
-    label = "tokenization"
-    prefix = "tokenizer error "
+class TokenizerError(RequestError, status=422, kind="Tokenizer", label="tokenization", prefix="tokenizer error "):
+    """The tokenizer does not accept a text, or ids."""
 
 
-class OverloadedError(RequestError):
+class OverloadedError(RequestError, status=429, kind="Overloaded", label="overloaded"):
     """The queue is full."""
-
-    status = 429
-    kind = "Overloaded"
-    label = "overloaded"
 
     def __init__(self, message: str = "Model is overloaded") -> None:
         super().__init__(message)
 
 
-class UnhealthyError(RequestError):
-    """The model failed several times in a row and is given a pause, or the server is stopping."""
-
-    status = 503
-    kind = "Unhealthy"
-    label = "unhealthy"
+class UnhealthyError(RequestError, status=503, kind="Unhealthy", label="unhealthy"):
+    """The model failed several times in a row and pauses, or the server is stopping."""
 
 
-class UnauthorizedError(RequestError):
+class UnauthorizedError(RequestError, status=401, kind="Unauthorized", label="unauthorized"):
     """The API key is missing or wrong."""
 
-    status = 401
-    kind = "Unauthorized"
-    label = "unauthorized"
 
-
-class BodySizeError(InvalidRequestError):
-    """A body of more bytes than the server takes."""
-
-    label = "payload"
-    prefix = ""
-
-
-class InternalError(RequestError):
-    """A mistake of this server."""
-
-    status = 500
-    label = "internal"
+class InternalError(RequestError, status=500, label="internal"):
+    """A bug of this server."""

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from modernbert.errors import DataError
 from modernbert.model.heads import MultipleChoice, TaskModel
-from modernbert.packed import Sequences
 from modernbert.tasks.inputs import checked, listed
 from modernbert.tasks.metrics import accuracy
 from modernbert.tasks.outputs import outputs, warn_of_cut
 from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in
-from modernbert.tasks.task import Encoded, ExampleResult, Item, Measure, Outputs, Task, place_of
+from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Measure, Outputs, Task, place_of
 from modernbert.text.framing import EncodedTexts, encode_texts
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
 
@@ -126,18 +125,9 @@ class Choose(Task[ChoiceExample, Probabilities]):
         ]
         return Encoded(examples, items, notes={"truncated": encoded.truncated})
 
-    def head_loss(
-        self,
-        model: TaskModel,
-        tokens: Tensor,
-        sequences: Sequences,
-        labels: Tensor,
-        items: Sequence[Item],
-        total: float,
-        weights: Tensor | None,
-    ) -> Tensor:
+    def head_loss(self, model: TaskModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(model, MultipleChoice)
-        return model.loss(tokens, sequences, labels, tuple(len(item.sequences) for item in items), total)
+        return model.loss(batch.tokens, batch.sequences, batch.labels, batch.sequences_per_item, batch.total)
 
     def predictions(self, encoded: Encoded[ChoiceExample], outputs: Outputs) -> list[Probabilities]:
         return decode_choices(encoded.examples, outputs)

@@ -56,6 +56,18 @@ class Item:
 
 
 @dataclass(frozen=True, eq=False)
+class LabelledBatch:
+    """Items on the device of the model, packed, with what their loss needs."""
+
+    tokens: Tensor  # (tokens,)
+    sequences: Sequences
+    labels: Tensor
+    sequences_per_item: tuple[int, ...]
+    total: float  # the number by which the summed losses are divided
+    weights: Tensor | None  # of each class
+
+
+@dataclass(frozen=True, eq=False)
 class Encoded(Generic[E]):
     """Examples as a model reads them. `state` is what the task needs to make predictions from outputs."""
 
@@ -195,20 +207,18 @@ class Task(ABC, Generic[E, P]):
         device = next(model.parameters()).device
         tokens = torch.from_numpy(np.concatenate([ids for item in items for ids in item.sequences]))
         sequences = Sequences.from_lengths(len(ids) for item in items for ids in item.sequences)
-        labels = self.labels(items).to(device)
-        return self.head_loss(model, tokens.to(device), sequences.to(device), labels, items, total, weights)
+        batch = LabelledBatch(
+            tokens=tokens.to(device),
+            sequences=sequences.to(device),
+            labels=self.labels(items).to(device),
+            sequences_per_item=tuple(len(item.sequences) for item in items),
+            total=total,
+            weights=weights,
+        )
+        return self.head_loss(model, batch)
 
     @abstractmethod
-    def head_loss(
-        self,
-        model: TaskModel,
-        tokens: Tensor,
-        sequences: Sequences,
-        labels: Tensor,
-        items: Sequence[Item],
-        total: float,
-        weights: Tensor | None,
-    ) -> Tensor:
+    def head_loss(self, model: TaskModel, batch: LabelledBatch) -> Tensor:
         """The head's own loss."""
 
     @abstractmethod

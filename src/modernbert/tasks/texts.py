@@ -18,10 +18,9 @@ from torch import Tensor
 
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import SequenceClassifier, TaskModel
-from modernbert.packed import Sequences
 from modernbert.tasks.folder_settings import FolderSettings
 from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in, unknown_label
-from modernbert.tasks.task import Encoded, ExampleResult, Item, Outputs, Task, place_of
+from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Outputs, Task, place_of
 from modernbert.text.framing import encode_texts
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
 
@@ -150,18 +149,9 @@ class TextTask(Task[TextExample, Scores]):
     def target(self, example: TextExample) -> npt.NDArray[np.generic]:
         """The label as the head learns it."""
 
-    def head_loss(
-        self,
-        model: TaskModel,
-        tokens: Tensor,
-        sequences: Sequences,
-        labels: Tensor,
-        items: Sequence[Item],
-        total: float,
-        weights: Tensor | None,
-    ) -> Tensor:
+    def head_loss(self, model: TaskModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(model, SequenceClassifier)
-        return model.loss(tokens, sequences, labels, total, weights)
+        return model.loss(batch.tokens, batch.sequences, batch.labels, batch.total, batch.weights)
 
     def predictions(self, encoded: Encoded[TextExample], outputs: Outputs) -> list[Scores]:
         return [decode_scores(logits, self.problem_type) for logits in outputs]

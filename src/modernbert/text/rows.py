@@ -1,4 +1,4 @@
-"""Rows that are in memory, written as JSON lines: what every reader of this package reads, and a run can go on from."""
+"""Write rows in memory as JSON lines, so that all readers of this package can read them and a run can resume."""
 
 import hashlib
 import json
@@ -12,17 +12,18 @@ from typing import Any
 
 from modernbert.errors import DataError
 from modernbert.files import atomic_write
+from modernbert.text.class_names import class_names, with_class_names
 
 Rows = Any  # an iterable of mappings, a DataFrame of pandas or polars, or a Dataset of the package datasets
 
 
 def write_rows(rows: Rows, folder: Path, name: str) -> Path:
-    """Write rows as JSON lines into `folder`, classes of a `datasets.Dataset` by their names. Returns the file.
+    """Write rows as JSON lines into `folder`, with the class names of a `datasets.Dataset`. Returns the file.
 
-    Its name ends with a hash of what it holds: other rows never replace those that an earlier run reads.
+    The file name ends with a hash of the content, so that other rows never replace those of an earlier run.
 
     Raises:
-        DataError: a row is not a mapping with names for keys, a value has no form in JSON, or there is no row.
+        DataError: a row is not a mapping with text keys, a value cannot be written as JSON, or there is no row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = hashlib.sha256()
@@ -51,27 +52,15 @@ def _mappings(rows: Rows) -> Iterator[Any]:
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # pandas
         return iter(rows.to_dict("records"))
     if hasattr(rows, "features") and hasattr(rows, "column_names"):  # datasets
-        names = {column: found for column, feature in rows.features.items() if (found := _class_names(feature))}
-        return ({name: _named(value, names.get(name)) for name, value in row.items()} for row in rows)
+        names = class_names(rows.features)
+        return (with_class_names(row, names) for row in rows)
     if not isinstance(rows, Iterable):
         raise DataError(f"Rows are a {type(rows).__name__}; give a path, a list of mappings, a DataFrame or a Dataset.")
     return iter(rows)
 
 
-def _class_names(feature: Any) -> list[str] | None:
-    """The names of the classes of a column, or of those in its lists."""
-    names = getattr(getattr(feature, "feature", feature), "names", None)
-    return list(names) if names else None
-
-
-def _named(value: Any, names: list[str] | None) -> Any:
-    if isinstance(value, list):
-        return [_named(one, names) for one in value]
-    return names[value] if names and isinstance(value, int) and value >= 0 else value
-
-
 def _plain(value: Any, name: str, row: int) -> Any:
-    """A value as JSON has it: numpy's numbers and arrays as Python's, missing ones as null."""
+    """A value that JSON can hold: numpy's numbers and arrays as Python's, missing values as null."""
     if hasattr(value, "tolist"):  # numpy, torch
         value = value.tolist()
     if value is None or isinstance(value, bool | int | str):

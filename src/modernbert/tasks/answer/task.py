@@ -7,14 +7,13 @@ from torch import Tensor
 
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import QuestionAnswering, TaskModel
-from modernbert.packed import Sequences
 from modernbert.tasks.answer.folder import AnswerFolder
 from modernbert.tasks.answer.reading import QuestionColumns, QuestionExample, read_questions
 from modernbert.tasks.answer.scores import squad_scores
 from modernbert.tasks.answer.windows import Answer, EncodedQuestions, decode_answers, encode_questions
 from modernbert.tasks.metrics import mean
 from modernbert.tasks.reading import Examples
-from modernbert.tasks.task import Encoded, ExampleResult, Item, Measure, Outputs, Task, place_of
+from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Measure, Outputs, Task, place_of
 from modernbert.text.records import Source
 
 
@@ -69,18 +68,9 @@ class AnswerQuestions(Task[QuestionExample, list[Answer]]):
         notes = {"windows": len(items), "truncated questions": encoded.truncated, "lost answers": encoded.lost}
         return Encoded(examples, items, encoded, notes)
 
-    def head_loss(
-        self,
-        model: TaskModel,
-        tokens: Tensor,
-        sequences: Sequences,
-        labels: Tensor,
-        items: Sequence[Item],
-        total: float,
-        weights: Tensor | None,
-    ) -> Tensor:
+    def head_loss(self, model: TaskModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(model, QuestionAnswering)
-        return model.loss(tokens, sequences, labels, total)
+        return model.loss(batch.tokens, batch.sequences, batch.labels, batch.total)
 
     def predictions(self, encoded: Encoded[QuestionExample], outputs: Outputs) -> list[list[Answer]]:
         assert isinstance(encoded.state, EncodedQuestions)

@@ -1,6 +1,5 @@
 """What ranks the documents of a collection: BM25 and the four kinds of models, alone, in two stages, or fused."""
 
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modernbert.errors import ConfigError
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.ranking.maxsim import maxsim
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
+from modernbert.text.bm25 import bm25_words, load_bm25s
 
 Scored = list[tuple[int, float]]  # numbers of documents with their scores, the best first
 _QUERIES_AT_ONCE = 64
@@ -45,19 +44,19 @@ class Ranker(ABC):
 
 
 class Bm25(Ranker):
-    """BM25 (Robertson et al. 1994) of words: English ones without stop words and stemmed, or pairs of characters."""
+    """BM25 (Robertson et al. 1994) on the words of `bm25_words`."""
 
     def __init__(self, language: str = "en", name: str = "BM25") -> None:
         self.language, self.name = language, name
 
     def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
-        bm25s = _bm25s()
+        bm25s = load_bm25s()
         began = time.perf_counter()
         index = bm25s.BM25()
-        index.index(_words(documents, self.language), show_progress=False)
+        index.index(bm25_words(documents, self.language), show_progress=False)
         built = time.perf_counter()
         places, scores = index.retrieve(
-            _words(queries, self.language), k=min(top, len(documents)), show_progress=False, n_threads=1
+            bm25_words(queries, self.language), k=min(top, len(documents)), show_progress=False, n_threads=1
         )
         stored = sum(part.nbytes for part in index.scores.values() if isinstance(part, np.ndarray))
         self.cost = Cost(built - began, time.perf_counter() - built, stored)
@@ -145,32 +144,3 @@ def _bytes(vectors: Any) -> int:
     if isinstance(vectors, torch.Tensor):  # a sparse one: a number and a place for each weight
         return int(vectors._nnz()) * 8 if vectors.is_sparse else vectors.nbytes
     return int(vectors.nbytes)
-
-
-def _bm25s() -> Any:
-    try:
-        import bm25s
-    except ImportError:
-        raise ConfigError("BM25 needs the package bm25s: pip install 'modernbert[retrieval]'.") from None
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every step of an index
-    return bm25s
-
-
-def _words(texts: Sequence[str], language: str) -> list[list[str]]:
-    if language == "ja":  # no spaces: every two neighbouring characters
-        return [[text[place : place + 2] for place in range(max(1, len(text) - 1))] for text in map(str.lower, texts)]
-    stemmer = None
-    if language == "en":
-        try:
-            import Stemmer
-        except ImportError:
-            raise ConfigError("BM25 of English needs PyStemmer: pip install 'modernbert[retrieval]'.") from None
-        stemmer = Stemmer.Stemmer("english")
-    found: list[list[str]] = _bm25s().tokenize(
-        list(texts),
-        stopwords="en" if language == "en" else None,
-        stemmer=stemmer,
-        return_ids=False,
-        show_progress=False,
-    )
-    return found

@@ -14,13 +14,14 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import TaskModel
 from modernbert.model.heads import TokenClassifier as TokenHead
-from modernbert.packed import IGNORED, Sequences
+from modernbert.packed import IGNORED
 from modernbert.tasks.metrics import Metric, f1_of_counts
 from modernbert.tasks.reading import Examples
 from modernbert.tasks.task import (
     Encoded,
     ExampleResult,
     Item,
+    LabelledBatch,
     Measure,
     Outputs,
     Task,
@@ -167,18 +168,9 @@ class Tokens(Task[SpanExample, ScoredSpans]):
         known = labels[labels != IGNORED]
         return max(1.0, float(len(known))) if weights is None else max(1e-6, float(weights[known].sum()))
 
-    def head_loss(
-        self,
-        model: TaskModel,
-        tokens: Tensor,
-        sequences: Sequences,
-        labels: Tensor,
-        items: Sequence[Item],
-        total: float,
-        weights: Tensor | None,
-    ) -> Tensor:
+    def head_loss(self, model: TaskModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(model, TokenHead)
-        return model.loss(tokens, sequences, labels, total, weights)
+        return model.loss(batch.tokens, batch.sequences, batch.labels, batch.total, batch.weights)
 
     def predictions(self, encoded: Encoded[SpanExample], outputs: Outputs) -> list[ScoredSpans]:
         assert isinstance(encoded.state, EncodedSpans)

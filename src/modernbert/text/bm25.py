@@ -1,0 +1,66 @@
+"""BM25: the package bm25s, and the words that BM25 counts in each language."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import regex
+
+from modernbert.errors import ConfigError
+from modernbert.installation import install_command
+
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}_]+")
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー々]+")
+
+
+def load_bm25s(alternative: str = "") -> Any:
+    """The module bm25s. `alternative` completes the message, such as "or --no-bm25".
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        import bm25s
+    except ImportError:
+        rest = f", {alternative}" if alternative else ""
+        raise ConfigError(f"BM25 needs the package bm25s: {install_command('retrieval')}{rest}.") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every step of an index
+    return bm25s
+
+
+def bm25_words(texts: Sequence[str], language: str) -> list[list[str]]:
+    """The words of each text: with "en", stems without stop words; with any other language, as `words_of`.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    if language != "en":
+        return [words_of(text) for text in texts]
+    try:
+        import Stemmer
+    except ImportError:
+        raise ConfigError(f"BM25 of English needs PyStemmer: {install_command('retrieval')}.") from None
+    found: list[list[str]] = load_bm25s().tokenize(
+        list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
+    )
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words of any language. In scripts without spaces, every two neighbouring characters are a word.
+
+    Bigrams are the usual replacement for words there (Nie et al. 2000, for Chinese). A single character is a word.
+    """
+    found: list[str] = []
+    for match in _WORD.finditer(text.casefold()):
+        place = 0
+        word = match.group()
+        for part in _UNSPACED.finditer(word):
+            if part.start() > place:
+                found.append(word[place : part.start()])
+            characters = part.group()
+            found += [characters[n : n + 2] for n in range(max(1, len(characters) - 1))]
+            place = part.end()
+        if place < len(word):
+            found.append(word[place:])
+    return found

@@ -58,7 +58,7 @@ def export_sentence_transformers(folder: str | Path, output: str | Path, *, kind
             f"{', '.join(_KINDS)}."
         )
     _check_output(found, Path(output))
-    model: RetrievalModel = _KINDS[chosen].from_pretrained(found)
+    model: RetrievalModel[Any] = _KINDS[chosen].from_pretrained(found)
     model.save_pretrained(output)
     return {"target": "sentence-transformers", "kind": chosen, "output": str(output)}
 

@@ -1,12 +1,12 @@
-"""Retrieval models on packed tokens: one vector, one score, a vector for each token, or a weight for each word.
+"""Retrieval models on packed tokens: one vector, one score, a vector for each token, or a weight for each token id.
 
-Each is loaded from and saved as a folder that sentence-transformers loads too; `settings` is what the folder says
-beside the weights.
+Their folders are those of sentence-transformers; `settings` is what such a folder has besides the weights.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,7 +49,9 @@ from modernbert.model.retrieval_settings import (
 from modernbert.model.sparse_pooling import highest_logits, summed_activations
 from modernbert.packed import Sequences
 
-COLBERT_DIMENSIONS = 128  # of a vector for each token, where no folder says another number (arXiv 2004.12832)
+COLBERT_DIMENSIONS = 128  # of a token's vector, unless a folder sets another number (arXiv 2004.12832)
+Changes = Mapping[str, Any] | None  # fields of the configuration that differ from those in a folder
+Settings = TypeVar("Settings", bound=RetrievalSettings)
 
 ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {
     "Identity": nn.Identity,
@@ -82,14 +84,105 @@ class Dense(nn.Module):
         return y + self.residual(x) if self.add_input else y
 
 
-class DenseEncoder(Pretrained):
+class RetrievalModel(Pretrained, Generic[Settings]):
+    """Loading and saving of the four kinds of retrieval models."""
+
+    settings: Settings
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        changes: Changes = None,
+        settings: Settings | None = None,
+    ) -> Self:
+        """Load a folder as `Pretrained` does. `settings` replace those of the folder.
+
+        What a folder of another kind lacks (projections, a classifier) is initialized with random weights.
+
+        Raises:
+            CheckpointError: as `Pretrained`, or the folder is of another kind or uses something not implemented.
+        """
+        folder = find_folder(source, revision, token, cache_dir, local_files_only)
+        return cls._load(folder, settings, dtype, device, changes).eval()
+
+    @classmethod
+    @abstractmethod
+    def _load(
+        cls, folder: Path, settings: Settings | None, dtype: torch.dtype | None, device: Any, changes: Changes
+    ) -> Self:
+        """The model of a local folder."""
+
+    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
+        """Write a folder that this package and sentence-transformers load; also TEI and vLLM (all but sparse and
+        multi-vector models), and llama.cpp (one vector for each text).
+
+        Raises:
+            DataError: `folder` is a file, or its config.json is not that of a model.
+            CheckpointError: the folder cannot be written; earlier files in it are unchanged.
+        """
+        tensors, projections = self._weights()
+        settings: Any = self.settings
+        write_retrieval_folder(
+            Path(folder),
+            self.architecture,
+            self.config,
+            settings,
+            tensors,
+            [one.state_dict() for one in projections or ()],
+            tokenizer or self.tokenizer_source,
+            int8,
+        )
+
+    def _weights(self) -> tuple[Mapping[str, Tensor], nn.Sequential | None]:
+        """The tensors of model.safetensors, and the projections, which are saved beside them."""
+        return self.state_dict(), None
+
+
+class ProjectedModel(RetrievalModel[Settings]):
+    """A retrieval model of an encoder and projections."""
+
+    predictor: ClassVar[str]  # the class that uses it
+    model: Encoder
+    projections: nn.Sequential
+
+    def _fill_projections(self, folder: Path) -> None:
+        """Load the weights of a folder's projections, or initialize them if the folder has none or is of another kind."""
+        if read_modules(folder) and predictor_name(folder) in (None, self.predictor):
+            _load_projections(self.projections, folder)
+            return
+        for dense in self.projections:
+            initialize(dense, self.config)
+
+    @classmethod
+    def _around(cls, encoder: Encoder, settings: Any) -> Self:
+        weight = encoder.embeddings.tok_embeddings.weight
+        with torch.device("meta"):
+            model = cls(encoder.config, settings)
+        model.model = encoder
+        model.projections.to_empty(device=weight.device).to(weight.dtype)
+        model.tokenizer_source = encoder.tokenizer_source
+        return model
+
+    def _weights(self) -> tuple[Mapping[str, Tensor], nn.Sequential | None]:
+        return self.model.state_dict(), self.projections
+
+
+class DenseEncoder(ProjectedModel[DenseSettings]):
     """One vector for each text: the encoder, pooling, projections, and unit length where the settings say so.
 
     From the folder of a plain encoder or masked language model it pools as `settings` say (mean unless given).
     """
 
     architecture: ClassVar[str] = "ModernBertModel"
-    predictor: ClassVar[str] = "Embedder"  # the class that uses it
+    predictor = "Embedder"
 
     def __init__(self, config: EncoderConfig, settings: DenseSettings | None = None) -> None:
         super().__init__()
@@ -117,62 +210,16 @@ class DenseEncoder(Pretrained):
         return F.normalize(x, dim=-1) if self.settings.normalize else x
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        changes: Mapping[str, Any] | None = None,
-        settings: DenseSettings | None = None,
+    def _load(
+        cls, folder: Path, settings: DenseSettings | None, dtype: torch.dtype | None, device: Any, changes: Changes
     ) -> Self:
-        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
-
-        In a folder without modules, that of a plain encoder, the projections of `settings` are reinitialized.
-
-        Raises:
-            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
-        """
-        folder = find_folder(source, revision, token, cache_dir, local_files_only)
-        settings = settings or read_dense(folder)
         encoder = Encoder.from_pretrained(folder, dtype=dtype, device=device, changes=changes)
-        model = cls._around(encoder, settings)
+        model = cls._around(encoder, settings or read_dense(folder))
         model._fill_projections(folder)
-        return model.eval()
-
-    def _fill_projections(self, folder: Path) -> None:
-        """The weights of a folder's projections, or fresh ones where it has no module or is of another kind."""
-        if read_modules(folder) and predictor_name(folder) in (None, self.predictor):
-            _load_projections(self.projections, folder)
-            return
-        for dense in self.projections:
-            initialize(dense, self.config)
-
-    @classmethod
-    def _around(cls, encoder: Encoder, settings: Any) -> Self:
-        weight = encoder.embeddings.tok_embeddings.weight
-        with torch.device("meta"):
-            model = cls(encoder.config, settings)
-        model.model = encoder
-        model.projections.to_empty(device=weight.device).to(weight.dtype)
-        model.tokenizer_source = encoder.tokenizer_source
         return model
 
-    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
-        """Write a folder that this package, sentence-transformers, TEI, vLLM and llama.cpp load.
 
-        Raises:
-            DataError: `folder` is a file, or its config.json is not that of a model.
-            CheckpointError: it cannot be written, and what was there before is untouched.
-        """
-        _save(self, self.model.state_dict(), self.projections, folder, tokenizer, int8)
-
-
-class CrossEncoder(SequenceClassifier):
+class CrossEncoder(RetrievalModel[RerankSettings], SequenceClassifier):
     """A score for each pair of texts, `[CLS] query [SEP] document [SEP]`: logits, before the activation.
 
     From a folder without a classifier, the classifier is reinitialized with one output.
@@ -189,53 +236,28 @@ class CrossEncoder(SequenceClassifier):
         return ACTIVATIONS[self.settings.activation or default]()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        changes: Mapping[str, Any] | None = None,
-        settings: RerankSettings | None = None,
+    def _load(
+        cls, folder: Path, settings: RerankSettings | None, dtype: torch.dtype | None, device: Any, changes: Changes
     ) -> Self:
-        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
-
-        Raises:
-            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
-        """
-        folder = find_folder(source, revision, token, cache_dir, local_files_only)
         settings = settings or read_rerank(folder)
         if read_architecture(folder) != cls.architecture:
             changes = {"id2label": {0: "LABEL_0"}, "problem_type": None} | dict(changes or {})
-        model = super().from_pretrained(folder, dtype=dtype, device=device, changes=changes)
+        model = super(RetrievalModel, cls).from_pretrained(folder, dtype=dtype, device=device, changes=changes)
         model.settings = settings
         return model
 
-    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
-        """Write a folder that this package, `CrossEncoder` of every version, TEI and vLLM load.
 
-        Raises:
-            DataError: `folder` is a file, or its config.json is not that of a model.
-            CheckpointError: it cannot be written, and what was there before is untouched.
-        """
-        _save(self, self.state_dict(), None, folder, tokenizer, int8)
-
-
-class MultiVectorEncoder(DenseEncoder):
+class MultiVectorEncoder(ProjectedModel[MultiVectorSettings]):
     """A vector for each token, for late interaction (ColBERT, arXiv 2004.12832).
 
     From the folder of a plain encoder a projection to 128 dimensions is reinitialized.
     """
 
+    architecture: ClassVar[str] = "ModernBertModel"
     predictor = "MultiVectorEmbedder"
-    settings: MultiVectorSettings  # type: ignore[assignment]
 
     def __init__(self, config: EncoderConfig, settings: MultiVectorSettings | None = None) -> None:
-        Pretrained.__init__(self)
+        super().__init__()
         self.config = config
         self.settings = settings or MultiVectorSettings()
         self.model = Encoder(config)
@@ -258,7 +280,7 @@ class MultiVectorEncoder(DenseEncoder):
         assert isinstance(self.model, Encoder)
         self._unpacked = (self.model,)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, seen: Bool[Tensor, "tokens"] | None = None
     ) -> Float[Tensor, "tokens dimensions"]:
         """The vector of each token, in fp32. Where `seen` is given, nothing attends to the other tokens."""
@@ -272,28 +294,14 @@ class MultiVectorEncoder(DenseEncoder):
         return F.normalize(x, dim=-1) if self.settings.normalize else x
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def _load(
         cls,
-        source: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        changes: Mapping[str, Any] | None = None,
-        settings: MultiVectorSettings | None = None,
+        folder: Path,
+        settings: MultiVectorSettings | None,
+        dtype: torch.dtype | None,
+        device: Any,
+        changes: Changes,
     ) -> Self:
-        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
-
-        A folder without any module is that of a plain encoder: the projection of `settings`, to 128 dimensions unless
-        they say otherwise, is reinitialized then.
-
-        Raises:
-            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
-        """
-        folder = find_folder(source, revision, token, cache_dir, local_files_only)
         plain = not read_modules(folder)
         settings = settings or read_multi_vector(folder)
         encoder = Encoder.from_pretrained(folder, dtype=dtype, device=device, changes=changes)
@@ -307,10 +315,10 @@ class MultiVectorEncoder(DenseEncoder):
             settings = settings.model_copy(update={"projections": (projection,)})
         model = cls._around(encoder, settings)
         model._fill_projections(folder)
-        return model.eval()
+        return model
 
 
-class SparseEncoder(MaskedLM):
+class SparseEncoder(RetrievalModel[SparseSettings], MaskedLM):
     """A weight of at least 0 for each entry of the vocabulary: log(1 + relu) of the largest logit of a text's tokens.
 
     No (tokens, vocab) tensor is ever in memory. Any masked language model is one to begin with.
@@ -337,42 +345,16 @@ class SparseEncoder(MaskedLM):
         return weights.log1p() if twice else weights
 
     @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        changes: Mapping[str, Any] | None = None,
-        settings: SparseSettings | None = None,
+    def _load(
+        cls, folder: Path, settings: SparseSettings | None, dtype: torch.dtype | None, device: Any, changes: Changes
     ) -> Self:
-        """Load a folder as `Pretrained` does; `settings` are those of the folder unless they are given here.
-
-        Raises:
-            CheckpointError: as `Pretrained`, or the folder is of another kind or asks for what is not implemented.
-        """
-        folder = find_folder(source, revision, token, cache_dir, local_files_only)
         settings = settings or read_sparse(folder)
-        model = super().from_pretrained(folder, dtype=dtype, device=device, changes=changes)
+        model = super(RetrievalModel, cls).from_pretrained(folder, dtype=dtype, device=device, changes=changes)
         model.settings = settings
         return model
 
-    def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
-        """Write a folder that this package and `SparseEncoder` of sentence-transformers load.
-
-        Raises:
-            DataError: `folder` is a file, or its config.json is not that of a model.
-            CheckpointError: it cannot be written, and what was there before is untouched.
-        """
-        tensors = {name: x for name, x in self.state_dict().items() if name not in self.tied}
-        _save(self, tensors, None, folder, tokenizer, int8)
-
-
-RetrievalModel = DenseEncoder | CrossEncoder | MultiVectorEncoder | SparseEncoder
+    def _weights(self) -> tuple[Mapping[str, Tensor], nn.Sequential | None]:
+        return {name: x for name, x in self.state_dict().items() if name not in self.tied}, None
 
 
 def _projections(settings: tuple[Projection, ...], width: int, where: str) -> nn.Sequential:
@@ -403,25 +385,3 @@ def _load_projections(projections: nn.Sequential, folder: Path) -> None:
         like = next(iter(wanted.values()))
         check_numbers(tensors, like.dtype, module.folder)
         target.load_state_dict(tensors)
-
-
-def _save(
-    model: RetrievalModel,
-    tensors: Mapping[str, Tensor],
-    projections: nn.Sequential | None,
-    folder: str | Path,
-    tokenizer: str | Path | None,
-    int8: bool,
-) -> None:
-    settings: RetrievalSettings = model.settings
-    dense = [one.state_dict() for one in projections or ()]
-    write_retrieval_folder(
-        Path(folder),
-        model.architecture,
-        model.config,
-        settings,
-        tensors,
-        dense,
-        tokenizer or model.tokenizer_source,
-        int8,
-    )

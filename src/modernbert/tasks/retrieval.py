@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _ROLE_PROMPTS: dict[Role | None, tuple[str, ...]] = {"query": ("query",), "document": DOCUMENT_PROMPTS}
 
 Combine = Literal["mean", "best"]
-R = TypeVar("R", bound=RetrievalModel)
+R = TypeVar("R", bound=RetrievalModel[Any])
 
 
 class RetrievalPredictor(Predictor[R]):

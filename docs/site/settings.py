@@ -1,4 +1,4 @@
-"""The tables of the settings of fine-tuning in docs/finetuning.md, made from the types of the recipe.
+"""The tables of settings in docs/finetuning.md and docs/retrieval-training.md, made from the types of the recipes.
 
     python docs/site/settings.py
 
@@ -12,18 +12,25 @@ import re
 import tokenize
 from collections.abc import Collection
 from pathlib import Path
+from typing import get_args
 
 from modernbert.config import Config
+from modernbert.model.pooling import PoolingMode
+from modernbert.run_metrics import TrackerName
 from modernbert.tasks.kinds import task_class, trainable
+from modernbert.tasks.ranking.examples import RankingColumns
+from modernbert.tasks.ranking.settings import LossName, RankingKind, RankingLoss
+from modernbert.tasks.ranking.unlabelled import PairKind, Unlabelled
 from modernbert.text.records import Source
 from modernbert.train.finetune_recipe import FinetuneRecipe, Machine, Search, TaskData, Training
+from modernbert.train.ranking_recipe import RankingData, RankingModelSettings, RankingRecipe
 
-PAGE = Path(__file__).parents[1] / "finetuning.md"
+DOCS = Path(__file__).parents[1]
 BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"
 
 
-def tables() -> str:
-    """All tables, in Markdown."""
+def finetuning_tables() -> str:
+    """The settings of fine-tuning, in Markdown."""
     parts = [
         _section("The recipe itself", FinetuneRecipe, without={"data", "training", "machine", "search"}),
         _section("`[data]`", TaskData),
@@ -34,6 +41,25 @@ def tables() -> str:
         _section("`[search]`, for `--search`", Search),
     ]
     return "\n".join(parts)
+
+
+def ranking_tables() -> str:
+    """The settings of rankers, in Markdown; those that they share with fine-tuning are a link."""
+    sections = {"data", "settings", "loss", "training", "machine"}
+    parts = [
+        _section("The recipe itself", RankingRecipe, without=sections),
+        _section("`[data]`", RankingData, without={"columns", "unlabelled"}),
+        _section("`[data.columns]`: names of columns; unset: the usual names", RankingColumns),
+        _section("`[data.unlabelled]`: pairs from `data.documents`", Unlabelled),
+        _section("`[settings]`, of a model that starts from a plain encoder", RankingModelSettings),
+        _section("`[loss]`", RankingLoss),
+        "`[training]`, `[machine]` and the keys of a source are those of [fine-tuning](finetuning.md#all-settings); "
+        "`batch_tokens` and `class_weights` are not for rankers.\n",
+    ]
+    return "\n".join(parts).replace("a table as below", "a [table](finetuning.md#all-settings)")
+
+
+PAGES = {DOCS / "finetuning.md": finetuning_tables, DOCS / "retrieval-training.md": ranking_tables}
 
 
 def _section(title: str, kind: type[Config], without: Collection[str] = ()) -> str:
@@ -73,6 +99,8 @@ def _default(kind: type[Config], name: str) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`{list(value)}`"
+    if isinstance(value, float):
+        return f"`{value:.4g}`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
@@ -102,13 +130,23 @@ _WORDS = {
     "PositiveFloat": "number > 0",
     "NonNegativeFloat": "number >= 0",
     "float": "number",
+    "int": "integer",
     "str": "text",
     "bool": "true or false",
     "Path": "path",
     "Seed": "integer >= 0",
     "Source": "a path, or a table as below",
     "Format": "text",
-    "TrackerName": "`tensorboard`, `wandb`, `trackio`",
+    **{
+        name: " or ".join(f"`{value}`" for value in get_args(choices))
+        for name, choices in {
+            "TrackerName": TrackerName,
+            "RankingKind": RankingKind,
+            "LossName": LossName,
+            "PairKind": PairKind,
+            "PoolingMode": PoolingMode,
+        }.items()
+    },
 }
 
 
@@ -120,18 +158,20 @@ def _type(annotation: str) -> str:
         annotation,
     )
     annotation = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", annotation)
+    annotation = annotation.replace("tuple[float, float]", "two numbers")
     annotation = re.sub(r"dict\[(\w+), (\w+)\]", r"a table of \2", annotation)
     words = re.sub(r"`[^`]*`|\w+", lambda match: _WORDS.get(match[0], match[0]), annotation)
     return words.replace(" | ", ", or ")
 
 
-def page() -> str:
-    """The page with new tables."""
-    text = PAGE.read_text(encoding="utf-8")
+def page(path: Path) -> str:
+    """A page with new tables."""
+    text = path.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{PAGES[path]()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path in PAGES:
+        path.write_text(page(path), encoding="utf-8")

@@ -21,14 +21,18 @@ def script(path, monkeypatch):
 
 def test_the_tables_of_settings_are_those_of_the_types(monkeypatch):
     settings = script(DOCS / "site" / "settings.py", monkeypatch)
-    assert settings.page() == settings.PAGE.read_text(encoding="utf-8"), "run: python docs/site/settings.py"
+    for path in settings.PAGES:
+        assert settings.page(path) == path.read_text(encoding="utf-8"), "run: python docs/site/settings.py"
 
 
 def test_each_setting_says_what_it_means(monkeypatch):
-    tables = script(DOCS / "site" / "settings.py", monkeypatch).tables()
+    settings = script(DOCS / "site" / "settings.py", monkeypatch)
+    finetuning, ranking = settings.finetuning_tables(), settings.ranking_tables()
     for name in ("learning_rate", "held_out", "validation", "joined_by", "microbatch_tokens", "trials"):
-        assert f"`{name}`" in tables
-    assert not [row for row in tables.splitlines() if row.endswith("|  |")]
+        assert f"`{name}`" in finetuning
+    for name in ("collections", "positive", "crop", "query_length", "temperature", "max_length"):
+        assert f"`{name}`" in ranking
+    assert not [row for row in (finetuning + ranking).splitlines() if row.endswith("|  |")]
 
 
 def test_each_page_is_in_the_navigation():

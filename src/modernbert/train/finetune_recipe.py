@@ -114,7 +114,20 @@ class Search(Config):
         return self
 
 
-class FinetuneRecipe(Config):
+class SeededRecipe(Config):
+    """A recipe with one run for each of its `seeds`; `seed` sets a single one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_seed(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "seed" in values:
+            if "seeds" in values:
+                raise ValueError("set seed or seeds, not both")
+            values = {key: value for key, value in values.items() if key != "seed"} | {"seeds": [values["seed"]]}
+        return values
+
+
+class FinetuneRecipe(SeededRecipe):
     """A whole fine-tuning run."""
 
     task: str  # classify, multi-label, regress, tokens, answer or choose
@@ -141,15 +154,6 @@ class FinetuneRecipe(Config):
         """
         task = values.get("task")
         return _recipe_of(task) if isinstance(task, str) else cls
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_seed(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "seed" in values:
-            if "seeds" in values:
-                raise ValueError("set seed or seeds, not both")
-            values = {key: value for key, value in values.items() if key != "seed"} | {"seeds": [values["seed"]]}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the training of a ranker is: a frozen value read from TOML."""
+"""The recipe of a ranker: a frozen value read from TOML."""
 
 import tomllib
 from collections.abc import Iterable
@@ -23,29 +23,29 @@ from modernbert.tasks.ranking.examples import RankingColumns
 from modernbert.tasks.ranking.settings import RANKING_TASKS, RankingKind, RankingLoss
 from modernbert.tasks.ranking.unlabelled import Unlabelled
 from modernbert.text.records import Source, format_of
-from modernbert.train.finetune_recipe import DEFAULT_MODEL, Machine, Training
+from modernbert.train.finetune_recipe import DEFAULT_MODEL, Machine, SeededRecipe, Training
 
 
 class RankingData(Config):
-    """What is learned from: files, the judgements of collections, or the documents of collections alone.
+    """Training data: files, the judgements of collections, or the documents of collections without judgements.
 
-    `train` are files of pairs, triples or lists. Of each folder in `collections` the judgements of `split` are
-    learned; of each in `documents` the texts alone, without any judgement, in pairs as `unlabelled` says.
+    `train` are files of pairs, triples or lists. Each folder in `collections` gives its judgements of `split`; each
+    folder in `documents` gives pairs made from its texts as `unlabelled` describes.
     """
 
-    train: Source | None = None
+    train: Source | None = None  # files of pairs, triples or lists
     columns: RankingColumns = RankingColumns()
-    collections: tuple[str, ...] = ()
-    split: str = "train"
-    documents: tuple[str, ...] = ()
+    collections: tuple[str, ...] = ()  # folders of collections whose judgements are learned
+    split: str = "train"  # the split of these judgements
+    documents: tuple[str, ...] = ()  # folders of collections whose documents are learned without judgements
     unlabelled: Unlabelled = Unlabelled()
-    most_unlabelled: PositiveInt | None = None  # of each folder: any so many of its pairs
-    validation: str | None = None  # a collection whose nDCG@10 chooses the best model
-    validation_split: str = "validation"
-    validation_depth: PositiveInt = 50  # rerank: documents of BM25 that are put in order
-    hard_negatives: int = Field(0, ge=0)  # of each judged or unlabelled pair: what BM25 ranks high
-    negatives_from: PositiveInt = 5  # the first rank of BM25 that is taken
-    one_source_per_batch: bool = False  # negatives of a batch then come from the same file or collection
+    most_unlabelled: PositiveInt | None = None  # largest number of pairs from a folder in `documents`, chosen at random
+    validation: str | None = None  # folder of a collection whose nDCG@10 selects the best model
+    validation_split: str = "validation"  # the split of its judgements
+    validation_depth: PositiveInt = 50  # rerank: number of documents of BM25 to rerank
+    hard_negatives: int = Field(0, ge=0)  # number of negatives that BM25 adds to each judged or unlabelled pair
+    negatives_from: PositiveInt = 5  # the first rank of BM25 to take them from
+    one_source_per_batch: bool = False  # all examples of a batch come from the same file or collection
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -55,44 +55,35 @@ class RankingData(Config):
 
 
 class RankingModelSettings(Config):
-    """How texts become vectors or scores. What is not set is the model's own, or the task's usual choice."""
+    """How texts become vectors or scores, for a model that starts from a plain encoder."""
 
-    pooling: PoolingMode = "mean"  # embed
-    normalize: bool = True  # embed
-    query_prompt: str = ""
-    document_prompt: str = ""
-    dimensions: PositiveInt = 128  # multi-vector: of a vector for each token
-    query_length: PositiveInt = 32  # multi-vector: queries are filled with [MASK] up to this
-    document_length: PositiveInt | None = None  # multi-vector: what the model reads unless set
-    expand_queries: bool = True  # multi-vector
-    attend_to_expansion: bool = False  # multi-vector
-    skip_words: tuple[str, ...] = ()  # multi-vector: tokens of documents that are left out, such as punctuation
+    pooling: PoolingMode = "mean"  # embed: how the vectors of tokens become one
+    normalize: bool = True  # embed: give vectors unit length
+    query_prompt: str = ""  # text before each query
+    document_prompt: str = ""  # text before each document
+    dimensions: PositiveInt = 128  # multi-vector: length of the vector of a token
+    query_length: PositiveInt = 32  # multi-vector: maximum number of tokens of a query
+    document_length: PositiveInt | None = None  # multi-vector: maximum number of tokens; unset: as `max_length`
+    expand_queries: bool = True  # multi-vector: fill queries with [MASK] up to `query_length`
+    attend_to_expansion: bool = False  # multi-vector: whether other tokens attend to these [MASK]
+    skip_words: tuple[str, ...] = ()  # multi-vector: tokens of documents to leave out, such as punctuation
 
 
-class RankingRecipe(Config):
+class RankingRecipe(SeededRecipe):
     """A whole training run of a ranker."""
 
-    task: RankingKind
-    model: str  # a folder or hub id: an encoder, a masked language model, or a ranker of this kind, which goes on
-    random_weights: bool = False  # reinitialize all of them, to see what the model's own give
+    task: RankingKind  # the kind of ranker
+    model: str  # a folder or hub id: an encoder, a masked language model, or a ranker of this kind to train further
+    random_weights: bool = False  # reinitialize all weights, to compare with pretrained ones
     data: RankingData
-    output: Path
-    max_length: PositiveInt | None = None  # tokens; what the model reads unless set
+    output: Path  # the folder of the result
+    max_length: PositiveInt | None = None  # tokens; unset: what the model reads
     settings: RankingModelSettings = RankingModelSettings()
     loss: RankingLoss = RankingLoss()
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
-    skip_bad: bool = False  # leave out examples that are wrong, and count them
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)  # one run each; the best model is kept
+    skip_bad: bool = False  # leave out examples that are not valid, and count them
     training: Training = Training()
     machine: Machine = Machine()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_seed(cls, values: object) -> object:
-        if isinstance(values, dict) and "seed" in values:
-            if "seeds" in values:
-                raise ValueError("set seed or seeds, not both")
-            values = {key: value for key, value in values.items() if key != "seed"} | {"seeds": [values["seed"]]}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -132,18 +123,18 @@ def model_settings(recipe: RankingRecipe, hidden_size: int, max_length: int) -> 
 
 
 def is_ranking(path: Path, overrides: Iterable[str] = ()) -> bool:
-    """Whether a recipe, or the overrides of a file of examples, name the task of a ranker."""
+    """Whether a recipe, or the overrides for a file of examples, set the task of a ranker."""
     tasks = [one.partition("=")[2].strip().strip("\"'") for one in overrides if one.partition("=")[0].strip() == "task"]
     if not tasks and format_of(path) is None:
         try:
             tasks = [str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("task"))]
         except (OSError, ValueError, RecursionError):
-            return False  # whoever reads it says what is wrong
+            return False  # reading the recipe reports what is wrong
     return bool(tasks) and tasks[-1] in RANKING_TASKS
 
 
 def read_ranking_recipe(path: Path, overrides: Iterable[str] = ()) -> RankingRecipe:
-    """A recipe; or pairs, triples or lists themselves, which are then learned into a folder named after them.
+    """A recipe; or the default recipe for a file of pairs, triples or lists, whose output folder is named after it.
 
     Raises:
         ConfigError: the file is missing or no recipe, or an override does not fit.

@@ -30,21 +30,21 @@ class RankingExample:
 
 
 class RankingColumns(Config):
-    """Names of columns. Where none is given, the usual ones are looked for.
+    """Names of columns; by default, the usual names are tried.
 
-    `query` with `positive` are pairs; with `negative` (one column, several that are numbered, or a list) triples and
-    more; with `documents`, a list, and `scores`, one number for each of them, lists. A pair with one score in `scores`
-    is graded. Identifiers in place of texts are looked up in `queries_from` and `documents_from`, files with the
-    columns of `id` and `text` (or `_id`, `query_id`, `document_id`; `query`, `document`, `passage`).
+    `query` and `positive` are pairs; with `negative` (one column, several numbered ones, or a list) triples and more;
+    with `documents` (a list) and `scores` (one number for each) lists. A pair with one score in `scores` is graded.
+    Identifiers instead of texts are looked up in `queries_from` and `documents_from`, files with the columns `id` and
+    `text` (or `_id`, `query_id`, `document_id`; `query`, `document`, `passage`).
     """
 
-    query: str | None = None
-    positive: str | None = None
-    negative: str | None = None
-    documents: str | None = None
-    scores: str | None = None
-    queries_from: Source | None = None
-    documents_from: Source | None = None
+    query: str | None = None  # column of the query
+    positive: str | None = None  # column of the relevant document
+    negative: str | None = None  # column of documents that are not relevant; also numbered columns, or a list
+    documents: str | None = None  # column with a list of documents
+    scores: str | None = None  # column with a score for each document
+    queries_from: Source | None = None  # file of the queries, if `query` has identifiers
+    documents_from: Source | None = None  # file of the documents, if the columns have identifiers
 
 
 _USUAL: dict[str, tuple[str, ...]] = {

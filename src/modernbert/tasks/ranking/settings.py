@@ -1,4 +1,4 @@
-"""What a ranker is trained with: the loss and what belongs to it."""
+"""The loss of a ranker and its settings."""
 
 from typing import Literal, Self
 
@@ -10,7 +10,7 @@ RankingKind = Literal["embed", "rerank", "multi-vector", "sparse"]
 LossName = Literal["contrastive", "margin-mse", "kl", "cosent", "angle", "binary", "mse", "lambda"]
 
 RANKING_TASKS: tuple[RankingKind, ...] = ("embed", "rerank", "multi-vector", "sparse")
-LOSSES: dict[RankingKind, tuple[LossName, ...]] = {  # the first one where examples have no scores
+LOSSES: dict[RankingKind, tuple[LossName, ...]] = {  # the first one is the default for examples without scores
     "embed": ("contrastive", "margin-mse", "kl", "cosent", "angle", "mse"),
     "multi-vector": ("contrastive", "kl", "margin-mse"),
     "sparse": ("contrastive", "margin-mse", "kl", "mse"),
@@ -22,26 +22,26 @@ _TEMPERATURES: dict[RankingKind, float] = {"embed": 0.05, "multi-vector": 1.0, "
 class RankingLoss(Config):
     """The loss of a ranker.
 
-    `contrastive` asks for the first document of each query among those of the whole batch (of a reranker: among its
-    own); the others learn scores. Temperatures divide scores: cosines of dense vectors, sums of them in late
+    `contrastive` learns to find the first document of each query among those of the whole batch (a reranker: among
+    its own); the others learn scores. Temperatures divide scores: cosines of dense vectors, sums of cosines in late
     interaction, dot products of sparse vectors, logits of a reranker.
     """
 
-    name: LossName | None = None  # the task's own unless set
-    temperature: PositiveFloat | None = None  # 0.05 of cosines, otherwise 1
-    teacher_temperature: PositiveFloat | None = None  # of kl; the same unless set
-    both_ways: bool = False  # contrastive: each positive also asks for its query
+    name: LossName | None = None  # the loss, as in the table above; unset: the default of the task
+    temperature: PositiveFloat | None = None  # divides the scores; unset: 0.05 for cosines, otherwise 1
+    teacher_temperature: PositiveFloat | None = None  # kl: divides the teacher's scores; unset: as `temperature`
+    both_ways: bool = False  # contrastive: also learn to find the query of each document
     in_batch: bool = True  # contrastive: documents of other queries are negatives
-    margin: float | None = None  # contrastive: leave out what scores above the positive's score minus this
-    margin_kind: Literal["absolute", "relative"] = "absolute"
-    guide: str | None = None  # the model that says so; the trained one itself unless set
-    min_max: bool = False  # kl: scores of each query are brought to 0..1 first
-    scale: PositiveFloat = 20.0  # of cosent and angle
-    top: PositiveInt | None = None  # of lambda
-    matryoshka: tuple[PositiveInt, ...] = ()  # dense: also learn vectors cut to these lengths
-    query_flops: NonNegativeFloat = 5e-5  # sparse: weight of the regulariser of queries
-    document_flops: NonNegativeFloat = 3e-5
-    flops_warmup: float = Field(1 / 3, ge=0, le=1)  # part of the run in which they grow to these weights
+    margin: float | None = None  # contrastive: ignore negatives with a score above the positive's minus this
+    margin_kind: Literal["absolute", "relative"] = "absolute"  # whether `margin` is a fraction of the positive's score
+    guide: str | None = None  # the model whose scores `margin` uses; unset: the model in training
+    min_max: bool = False  # kl: scale the teacher's scores of each query to 0..1 first
+    scale: PositiveFloat = 20.0  # cosent and angle: multiplies the differences of scores
+    top: PositiveInt | None = None  # lambda: only the first documents count, as in nDCG@top
+    matryoshka: tuple[PositiveInt, ...] = ()  # embed: also learn vectors cut to these lengths
+    query_flops: NonNegativeFloat = 5e-5  # sparse: weight of the FLOPS regulariser of queries
+    document_flops: NonNegativeFloat = 3e-5  # sparse: the same for documents
+    flops_warmup: float = Field(1 / 3, ge=0, le=1)  # sparse: part of the run in which both grow to these weights
 
     @model_validator(mode="after")
     def _check(self) -> Self:

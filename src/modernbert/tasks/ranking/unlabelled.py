@@ -1,4 +1,4 @@
-"""Pairs to learn from where nobody has judged anything: parts of the same document belong together."""
+"""Training pairs from documents without relevance judgements: parts of the same document belong together."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,26 +14,26 @@ from modernbert.text.records import Origin
 PairKind = Literal["title", "sentence", "crop"]
 
 _SENTENCE = re.compile(r".+?(?:[.!?。！？]+(?=\s|$)|\n|  +|(?<=[。！？])|$)", re.S)
-_LEAST_WORDS = 4  # of a query
-_KEPT = 0.1  # how often the sentence that is the query stays in its passage (Lee et al. 2019, arXiv 1906.00300)
+_LEAST_WORDS = 4  # the shortest query
+_KEPT = 0.1  # probability that the query's sentence stays in its passage (Lee et al. 2019, arXiv 1906.00300)
 
 
 class Unlabelled(Config):
     """Which pairs are made of each document, and how many."""
 
-    kinds: tuple[PairKind, ...] = ("title", "sentence", "crop")
-    per_document: int = 4  # of sentences, and of crops
-    crop: tuple[float, float] = (0.1, 0.5)  # part of the words of a document that a crop has
+    kinds: tuple[PairKind, ...] = ("title", "sentence", "crop")  # what the two texts of a pair are
+    per_document: int = 4  # number of sentences, and of pairs of crops
+    crop: tuple[float, float] = (0.1, 0.5)  # length of a crop as a fraction of the document: least and most
 
 
 def unlabelled_pairs(
     documents: Iterable[Document], settings: Unlabelled, seed: int, name: str = "corpus"
 ) -> Iterator[RankingExample]:
-    """Pairs of each document, a function of its place and the seed.
+    """Pairs from each document; they depend only on its place and the seed.
 
-    `title`: the title asks for the text. `sentence`: one sentence asks for the passage that it was taken from (the
-    inverse cloze task). `crop`: two parts of a text, drawn independently, are about the same (Izacard et al. 2022,
-    Contriever, arXiv 2112.09118).
+    `title`: the title is the query, the text its document. `sentence`: a sentence is the query, the passage around it
+    the document (inverse cloze task). `crop`: two random parts of a text (Izacard et al. 2022, Contriever,
+    arXiv 2112.09118).
     """
     for number, document in enumerate(documents):
         draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, number))))
@@ -50,7 +50,7 @@ def unlabelled_pairs(
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, as their punctuation, line ends and wide gaps part them."""
+    """The sentences of a text, split at punctuation, line ends and wide gaps."""
     return [" ".join(found.split()) for found in _SENTENCE.findall(text) if found.strip()]
 
 

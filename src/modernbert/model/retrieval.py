@@ -154,7 +154,7 @@ class ProjectedModel(RetrievalModel[Settings]):
     projections: nn.Sequential
 
     def _fill_projections(self, folder: Path) -> None:
-        """Load the weights of a folder's projections, or initialize them if the folder has none or is of another kind."""
+        """Load a folder's projections, or initialize them if the folder has none or is of another kind."""
         if read_modules(folder) and predictor_name(folder) in (None, self.predictor):
             _load_projections(self.projections, folder)
             return

@@ -168,7 +168,7 @@ def test_the_tiny_recipe_is_three_commands(tmp_path):
     made = modernbert("corpus", recipes / "corpus.toml", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     report = modernbert("inspect", "output/tiny/shards/library", "--length", 128, "--json", cwd=tmp_path)
-    assert json.loads(report.stdout)["fill"] > 0.99
+    assert json.loads(report.stdout)["packing_efficiency"] > 0.99
     changes = ["phases.pretrain.tokens=9000", "phases.context.tokens=5000", "phases.decay.tokens=5000"]
     made = modernbert("pretrain", recipes / "pretrain.toml", *changes, cwd=tmp_path)
     assert made.returncode == 0, made.stderr

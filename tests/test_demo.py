@@ -27,7 +27,7 @@ def test_the_terminal_curve_starts_high_and_ends_low():
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(DataError, match="holds something else than a demo"):
+    with pytest.raises(DataError, match="is not the folder of a demo"):
         demo.run([], tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 

@@ -107,7 +107,7 @@ def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch):
     monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(runtime.torch.cuda, "device_count", lambda: 2)
     assert runtime.select_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ConfigError, match="has 2 CUDA devices, counted from 0; cuda:2 is none"):
+    with pytest.raises(ConfigError, match="has 2 CUDA devices, counted from 0, and no cuda:2"):
         runtime.select_device("cuda:2")
 
 

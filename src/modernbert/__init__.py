@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modernbert.tasks.tokens import TokenClassifier as TokenClassifier
     from modernbert.text.tokenizer import load_tokenizer as load_tokenizer
 
-SOURCE_VERSION = "0.1.0+source"  # of a source tree that is run without being installed (PYTHONPATH=src)
+SOURCE_VERSION = "0.1.0+source"  # a source tree that is not installed (PYTHONPATH=src)
 
 try:
     __version__ = version("modernbert")
@@ -55,19 +55,19 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def _let_waiting_threads_sleep() -> None:
-    """Bound how long OpenMP's threads spin while they wait, which slows down every other process of the machine.
+def _limit_spinning() -> None:
+    """Limit how long OpenMP's idle threads spin, which slows down all other processes of the machine.
 
-    OpenMP reads this as torch loads it. What the user has set stays (docs/processes.md).
+    OpenMP reads these variables when torch loads it. Values that the user has set stay (docs/processes.md).
     """
     if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(
             "GOMP_SPINCOUNT", "1000"
-        )  # GNU: turns; two runs on two cores keep their share, one loses nothing
-        os.environ.setdefault("KMP_BLOCKTIME", "1")  # LLVM and Intel: milliseconds
+        )  # GNU, in iterations: two runs on two cores share them evenly, and a single run loses nothing
+        os.environ.setdefault("KMP_BLOCKTIME", "1")  # LLVM and Intel, in milliseconds
 
 
-_let_waiting_threads_sleep()
+_limit_spinning()
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""Training from Python: the same runs as those of the command line, from values instead of files."""
+"""Training from Python: the same runs as on the command line, with values instead of files."""
 
 import logging
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class StoppedError(ModernBertError):
-    """The user asked to stop. Everything is saved, and the same call goes on."""
+    """The user stopped the run. Everything is saved, and the same call resumes it."""
 
 
 def pretrain(recipe: "PretrainRecipe | str | PathLike[str] | Mapping[str, Any]", *overrides: str) -> Path:
-    """Pretrain a masked language model, or go on with a run that stopped. Returns the folder of the final model.
+    """Pretrain a masked language model, or resume a stopped run. Returns the folder of the final model.
 
     Args:
         recipe: a recipe, the path of one in TOML, or its values as a mapping.
@@ -44,7 +44,7 @@ def pretrain(recipe: "PretrainRecipe | str | PathLike[str] | Mapping[str, Any]",
         found = load(PretrainRecipe, Path(recipe), overrides)
     folder = run(found)
     if folder is None:
-        raise StoppedError(f"The run in {found.run.directory} was stopped and saved; the same call goes on.")
+        raise StoppedError(f"The run in {found.run.directory} was stopped and saved; the same call resumes it.")
     return folder
 
 
@@ -58,7 +58,7 @@ def finetune(
     output: str | PathLike[str] | None = None,
     **settings: Any,
 ) -> "Predictor[Any]":
-    """Train a model for a task, measure it, write its folder with a report, and load what predicts.
+    """Train a model for a task, evaluate it, write its folder with a report, and return its predictor.
 
     Args:
         model: a folder or hub id.
@@ -67,16 +67,16 @@ def finetune(
         train: a path of any format that the command line reads; or rows: an iterable of mappings, a DataFrame of pandas
             or polars, or a `datasets.Dataset`.
         validation: likewise; it selects the best epoch. Without it a part of `train` is held out.
-        test: likewise; it is read when training is over.
-        output: the folder of the run, output/TASK unless given. Rows are kept beside it in OUTPUT-data, so that the run
-            can be repeated and gone on with.
-        settings: any key of a fine-tuning recipe, of its sections too: epochs=3, learning_rate=5e-5, text="sentence",
+        test: likewise; it is used after training only.
+        output: the folder of the run (default: output/TASK). Rows are stored beside it in OUTPUT-data, so that the run
+            can be repeated and resumed.
+        settings: any key of a fine-tuning recipe or of its sections: epochs=3, learning_rate=5e-5, text="sentence",
             max_length=512, seed=1 (docs/finetuning.md has the table).
 
     Raises:
         ConfigError: a setting does not exist or does not fit, or `output` holds another run.
         DataError: an example is wrong; files and lines are named.
-        CheckpointError: there is no such model.
+        CheckpointError: the model does not exist.
         StoppedError: Ctrl-C or SIGTERM ended the run early; everything is saved.
     """
     from modernbert.tasks.kinds import predictor_class
@@ -96,7 +96,7 @@ def finetune(
     recipe = parse(FinetuneRecipe, values, "finetune")
     written = run(recipe)
     if written is None:
-        raise StoppedError(f"The run in {folder} was stopped and saved; the same call goes on.")
+        raise StoppedError(f"The run in {folder} was stopped and saved; the same call resumes it.")
     predictor = predictor_class(task)
     assert predictor is not None, "each task that is trained has a predictor"
     return predictor.from_pretrained(written, device=recipe.machine.device)
@@ -133,12 +133,12 @@ def _train_ranker(
     recipe = parse(RankingRecipe, values, "finetune")
     written = train_ranker(recipe)
     if written is None:
-        raise StoppedError(f"The run in {folder} was stopped and saved; the same call goes on.")
+        raise StoppedError(f"The run in {folder} was stopped and saved; the same call resumes it.")
     return predictor_of(task, written, recipe.machine.device)
 
 
 def _sort_into(values: dict[str, Any], settings: dict[str, Any], sections: dict[str, type[Config]]) -> None:
-    """Put each setting into the section of a recipe that has a key of its name.
+    """Put each setting into the section of the recipe that has this key.
 
     Raises:
         ConfigError: a whole section is given.
@@ -151,7 +151,7 @@ def _sort_into(values: dict[str, Any], settings: dict[str, Any], sections: dict[
 
 
 def _path_of(rows: Any, folder: Path, name: str) -> str:
-    """The path that is given, or that of the file into which rows are written."""
+    """The given path, or the path of a file to which the rows are written."""
     if isinstance(rows, str | PathLike):
         return str(rows)
     return str(write_rows(rows, folder.with_name(f"{folder.name}-data"), name))

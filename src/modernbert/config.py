@@ -1,4 +1,4 @@
-"""Typed, frozen configuration: TOML in, overrides on top, one sentence when something is wrong, TOML out."""
+"""Typed, frozen configuration: read from TOML with overrides, checked with clear messages, written as TOML."""
 
 import difflib
 import tomllib
@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from modernbert.errors import ConfigError
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what TOML can write and every generator takes
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # largest integer of TOML, valid for all generators
 
 
 class Config(BaseModel):
-    """A frozen value. Unknown keys are refused, every field has a default that works or is required for a reason.
+    """A frozen value. Unknown keys are an error; each field has a default that works, or is required.
 
-    A class with a `bare_key` is also read from a bare string, which is the value of that key. `for_values` may name a
+    A class with a `bare_key` can also be given as a string, the value of that key. `for_values` may return a
     subclass that depends on the values.
     """
 
@@ -27,7 +27,7 @@ class Config(BaseModel):
 
     @classmethod
     def for_values(cls, values: Mapping[str, Any]) -> "type[Config]":
-        """The class that `parse` makes of these values."""
+        """The class to use for these values."""
         return cls
 
     @model_validator(mode="before")
@@ -37,7 +37,7 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
-        """No number that what computes with it cannot hold."""
+        """Check that each number fits the type that computes with it."""
         for name in type(self).model_fields:
             for value in _numbers_in(getattr(self, name)):
                 most = _MOST_INT if isinstance(value, int) else _MOST_FLOAT
@@ -50,11 +50,11 @@ C = TypeVar("C", bound=Config)
 _ANY = "NAME"
 _Place = tuple[tuple[str, ...], type[BaseModel]]
 _MOST_INT = 2**63 - 1
-_MOST_FLOAT = 3.4e38  # of fp32
+_MOST_FLOAT = 3.4e38  # the largest fp32 number
 
 
 def _numbers_in(value: Any) -> Iterator[int | float]:
-    """The numbers in a field, but for those of another Config, which has looked at its own."""
+    """The numbers in a field, except those of another Config, which has checked its own."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield value
     elif isinstance(value, list | tuple):
@@ -65,10 +65,10 @@ def _numbers_in(value: Any) -> Iterator[int | float]:
 
 
 def check_directory(path: Path, name: str) -> None:
-    """See that a path names a folder of its own, and not this one, the one above or the root.
+    """Check that a path names a folder of its own, not the current folder, its parent or the root.
 
     Raises:
-        ValueError: it does not; inside a validator that becomes a ConfigError.
+        ValueError: it does not; inside a validator, this becomes a ConfigError.
     """
     if path.name in ("", ".."):
         raise ValueError(f"{name} = {str(path)!r} has no name of its own; name a new folder")
@@ -82,7 +82,7 @@ def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors on Windows write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"There is no recipe {path}: give the path of a TOML file.") from None
     except (OSError, ValueError) as error:
@@ -93,10 +93,10 @@ def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
 
 
 def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Iterable[str] = ()) -> C:
-    """Validate plain values under `section.key=value` overrides; `where` names their origin in the message.
+    """Validate plain values with `section.key=value` overrides; `where` names their origin in messages.
 
     Raises:
-        ConfigError: naming the first unknown key and the one that was probably meant, or else the first wrong value.
+        ConfigError: it names the first unknown key and the most similar known one, or the first wrong value.
     """
     try:
         changed = deepcopy(dict(values))
@@ -113,7 +113,7 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
 
 
 def dump(config: Config) -> str:
-    """The configuration as TOML that `load` reads back to an equal value. Keys that are None are left out."""
+    """The configuration as TOML, from which `load` reads an equal value. Keys with the value None are left out."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
@@ -125,10 +125,10 @@ def _apply(kind: type[Config], values: dict[str, Any], override: str) -> None:
         parsed = tomllib.loads(f"value = {text}")
         value = parsed["value"] if len(parsed) == 1 else text
     except ValueError:
-        value = text  # a bare word, such as a path, needs no quotes on a command line
+        value = text  # a plain word, such as a path, needs no quotes on the command line
     *sections, last = key.strip().split(".")
     table = values
-    inside: list[_Place] = [((), kind)]  # the classes that the table may be, with what stands before their keys
+    inside: list[_Place] = [((), kind)]  # the possible classes of the table, with the names before their keys
     for depth, section in enumerate(sections):
         _check_name(table, inside, [*sections[:depth], section], override)
         inside = _entered(inside, section)
@@ -157,7 +157,7 @@ def _entered(inside: Sequence[_Place], section: str) -> list[_Place]:
 
 
 def _check_name(table: Mapping[str, Any], inside: Sequence[_Place], path: Sequence[str], override: str) -> None:
-    """Check that an override names one of the tables that a recipe has, where their names are the recipe's own.
+    """Check that an override names an existing table, in sections whose tables have names that the recipe chooses.
 
     Raises:
         ConfigError: the recipe has no table of that name.
@@ -176,7 +176,7 @@ def _check_name(table: Mapping[str, Any], inside: Sequence[_Place], path: Sequen
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     mistakes = error.errors()
-    # A misspelt key of a required field is two mistakes, and its name is the one to show.
+    # A misspelt key of a required field causes two errors; show the one with its name.
     first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -195,7 +195,7 @@ def _shortened(value: str | float) -> str:
 
 
 def _meant(kind: type[BaseModel], written: tuple[str, ...]) -> list[str]:
-    """The keys whose name is like the last part of `written`: the one in the same table, or all of the closest name."""
+    """The keys with a name like the last part of `written`: one in the same table, or all with the closest name."""
     *table, name = written
     places = list(dict.fromkeys(_places(kind, ())))
     beside = [one[-1] for one in places if len(one) == len(written) and _fits(table, one[:-1])]
@@ -210,7 +210,7 @@ def _fits(table: Sequence[str], place: Sequence[str]) -> bool:
 
 
 def _places(kind: type[BaseModel], table: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The keys of a class and of all inside it, as parts of their names; `_ANY` is a name that the user chooses."""
+    """The keys of a class and of all classes inside it, as tuples of names; `_ANY` is a name that the user chooses."""
     for name, field in kind.model_fields.items():
         yield (*table, name)
         for between, inner in _models_in(field.annotation):
@@ -218,7 +218,7 @@ def _places(kind: type[BaseModel], table: tuple[str, ...]) -> Iterator[tuple[str
 
 
 def _models_in(annotation: Any) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
-    """The classes inside a type, each with what stands between the name of a field and its keys."""
+    """The classes inside a type, each with the names between the field and the keys of the class."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield (), annotation
     named = (_ANY,) if get_origin(annotation) is dict else ()

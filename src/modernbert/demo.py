@@ -1,4 +1,4 @@
-"""`modernbert demo`: the whole path, from raw text to filled masks, on what a Python installation brings along."""
+"""`modernbert demo`: the whole path from raw text to filled masks, on the texts of a Python installation."""
 
 import ast
 import json
@@ -31,16 +31,16 @@ from modernbert.train.recipe import PretrainRecipe
 logger = logging.getLogger(__name__)
 
 _LEFT_OUT = {"test", "idlelib", "lib2to3", "turtledemo", "ensurepip", "pydoc_data", "this", "antigravity", "encodings"}
-_PROOF = ".modernbert-demo"  # in a folder with this file what a demo writes is ours to replace
+_PROOF = ".modernbert-demo"  # marks a folder in which a demo may replace its files
 _OWN = ("tokenizer", "shards", "run", "docstrings.jsonl", "corpus.jsonl", "loss.png")
 _REQUIRED_RATIO = 3.0
 
 
 def run(corpus: Sequence[str], output: Path) -> bool:
-    """Tokenizer, shards, three phases, loss curve, filled masks. False if the model learned too little.
+    """Train a tokenizer and a model in three phases, show the loss, fill masks. False if the model learned too little.
 
     Raises:
-        DataError: `output` holds something else, or the corpus has no text.
+        DataError: `output` is not the folder of a demo, or the corpus has no text.
     """
     began = time.perf_counter()
     _fresh(output)
@@ -55,7 +55,7 @@ def run(corpus: Sequence[str], output: Path) -> bool:
     manifests = build_corpus(
         CorpusRecipe(tokenizer=str(output / "tokenizer"), output=output / "shards", sources=tuple(sources))
     )
-    logger.info("4. Three phases: short rows, longer rows with another RoPE theta, decay")
+    logger.info("4. Three phases: short sequences, longer ones with another RoPE theta, decay")
     recipe = _recipe(output, {manifest.source: float(manifest.tokens) for manifest in manifests})
     final = pretrain(recipe)
     if final is None:
@@ -72,11 +72,11 @@ def run(corpus: Sequence[str], output: Path) -> bool:
 
 
 def _fresh(output: Path) -> None:
-    """Make the folder, or remove from that of an earlier demo what the demo wrote; everything else stays."""
+    """Create the folder, or remove the files of an earlier demo from it; other files stay."""
     if output.exists() and not output.is_dir():
         raise DataError(f"{output} is a file; choose another --output.")
     if output.exists() and any(output.iterdir()) and not (output / _PROOF).is_file():
-        raise DataError(f"{output} holds something else than a demo; choose another --output.")
+        raise DataError(f"{output} is not the folder of a demo; choose another --output.")
     output.mkdir(parents=True, exist_ok=True)
     (output / _PROOF).touch()
     for path in (output / name for name in _OWN):
@@ -87,12 +87,12 @@ def _fresh(output: Path) -> None:
 
 
 def _standard_library(output: Path) -> list[Source]:
-    """The sources of the standard library, and its documentation strings as a second source."""
+    """Two sources: the code of the standard library, and its docstrings."""
     paths = []
     for name in sorted(sys.stdlib_module_names - _LEFT_OUT):
         try:
             find_files([f"python:{name}"])
-        except DataError:  # written in C
+        except DataError:  # modules written in C have no source
             continue
         paths.append(f"python:{name}")
     with (output / "docstrings.jsonl").open("w", encoding="utf-8") as file:
@@ -118,7 +118,7 @@ def _docstrings(source: str) -> Iterator[str]:
 
 
 def _users_text(corpus: Sequence[str], output: Path) -> list[Source]:
-    """The user's texts, cut at blank lines into documents of a few thousand characters so that some can be held out."""
+    """The user's texts, split at blank lines into documents of a few thousand characters, some to be held out."""
     with (output / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for text in read_texts(corpus):
             for document in _cut(text):
@@ -172,7 +172,7 @@ def _recipe(output: Path, mixture: dict[str, float]) -> PretrainRecipe:
 
 
 def _terminal_plot(losses: list[float], width: int = 64, height: int = 10) -> str:
-    """The loss curve as text: columns over the run, rows from the highest to the lowest loss."""
+    """The loss curve as text."""
     columns = [float(np.mean(part)) for part in np.array_split(losses, min(width, len(losses)))]
     low, high = min(columns), max(columns)
     levels = [round((height - 1) * (value - low) / max(high - low, 1e-9)) for value in columns]
@@ -184,7 +184,7 @@ def _terminal_plot(losses: list[float], width: int = 64, height: int = 10) -> st
 
 
 def _fill_held_out_lines(final: Path, recipe: PretrainRecipe, count: int = 6) -> None:
-    """Mask a word in lines of documents that the model has never seen, and show what it puts there."""
+    """Mask a word in lines of held-out documents, and show what the model predicts."""
     fill = FillMask.from_pretrained(final, device="cpu")
     chosen: list[tuple[str, str]] = []
     generator = np.random.default_rng(0)
@@ -205,7 +205,7 @@ def _fill_held_out_lines(final: Path, recipe: PretrainRecipe, count: int = 6) ->
 
 
 def _judge(metrics: list[dict[str, Any]], recipe: PretrainRecipe) -> bool:
-    """Compare the held-out accuracy with that of always guessing the most frequent token of the training documents."""
+    """Compare the held-out accuracy with that of always predicting the most frequent training token."""
     vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
     max_length = list(recipe.phases.values())[-1].max_length
     counts: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""`modernbert doctor`: what a bug report needs. It reports what it finds and fails on no machine."""
+"""`modernbert doctor`: the facts that a bug report needs. It never fails, whatever the machine."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from modernbert.kernels import available_backends, default_backend, native
 from modernbert.runtime import cpu_features, cpu_name, fast_bf16, product_rates, select_precision
 
 _PACKAGES = ("numpy", "tokenizers", "safetensors", "huggingface-hub", "transformers")
-_EXTRAS = {  # what an optional part is, the package that it needs, and the extra that installs it
+_EXTRAS = {  # the name of an optional part, the package that it needs, and the extra that installs it
     "corpus_preparation": ("datatrove", "corpus"),
     "parquet_files": ("pyarrow", "corpus"),
     "zstd_files": ("zstandard", "corpus"),
@@ -30,9 +30,9 @@ Report = dict[str, dict[str, Any]]
 
 
 def diagnose() -> Report:
-    """Versions, processor, GPUs, attention backends and why, arithmetic, optional parts: for machines.
+    """Versions, processor, GPUs, attention backends with reasons, arithmetic and optional packages, for programs.
 
-    Keys stay as they are from version to version; numbers are numbers, sizes in bytes, rates in GFLOP/s. What is not
+    Keys stay the same in all versions; sizes are in bytes, rates in GFLOP/s. What is not
     known is None.
     """
     return {
@@ -41,7 +41,7 @@ def diagnose() -> Report:
             "system": platform.platform(),
             "modernbert": __version__,
             **{name.replace("-", "_"): _version(name) for name in _PACKAGES},
-            "torch": torch.__version__,  # names its build, which the package's metadata may not
+            "torch": torch.__version__,  # includes the build, which the metadata of the package may lack
         },
         "processor": _processor(),
         "gpus": _gpus(),
@@ -55,7 +55,7 @@ def diagnose() -> Report:
 
 
 def describe(report: Report) -> str:
-    """The same for people: sections with a line for each fact."""
+    """The same as text: sections with a line for each fact."""
     lines: list[str] = []
     for section, values in report.items():
         lines.append(_words(section))
@@ -109,7 +109,7 @@ def _processor() -> dict[str, Any]:
     return {
         "name": cpu_name(),
         "cores": os.cpu_count(),
-        "usable_cores": usable,  # those that a container or a scheduler leaves to this process
+        "usable_cores": usable,  # the cores that a container or scheduler allows this process to use
         "torch_threads": torch.get_num_threads(),
         "memory_bytes": _memory(),
         "features": cpu_features(),
@@ -128,7 +128,7 @@ def _gpus() -> dict[str, dict[str, Value]]:
     for index in range(torch.cuda.device_count()):
         try:
             device = torch.cuda.get_device_properties(index)
-        except RuntimeError as error:  # a driver too old, or a GPU that another process keeps to itself
+        except RuntimeError as error:  # an old driver, or a GPU in exclusive use by another process
             found[f"cuda:{index}"] = {"error": _cannot_be_used(error)}
             continue
         found[f"cuda:{index}"] = {
@@ -150,18 +150,18 @@ def _attention() -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         backends = available_backends()
-    except RuntimeError as error:  # the same, met while asking what the GPU can do
+    except RuntimeError as error:  # the same, while reading the properties of the GPU
         return {"error": _cannot_be_used(error)}
     return {
         "device": device.type,
         "bf16_backend": default_backend(device, torch.bfloat16),
         "fp32_backend": default_backend(device, torch.float32),
-        "backends": dict(backends),  # None, or why it cannot run here
+        "backends": dict(backends),  # None, or the reason why it cannot run here
     }
 
 
 def _arithmetic() -> dict[str, Any]:
-    """What was measured on this processor, in GFLOP/s, and what is chosen for it."""
+    """The rates that were measured on this processor, in GFLOP/s, and what was chosen because of them."""
     native_kernels = {
         kind: {"level": native.level(kind), "gflops": dict(native.rates(kind))}
         for kind in (() if native.unavailable() else native.KINDS)

@@ -1,10 +1,10 @@
-"""Mistakes that a user can mend: one clear sentence with the remedy, exit status 2 on the command line."""
+"""Errors that a user can fix: one clear sentence with the remedy, and exit status 2 on the command line."""
 
 
 class ModernBertError(Exception):
-    """The base of every error that a user causes and can mend. Anything else that escapes is our bug.
+    """The base class of all errors that a user causes and can fix. Any other exception is a bug of this package.
 
-    Its message is one line, whatever names and values from a file it quotes.
+    The message is always one line, even if it quotes names or values with line breaks.
     """
 
     def __init__(self, message: str = "") -> None:

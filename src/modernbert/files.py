@@ -1,4 +1,4 @@
-"""Nothing is ever half-written: files are made aside and then take their places; what somebody else put there stays."""
+"""Atomic writes: files are written under a temporary name and then moved into place. Other files stay."""
 
 import contextlib
 import json
@@ -24,16 +24,16 @@ _ABANDONED_SECONDS = 60  # a partial folder without an owner is removed when it 
 def atomic_directory(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
     """An empty folder to write into. When the block ends well, what it wrote takes its place in `folder`.
 
-    Whatever else is in `folder` stays, except that of the names `own`, which an earlier call may have written, those
-    are removed which the block does not write again. All files are on the disk before the first one is replaced.
+    Other files in `folder` stay. Of the names in `own`, which an earlier call may have written, those
+    that the block does not write again are removed. All files are on the disk before the first one is replaced.
 
     A folder that does not exist appears at once. In one that exists, a process killed early leaves the old files. One
     killed while files take their places has left the complete new ones inside: the folder is then the new one for all
     that call `settle` first, as every reader of this package does.
 
     Raises:
-        DataError: `folder` is a file, or has a folder where a file is to be.
-        OSError: it cannot be written; the old files are as they were.
+        DataError: `folder` is a file, or contains a folder with the name of a file to write.
+        OSError: it cannot be written; the old files are unchanged.
     """
     folder = folder.resolve()
     if os.path.lexists(folder) and not folder.is_dir():
@@ -48,12 +48,12 @@ def atomic_directory(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
     original = partial
     _open.add(original)
     try:
-        with locked(partial):  # what nobody holds is abandoned
+        with locked(partial):  # without a lock, its writer was killed
             yield partial
             sync_tree(partial)
             if not exists and _renamed(partial, folder):
                 return
-            if partial.parent != folder:  # somebody made the folder meanwhile
+            if partial.parent != folder:  # another process created the folder in the meantime
                 inside = _unique(folder, ".modernbert")
                 partial.rename(inside)
                 partial = inside
@@ -67,10 +67,10 @@ def atomic_directory(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place, on the disk, when the block ends well. A link stays a link.
+    """A temporary file that replaces `path` when the block ends without an error. A link stays a link.
 
     Raises:
-        OSError: it cannot be written; the old file is as it was.
+        OSError: it cannot be written; the old file is unchanged.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def settle(folder: Path) -> None:
         return
     try:
         with locked(folder):
-            for ready in sorted(folder.glob(".modernbert.*.ready")):  # another process may have been here first
+            for ready in sorted(folder.glob(".modernbert.*.ready")):  # another process may have been faster
                 _settle(ready, folder)
     except OSError as error:
         raise DataError(
@@ -105,7 +105,7 @@ def settle(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the advisory lock of a file or folder, after waiting for it; where there are no locks, just go on."""
+    """Wait for the advisory lock of a file or folder and hold it; without effect on systems without locks."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         flock(descriptor, wait=True)
@@ -154,7 +154,7 @@ def flock(descriptor: int, wait: bool) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
-    except OSError:  # a network file system without locks
+    except OSError:  # for example, a network file system without locks
         return True
     return True
 
@@ -175,10 +175,10 @@ def _unique(parent: Path, stem: str) -> Path:
 
 
 def _sweep(parent: Path, stem: str) -> None:
-    """Remove what writers that were killed have left. Names of our own making only, and none that is being written."""
+    """Remove the temporary files of writers that were killed, but not those that are being written."""
     pattern = re.compile(rf"{re.escape(stem)}\.[0-9a-f]{{12}}\.partial")
     for path in parent.glob(".*.partial"):
-        with contextlib.suppress(OSError):  # somebody else removed it first
+        with contextlib.suppress(OSError):  # another process removed it first
             if not pattern.fullmatch(path.name) or time.time() - path.stat().st_mtime < _ABANDONED_SECONDS:
                 continue
             descriptor = os.open(path, os.O_RDONLY)
@@ -211,7 +211,7 @@ def _take_places(partial: Path, folder: Path, own: Iterable[str]) -> None:
     _sync(partial)
     ready = partial.with_suffix(".ready")
     with nullcontext() if folder in _open else locked(folder):
-        partial.rename(ready)  # from here on the folder is the new one
+        partial.rename(ready)  # from here on, the folder counts as the new one
         _sync(folder)
         _settle(ready, folder)
 
@@ -227,7 +227,7 @@ def _settle(ready: Path, folder: Path) -> None:
     record = ready / _REMOVED
     names = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
     for name in names:
-        if Path(name).name != name:  # never a path to elsewhere
+        if Path(name).name != name:  # never a path outside the folder
             continue
         if (folder / name).is_dir() and not (folder / name).is_symlink():
             shutil.rmtree(folder / name)
@@ -249,7 +249,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the directory entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""How this copy of the package was installed, so that a message can name the command that adds what is missing."""
+"""How this package was installed, so that a message can name the command that installs a missing extra."""
 
 import json
 from functools import cache
@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlsplit
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an optional part of this package from where the package itself came.
+    """The command that installs an extra of this package from the same source as the package.
 
-    A checkout, a folder, a wheel and a git address are named as pip was given them (PEP 610, direct_url.json), a
+    A checkout, folder, wheel or git address is named as it was given to pip (PEP 610, direct_url.json), a
     package from an index by its name. `extra` is one of [project.optional-dependencies].
     """
     return f"pip install {_requirement(extra)}"
@@ -33,12 +33,12 @@ def _requirement(extra: str) -> str:
 
 
 def _origin() -> dict[str, Any] | None:
-    """What pip wrote of where the package came from; None if it came from an index."""
+    """The source that pip recorded; None for a package from an index."""
     source = Path(__file__).parents[2]
     try:
         written = distribution("modernbert").read_text("direct_url.json")
     except PackageNotFoundError:
-        if (source / "pyproject.toml").is_file():  # run from its source without being installed
+        if (source / "pyproject.toml").is_file():  # a source tree that is not installed
             return {"url": source.as_uri(), "dir_info": {"editable": True}}
         return None
     return json.loads(written) if written else None

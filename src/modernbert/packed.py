@@ -1,4 +1,4 @@
-"""Packed sequences: the only form of a batch that the encoder knows. Padding lives in `pack` and `unpack`."""
+"""Packed sequences, the only form of a batch that the encoder accepts. `pack` and `unpack` convert padded batches."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _MOST_TOKENS = 2**31 - 1  # boundaries are int32
 class Sequences:
     """Where each sequence of a packed stream begins, and which padded slot each token came from.
 
-    `cu_seqlens` (int32, one more than there are sequences) are the running ends, FlashAttention's convention. A
+    `cu_seqlens` (int32, number of sequences + 1) are the boundaries, in FlashAttention's convention. A
     sequence may be empty. Positions restart at 0 in every sequence and count real tokens only.
-    Two objects are equal only if they are the same one, so kernels may cache what they derive from it.
+    Equality is identity, so that kernels may cache values derived from an object.
     """
 
     cu_seqlens: Int[Tensor, "boundaries"]
@@ -32,9 +32,9 @@ class Sequences:
     padded_shape: tuple[int, int]
 
     def __post_init__(self) -> None:
-        """Refuse what does not fit together. Kernels read and write where these tensors say, and check nothing more.
+        """Check that the tensors are consistent. Kernels access memory by them without further checks.
 
-        Waits for a CUDA device. What is made in this package fits by construction and comes from `unchecked`.
+        This waits for a CUDA device. Code of this package uses `unchecked`, as its tensors are always consistent.
 
         Raises:
             DataError: a tensor has another dtype, shape or device than it should, or boundaries, positions, slots and
@@ -47,9 +47,9 @@ class Sequences:
     def unchecked(
         cls, cu_seqlens: Tensor, max_length: int, positions: Tensor, slots: Tensor, padded_shape: tuple[int, int]
     ) -> "Sequences":
-        """Sequences that are known to fit together: nothing is checked, and nobody waits for a device.
+        """Sequences from tensors that are known to be consistent, without checks and without waiting for a device.
 
-        For code that fills these tensors itself. `max_length` may be larger than the longest sequence then.
+        For code that fills these tensors itself. `max_length` may be larger than the longest sequence.
         """
         made = object.__new__(cls)
         made.__dict__.update(
@@ -100,7 +100,7 @@ class Sequences:
 
     @classmethod
     def from_lengths(cls, lengths: Iterable[int], device: torch.device | str | None = None) -> "Sequences":
-        """Sequences that lie one after the other; `unpack` puts each into a row of its own, left-aligned.
+        """Consecutive sequences; `unpack` puts each into a row of its own, left-aligned.
 
         Raises:
             DataError: there is no sequence, a length is negative or no whole number, or there are 2^31 tokens or more.
@@ -116,7 +116,7 @@ class Sequences:
         max_length, tokens = max(whole), sum(whole)
         ends = torch.tensor([0, *accumulate(whole)], dtype=torch.int32)
         cu_seqlens = to_device(ends, ends.device if device is None else torch.device(device))
-        # The rest is derived there: on a CUDA device nothing else is sent and nobody waits.
+        # The other tensors are computed on the device, so that nothing else is copied and nothing waits.
         counts = cu_seqlens.diff().long()
         rows = torch.repeat_interleave(counts, output_size=tokens)
         positions = torch.arange(tokens, device=cu_seqlens.device) - cu_seqlens.long()[rows]
@@ -127,7 +127,7 @@ class Sequences:
             slots=rows * max_length + positions,
             padded_shape=(len(whole), max_length),
         )
-        made.__dict__["lengths"] = tuple(whole)  # known on the host: nobody waits for the device
+        made.__dict__["lengths"] = tuple(whole)  # known on the host, so that nothing waits for the device
         return made
 
     def to(self, device: torch.device | str) -> "Sequences":
@@ -144,9 +144,9 @@ class Sequences:
         return moved
 
     def filled(self, tokens: int) -> "Sequences":
-        """One more sequence behind the others, so long that there are so many tokens in all; itself if there are.
+        """Add a sequence at the end, so that there are `tokens` tokens in total; unchanged if there already are.
 
-        It belongs to no row: what is computed for it is to be cut off before `unpack`.
+        It belongs to no row: cut off its outputs before `unpack`.
         """
         more = tokens - self.num_tokens
         if more == 0:
@@ -162,7 +162,7 @@ class Sequences:
         )
 
     def require(self, tokens: Tensor) -> None:
-        """Make sure that these tokens are the ones that the sequences describe, as far as their number and device say.
+        """Check that the tokens have the number and the device of the sequences.
 
         Raises:
             DataError: there are more or fewer, or they are on another device.
@@ -196,9 +196,9 @@ class Sequences:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on a device. To a CUDA device through pinned memory, so that the host does not wait.
+    """Copy a tensor to a device; to a CUDA device through pinned memory, so that the host does not wait.
 
-    torch gives that memory out again only when the copy from it is over.
+    torch reuses that memory only when the copy is finished.
     """
     if device.type != "cuda":
         return values.to(device)
@@ -209,9 +209,9 @@ def pack(
     input_ids: Shaped[Tensor, "batch length *rest"],
     attention_mask: Tensor | None = None,
 ) -> tuple[Shaped[Tensor, "tokens *rest"], Sequences]:
-    """Take the padding out of a batch. The mask is (batch, length), 1 or true on real tokens; without one all are real.
+    """Remove the padding of a batch. The mask is (batch, length), 1 or true on real tokens; default: all are real.
 
-    Works for ids, labels or hidden states, and for any mask: left or right padding, holes, rows without a token (which
+    For ids, labels or hidden states, and any mask: left or right padding, gaps, rows without a token (which
     become empty sequences, so that sequence i is always row i).
 
     Raises:
@@ -248,7 +248,7 @@ def pack(
 
 
 def unpack(output: Shaped[Tensor, "tokens *rest"], sequences: Sequences) -> Shaped[Tensor, "batch length *rest"]:
-    """Put every token back where `pack` took it from, with zeros on padding. Differentiable.
+    """Put every token back into its place before `pack`, with zeros on padding. Differentiable.
 
     Raises:
         DataError: `output` has another number of tokens than `sequences`.

@@ -1,4 +1,4 @@
-"""One progress bar for all long work: on a terminal a bar, elsewhere a line from time to time."""
+"""The progress bar of all commands: a bar on a terminal, elsewhere a line from time to time."""
 
 import sys
 from typing import Any, TextIO
@@ -20,7 +20,7 @@ class Progress(tqdm):  # type: ignore[misc]
 
 
 class _WholeLines:
-    """A stream that gets each state of a bar as a line of its own."""
+    """A stream that writes each state of a bar on its own line."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, appended as the run goes."""
+"""metrics.jsonl: one JSON object per line, appended during the run."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from modernbert.files import atomic_write
 
-TrackerName = Literal["tensorboard", "trackio", "wandb"]  # who can follow the lines
+TrackerName = Literal["tensorboard", "trackio", "wandb"]  # services that can receive the lines
 
 
 class Metrics:
@@ -15,7 +15,7 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.follow: Callable[[dict[str, Any]], None] | None = None  # is told every line once it is written
+        self.follow: Callable[[dict[str, Any]], None] | None = None  # called with every line after it is written
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line."""
@@ -25,7 +25,7 @@ class Metrics:
             self.follow(values)
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines up to the first one that is not of a run: a crash may leave the last one half-written."""
+        """All lines up to the first invalid one: after a crash, the last line may be incomplete."""
         if not self.path.exists():
             return []
         lines = []
@@ -40,7 +40,7 @@ class Metrics:
         return lines
 
     def forget_after(self, step: int) -> None:
-        """Drop what a run wrote after the checkpoint from which it is about to be repeated."""
+        """Remove the lines after the checkpoint from which a run resumes."""
         kept = [line for line in self.read() if line["step"] <= step]
         with atomic_write(self.path) as partial:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

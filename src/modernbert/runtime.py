@@ -26,7 +26,7 @@ _FEATURES = {
 
 
 def select_device(name: str | torch.device = "auto") -> torch.device:
-    """The device of that name, or that device; `auto` is CUDA where there is one, otherwise the CPU.
+    """The device of this name, or this device; `auto` is CUDA if available, otherwise the CPU.
 
     Raises:
         ConfigError: there is no device of that name, or this machine, or this build of torch, has no such device.
@@ -40,7 +40,8 @@ def select_device(name: str | torch.device = "auto") -> torch.device:
         raise ConfigError("This machine has no CUDA device that torch can use; take device = 'cpu'.")
     number = int(name.partition(":")[2] or 0)
     if name.startswith("cuda") and number >= torch.cuda.device_count():
-        raise ConfigError(f"This machine has {torch.cuda.device_count()} CUDA devices, counted from 0; {name} is none.")
+        count = torch.cuda.device_count()
+        raise ConfigError(f"This machine has {count} CUDA devices, counted from 0, and no {name}; choose one of them.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("This machine has no Apple GPU that torch can use; take device = 'cpu'.")
     return torch.device(name)
@@ -52,14 +53,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def select_precision(device: torch.device, wanted: Literal["auto", "bf16", "fp32"] = "auto") -> Precision:
-    """The precision of that name; `auto` is bf16 on CUDA and on processors that multiply it faster, otherwise fp32."""
+    """The precision of this name; `auto` is bf16 on CUDA and on processors where it is faster, otherwise fp32."""
     if wanted != "auto":
         return wanted
     return "bf16" if device.type == "cuda" or (device.type == "cpu" and fast_bf16()) else "fp32"
 
 
 def cpu_features() -> dict[str, bool]:
-    """What the processor can do that kernels look for. Empty where the system does not tell."""
+    """The processor features that matter for kernels. Empty if the system does not report them."""
     try:
         flags = next(
             line.partition(":")[2].split()
@@ -74,7 +75,7 @@ def cpu_features() -> dict[str, bool]:
 
 
 def cpu_name() -> str:
-    """The processor's own name for itself."""
+    """The model name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -85,9 +86,9 @@ def cpu_name() -> str:
 
 
 def fast_bf16() -> bool:
-    """Whether torch multiplies bf16 matrices faster than fp32 ones on this processor: measured, on first use.
+    """Whether torch multiplies bf16 matrices faster than fp32 ones on this processor, measured on first use.
 
-    A processor may have an instruction for it and be slower with it; one that has none is not measured.
+    A processor with a bf16 instruction may still be slower in bf16; one without it is not measured.
     """
     features = cpu_features()
     if not (features.get("AVX-512 BF16", False) or features.get("AMX BF16", False)):
@@ -98,7 +99,7 @@ def fast_bf16() -> bool:
 
 @cache
 def product_rates() -> dict[Precision, float]:
-    """GFLOP/s of torch's matrix products on this processor, in its threads: some milliseconds, once in a process."""
+    """GFLOP/s of torch's matrix products on this processor, with torch's threads; measured once per process."""
     size = 512
     dtypes: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
     operands = {name: torch.ones(size, size, dtype=dtype) for name, dtype in dtypes.items()}
@@ -108,6 +109,6 @@ def product_rates() -> dict[Precision, float]:
             for name, x in operands.items():
                 began = perf_counter()
                 torch.mm(x, x)
-                if round_ > 0:  # the first one warms up
+                if round_ > 0:  # the first round is a warm-up
                     seconds[name] = min(seconds[name], perf_counter() - began)
     return {name: 2 * size**3 / found / 1e9 for name, found in seconds.items()}

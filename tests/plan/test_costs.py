@@ -114,7 +114,7 @@ def test_operations_are_those_that_torch_counts(monkeypatch):
     tokens, labels = (x[:count] for x in batch(config)[::2])
     with FlopCounterMode(display=False) as counter:
         model.loss(tokens, Sequences.from_lengths([count]), labels).backward()
-    rows = Rows(count, Fraction(count), pieces_per_token=0.0, keys={None: float(count)})
+    rows = Rows(count, Fraction(count), chunks_per_token=0.0, keys={None: float(count)})
     counted = count_flops(config, rows, mask_ratio=int((labels != -100).sum()) / count)
     assert count * counted.total == pytest.approx(counter.get_total_flops(), rel=1e-12)
 
@@ -122,7 +122,7 @@ def test_operations_are_those_that_torch_counts(monkeypatch):
 def test_special_tokens_never_reach_the_decoder():
     config = EncoderConfig(**SHAPE)
     windows = dict.fromkeys((None, 64), 10.0)
-    few, many = (count_flops(config, Rows(128, Fraction(128), pieces, windows), 0.3) for pieces in (0.0, 0.1))
+    few, many = (count_flops(config, Rows(128, Fraction(128), chunks, windows), 0.3) for chunks in (0.0, 0.1))
     assert many.head == pytest.approx(0.8 * few.head)
     assert many.layers == few.layers
 

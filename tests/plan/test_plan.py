@@ -75,7 +75,7 @@ def test_the_published_runs_have_the_published_numbers(base, large):
     assert [phase.stages[-1].rows for phase in large.phases] == [4928, 4928, 616, 624]
     assert [phase.microbatch_rows for phase in base.phases] == [96, 12, 12]
     assert [phase.microbatch_rows for phase in large.phases[1:]] == [56, 7, 7]
-    assert all(phase.fill > 0.99 for phase in (*base.phases, *large.phases))
+    assert all(phase.packing_efficiency > 0.99 for phase in (*base.phases, *large.phases))
 
 
 def test_the_published_hours_are_307000_tokens_a_second_and_the_assumed_share_of_the_peak(base, large):
@@ -143,7 +143,7 @@ def test_a_real_run_takes_the_planned_updates(recipe_for, tmp_path):
     steps = Counter(line["phase"] for line in lines if "loss" in line)
     for phase in found.phases:
         assert abs(phase.effort.updates - steps[phase.name]) <= 1
-        assert phase.fill == pytest.approx(
+        assert phase.packing_efficiency == pytest.approx(
             sum(line["fill"] for line in lines if "loss" in line and line["phase"] == phase.name) / steps[phase.name],
             abs=0.05,
         )
@@ -188,8 +188,8 @@ def test_a_plan_whose_microbatch_does_not_fit_names_one_that_does():
 def test_a_source_counts_only_the_documents_that_the_recipe_takes():
     long = small(phases={"only": SMALL["phases"]["context"] | {"mixture": {"books": 1.0}, "batch_tokens": 8192}})
     both = small(phases={"only": SMALL["phases"]["context"] | {"mixture": {"web": 1.0}, "batch_tokens": 8192}})
-    pieces = [plan(recipe, Cluster.of(count=1)).phases[0].piece_tokens for recipe in (long, both)]
-    assert pieces[0] > pieces[1]
+    chunks = [plan(recipe, Cluster.of(count=1)).phases[0].chunk_tokens for recipe in (long, both)]
+    assert chunks[0] > chunks[1]
 
 
 def test_longer_documents_cost_more_attention_and_nothing_else(tmp_path):
@@ -256,7 +256,7 @@ def test_a_plan_counts_how_often_a_phase_reads_each_source(recipe_for, tmp_path)
     shards = Shards.open(recipe.data["library"].path).split(recipe.validation.fraction)
     [phase] = found.phases
     held = int(shards.train.lengths.sum())
-    assert phase.epochs["library"] == pytest.approx(10**9 * (1 - 2 / phase.piece_tokens) / held)
+    assert phase.epochs["library"] == pytest.approx(10**9 * (1 - 2 / phase.chunk_tokens) / held)
     assert f"epochs of library{phase.epochs['library']:>20,.2f}"[:18] in describe(found)
     assert f"phases.pretrain reads library {phase.epochs['library']:,.0f} times" in describe(found)
     assert "max_repeats limits that" in describe(found)

@@ -13,9 +13,9 @@ def test_the_counts_are_those_of_the_documents(tmp_path):
     write_shard(tmp_path / "a.ds", [[1] * int(n) for n in lengths])
     found = inspect(tmp_path, 128)
     assert (found.documents, found.tokens) == (200, lengths.sum())
-    assert found.pieces == sum(-(-int(n) // 126) for n in lengths)
-    assert found.pieces_per_row == pytest.approx(found.pieces / found.rows)
-    assert found.fill == pytest.approx((found.tokens + 2 * found.pieces) / (128 * found.rows))
+    assert found.chunks == sum(-(-int(n) // 126) for n in lengths)
+    assert found.chunks_per_sequence == pytest.approx(found.chunks / found.packed_sequences)
+    assert found.packing_efficiency == pytest.approx((found.tokens + 2 * found.chunks) / (128 * found.packed_sequences))
     assert (found.median_length, found.longest) == (int(np.median(lengths)), lengths.max())
     for bin_ in found.histogram:
         assert bin_.documents == ((lengths >= bin_.start) & (lengths < bin_.stop)).sum()
@@ -36,4 +36,4 @@ def test_an_encyclopedia_fills_rows_of_1024_to_more_than_99_5_percent(shared, tm
     build_corpus(
         CorpusRecipe(tokenizer=tokenizer, output=tmp_path, sources=(Source(name="encyclopedia", paths=(str(path),)),))
     )
-    assert inspect(tmp_path / "encyclopedia", 1024).fill > 0.995
+    assert inspect(tmp_path / "encyclopedia", 1024).packing_efficiency > 0.995

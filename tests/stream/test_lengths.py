@@ -31,9 +31,9 @@ def test_visible_keys_are_those_that_a_mask_would_leave(lengths, window):
 def test_rows_from_lengths_alone_are_those_of_the_shards(shards):
     report = inspect(shards, 128)
     rows = packed_rows(Shards.open(shards).lengths, 128, {None})
-    assert rows.tokens_per_row == Fraction(round(report.fill * report.rows * 128), report.rows)
-    assert rows.fill == pytest.approx(report.fill)
-    assert rows.pieces_per_token * float(rows.tokens_per_row) == pytest.approx(report.pieces_per_row)
+    assert rows.tokens_per_row == Fraction(round(report.packing_efficiency * report.rows * 128), report.rows)
+    assert rows.packing_efficiency == pytest.approx(report.packing_efficiency)
+    assert rows.chunks_per_token * float(rows.tokens_per_row) == pytest.approx(report.chunks_per_sequence)
 
 
 def test_a_histogram_stands_for_the_documents_that_it_counts(shards, tmp_path):
@@ -65,12 +65,12 @@ def test_a_histogram_without_a_document_is_refused(tmp_path):
 def test_the_shares_of_a_mixture_are_shares_of_its_tokens():
     """As the loader serves them: so the source with emptier rows gives more rows."""
     full, empty = packed_rows(np.full(64, 62), 64, {None}), packed_rows(np.full(64, 30), 63, {None})
-    empty = type(empty)(64, empty.tokens_per_row, empty.pieces_per_token, empty.keys)
+    empty = type(empty)(64, empty.tokens_per_row, empty.chunks_per_token, empty.keys)
     assert (full.tokens_per_row, empty.tokens_per_row) == (64, 32)
     mixed = mixed_rows({"full": full, "empty": empty}, {"full": 1.0, "empty": 1.0})
     assert mixed.tokens_per_row == Fraction(3 * 64, 4) * Fraction(8, 9)  # a third of the rows hold half of the tokens
     assert mixed.keys[None] == (64 + 32) / 2
-    assert mixed.pieces_per_token == (1 / 64 + 1 / 32) / 2
+    assert mixed.chunks_per_token == (1 / 64 + 1 / 32) / 2
 
 
 def test_the_assumed_documents_are_always_the_same():

@@ -76,7 +76,7 @@ def test_an_epoch_of_batches_holds_every_piece_of_every_document_once(sources):
         for ids in map(documents.shards.document, documents.indices.tolist())
         for start in range(0, len(ids), 62)
     )
-    assert Counter(piece for batch in batches for piece in framed(batch)) == expected
+    assert Counter(chunk for batch in batches for chunk in framed(batch)) == expected
 
 
 def test_every_sequence_is_one_piece_between_cls_and_sep(sources):

@@ -42,10 +42,10 @@ def test_every_token_comes_exactly_once_an_epoch_and_no_row_is_over_budget(make,
         rows = epoch(Packer(make(lengths), max_length, seed))
     seen = [np.zeros(length, dtype=int) for length in lengths]
     for row in rows:
-        assert 0 < sum(piece.length + 2 for piece in row) <= max_length
-        for piece in row:
-            seen[piece.document][piece.start : piece.start + piece.length] += 1
-            assert 0 < piece.length <= max_length - 2
+        assert 0 < sum(chunk.length + 2 for chunk in row) <= max_length
+        for chunk in row:
+            seen[chunk.document][chunk.start : chunk.start + chunk.length] += 1
+            assert 0 < chunk.length <= max_length - 2
     assert all((counts == 1).all() for counts in seen)
 
 
@@ -87,7 +87,7 @@ def test_a_position_is_the_whole_state(make):
 def test_rows_are_full_on_documents_of_many_lengths(make):
     lengths = np.random.default_rng(0).lognormal(5.5, 1.1, 3000).astype(int).clip(1, 9000)
     rows = epoch(Packer(make(lengths.tolist()), 1024, seed=0))
-    assert sum(piece.length + 2 for row in rows for piece in row) / (1024 * len(rows)) > 0.995
+    assert sum(chunk.length + 2 for row in rows for chunk in row) / (1024 * len(rows)) > 0.995
 
 
 @pytest.mark.parametrize("max_length", [-1, 0, 2])

@@ -11,7 +11,7 @@ from modernbert.text.documents import read_texts
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.start import first_model, mean_of_pieces, old_pieces
+from modernbert.train.start import first_model, mean_of_tokens, old_tokens
 
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 
@@ -92,7 +92,7 @@ def test_a_unigram_token_starts_from_the_pieces_of_its_text(material, tmp_path):
     train_tokenizer(read_texts(PATHS), tmp_path / "unigram", vocab_size=512, kind="unigram")
     known, new = load_tokenizer(material[0]), load_tokenizer(tmp_path / "unigram")
     vocabulary = Vocabulary.of(new)
-    pieces = old_pieces(known, new, vocabulary)
+    pieces = old_tokens(known, new, vocabulary)
     words = [index for index in range(new.get_vocab_size()) if new.decode([index]).strip().isalpha()]
     assert len(words) > 50
     for index in words:
@@ -103,7 +103,7 @@ def test_a_unigram_token_starts_from_the_pieces_of_its_text(material, tmp_path):
 def test_an_entry_without_pieces_starts_from_the_mean_of_all():
     values = torch.tensor([[1.0, 0.0], [3.0, 2.0]])
     wanted = torch.tensor([[3.0, 2.0], [7 / 3, 4 / 3], [2.0, 1.0]])
-    torch.testing.assert_close(mean_of_pieces(values, [[1], [0, 1, 1], []]), wanted)
+    torch.testing.assert_close(mean_of_tokens(values, [[1], [0, 1, 1], []]), wanted)
 
 
 def test_thetas_are_those_of_the_folder_until_a_phase_sets_them(material, tmp_path):

@@ -45,5 +45,5 @@ def _flops(config: EncoderConfig, lengths: Sequence[int], mask_ratio: float) -> 
     sizes, tokens = np.array(lengths, dtype=np.int64), sum(lengths)
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
     keys = {window: float(visible_keys(sizes, window).sum() / tokens) for window in windows}
-    rows = Rows(max(lengths), Fraction(tokens), pieces_per_token=0.0, keys=keys)  # random ids have no special tokens
+    rows = Rows(max(lengths), Fraction(tokens), chunks_per_token=0.0, keys=keys)  # random ids have no special tokens
     return count_flops(config, rows, mask_ratio)

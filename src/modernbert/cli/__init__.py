@@ -24,7 +24,7 @@ from modernbert.cli import (
 from modernbert.cli.console import Json, print_json
 from modernbert.errors import ConfigError, ModernBertError
 
-PANELS = {  # where each command stands in the help, in this order
+PANELS = {  # the panel of each command in the help, in this order
     "Use a model": ("fill-mask", "predict", "embed", "rerank", "search", "serve"),
     "Train": ("demo", "finetune", "pretrain", "mine", "score", "plan", "grow", "average"),
     "Data": ("corpus", "inspect", "tokenizer"),
@@ -45,7 +45,7 @@ All commands: modernbert --help. One of them, with examples: modernbert COMMAND 
 
 
 class _InPanels(TyperGroup):
-    """The commands in the order of the panels."""
+    """A group that lists its commands in the order of the panels."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # a Context of click, or of the one inside typer
         order = [name for names in PANELS.values() for name in names]
@@ -72,7 +72,7 @@ def modernbert(
 ) -> None:
     """ModernBERT from raw text to a model that loads everywhere.
 
-    Results go to stdout, progress to stderr. A mistake of yours is one sentence and exit status 2.
+    Results go to stdout, progress to stderr. A user's error is one sentence and exit status 2.
     """
     if version:
         from modernbert import __version__
@@ -93,16 +93,16 @@ def modernbert(
 )
 def doctor(
     folder: Annotated[
-        str | None, typer.Argument(help="A model folder: which programs load it, and compute the same?")
+        str | None, typer.Argument(help="A model folder, to check which programs load it and compute the same.")
     ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Add the keys that other programs need to its JSON files.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what a bug report needs: versions, processor, GPUs, the attention backend and why, what is missing.
+    """Print what a bug report needs: versions, processor, GPUs, the attention backend, missing packages.
 
-    Of a model folder, print which programs load it, whether they compute the same, and what they miss.
+    For a model folder, print which programs load it, whether they compute the same, and what is missing for them.
     """
     if folder is not None:
         _doctor_of_folder(folder, fix, as_json)
@@ -147,7 +147,7 @@ def _doctor_of_folder(folder: str, fix: bool, as_json: bool) -> None:
 def demo(
     corpus: Annotated[list[str] | None, typer.Option(help="Your own text instead; may be repeated.")] = None,
     files: Annotated[list[str] | None, typer.Argument(help="More files of your own text.", hidden=True)] = None,
-    output: Annotated[Path, typer.Option(help="The folder to work in; what a demo wrote there is made anew.")] = Path(
+    output: Annotated[Path, typer.Option(help="The folder to work in; it replaces an earlier demo.")] = Path(
         "output/demo"
     ),
 ) -> None:
@@ -159,7 +159,7 @@ def demo(
 
 
 def _place_in_panels(group: typer.Typer = app) -> None:
-    """Give each command its panel of the help, also those of the modules that are joined here."""
+    """Set the help panel of each command, also of the commands of the modules added here."""
     panel_of = {name: panel for panel, names in PANELS.items() for name in names}
     for command in group.registered_commands:
         name = command.name or (command.callback.__name__ if command.callback else "")
@@ -175,7 +175,7 @@ _place_in_panels()
 
 
 def main() -> None:
-    """Run a command. A user's mistake becomes one sentence on stderr and exit status 2."""
+    """Run a command. A user's error becomes one sentence on stderr and exit status 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("modernbert").setLevel(logging.INFO)
     try:
@@ -186,10 +186,10 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("modernbert: interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has left, which is its right
+    except BrokenPipeError:  # the reader of a pipe has closed it, which is allowed
         sys.stderr.close()
         sys.exit(1)
-    except OSError as error:  # a disk that is full, a folder that cannot be written, a name that is too long
+    except OSError as error:  # a full disk, a folder that cannot be written, a name that is too long
         typer.echo(
             f"modernbert: {error}: see that the path is right, that it can be written and that there is room.", err=True
         )

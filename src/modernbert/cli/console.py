@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and how results are printed."""
+"""Options that commands share, and how they print results."""
 
 import json
 import os
@@ -24,12 +24,12 @@ Corpus = Annotated[
 
 
 def texts_of(texts: list[str], file: Path | None) -> list[str]:
-    """The texts of the command line, of the lines of stdin where one is -, and of those of a file.
+    """The texts of the command line (- stands for the lines of stdin), then the lines of a file.
 
-    An empty line is an empty text, so that text n of a file is its line n.
+    An empty line is an empty text, so that text n is line n of the file.
 
     Raises:
-        DataError: there is none, one is not UTF-8, or the file cannot be read.
+        DataError: there is no text, a text is not UTF-8, or the file cannot be read.
     """
     found: list[str] = []
     for text in texts:
@@ -42,10 +42,10 @@ def texts_of(texts: list[str], file: Path | None) -> list[str]:
 
 
 def whole(text: str) -> str:
-    """A text of the command line, unless it holds what was not UTF-8, which Python keeps as half a surrogate pair.
+    """Check that a text of the command line was UTF-8 (Python represents other bytes as lone surrogates).
 
     Raises:
-        DataError: it does.
+        DataError: it was not.
     """
     try:
         text.encode("utf-8")
@@ -55,7 +55,7 @@ def whole(text: str) -> str:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file with its ends of lines, without a byte order mark.
+    """The text of a file with its line ends, without a byte order mark.
 
     Raises:
         DataError: it cannot be read, or is not UTF-8.
@@ -74,7 +74,7 @@ def _decoded(raw: bytes, where: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Cut at line feeds alone: `splitlines` also cuts at characters that stand inside texts, such as U+2028."""
+    """Split at line feeds only: `splitlines` also splits at characters that occur inside texts, such as U+2028."""
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
@@ -83,7 +83,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], err: bool = False) -> None:
-    """A Markdown table whose columns stand under each other in a terminal, names to the left, numbers to the right."""
+    """Print a Markdown table with columns aligned for a terminal: the first to the left, the others to the right."""
     table = [tuple(header), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for number, row in enumerate(table):
@@ -94,7 +94,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], err: bool 
 
 
 def print_folder(folder: Path) -> None:
-    """The folder that a run has written, once, where several processes have run it."""
+    """Print the folder of a run, in one process only."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo(str(folder))
 

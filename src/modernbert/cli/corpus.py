@@ -32,11 +32,11 @@ app.add_typer(tokenizer_app, name="tokenizer")
 )
 def tokenizer_train(
     corpus: Corpus,
-    output: Annotated[Path, typer.Option(help="The folder to write.")],
-    vocab_size: Annotated[int, typer.Option(help="Entries in all, special tokens included.")] = 50368,
+    output: Annotated[Path, typer.Option(help="The output folder.")],
+    vocab_size: Annotated[int, typer.Option(help="Size of the vocabulary, special tokens included.")] = 50368,
     kind: Annotated[str, typer.Option(help="bpe (byte-level) or unigram (languages without spaces).")] = "bpe",
     text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
-    limit_bytes: Annotated[int | None, typer.Option(help="Stop reading after so many bytes of text.")] = None,
+    limit_bytes: Annotated[int | None, typer.Option(help="Maximum number of bytes of text to read.")] = None,
 ) -> None:
     """Train a tokenizer with ModernBERT's special tokens."""
     from modernbert.text.documents import first_bytes, read_texts
@@ -61,7 +61,7 @@ def tokenizer_evaluate(
     tokenizer: Annotated[str, typer.Argument(help="A tokenizer folder or hub id.")],
     corpus: Corpus,
     text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
-    limit_bytes: Annotated[int | None, typer.Option(help="Stop reading after so many bytes of text.")] = None,
+    limit_bytes: Annotated[int | None, typer.Option(help="Maximum number of bytes of text to read.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure how well a tokenizer fits some texts."""
@@ -81,9 +81,9 @@ def tokenizer_evaluate(
     modernbert corpus corpus.toml workers=8 output=/data/shards executor=ray"""
 )
 def corpus(recipe: Recipe, overrides: Overrides = None) -> None:
-    """Turn text into token shards, filtered and deduplicated where the recipe says so, and a report to look at.
+    """Convert text to token shards, with the filters and deduplication of the recipe, and write a report.
 
-    Run it again to finish what was interrupted.
+    The same command resumes an interrupted run.
     """
     from modernbert.config import load
     from modernbert.corpus.build import CorpusRecipe, build_corpus
@@ -109,20 +109,20 @@ def corpus(recipe: Recipe, overrides: Overrides = None) -> None:
 )
 def inspect(
     shards: Annotated[Path, typer.Argument(help="A shard folder.")],
-    length: Annotated[int, typer.Option(help="Tokens of a row.")] = 1024,
+    length: Annotated[int, typer.Option(help="Length of a packed sequence in tokens.")] = 1024,
     as_json: Json = False,
 ) -> None:
-    """Report documents, tokens, rows and how full they are, over one epoch."""
+    """Report documents, tokens, packed sequences and packing efficiency over one epoch."""
     from modernbert.stream.inspect import inspect as measure
 
     if length < 8:
-        raise ConfigError(f"A row of {length} tokens is too short; give at least 8.")
+        raise ConfigError(f"A length of {length} tokens is too short; give at least 8.")
     found = asdict(measure(shards, length))
     if as_json:
         print_json(found)
         return
     histogram = found.pop("histogram")
-    found["fill"] = f"{found['fill']:.2%}"
+    found["packing_efficiency"] = f"{found['packing_efficiency']:.2%}"
     print_record(found, as_json=False)
     most = max(bin_["documents"] for bin_ in histogram)
     for bin_ in histogram:

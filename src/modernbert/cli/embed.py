@@ -1,4 +1,4 @@
-"""The command that writes vectors of a file's texts."""
+"""The command `modernbert embed`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,25 +23,29 @@ app = typer.Typer()
     modernbert embed texts.parquet --model output/embedder --output vectors.parquet --precision int8"""
 )
 def embed(
-    file: Annotated[Path, typer.Argument(help="Texts: one a line, or JSON lines, JSON, CSV, TSV, Parquet.")],
+    file: Annotated[
+        Path, typer.Argument(help="A file with one text per line, or JSON lines, JSON, CSV, TSV, Parquet.")
+    ],
     model: Annotated[str, typer.Option(help="A folder or hub id.")],
     output: Annotated[Path, typer.Option(help="vectors.npy, or vectors.parquet with id and vector.")],
-    text_key: Annotated[str, typer.Option(help="The column of texts in tables and JSON.")] = "text",
+    text_key: Annotated[str, typer.Option(help="The column or JSON key of the text.")] = "text",
     prompt_name: Annotated[
-        str | None, typer.Option(help="The prompt of the model. [default: that of documents]")
+        str | None, typer.Option(help="Name of the model's prompt. [default: that of documents]")
     ] = None,
-    truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep only the first dimensions.")] = None,
+    truncate_dim: Annotated[int | None, typer.Option(min=1, help="Keep only this number of dimensions.")] = None,
     normalize: Annotated[bool, typer.Option("--normalize", help="Give each vector unit length.")] = False,
     precision: Annotated[str, typer.Option(help="float32, int8, uint8, binary or ubinary.")] = "float32",
-    chunk: Annotated[bool, typer.Option("--chunk", help="Read long texts in chunks; their mean counts.")] = False,
+    chunk: Annotated[
+        bool, typer.Option("--chunk", help="Split long texts into chunks and average their vectors.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, jobs or tasks that share the texts.")] = 1,
-    executor: Annotated[str, typer.Option(help="local, slurm or ray: where they run.")] = "local",
-    partition: Annotated[str | None, typer.Option(help="The partition of Slurm.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes, jobs or tasks.")] = 1,
+    executor: Annotated[str, typer.Option(help="Where workers run: local, slurm or ray.")] = "local",
+    partition: Annotated[str | None, typer.Option(help="Partition of Slurm.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a vector for each text of a file. A stopped run goes on where it was."""
+    """Write a vector for each text of a file. The same command resumes a stopped run."""
     from modernbert.search.embed_file import embed_file
 
     report = embed_file(
@@ -53,7 +57,7 @@ def embed(
 
 
 def _machines(executor: str, workers: int, partition: str | None) -> "Cluster | None":
-    """Where shards are made, if not in this process."""
+    """Where shards are computed, if not in this process."""
     if executor not in ("local", "slurm", "ray"):
         raise ConfigError(f"There is no executor {executor!r}; choose local, slurm or ray.")
     if (executor == "slurm") != (partition is not None):

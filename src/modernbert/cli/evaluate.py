@@ -1,4 +1,4 @@
-"""`modernbert evaluate`: how good a model is."""
+"""`modernbert evaluate`: quality of a model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -49,13 +49,13 @@ app = typer.Typer(
     modernbert evaluate positions output/mini/run --model output/mini/run/final --length 4096 --json""",
 )
 def evaluate_positions(
-    run: Annotated[Path, typer.Argument(help="A run directory; its held-out documents are read.")],
+    run: Annotated[Path, typer.Argument(help="A run directory, whose held-out documents are used.")],
     model: Annotated[
-        list[str] | None, typer.Option(help="A model folder; may be repeated. The ends of the phases unless given.")
+        list[str] | None, typer.Option(help="A model folder; may be repeated. [default: the model of each phase]")
     ] = None,
-    length: Annotated[int, typer.Option(help="Tokens of a row, all of one document.")] = 8192,
-    rows: Annotated[int, typer.Option(help="Rows at most.")] = 24,
-    output: Annotated[Path | None, typer.Option(help="A picture: .png, .svg or .pdf.")] = None,
+    length: Annotated[int, typer.Option(help="Length of a sequence, from a single document.")] = 8192,
+    rows: Annotated[int, typer.Option(help="Maximum number of sequences.")] = 24,
+    output: Annotated[Path | None, typer.Option(help="Draw a figure: .png, .svg or .pdf.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -94,23 +94,23 @@ def evaluate_retrieval_(
         str, typer.Argument(help="A folder (BEIR, TREC, SMART, MLDR), or the hub's NAME, of MLDR NAME:LANGUAGE.")
     ],
     model: Annotated[list[str] | None, typer.Option(help="A model folder or hub id; may be repeated.")] = None,
-    rerank: Annotated[list[str] | None, typer.Option(help="A reranker of the first stage; may be repeated.")] = None,
-    depth: Annotated[int, typer.Option(help="Documents that are reranked.")] = 100,
-    split: Annotated[str, typer.Option(help="Whose judgements are taken.")] = "test",
-    bm25: Annotated[bool, typer.Option(help="BM25 beside.")] = True,
-    hybrid: Annotated[bool, typer.Option(help="Each model fused with BM25.")] = True,
+    rerank: Annotated[list[str] | None, typer.Option(help="A reranker for each first stage; may be repeated.")] = None,
+    depth: Annotated[int, typer.Option(help="Number of documents to rerank.")] = 100,
+    split: Annotated[str, typer.Option(help="Split whose judgements are used.")] = "test",
+    bm25: Annotated[bool, typer.Option(help="Also measure BM25.")] = True,
+    hybrid: Annotated[bool, typer.Option(help="Also measure each model fused with BM25.")] = True,
     bm25_weight: Annotated[
         list[float] | None, typer.Option(help="What BM25 counts in a fusion, the model being 1; may be repeated.")
     ] = None,
-    language: Annotated[str, typer.Option(help="Of BM25: en, ja or any.")] = "en",
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a text. [default: the model's]")] = None,
+    language: Annotated[str, typer.Option(help="Language for BM25: en, ja or any.")] = "en",
+    max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a text. [default: the model's]")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    output: Annotated[Path | None, typer.Option(help="Write the JSON document here too, with values by query.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what is wrong, and count it.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Also write the JSON document with values of each query.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid records, and count them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """nDCG@10, MRR, recall and MAP of BM25, embedders of all kinds, hybrids and rerankers, as trec_eval has them."""
+    """nDCG@10, MRR, recall and MAP, computed by trec_eval, of BM25, embedders of all kinds, hybrids and rerankers."""
     from modernbert.evaluate.retrieval import document, evaluate_retrieval, rows_of, write_table
 
     found = evaluate_retrieval(
@@ -139,10 +139,10 @@ def evaluate_mlm(
     model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
     sources: Corpus,
     text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a row. [default: what the model reads]")] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of each source.")] = 200_000,
-    mask_ratio: Annotated[float, typer.Option(help="Part of the tokens that is predicted.")] = 0.15,
-    seed: Annotated[int, typer.Option(help="Of the masks.")] = 0,
+    max_length: Annotated[int | None, typer.Option(help="Length of a sequence. [default: the model's maximum]")] = None,
+    tokens: Annotated[int, typer.Option(help="Number of tokens from each source.")] = 200_000,
+    mask_ratio: Annotated[float, typer.Option(help="Fraction of the tokens to mask.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
@@ -184,16 +184,18 @@ def evaluate_length(
     sources: Corpus,
     text_key: Annotated[str, typer.Option(help="The text column of JSON lines and Parquet.")] = "text",
     length: Annotated[
-        list[int] | None, typer.Option(help="Tokens of a row; may be repeated. [default: 128, 256, ... 8192]")
+        list[int] | None, typer.Option(help="Length of a sequence; may be repeated. [default: 128, 256, ... 8192]")
     ] = None,
-    stretches: Annotated[int, typer.Option(help="Stretches of documents, each as long as the longest row.")] = 16,
-    mask_ratio: Annotated[float, typer.Option(help="Part of the tokens that is predicted.")] = 0.15,
-    seed: Annotated[int, typer.Option(help="Of the masks.")] = 0,
+    stretches: Annotated[
+        int, typer.Option(help="Number of document parts, each as long as the longest sequence.")
+    ] = 16,
+    mask_ratio: Annotated[float, typer.Option(help="Fraction of the tokens to mask.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Quality and speed from 128 to 8,192 tokens: the same masked tokens, read with more and more context."""
+    """Quality and speed from 128 to 8,192 tokens: the same masked tokens with increasing context."""
     from modernbert.evaluate.length import quality_by_length
 
     found = quality_by_length(
@@ -233,11 +235,13 @@ def evaluate_folder(
     model: Annotated[str, typer.Argument(help="A folder that `modernbert finetune` wrote, or a hub id.")],
     data: Annotated[Path, typer.Argument(help="Labelled data, in any format that fine-tuning reads.")],
     overrides: Overrides = None,
-    predictions: Annotated[Path | None, typer.Option(help="JSON lines: each example beside its prediction.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write each example with its prediction as JSON lines.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """How good a fine-tuned folder is on labelled data. Columns are named as in its recipe, unless overrides say so."""
+    """Evaluate a fine-tuned folder on labelled data. Columns have the names of its recipe, unless overridden."""
     from modernbert.evaluate.folder import measure_folder
     from modernbert.files import atomic_write
 
@@ -272,23 +276,23 @@ def evaluate_glue(
     model: Annotated[str, typer.Argument(help="A model folder or hub id.")],
     overrides: Overrides = None,
     data: Annotated[str, typer.Option(help="A folder with CoLA, SST-2, ... as GLUE's files, or hub.")] = "glue",
-    output: Annotated[Path, typer.Option(help="Where the runs go; complete ones are not run again.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder of the runs; complete ones are not repeated.")] = Path(
         "output/glue"
     ),
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated. [default: 0]")] = None,
-    random: Annotated[bool, typer.Option("--random", help="The same from random weights, too, to compare.")] = False,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; may be repeated. [default: 0]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Also from random weights, to compare.")] = False,
     size: Annotated[
-        str | None, typer.Option(help="base or large: whose published settings. [default: by the model's width]")
+        str | None, typer.Option(help="Published settings to use: base or large. [default: by the model's width]")
     ] = None,
     mnli: Annotated[
-        str | None, typer.Option(help="A model fine-tuned on MNLI, from which RTE, MRPC and STS-B start.")
+        str | None, typer.Option(help="A model fine-tuned on MNLI, the start for RTE, MRPC and STS-B.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune on GLUE's tasks with the published settings; tasks whose data is missing are named.
+    """Fine-tune on the tasks of GLUE with the published settings; tasks without data are listed.
 
-    The overrides are those of a fine-tuning recipe and hold for every task. Ctrl-C saves; the same command goes on.
+    Overrides are those of a fine-tuning recipe, for every task. Ctrl-C saves; the same command resumes.
     """
     from modernbert.evaluate.glue import PUBLISHED
     from modernbert.evaluate.glue import evaluate_glue as measure
@@ -335,18 +339,18 @@ def evaluate_tasks(
     data: Annotated[
         Path, typer.Option(help="A folder with conll2003, ja_ner_wikipedia, glue, jglue and jaquad, or some of them.")
     ] = Path("tasks"),
-    output: Annotated[Path, typer.Option(help="Where the runs go; complete ones are not run again.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder of the runs; complete ones are not repeated.")] = Path(
         "output/tasks"
     ),
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated. [default: 0]")] = None,
-    random: Annotated[bool, typer.Option("--random", help="The same from random weights, too, to compare.")] = False,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; may be repeated. [default: 0]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Also from random weights, to compare.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune on entities, similarity, choices and questions in English and Japanese, and score on the test sets.
 
-    CoNLL-2003, Japanese NER, STS-B, JSTS, JNLI, JCommonsenseQA, JSQuAD, JaQuAD; those without their files are named.
-    The overrides are those of a fine-tuning recipe and hold for every task. Ctrl-C saves; the same command goes on.
+    CoNLL-2003, Japanese NER, STS-B, JSTS, JNLI, JCommonsenseQA, JSQuAD, JaQuAD; those without data are listed.
+    Overrides are those of a fine-tuning recipe, for every task. Ctrl-C saves; the same command resumes.
     """
     from modernbert.evaluate.tasks import as_record
     from modernbert.evaluate.tasks import evaluate_tasks as measure
@@ -366,7 +370,7 @@ def evaluate_tasks(
 
 
 def _print_scores(scores: Sequence["Score"], others: Mapping[str, Mapping[str, float]] | None = None) -> None:
-    """A row for each task; beside the score that from random weights and those of `others`, by model, in percent."""
+    """Print a row for each task: the score, that from random weights, and those of other models, in percent."""
     others = others or {}
     random = ["random weights"] if any(score.random for score in scores) else []
     print_table(
@@ -393,7 +397,7 @@ def _print_scores(scores: Sequence["Score"], others: Mapping[str, Mapping[str, f
 
 
 def _percent(values: Sequence[float]) -> str:
-    """The mean of the seeds, and their deviation where there are several."""
+    """The mean of the seeds, and their deviation if there are several."""
     shown = f"{100 * fmean(values):.1f}" if values else ""
     return shown if len(values) < 2 else f"{shown} ± {100 * stdev(values):.1f}"
 

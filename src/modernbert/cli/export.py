@@ -1,4 +1,4 @@
-"""`modernbert export`: a model folder for another runtime."""
+"""`modernbert export`: convert a model folder for another runtime."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +10,7 @@ from modernbert.cli.console import Json, print_json, print_table, texts_of
 app = typer.Typer(no_args_is_help=True, help="Write a model for sentence-transformers, PyLate, ONNX, OpenVINO, GGUF.")
 
 Folder = Annotated[str, typer.Argument(help="A model folder, or a hub id.", metavar="FOLDER")]
-Output = Annotated[
-    Path | None, typer.Option(help="The folder to write to. [default: NAME-TARGET in the current folder]")
-]
+Output = Annotated[Path | None, typer.Option(help="The output folder. [default: NAME-TARGET in the current folder]")]
 Kind = Annotated[
     str | None,
     typer.Option(
@@ -22,7 +20,7 @@ Kind = Annotated[
 ]
 Texts = Annotated[
     Path | None,
-    typer.Option(help="A file with one text a line to measure on. [default: sentences in several languages]"),
+    typer.Option(help="A file with one text per line to measure with. [default: sentences in several languages]"),
 ]
 
 
@@ -52,8 +50,8 @@ def export_onnx(
 ) -> None:
     """ONNX files for transformers.js, ONNX Runtime, text-embeddings-inference and sentence-transformers.
 
-    Prints how close each file comes to the model and how fast it is beside our own; what falls below a cosine of 0.99
-    is marked. Needs modernbert[export].
+    Prints the accuracy of each file and its speed compared with this package, and marks files with a cosine below 0.99.
+    Needs modernbert[export].
     """
     from modernbert.export.onnx_folder import export_onnx as export
     from modernbert.export.quantize import choose_variants
@@ -74,12 +72,12 @@ def export_onnx(
 def export_openvino(
     folder: Folder,
     output: Output = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights in half the size.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store the weights in fp16.")] = False,
     kind: Kind = None,
     texts: Texts = None,
     as_json: Json = False,
 ) -> None:
-    """OpenVINO's form, for Intel processors. Needs modernbert[export]."""
+    """OpenVINO files, for Intel processors. Needs modernbert[export]."""
     from modernbert.export.openvino_folder import export_openvino as export
 
     place = _place(folder, output, "openvino")
@@ -141,7 +139,7 @@ def export_sentence_transformers(
     modernbert export pylate output/demo/run/final --output to-train""",
 )
 def export_pylate(folder: Folder, output: Output = None, as_json: Json = False) -> None:
-    """A folder that PyLate loads as ColBERT. Of a model without a projection a fresh one is written, to be trained."""
+    """A folder that PyLate loads as ColBERT. A model without a projection gets a random one, to be trained."""
     from modernbert.export.retrieval_folder import export_pylate as export
 
     place = _place(folder, output, "pylate")

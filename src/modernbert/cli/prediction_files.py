@@ -1,4 +1,4 @@
-"""Files that `modernbert predict` reads and writes: the inputs of a model in any format, and a row for each of them."""
+"""The files of `modernbert predict`: inputs in any format, and a row with the prediction for each of them."""
 
 import csv
 import glob
@@ -22,16 +22,16 @@ OUTPUTS = (".csv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file, and the names of the columns as the model was trained with them."""
+    """One row of a file, and the column names that the model was trained with."""
 
     record: Record
     columns: TaskData | TextColumns
 
     def text(self, *names: str) -> str:
-        """The text in the first of these columns that the row has.
+        """The text in the first of these columns that exists.
 
         Raises:
-            DataError: it has none, or no text there.
+            DataError: the row has none of them, or no text there.
         """
         named = [str(getattr(self.columns, name, None) or name) for name in names]
         found = next((name for name in named if name in self.record.values), None)
@@ -45,13 +45,13 @@ class Row:
         return value
 
     def optional(self, name: str) -> str | None:
-        """The text in a column that the model may have been trained without."""
+        """The text in an optional column."""
         column = getattr(self.columns, name, None)
         value = self.record.values.get(column) if isinstance(column, str) else None
         return value if isinstance(value, str) else None
 
     def words(self) -> list[str] | None:
-        """The words that a row is cut into, where it is."""
+        """The words of a row, if it has them."""
         for name in (getattr(self.columns, "words", None), "words", "tokens"):
             value = self.record.values.get(name) if isinstance(name, str) else None
             if isinstance(value, list) and all(isinstance(one, str) for one in value):
@@ -60,9 +60,9 @@ class Row:
 
 
 def rows_of(folder: Path, file: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a file, in the format that its name tells, with the columns that the model was trained with.
+    """The rows of a file, in the format of its suffix, with the columns that the model was trained with.
 
-    `columns` are changes of these, KEY=NAME.
+    `columns` are changes to the columns, KEY=NAME.
 
     Raises:
         ConfigError: there is no such key.
@@ -81,11 +81,11 @@ def rows_of(folder: Path, file: Path, columns: Sequence[str]) -> Iterator[Row]:
         empty = False
         yield Row(record, recipe.data)
     if empty:
-        raise DataError(f"{file} holds no row.")
+        raise DataError(f"{file} has no row; give a file with at least one.")
 
 
 def texts_and_rows(texts: list[str], file: Path | None, column: str) -> list[tuple[Row | None, str]]:
-    """Texts of the command line and those of a file: its lines, or one column of a table with the row of each.
+    """The texts of the command line, and those of a file: its lines, or a column of a table with its rows.
 
     Raises:
         DataError: there is no text, or the file or the column cannot be read.
@@ -100,15 +100,15 @@ def texts_and_rows(texts: list[str], file: Path | None, column: str) -> list[tup
         row = Row(record, columns)
         found.append((row, row.text("text")))
     if not found:
-        raise DataError(f"{file} holds no row.")
+        raise DataError(f"{file} has no row; give a file with at least one.")
     return found
 
 
 def check_output(path: Path) -> None:
-    """See that predictions can be written there, before any is made.
+    """Check that predictions can be written to a path, before they are computed.
 
     Raises:
-        ConfigError: its ending is of no format that is written.
+        ConfigError: its suffix is not a supported format.
         DataError: a package is missing.
     """
     if path.suffix.lower() not in OUTPUTS:
@@ -121,7 +121,7 @@ def check_output(path: Path) -> None:
 
 
 def beside(row: Row | None, prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with its prediction. What is predicted keeps its name, or is `predicted_NAME` where a column has that."""
+    """A row with its prediction. If a column already has the name, the prediction is `predicted_NAME`."""
     given = dict(row.record.values) if row is not None else {}
     given.pop("lines", None)
     new = {name: value for name, value in prediction.items() if name not in given or given[name] != value}
@@ -129,7 +129,7 @@ def beside(row: Row | None, prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_predictions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as CSV (lists and mappings as JSON), JSON lines or Parquet, all at once."""
+    """Write rows as CSV (lists and mappings as JSON), JSON lines or Parquet."""
     with atomic_write(path) as partial:
         if path.suffix.lower() == ".parquet":
             import pyarrow

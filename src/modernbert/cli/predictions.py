@@ -1,4 +1,4 @@
-"""What `modernbert predict` prints, whatever a model was trained for."""
+"""The output of `modernbert predict` for every kind of model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,12 +25,12 @@ from modernbert.text.records import Record, format_of
 T = TypeVar("T")
 R = TypeVar("R")
 
-AT_ONCE = 512  # texts that are predicted together
+AT_ONCE = 512  # texts in a batch
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A text, the lines below it, and the same for machines."""
+    """A text, the lines below it, and the same as JSON values."""
 
     text: str
     lines: Sequence[str]
@@ -39,7 +39,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be predicted: the arguments of the command."""
+    """The arguments of the command."""
 
     model: str
     texts: list[str]
@@ -53,11 +53,11 @@ class Wanted:
 
 
 def predictions(wanted: Wanted) -> Iterator[tuple[Row | None, Shown]]:
-    """Predictions of a folder's own kind for texts and the rows of a file; the row beside each that is from a table.
+    """The predictions of a folder for texts and the rows of a file, each with its row if it is from a table.
 
     Raises:
-        CheckpointError: the model is of no kind that predicts.
-        ConfigError: a context or choices are missing, or are of no use to this model.
+        CheckpointError: the model has no head that predicts.
+        ConfigError: a context or choices are missing, or the model does not use them.
         DataError: there is no text, or the file cannot be read.
     """
     folder = find_folder(wanted.model)
@@ -83,7 +83,7 @@ def predictions(wanted: Wanted) -> Iterator[tuple[Row | None, Shown]]:
         asked, show = _questions(wanted, folder, table), _answers
         predictor = QuestionAnswerer
     elif found == SequenceClassifier.architecture:
-        pairs = TextFolder.of(read_config(folder)).pairs is not False  # of another trainer's folder that is not known
+        pairs = TextFolder.of(read_config(folder)).pairs is not False  # for a folder of another trainer, unknown
         asked, show = _texts(wanted, folder, table, pairs), _labels
         predictor = Classifier
     else:
@@ -103,7 +103,7 @@ def predictions(wanted: Wanted) -> Iterator[tuple[Row | None, Shown]]:
 
 
 def _refused_if_none(asked: Iterator[tuple[Row | None, Any]]) -> Iterator[tuple[Row | None, Any]]:
-    """The same, its first element read before a model is loaded: what is wrong is then said at once."""
+    """The same iterator, with its first element read, so that an error is reported before a model is loaded."""
     first = next(asked, None)
     if first is None:
         raise DataError("There is no text; give one, or --file, or - for stdin.")
@@ -111,7 +111,7 @@ def _refused_if_none(asked: Iterator[tuple[Row | None, Any]]) -> Iterator[tuple[
 
 
 def _inputs(wanted: Wanted, folder: Path, table: bool, value: Callable[[Row], Any]) -> Iterator[tuple[Row | None, Any]]:
-    """Texts of the command line, then the lines of a file, or what `value` takes from the rows of one with columns."""
+    """Texts of the command line, then the lines of a file, or `value` of each row of a table."""
     if not table:
         yield from ((None, text) for text in texts_of(wanted.texts, wanted.file))
         return
@@ -123,7 +123,7 @@ def _inputs(wanted: Wanted, folder: Path, table: bool, value: Callable[[Row], An
 
 
 def _texts(wanted: Wanted, folder: Path, table: bool, pairs: bool) -> Iterator[tuple[Row | None, Any]]:
-    """Texts, and pairs of them: two columns of a table, or the two sides of a tab."""
+    """Texts or pairs of texts: two columns of a table, or the two sides of a tab."""
 
     def of_row(row: Row) -> str | tuple[str, str]:
         pair = row.optional("pair")
@@ -137,10 +137,10 @@ def _texts(wanted: Wanted, folder: Path, table: bool, pairs: bool) -> Iterator[t
 
 
 def _questions(wanted: Wanted, folder: Path, table: bool) -> Iterator[tuple[Row | None, tuple[str, str]]]:
-    """Questions, each with the context in which its answer stands."""
+    """Questions, each with the context of its answer."""
     context = None if wanted.context is None else read_text(wanted.context)
     if context is None and (not table or wanted.texts):
-        raise ConfigError("Name the file in which the answers stand with --context.")
+        raise ConfigError("Give the file with the answers with --context.")
 
     def of_row(row: Row) -> tuple[str, str]:
         return row.text("question"), context if context is not None else row.text("context")
@@ -150,7 +150,7 @@ def _questions(wanted: Wanted, folder: Path, table: bool) -> Iterator[tuple[Row 
 
 
 def _in_place(texts: Sequence[T], found: Sequence[R]) -> list[tuple[T, R | None]]:
-    """Each text with what was found for it; None for those without text, of which nothing was asked."""
+    """Each text with its result; None for empty texts, which the model did not get."""
     results = iter(found)
     return [(text, next(results) if _is_text(text) else None) for text in texts]
 
@@ -160,7 +160,7 @@ def _is_text(text: object) -> bool:
 
 
 def _empty(text: str, name: str = "text") -> Shown:
-    """What stands in the place of an empty line, so that result n is that of line n."""
+    """The result of an empty line, so that result n belongs to line n."""
     return Shown(text, ["empty"], {name: text, "empty": True})
 
 
@@ -220,7 +220,7 @@ def _answers(answerer: QuestionAnswerer, asked: Sequence[tuple[str, str]]) -> li
 
 
 def _offered(wanted: Wanted, folder: Path, table: bool) -> Iterator[tuple[Row | None, tuple[str, Sequence[str]]]]:
-    """Questions and what may answer each: the same choices for all, or those that a file has beside each question."""
+    """Questions with their choices: the same for all, or those of each row of a file."""
     if wanted.choices:
         choices = [whole(choice) for choice in wanted.choices]
         for row, question in _inputs(wanted, folder, table, lambda row: row.text("question")):

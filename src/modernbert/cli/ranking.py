@@ -1,4 +1,4 @@
-"""Commands that make training data of rankers."""
+"""Commands that create training data for rankers."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,30 +22,32 @@ app = typer.Typer()
 )
 def mine(
     source: Annotated[str, typer.Argument(help="Pairs (CSV, JSON lines, ...), or a folder with a collection.")],
-    output: Annotated[Path, typer.Option(help="JSON lines with query, positive and negative; the report lies beside.")],
+    output: Annotated[Path, typer.Option(help="Output: JSON lines with query, positive and negative, and a report.")],
     documents: Annotated[
-        str | None, typer.Option(help="Where negatives come from: a collection, or a file with text. [default: SOURCE]")
+        str | None, typer.Option(help="Source of the negatives: a collection, or a file with text. [default: SOURCE]")
     ] = None,
-    split: Annotated[str, typer.Option(help="Of the collection: whose judgements are taken.")] = "train",
+    split: Annotated[str, typer.Option(help="Split of the collection's judgements.")] = "train",
     model: Annotated[str | None, typer.Option(help="An embedder of any kind. [default: BM25]")] = None,
-    check: Annotated[str | None, typer.Option(help="A reranker that refuses what it takes for relevant.")] = None,
-    check_margin: Annotated[float, typer.Option(help="How far below the positive's score of the reranker.")] = 0.1,
-    negatives: Annotated[int, typer.Option(help="Of each pair, at most.")] = 5,
-    first: Annotated[int, typer.Option(help="The first rank that is taken, from 1.")] = 10,
-    last: Annotated[int, typer.Option(help="The last one.")] = 100,
-    choose: Annotated[str, typer.Option(help="top: the highest ranks; random: any of them.")] = "top",
+    check: Annotated[str | None, typer.Option(help="A reranker that rejects negatives that it finds relevant.")] = None,
+    check_margin: Annotated[
+        float, typer.Option(help="Minimum distance to the positive's score of the reranker.")
+    ] = 0.1,
+    negatives: Annotated[int, typer.Option(help="Maximum number of negatives of a pair.")] = 5,
+    first: Annotated[int, typer.Option(help="The first rank to take, counted from 1.")] = 10,
+    last: Annotated[int, typer.Option(help="The last rank to take.")] = 100,
+    choose: Annotated[str, typer.Option(help="top: the highest ranks; random: a random choice.")] = "top",
     margin: Annotated[
-        float | None, typer.Option(help="Leave out what scores above the positive's score minus this part of it.")
+        float | None, typer.Option(help="Leave out scores above the positive's score minus this fraction of it.")
     ] = None,
-    language: Annotated[str, typer.Option(help="Of BM25: en, ja or any.")] = "en",
-    seed: Annotated[int, typer.Option(help="Of random negatives.")] = 0,
+    language: Annotated[str, typer.Option(help="Language for BM25: en, ja or any.")] = "en",
+    seed: Annotated[int, typer.Option(help="Seed of random negatives.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what is wrong, and count it.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid records, and count them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find hard negatives: documents that are ranked high for a query and are not relevant.
+    """Find hard negatives: documents with a high rank for a query that are not relevant.
 
-    Documents that any pair names as relevant to a query are never its negatives.
+    A document that any pair marks as relevant to a query is never a negative of it.
     """
     from modernbert.evaluate.retrieval import open_predictor
     from modernbert.files import atomic_write
@@ -99,13 +101,13 @@ def mine(
 )
 def score(
     source: Annotated[str, typer.Argument(help="Pairs, triples or lists (CSV, JSON lines, ...).")],
-    teacher: Annotated[str, typer.Option(help="A reranker, or an embedder with one vector for a text.")],
+    teacher: Annotated[str, typer.Option(help="A reranker, or an embedder with one vector per text.")],
     output: Annotated[Path, typer.Option(help="JSON lines with query, documents and scores.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out what is wrong, and count it.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid records, and count them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Let a teacher score the documents of each query, for the losses that learn scores (distillation)."""
+    """Score the documents of each query with a teacher, for losses that learn scores (distillation)."""
     from modernbert.evaluate.retrieval import open_predictor
     from modernbert.tasks.ranking.examples import RankingColumns, read_ranking
     from modernbert.tasks.ranking.scoring import scored, teacher_of, write_examples

@@ -1,4 +1,4 @@
-"""Commands that find texts: make an index, search it, rerank documents."""
+"""Commands that find texts: build an index, search it, rerank documents."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -47,21 +47,23 @@ app.add_typer(search_app, name="search")
 )
 def index(
     sources: Annotated[list[str], typer.Argument(help="Folders, or files: text, JSON lines, JSON, CSV, TSV, Parquet.")],
-    output: Annotated[Path, typer.Option(help="The folder of the index. A stopped build goes on.")],
-    model: Annotated[str | None, typer.Option(help="A model of one vector for each text.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder of the index; a stopped build resumes.")],
+    model: Annotated[str | None, typer.Option(help="An embedder with one vector per text.")] = None,
     sparse_model: Annotated[str | None, typer.Option(help="A SPLADE model.")] = None,
-    late_model: Annotated[str | None, typer.Option(help="A model of late interaction (ColBERT).")] = None,
-    bm25: Annotated[bool, typer.Option(help="Count words, too.")] = True,
-    text_key: Annotated[str, typer.Option(help="The column of texts in tables and JSON.")] = "text",
+    late_model: Annotated[str | None, typer.Option(help="A late-interaction model (ColBERT).")] = None,
+    bm25: Annotated[bool, typer.Option(help="Also index words for BM25.")] = True,
+    text_key: Annotated[str, typer.Option(help="The column or JSON key of the text.")] = "text",
     chunk_tokens: Annotated[int | None, typer.Option(help="Tokens of a passage. [default: 256]")] = None,
     overlap_tokens: Annotated[int | None, typer.Option(help="Tokens shared by neighbouring passages.")] = None,
-    approximate: Annotated[bool, typer.Option("--approximate", help="A graph of dense vectors, for millions.")] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Also build a graph of dense vectors, for millions of passages.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the index that is there first.")] = False,
     device: Device = "auto",
     int8: Int8 = False,
     as_json: Json = False,
 ) -> None:
-    """Cut texts into passages and make an index of them."""
+    """Split texts into passages and build an index of them."""
     from modernbert.search.build import Models, build_index
 
     manifest = build_index(
@@ -86,16 +88,18 @@ def index(
 def query(
     index: Annotated[Path, typer.Argument(help="A folder that `modernbert search index` made.")],
     queries: Annotated[list[str] | None, typer.Argument(help="Queries; - reads lines from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with one query a line.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with one query per line.")] = None,
     method: Annotated[str, typer.Option(help="auto, hybrid, dense, sparse, late or bm25.")] = "auto",
     top_k: Annotated[int, typer.Option(min=1, help="Passages shown for each query.")] = 5,
-    reranker: Annotated[str | None, typer.Option(help="A cross-encoder that orders the best passages anew.")] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="Passages that it reads, and that each stage gives.")] = 100,
+    reranker: Annotated[str | None, typer.Option(help="A cross-encoder that reranks the best passages.")] = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Number of passages from each stage, and for the reranker.")
+    ] = 100,
     bm25_weight: Annotated[float, typer.Option(help="What BM25 counts in a hybrid, another stage being 1.")] = 1.0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Find the passages that fit queries best."""
+    """Find the best passages for queries."""
     wanted = [one for one in texts_of(queries or [], file) if one.strip()]
     from modernbert.search.index import Index
     from modernbert.search.stages import Method
@@ -131,16 +135,18 @@ def query(
 )
 def rerank(
     query: Annotated[str, typer.Argument(help="The query.")],
-    file: Annotated[Path, typer.Argument(help="Documents: one a line, or a table or JSON with the column text.")],
+    file: Annotated[
+        Path, typer.Argument(help="A file with one document per line, or a table or JSON with the column text.")
+    ],
     model: Annotated[str, typer.Option(help="A cross-encoder: a folder or hub id.")],
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the best documents.")] = None,
-    text_key: Annotated[str, typer.Option(help="The column of texts in tables and JSON.")] = "text",
-    chunk: Annotated[str | None, typer.Option(help="best or mean of the chunks of a long document.")] = None,
+    text_key: Annotated[str, typer.Option(help="The column or JSON key of the text.")] = "text",
+    chunk: Annotated[str | None, typer.Option(help="Score of a long document: best or mean of its chunks.")] = None,
     device: Device = "auto",
     int8: Int8 = False,
     as_json: Json = False,
 ) -> None:
-    """Put documents into the order in which they answer a query."""
+    """Sort documents by their relevance to a query."""
     from modernbert.search.embed_file import read_rows
     from modernbert.tasks.rerank import Reranker
 
@@ -148,7 +154,7 @@ def rerank(
         raise ConfigError(f"--chunk is {chunk!r}; choose best or mean.")
     documents = [row.text for row in read_rows(file, text_key)]
     if not documents:
-        raise DataError(f"{file} holds no document.")
+        raise DataError(f"{file} has no document; give a file with at least one.")
     ranker = Reranker.from_pretrained(model, device=device, int8=int8)
     ranked = ranker.rank(query, documents, top_k=top_k, return_documents=True, chunk=chunk or False)
     if as_json:

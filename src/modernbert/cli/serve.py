@@ -1,4 +1,4 @@
-"""`modernbert serve`: models behind the protocols that clients already speak."""
+"""`modernbert serve`: serve models with the protocols of existing clients."""
 
 from typing import Annotated
 
@@ -18,29 +18,35 @@ app = typer.Typer()
     modernbert serve output/embedder --served-model-name text-embedding --host 0.0.0.0 --int8""",
 )
 def serve_models(
-    models: Annotated[list[str], typer.Argument(help="Model folders or hub ids; what each does is read from it.")],
-    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 3000,
+    models: Annotated[list[str], typer.Argument(help="Model folders or hub ids; their kinds are detected.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is all addresses.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 chooses a free one.")] = 3000,
     served_model_name: Annotated[
-        list[str] | None, typer.Option(help="The name that requests use, once for each model, in order.")
+        list[str] | None, typer.Option(help="The name in requests, once for each model, in order.")
     ] = None,
     api_key: Annotated[
         str | None, typer.Option(help="Required of every request.", envvar="MODERNBERT_API_KEY", show_envvar=True)
     ] = None,
     cors_allow_origin: Annotated[
-        list[str] | None, typer.Option(help="A web page whose scripts may call; * is any; may be repeated.")
+        list[str] | None, typer.Option(help="Origin of a web page that may call; * is any; may be repeated.")
     ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens read at once. [default: as each was trained]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a text. [default: as trained]")] = None,
     max_batch_tokens: Annotated[
         int | None, typer.Option(help="Packed tokens of a batch. [default: 2,048 on a CPU, 65,536 on CUDA]")
     ] = None,
-    max_client_batch_size: Annotated[int, typer.Option(help="Texts of one request.")] = 1024,
-    max_concurrent_requests: Annotated[int, typer.Option(help="Requests in flight; more are refused with 429.")] = 512,
-    max_queue_tokens: Annotated[int, typer.Option(help="Tokens that may wait for a model; then 429.")] = 262_144,
-    patience: Annotated[float, typer.Option(help="Seconds for which short texts pass a long one.")] = 0.5,
-    payload_limit: Annotated[int, typer.Option(help="Bytes of a body; a larger one is refused with 413.")] = 2_000_000,
-    auto_truncate: Annotated[bool, typer.Option(help="Cut what is too long, unless a request says otherwise.")] = True,
-    tokenization_workers: Annotated[int, typer.Option(help="Threads that tokenize.")] = 2,
+    max_client_batch_size: Annotated[int, typer.Option(help="Maximum number of texts in a request.")] = 1024,
+    max_concurrent_requests: Annotated[
+        int, typer.Option(help="Maximum number of concurrent requests; more get status 429.")
+    ] = 512,
+    max_queue_tokens: Annotated[
+        int, typer.Option(help="Maximum number of tokens in a model's queue; more get status 429.")
+    ] = 262_144,
+    patience: Annotated[float, typer.Option(help="Seconds during which short texts may overtake a long one.")] = 0.5,
+    payload_limit: Annotated[
+        int, typer.Option(help="Maximum bytes of a body; larger ones get status 413.")
+    ] = 2_000_000,
+    auto_truncate: Annotated[bool, typer.Option(help="Truncate long texts, unless a request says otherwise.")] = True,
+    tokenization_workers: Annotated[int, typer.Option(help="Number of threads for tokenization.")] = 2,
     shutdown_seconds: Annotated[int, typer.Option(help="Time to finish requests after SIGTERM.")] = 60,
     revision: Annotated[str | None, typer.Option(help="The revision of hub ids.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",

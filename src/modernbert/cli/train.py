@@ -1,4 +1,4 @@
-"""Commands that make models, and that watch them being made."""
+"""Commands that create models, plan runs and draw them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from modernbert.errors import ConfigError
 app = typer.Typer()
 
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Remove the run that is in the folder, complete or not, and start anew.")
+    bool, typer.Option("--overwrite", help="Remove the run in the folder, complete or not, and start again.")
 ]
 
 
@@ -71,11 +71,9 @@ def pretrain(
 def finetune(
     recipe: Labelled,
     overrides: Overrides = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out examples that are wrong, and count them.")
-    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid examples, and count them.")] = False,
     search: Annotated[
-        bool, typer.Option("--search", help="Try the grid of the recipe, or search.trials draws, then run the best.")
+        bool, typer.Option("--search", help="Try the grid of the recipe, or search.trials samples, then run the best.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -116,7 +114,7 @@ def finetune(
 
 
 def _first_start() -> bool:
-    """False where torchrun has started the processes again after one of them failed: then the run is resumed."""
+    """False if torchrun restarted the processes after a failure: then the run resumes."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
 
@@ -154,32 +152,34 @@ def plan(
     recipe: Recipe,
     overrides: Overrides = None,
     gpus: Annotated[
-        int | None, typer.Option(help="Devices, one process each. [default: as many as fit, at most 8]")
+        int | None, typer.Option(help="Number of devices, one process each. [default: as many as fit, at most 8]")
     ] = None,
     device: Annotated[
         str | None,
         typer.Option(
             help="a100-40, a100, h100, h200, b200, l40s, rtx4090, or cpu: this machine. "
-            "[default: cpu where the recipe says so, otherwise h100]"
+            "[default: cpu if the recipe sets it, otherwise h100]"
         ),
     ] = None,
-    cost_per_hour: Annotated[float | None, typer.Option(help="Of one device, in any currency.")] = None,
+    cost_per_hour: Annotated[float | None, typer.Option(help="Cost of one device per hour, in any currency.")] = None,
     utilisation: Annotated[
         float | None,
-        typer.Option(help="Share of the peak that is reached. [default: the published base's; of a cpu 0.65]"),
+        typer.Option(help="Fraction of the peak speed. [default: that of the published base; cpu: 0.65]"),
     ] = None,
     hours: Annotated[
-        list[str] | None, typer.Option(help="PHASE=HOURS that were measured: shows the share of the peak. Repeatable.")
+        list[str] | None, typer.Option(help="Measured PHASE=HOURS, to show the fraction of the peak; may be repeated.")
     ] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Where the tokenizer is not here. [default: 50368]")] = None,
-    shards: Annotated[Path | None, typer.Option(help="A shard folder whose document lengths to take.")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Size of the vocabulary, if the tokenizer does not exist. [default: 50368]")
+    ] = None,
+    shards: Annotated[Path | None, typer.Option(help="A shard folder with representative document lengths.")] = None,
     histogram: Annotated[Path | None, typer.Option(help="Document lengths from `modernbert inspect --json`.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the schedule: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate what a recipe takes, without running it: steps, epochs, operations, memory, hours, cost.
+    """Estimate the steps, epochs, operations, memory, hours and cost of a recipe, without running it.
 
-    Neither the tokenizer nor the shards need to be here.
+    The tokenizer and the shards do not need to exist.
     """
     from modernbert.config import load
     from modernbert.plan.description import describe
@@ -217,9 +217,9 @@ def grow(
     depth_map: Annotated[
         str, typer.Option(help="same-kind or published: which layer each layer starts from.")
     ] = "same-kind",
-    seed: Annotated[int, typer.Option(help="For what has no origin.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights that have no origin.")] = 0,
 ) -> None:
-    """Make a larger model from a smaller one by tiling its weights, to pretrain it further."""
+    """Create a larger model from a smaller one by tiling its weights, to pretrain it further."""
     from modernbert.model.grow import grow_folder
 
     grow_folder(small, output, preset=preset, config=config, depth_map=depth_map, seed=seed)
@@ -237,7 +237,7 @@ def plot(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="The picture: .png, .svg or .pdf. [default: runs.png in the run, or here]"),
+        typer.Option(help="The figure: .png, .svg or .pdf. [default: runs.png in the run, or here]"),
     ] = None,
 ) -> None:
     """Draw loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
@@ -258,9 +258,12 @@ def plot(
 def average(
     sources: Annotated[list[Path], typer.Argument(help="One run directory, or model folders.")],
     output: Annotated[Path, typer.Option(help="The model folder to write.")],
-    best: Annotated[int, typer.Option(help="Of a run: so many checkpoints by validation loss, and the last one.")] = 3,
+    best: Annotated[
+        int,
+        typer.Option(help="For a run: number of checkpoints with the lowest validation loss, besides the last one."),
+    ] = 3,
 ) -> None:
-    """Average checkpoints: the best of a run and its last one, or the folders that are named."""
+    """Average checkpoints: the best ones of a run and its last one, or the given folders."""
     from modernbert.train.average import average_run
 
     folders = average_run(sources, output, best)
@@ -280,9 +283,11 @@ def average(
 def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of the research code.")],
     output: Annotated[Path, typer.Argument(help="The model folder to write.")],
-    preset: Annotated[str, typer.Option(help="base or large, where no config.json is given.")] = "base",
+    preset: Annotated[str, typer.Option(help="base or large, if no config.json is given.")] = "base",
     config: Annotated[Path | None, typer.Option(help="A config.json that describes the model.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="The tokenizer folder or hub id to put beside it.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="The tokenizer folder or hub id to copy into the folder.")
+    ] = None,
 ) -> None:
     """Turn a checkpoint of the ModernBERT research code into a model folder, without unpickling code."""
     from modernbert.model.research import import_research_checkpoint

@@ -11,7 +11,7 @@ from modernbert.cli.console import Json, print_json
 
 app = typer.Typer()
 
-Int8 = Annotated[bool, typer.Option("--int8", help="Linear layers in int8: up to 1.8 times the speed, on a CPU.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU: up to 1.8 times as fast.")]
 
 
 @app.command(
@@ -27,16 +27,17 @@ Int8 = Annotated[bool, typer.Option("--int8", help="Linear layers in int8: up to
 def fill_mask(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts with [MASK]; - reads lines from stdin.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A text file with one text a line, or a table (CSV, JSON lines, Parquet, ...).")
+        Path | None,
+        typer.Option(help="A text file with one text per line, or a table (CSV, JSON lines, Parquet, ...)."),
     ] = None,
-    column: Annotated[str, typer.Option(help="The column of a table that holds the texts.")] = "text",
+    column: Annotated[str, typer.Option(help="The column of the texts in a table.")] = "text",
     output: Annotated[
-        Path | None, typer.Option(help="Write .csv, .jsonl or .parquet: the rows of the file with what was filled in.")
+        Path | None, typer.Option(help="Write the rows of the file with the filled texts, as .csv, .jsonl or .parquet.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="A model folder or hub id. [default: the one that comes with the package]")
     ] = None,
-    top_k: Annotated[int, typer.Option(help="Candidates for each [MASK].")] = 5,
+    top_k: Annotated[int, typer.Option(help="Number of candidates for each [MASK].")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Int8 = False,
     as_json: Json = False,
@@ -51,7 +52,7 @@ def fill_mask(
 
     fill = FillMask.from_pretrained(model, device=device, int8=int8)
     filled = iter(fill([text for _, text in wanted if text.strip()], top_k))
-    results = [next(filled) if text.strip() else [] for _, text in wanted]  # an empty line stays one
+    results = [next(filled) if text.strip() else [] for _, text in wanted]  # an empty line stays empty
     records: list[dict[str, Any]] = [
         {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
         for (_, text), masks in zip(wanted, results, strict=True)
@@ -74,7 +75,7 @@ def fill_mask(
 
 
 class _SpreadsChoices(TyperCommand):
-    """A command whose `--choices` takes every word up to the next option; the parser itself takes one."""
+    """A command whose `--choices` takes all words up to the next option; the parser itself supports one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the one inside typer
         spread: list[str] = []
@@ -119,18 +120,16 @@ def predict(
         list[str] | None, typer.Option(help="KEY=NAME: another column of the file, text=review say. Repeatable.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write .csv, .jsonl or .parquet: the rows of the file with their predictions.")
+        Path | None, typer.Option(help="Write the rows of the file with predictions, as .csv, .jsonl or .parquet.")
     ] = None,
-    context: Annotated[Path | None, typer.Option(help="The file in which questions find their answers.")] = None,
-    choices: Annotated[
-        list[str] | None, typer.Option(help="The possible answers: all words up to the next option.")
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens read at once. [default: as it was trained]")] = None,
+    context: Annotated[Path | None, typer.Option(help="A file with the text that answers the questions.")] = None,
+    choices: Annotated[list[str] | None, typer.Option(help="The possible answers, separated by spaces.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a text. [default: as trained]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Int8 = False,
     as_json: Json = False,
 ) -> None:
-    """Predict labels of texts, spans in them, or answers to questions, as the model was trained to."""
+    """Predict labels of texts, spans in texts, or answers to questions, depending on the model."""
     from modernbert.cli.prediction_files import beside, check_output, write_predictions
     from modernbert.cli.predictions import Wanted, predictions
 

@@ -150,7 +150,7 @@ def count_flops(config: EncoderConfig, rows: Rows, mask_ratio: float) -> Flops:
     """
     matrices = architecture(config)
     seen = sum(rows.keys[config.window(layer)] for layer in range(config.num_hidden_layers))
-    predicted = mask_ratio * (1 - FRAME_TOKENS * rows.pieces_per_token)  # specials are never masked
+    predicted = mask_ratio * (1 - FRAME_TOKENS * rows.chunks_per_token)  # specials are never masked
     return Flops(
         layers=3 * 2 * matrices.layer_products,
         attention=3 * 2 * 2 * config.hidden_size * seen,

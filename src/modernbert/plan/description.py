@@ -1,14 +1,14 @@
-"""A plan as text for people."""
+"""A plan as text."""
 
 from collections.abc import Callable
 
 from modernbert.plan.plan import HEADROOM, PUBLISHED_UTILISATION, Effort, PhasePlan, Plan
 
-_MANY_EPOCHS = 4  # up to which repeating costs little (Muennighoff et al. 2023, arXiv 2305.16264)
+_MANY_EPOCHS = 4  # more repetitions reduce quality (Muennighoff et al. 2023, arXiv 2305.16264)
 
 
 def describe(plan: Plan) -> str:
-    """The plan as text for people: what was assumed, then a column for each phase, then what stands out."""
+    """The plan as text: the assumptions, a column for each phase, then warnings."""
     cluster, parts, device = plan.cluster, plan.parameters, plan.cluster.device
     peak = (
         f"{device.peak_flops / 1e12:,.0f} TFLOP/s (bf16, dense)"
@@ -45,7 +45,7 @@ def describe(plan: Plan) -> str:
             f"device, {found.share_of_peak:.1%} of its peak"
         )
     if plan.total.hours is None:
-        lines.append("no hours: the table of devices has bf16 peaks, and run.precision is fp32")
+        lines.append("no hours: the table of devices has bf16 peaks only, and run.precision is fp32")
     if not all(phase.fits for phase in plan.phases):
         most = min(phase.largest_microbatch_rows * phase.max_length for phase in plan.phases)
         remedy = f"run.microbatch_tokens={most}" if most else "run.activation_checkpointing=true or run.parallel=fsdp"
@@ -54,8 +54,8 @@ def describe(plan: Plan) -> str:
         often = [f"{source} {epochs:,.0f} times" for source, epochs in phase.epochs.items() if epochs > _MANY_EPOCHS]
         if often:
             lines.append(
-                f"phases.{phase.name} reads {', '.join(often)}: beyond about {_MANY_EPOCHS} repeated text teaches less "
-                f"and less (arXiv 2305.16264); phases.{phase.name}.max_repeats limits that"
+                f"phases.{phase.name} reads {', '.join(often)}: after about {_MANY_EPOCHS} times, repeated text helps "
+                f"less and less (arXiv 2305.16264); phases.{phase.name}.max_repeats limits it"
             )
     return "\n".join(lines).rstrip()
 
@@ -86,8 +86,8 @@ def _of_effort(label: str) -> tuple[str, Callable[[PhasePlan], str]]:
 _ROWS: tuple[tuple[str, Callable[[PhasePlan], str]], ...] = (
     _of_effort("tokens"),
     ("tokens of a packed sequence", lambda phase: f"{phase.max_length:,}"),
-    ("  packing efficiency", lambda phase: f"{phase.fill:.2%}"),
-    ("  mean length of a chunk", lambda phase: f"{phase.piece_tokens:,.0f}"),
+    ("  packing efficiency", lambda phase: f"{phase.packing_efficiency:.2%}"),
+    ("  mean length of a chunk", lambda phase: f"{phase.chunk_tokens:,.0f}"),
     ("  masked", lambda phase: f"{phase.mask_ratio:.0%}"),
     ("tokens of a batch", lambda phase: f"{phase.stages[-1].batch_tokens:,}"),
     ("  at first", lambda phase: f"{phase.stages[0].batch_tokens:,}"),

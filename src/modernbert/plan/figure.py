@@ -1,4 +1,4 @@
-"""A picture of what is planned: learning rate, batch size, length and mask ratio over the tokens of a run."""
+"""A figure of a plan: learning rate, batch size, sequence length and mask ratio over the tokens of a run."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from modernbert.train.recipe import PretrainRecipe
 
 
 def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
-    """Draw what is planned over the tokens of the run: learning rate, batch size, sequence length and mask ratio.
+    """Draw learning rate, batch size, sequence length and mask ratio over the tokens of the run.
 
     Raises:
         DataError: matplotlib is missing.
-        ConfigError: the ending of `path` is none that matplotlib writes.
+        ConfigError: the suffix of `path` is not supported.
     """
     drawing = pyplot()
     if path.suffix not in (".png", ".svg", ".pdf"):
@@ -28,7 +28,7 @@ def plot_plan(plan: Plan, recipe: PretrainRecipe, path: Path) -> None:
         [line] = rate.plot(x, [phase.schedule.learning_rate(t, phase.tokens) for t in tokens], label=name)
         edges, read = [begin / 1e9], begin
         for stage in planned.stages:
-            read += stage.updates * stage.rows * planned.fill * phase.max_length
+            read += stage.updates * stage.rows * planned.packing_efficiency * phase.max_length
             edges.append(read / 1e9)
         batch.stairs([stage.batch_tokens for stage in planned.stages], edges, baseline=None, color=line.get_color())
         for axes, value in ((length, phase.max_length), (masked, phase.mask_ratio)):

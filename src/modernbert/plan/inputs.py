@@ -1,4 +1,4 @@
-"""What a plan starts from: the shape of the model and the lengths of the documents, as far as they can be known."""
+"""The inputs of a plan: the shape of the model and the lengths of the documents, as far as they are known."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ _PUBLISHED_VOCABULARY = 50_368
 
 @dataclass(frozen=True)
 class Lengths:
-    """The lengths of the documents that every source trains on, and where they come from."""
+    """The lengths of the training documents of every source, and where they come from."""
 
     sources: Mapping[str, Ints]
     origin: str
-    own: bool  # those of the recipe's own shards, whose tokens can be counted too
+    own: bool  # whether they are those of the recipe's shards, so that tokens can be counted
 
     def tokens(self, source: str) -> int | None:
-        """The tokens that a source holds, where that is known."""
+        """The number of tokens of a source, if known."""
         return int(self.sources[source].sum()) if self.own else None
 
 
 def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> EncoderConfig:
-    """The configuration that the run would train, as far as it can be known without its tokenizer and its start.
+    """The configuration of the model, as far as it is known without its tokenizer and its start model.
 
     Raises:
-        ConfigError: `model.start` is not here, and no preset says which shape it will have.
+        ConfigError: `model.start` does not exist, and the recipe does not set a shape.
     """
     if vocab_size is not None and vocab_size < 1:
-        raise ConfigError(f"A vocabulary of {vocab_size} tokens is none; give 1 or more.")
+        raise ConfigError(f"A vocabulary cannot have {vocab_size} tokens; give 1 or more.")
     if vocab_size is None and Path(recipe.tokenizer).exists():
         vocab_size = Vocabulary.of(load_tokenizer(recipe.tokenizer)).size
     if recipe.model.start is not None:
@@ -48,18 +48,18 @@ def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> Encode
             )
         if not recipe.model.model_fields_set - {"start", "attention_output_dropout"}:
             raise ConfigError(
-                f"{start} is no folder here that shows its shape; write it first, or set its shape in [model] too, or "
-                "model.preset."
+                f"{start} does not exist, so the shape of the model is unknown; create the folder first, or set the "
+                "shape in [model] or model.preset."
             )
     return recipe.model.config(vocab_size=vocab_size or _PUBLISHED_VOCABULARY)
 
 
 def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogram: Path | None = None) -> Lengths:
-    """The lengths that each source of the recipe trains on, those that it leaves out left out.
+    """The lengths of the documents of each source, without documents that the recipe leaves out.
 
     Raises:
         ConfigError: both `shards` and `histogram` are given.
-        DataError: they cannot be read, or nothing is left of a source.
+        DataError: they cannot be read, or no document of a source is left.
     """
     if shards is not None and histogram is not None:
         raise ConfigError("Lengths come from --shards or from --histogram; give one of them.")
@@ -72,9 +72,9 @@ def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogr
     elif shards is not None:
         found, origin = dict.fromkeys(recipe.data, Shards.open(shards).lengths), f"those of {shards}"
     elif histogram is not None:
-        found, origin = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"drawn from {histogram}"
+        found, origin = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"sampled from {histogram}"
     else:
-        found, origin = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing} is not here"
+        found, origin = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing} does not exist"
     fitting: dict[tuple[int, int, int | None], Ints] = {}
     for name, data in recipe.data.items():
         key, lengths = (id(found[name]), data.min_tokens, data.max_tokens), found[name]

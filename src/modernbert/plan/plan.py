@@ -1,4 +1,4 @@
-"""What a recipe will take, without running anything: steps, operations, memory, hours and cost."""
+"""Estimates for a recipe without running it: steps, operations, memory, hours and cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -61,19 +61,19 @@ class Cluster:
         utilisation: float | None = None,
         cost_per_hour: float | None = None,
     ) -> "Cluster":
-        """Some devices of that name; `cpu` is this machine, alone. The utilisation is assumed unless one is given.
+        """Devices of this name; `cpu` is this machine. The utilisation has a default.
 
         Raises:
-            ConfigError: there is no such device, or a number makes no sense.
+            ConfigError: the device is unknown, or a number is out of range.
         """
         if device not in (*DEVICES, "cpu"):
             raise ConfigError(f"There is no device {device!r} in the table; choose one of cpu, {', '.join(DEVICES)}.")
         if count is not None and count < 1:
-            raise ConfigError(f"{count} devices train nothing; give 1 or more.")
+            raise ConfigError(f"A run cannot use {count} devices; give 1 or more.")
         assumed = CPU_UTILISATION if device == "cpu" else PUBLISHED_UTILISATION
         share = assumed if utilisation is None else utilisation
         if not 0 < share <= 1:
-            raise ConfigError(f"A utilisation of {share:g} is no share of the peak; give one above 0 and at most 1.")
+            raise ConfigError(f"A utilisation of {share:g} is not possible; give a number above 0, at most 1.")
         if cost_per_hour is not None and not 0 <= cost_per_hour < math.inf:
             raise ConfigError(f"A device hour cannot cost {cost_per_hour:g}; give 0 or more.")
         if device == "cpu":
@@ -81,7 +81,7 @@ class Cluster:
         return cls(DEVICES[device], count, share, cost_per_hour)
 
     def fitted(self, recipe: PretrainRecipe) -> "Cluster":
-        """The same devices, and where their number is open, as many as each phase has packed sequences for."""
+        """The same devices. If their number is open, it becomes the largest one for which each phase has sequences."""
         if self.count is not None:
             return self
         return replace(self, count=min(_MOST_DEVICES, *(_first_batch(phase) for phase in recipe.phases.values())))
@@ -92,14 +92,14 @@ class Cluster:
         return self.count
 
     def precision(self, run: Run) -> Precision:
-        """The precision that the run takes on these devices."""
+        """The precision of the run on these devices."""
         if self.device.on_cuda:
             return "fp32" if run.precision == "fp32" else "bf16"
         return select_precision(torch.device("cpu"), run.precision)
 
     @property
     def usable_memory(self) -> float:
-        """Bytes of one device that are planned with."""
+        """Bytes of one device that the run may use."""
         return (1 - HEADROOM) * self.device.memory
 
 
@@ -114,11 +114,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Effort:
-    """Work and what it takes. Hours and cost are None in fp32, whose peaks the table of devices does not have."""
+    """Tokens, operations, time and cost. Time and cost are None in fp32: the table of devices has bf16 peaks only."""
 
     tokens: int
     updates: int
-    flops: float  # of the model; what checkpointing computes again counts in the hours alone
+    flops: float  # of the model; recomputation by checkpointing counts for `hours` only
     hours: float | None
     device_hours: float | None
     cost: float | None
@@ -126,29 +126,29 @@ class Effort:
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """What one phase will take."""
+    """The estimate for one phase."""
 
     name: str
     max_length: int
     mask_ratio: float
-    fill: float  # real tokens, [CLS] and [SEP] included, of all places in the rows
-    piece_tokens: float  # mean length of the documents, or parts of them, that stand in the rows
+    packing_efficiency: float  # real tokens, [CLS] and [SEP] included, over all positions
+    chunk_tokens: float  # mean length of the documents, or parts of them, in the packed sequences
     stages: tuple[Stage, ...]
-    growing_updates: int  # before the batch has its final size
+    growing_updates: int  # before the batch reaches its final size
     rate_warmup_updates: int
     flops_per_token: Flops
     effort: Effort
     microbatch_rows: int
-    passes: int  # of a microbatch, for an update of the final batch size
+    passes: int  # microbatches in an update of the final batch size
     memory: Memory
     fits: bool
-    largest_microbatch_rows: int  # that fits; at most what one device gets of a batch
-    epochs: Mapping[str, float]  # how often the phase reads each source; empty where the shards are not here
+    largest_microbatch_rows: int  # the largest that fits, at most the part of a batch on one device
+    epochs: Mapping[str, float]  # how often the phase reads each source; empty if the shards do not exist
 
 
 @dataclass(frozen=True)
 class Implied:
-    """What given hours of some phases say about the devices."""
+    """The speed of the devices, computed from measured hours of some phases."""
 
     phases: tuple[str, ...]
     hours: float
@@ -158,12 +158,12 @@ class Implied:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take, and what was assumed."""
+    """The estimate for a run, with its assumptions."""
 
     cluster: Cluster
     precision: Precision
     vocabulary: int
-    lengths: str  # where those of the documents come from
+    lengths: str  # the source of the document lengths
     parameters: Parameters
     parameters_total: int
     phases: tuple[PhasePlan, ...]
@@ -180,15 +180,15 @@ def plan(
     shards: Path | None = None,
     histogram: Path | None = None,
 ) -> Plan:
-    """Estimate what the recipe takes. Tokenizer, shards and the model that it starts from need not exist.
+    """Estimate the time and memory of a recipe. The tokenizer, the shards and the start model need not exist.
 
-    Lengths of documents come from `shards` or `histogram`, otherwise from the recipe's own shards where all are there,
-    otherwise they are assumed. `hours` are of the form phase=194.2 or phase+phase=425.3.
+    Document lengths come from `shards` or `histogram`, otherwise from the recipe's shards if all exist, otherwise they
+    are assumed. `hours` are of the form phase=194.2 or phase+phase=425.3.
 
     Raises:
-        ConfigError: an argument makes no sense, the shape of the model is not known, or a batch has fewer rows than
+        ConfigError: an argument is invalid, the shape of the model is unknown, or a batch has fewer sequences than
             there are devices.
-        DataError: given lengths cannot be read, or a source has no document of the lengths that the recipe wants.
+        DataError: lengths cannot be read, or a source has no document of the lengths in the recipe.
     """
     measured = _given_hours(recipe, hours)
     cluster = cluster.fitted(recipe)
@@ -230,27 +230,27 @@ def plan(
 def _epochs(
     tokens: int, weights: Mapping[str, float], packed: Mapping[str, Rows], lengths: Lengths
 ) -> dict[str, float]:
-    """How often a phase reads what each source holds. [CLS] and [SEP] are read, but no source holds them."""
+    """The epochs of each source in a phase. [CLS] and [SEP] count as tokens of the phase, but not of the source."""
     found = {}
     for source, weight in weights.items():
         held = lengths.tokens(source)
         if held is not None:
-            share = weight / sum(weights.values()) * (1 - FRAME_TOKENS * packed[source].pieces_per_token)
+            share = weight / sum(weights.values()) * (1 - FRAME_TOKENS * packed[source].chunks_per_token)
             found[source] = tokens * share / held
     return found
 
 
 def _first_batch(phase: Phase) -> int:
-    """Packed sequences of the first update of a phase."""
+    """The number of packed sequences in the first update of a phase."""
     return max(1, phase.batch_tokens.at(0) // phase.max_length)
 
 
 def simulate_updates(
     batch: BatchSize, max_length: int, tokens: int, tokens_per_row: Fraction | int
 ) -> tuple[Stage, ...]:
-    """The updates of a phase by batch size: what stepping through `BatchSize.at` until `tokens` are read would count.
+    """The updates of a phase by batch size, as if stepping through `BatchSize.at` until `tokens` are read.
 
-    In whole numbers and fractions, so that it is exact over trillions of tokens.
+    Computed with integers and fractions, so that it is exact for trillions of tokens.
     """
     sizes, each = batch.growth()
     stages, left = [], Fraction(tokens)
@@ -273,7 +273,7 @@ def _plan_phase(
     count = cluster.num_devices
     if stages[0].rows < count:
         raise ConfigError(
-            f"A batch of {stages[0].rows} packed sequences in phases.{name} has none for some of {count} devices; "
+            f"A batch of {stages[0].rows} packed sequences in phases.{name} is too small for {count} devices; "
             "raise batch_tokens (and its start), or give fewer --gpus."
         )
     warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_row)
@@ -299,8 +299,8 @@ def _plan_phase(
         name=name,
         max_length=length,
         mask_ratio=phase.mask_ratio,
-        fill=rows.fill,
-        piece_tokens=1 / rows.pieces_per_token,
+        packing_efficiency=rows.packing_efficiency,
+        chunk_tokens=1 / rows.chunks_per_token,
         stages=stages,
         growing_updates=sum(stage.updates for stage in stages if stage.batch_tokens < batch.tokens),
         rate_warmup_updates=sum(stage.updates for stage in warmup),
@@ -339,7 +339,7 @@ def _added(efforts: Sequence[Effort]) -> Effort:
 
 
 def _given_hours(recipe: PretrainRecipe, hours: Sequence[str]) -> list[tuple[tuple[str, ...], float]]:
-    """The phases and hours in texts like phase+phase=425.3."""
+    """Parse texts like phase+phase=425.3."""
     found = []
     for given in hours:
         names, _, text = given.partition("=")
@@ -350,9 +350,7 @@ def _given_hours(recipe: PretrainRecipe, hours: Sequence[str]) -> list[tuple[tup
         if not 0 < number < math.inf:
             raise ConfigError(f"The hours {given!r} are not of the form phase=194.2 or phase+phase=425.3.")
         if unknown := [name for name in names.split("+") if name not in recipe.phases]:
-            raise ConfigError(
-                f"There is no phase {unknown[0]!r} to have hours; the recipe has {', '.join(recipe.phases)}."
-            )
+            raise ConfigError(f"--hours names the phase {unknown[0]!r}, but the recipe has {', '.join(recipe.phases)}.")
         found.append((tuple(names.split("+")), number))
     return found
 

@@ -1,4 +1,4 @@
-"""What a shard folder would become in training: documents, rows and how full they are."""
+"""Statistics of a shard folder: documents, packed sequences and packing efficiency."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,16 @@ class Bin:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Measured over one full epoch of rows of `max_length` tokens."""
+    """Statistics of one epoch of packed sequences of `max_length` tokens."""
 
     folder: str
     max_length: int
     documents: int
     tokens: int
-    rows: int
-    pieces: int
-    pieces_per_row: float
-    fill: float  # real tokens, [CLS] and [SEP] included, of all places in the rows
+    packed_sequences: int
+    chunks: int
+    chunks_per_sequence: float
+    packing_efficiency: float  # real tokens, [CLS] and [SEP] included, over all positions
     median_length: int
     longest: int
     histogram: tuple[Bin, ...]
@@ -40,17 +40,17 @@ def inspect(folder: str | Path, max_length: int, seed: int = 0) -> Inspection:
     """Pack one epoch of a shard folder and count.
 
     Raises:
-        DataError: the folder holds no sound shards.
+        DataError: the folder has no valid shards.
     """
     shards = Shards.open(folder)
     packer = Packer(Documents.all_of(shards), max_length, seed)
-    rows = pieces = filled = 0
+    rows = chunks = filled = 0
     while True:
         row = packer.next_row()
         if packer.position.epoch:
             break
-        rows, pieces = rows + 1, pieces + len(row)
-        filled += sum(piece.length + FRAME_TOKENS for piece in row)
+        rows, chunks = rows + 1, chunks + len(row)
+        filled += sum(chunk.length + FRAME_TOKENS for chunk in row)
     edges = [0, *(2**power for power in range(4, 64) if 2 ** (power - 1) <= shards.lengths.max())]
     counts = np.histogram(shards.lengths, bins=edges)[0]
     return Inspection(
@@ -58,10 +58,10 @@ def inspect(folder: str | Path, max_length: int, seed: int = 0) -> Inspection:
         max_length=max_length,
         documents=shards.num_documents,
         tokens=shards.num_tokens,
-        rows=rows,
-        pieces=pieces,
-        pieces_per_row=pieces / rows,
-        fill=filled / (rows * max_length),
+        packed_sequences=rows,
+        chunks=chunks,
+        chunks_per_sequence=chunks / rows,
+        packing_efficiency=filled / (rows * max_length),
         median_length=int(np.median(shards.lengths)),
         longest=int(shards.lengths.max()),
         histogram=tuple(map(Bin, edges[:-1], edges[1:], counts.tolist())),

@@ -1,4 +1,4 @@
-"""How long documents are, and what packing makes of them. No token is read."""
+"""Lengths of documents, and the packed sequences that result from them, without reading tokens."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -18,14 +18,14 @@ from modernbert.text.framing import FRAME_TOKENS
 
 Ints = npt.NDArray[np.int64]
 
-SAMPLE_DOCUMENTS = 4 * 16_384  # and about as many pieces: whole buffers of the packer
+SAMPLE_DOCUMENTS = 4 * 16_384  # and about as many chunks: whole buffers of the packer
 ASSUMPTION = "assumed: log-normal, median 500 tokens, sigma 1.2"
 
 
 def assumed_lengths() -> Ints:
-    """Made-up documents where none are known: `ASSUMPTION`, a mean of about a thousand tokens and a long tail."""
-    drawn = np.random.Generator(np.random.PCG64DXSM(0)).lognormal(np.log(500), 1.2, SAMPLE_DOCUMENTS)
-    return np.maximum(1, drawn).astype(np.int64)
+    """Random lengths as in `ASSUMPTION` (mean about a thousand tokens, a long tail), if no lengths are known."""
+    lengths = np.random.Generator(np.random.PCG64DXSM(0)).lognormal(np.log(500), 1.2, SAMPLE_DOCUMENTS)
+    return np.maximum(1, lengths).astype(np.int64)
 
 
 class _Bin(Config):
@@ -40,18 +40,20 @@ class _Histogram(Config, extra="ignore"):
 
 
 def histogram_lengths(path: Path) -> Ints:
-    """Documents drawn from the histogram that `modernbert inspect --json` prints, evenly in the logarithm in each bin.
+    """Random lengths from the histogram of `modernbert inspect --json`, log-uniform in each bin.
 
     Raises:
-        DataError: it cannot be read, or counts no document.
+        DataError: the file cannot be read, or has no document.
     """
     try:
         found = _Histogram.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError):
-        raise DataError(f"{path} is no length histogram; write it with `modernbert inspect SHARDS --json`.") from None
+        raise DataError(
+            f"{path} is not a length histogram; write one with `modernbert inspect SHARDS --json`."
+        ) from None
     bins = [bin_ for bin_ in found.histogram if bin_.documents and bin_.stop > max(1, bin_.start)]
     if not bins:
-        raise DataError(f"{path} counts no document; write it with `modernbert inspect SHARDS --json`.")
+        raise DataError(f"{path} has no document; write it with `modernbert inspect SHARDS --json`.")
     generator = np.random.Generator(np.random.PCG64DXSM(0))
     counts = np.array([bin_.documents for bin_ in bins], dtype=np.float64)
     chosen = generator.choice(len(bins), size=SAMPLE_DOCUMENTS, p=counts / counts.sum())
@@ -62,20 +64,20 @@ def histogram_lengths(path: Path) -> Ints:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the rows of a source, or of a mixture, are like on average."""
+    """Averages over the packed sequences of a source or a mixture."""
 
     max_length: int
-    tokens_per_row: Fraction  # [CLS] and [SEP] included, padding not
-    pieces_per_token: float
-    keys: Mapping[int | None, float]  # what a token attends to, by window; None is global
+    tokens_per_row: Fraction  # with [CLS] and [SEP], without padding
+    chunks_per_token: float
+    keys: Mapping[int | None, float]  # mean number of keys that a token attends to, by window; None is global
 
     @property
-    def fill(self) -> float:
+    def packing_efficiency(self) -> float:
         return float(self.tokens_per_row / self.max_length)
 
 
 def packed_rows(lengths: Ints, max_length: int, windows: Collection[int | None]) -> Rows:
-    """Pack documents of these lengths as training does, a sample of them where they are many, and measure the rows.
+    """Pack documents of these lengths (a sample, if there are many) as training does, and compute the averages.
 
     Raises:
         ConfigError: `max_length` leaves no room beside [CLS] and [SEP].
@@ -95,7 +97,7 @@ def packed_rows(lengths: Ints, max_length: int, windows: Collection[int | None])
             break
         buffer = at.buffer
         rows += 1
-        sizes += [piece.length + FRAME_TOKENS for piece in row]
+        sizes += [chunk.length + FRAME_TOKENS for chunk in row]
     size = np.array(sizes)
     tokens = int(size.sum())
     keys = {window: float(visible_keys(size, window).sum() / tokens) for window in windows}
@@ -110,7 +112,7 @@ def mixed_rows(sources: Mapping[str, Rows], weights: Mapping[str, float]) -> Row
     return Rows(
         max_length=first.max_length,
         tokens_per_row=1 / sum((share / sources[name].tokens_per_row for name, share in shares.items()), Fraction(0)),
-        pieces_per_token=sum(float(share) * sources[name].pieces_per_token for name, share in shares.items()),
+        chunks_per_token=sum(float(share) * sources[name].chunks_per_token for name, share in shares.items()),
         keys={
             window: sum(float(share) * sources[name].keys[window] for name, share in shares.items())
             for window in first.keys

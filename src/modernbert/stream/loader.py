@@ -14,7 +14,7 @@ from torch import Tensor
 from modernbert.errors import ConfigError
 from modernbert.packed import IGNORED, Sequences
 from modernbert.stream.masking import mask_tokens
-from modernbert.stream.packing import Packer, Piece, Position
+from modernbert.stream.packing import Chunk, Packer, Position
 from modernbert.stream.shards import Documents, Shards
 from modernbert.text.framing import FRAME_TOKENS, Frame
 from modernbert.text.tokenizer import Vocabulary
@@ -22,7 +22,7 @@ from modernbert.text.tokenizer import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some rows as one packed stream: each sequence is one piece with its [CLS] and [SEP]. On the host.
+    """Some rows as one packed stream: each sequence is one chunk with its [CLS] and [SEP]. On the host.
 
     `rows` and `targets` are what `MaskedLM.loss_at` takes; they are found here, so that no device is asked for them.
     """
@@ -49,16 +49,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the stream before its tokens are read: its number, its source, and the pieces of documents in it."""
+    """One row of the stream before its tokens are read: its number, its source, and the chunks of documents in it."""
 
     number: int
     source: str
-    pieces: tuple[Piece, ...]
+    chunks: tuple[Chunk, ...]
 
     @property
     def num_tokens(self) -> int:
-        """With [CLS] and [SEP] of each piece."""
-        return sum(piece.length + FRAME_TOKENS for piece in self.pieces)
+        """With [CLS] and [SEP] of each chunk."""
+        return sum(chunk.length + FRAME_TOKENS for chunk in self.chunks)
 
 
 class Loader:
@@ -143,8 +143,8 @@ class Loader:
     def _next_row(self) -> Row:
         total = sum(self._served.values())
         name = max(self._served, key=lambda source: self._weights[source] * total - self._served[source])
-        pieces = self._packers[name].next_row()
-        row = Row(self._rows, name, tuple(pieces))
+        chunks = self._packers[name].next_row()
+        row = Row(self._rows, name, tuple(chunks))
         self._served[name] += row.num_tokens
         self._rows += 1
         return row
@@ -158,10 +158,10 @@ def validation_batches(
     rows: list[Row] = []
     count = 0
     while count < tokens:
-        pieces = packer.next_row()
+        chunks = packer.next_row()
         if packer.position.epoch:
             break
-        rows.append(Row(len(rows), "", tuple(pieces)))
+        rows.append(Row(len(rows), "", tuple(chunks)))
         count += rows[-1].num_tokens
     at_once = max(1, 16_384 // max_length)
     return [
@@ -177,10 +177,10 @@ def _batch(
     inputs, labels, lengths = [], [], []
     for row in rows:
         parts: list[npt.NDArray[np.integer]] = []
-        for piece in row.pieces:
-            ids = shards[row.source].slice(piece.document, piece.start, piece.start + piece.length)
+        for chunk in row.chunks:
+            ids = shards[row.source].slice(chunk.document, chunk.start, chunk.start + chunk.length)
             parts += frame.parts(ids)
-            lengths.append(piece.length + FRAME_TOKENS)
+            lengths.append(chunk.length + FRAME_TOKENS)
         masked, label = mask_tokens(
             np.concatenate(parts, dtype=np.int64), vocabulary, ratio=mask_ratio, seed=seed, step=row.number
         )

@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """A document, or the part of one that fits a row."""
 
     document: int
@@ -33,7 +33,7 @@ class Position:
 
 
 def cut(lengths: Ints, max_length: int) -> tuple[Ints, Ints, Ints]:
-    """Cut documents into pieces of at most `max_length - 2` tokens: index of the document, start, length of each."""
+    """Cut documents into chunks of at most `max_length - 2` tokens: index of the document, start, length of each."""
     room = max_length - FRAME_TOKENS
     counts = -(-lengths // room)
     owner = np.repeat(np.arange(len(lengths)), counts)
@@ -63,7 +63,7 @@ def best_fit(sizes: Ints, capacity: int) -> list[list[int]]:
             space, row = capacity, len(rows)
             rows.append([item])
         left = space - size
-        if left > FRAME_TOKENS:  # less holds no piece
+        if left > FRAME_TOKENS:  # less holds no chunk
             by_space[left].append(row)
             spaces |= 1 << left
     return rows
@@ -94,9 +94,9 @@ class Packer:
         self._rows_of = (-1, -1)
         self._rows: list[list[int]] = []
         none: Ints = np.empty(0, dtype=np.int64)
-        self._pieces: tuple[Counts, Ints, Ints] = (self._order, none, none)
+        self._chunks: tuple[Counts, Ints, Ints] = (self._order, none, none)
 
-    def next_row(self) -> list[Piece]:
+    def next_row(self) -> list[Chunk]:
         """The next row. Passes into the next buffer and the next epoch by itself."""
         while True:
             at = self.position
@@ -107,8 +107,8 @@ class Packer:
                 self._pack(at.epoch, at.buffer)
             if at.row < len(self._rows):
                 self.position = Position(at.epoch, at.buffer, at.row + 1)
-                document, start, length = (column[self._rows[at.row]].tolist() for column in self._pieces)
-                return list(map(Piece, document, start, length))
+                document, start, length = (column[self._rows[at.row]].tolist() for column in self._chunks)
+                return list(map(Chunk, document, start, length))
             self.position = Position(at.epoch, at.buffer + 1)
 
     def _pack(self, epoch: int, buffer: int) -> None:
@@ -117,7 +117,7 @@ class Packer:
             self._order, self._order_epoch = generator.permutation(self._documents.indices), epoch
         members = self._order[buffer * _BUFFER_DOCUMENTS : (buffer + 1) * _BUFFER_DOCUMENTS]
         owner, start, length = cut(self._documents.shards.lengths[members].astype(np.int64), self._max_length)
-        self._pieces = (members[owner], start, length)
+        self._chunks = (members[owner], start, length)
         self._rows = best_fit(length + FRAME_TOKENS, self._max_length)
         np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(self._rows)
         self._rows_of = (epoch, buffer)

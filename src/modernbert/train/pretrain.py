@@ -292,7 +292,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
             return
         documents: dict[str, list[int]] = {}
         for row in step.planned.rows:
-            documents.setdefault(row.source, []).extend(piece.document for piece in row.pieces)
+            documents.setdefault(row.source, []).extend(chunk.document for chunk in row.chunks)
         shown = "; ".join(
             f"{source} {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}"
             for source, ids in documents.items()

@@ -46,54 +46,54 @@ def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
     values["attention_output_dropout"] = recipe.model.attention_output_dropout
     same = (folder / "tokenizer.json").is_file() and sha256(folder) == sha256(recipe.tokenizer)
     rows = old.config.vocab_size
-    same &= num_ids(load_tokenizer(recipe.tokenizer)) <= rows  # its own tokenizer may have got tokens since
+    same &= num_ids(load_tokenizer(recipe.tokenizer)) <= rows  # tokens may have been added to its own tokenizer
     if same:
         values["vocab_size"] = rows
     model = MaskedLM(type(old.config).model_validate(old.config.model_dump() | values))
     weights = old.state_dict()
     if not same:
-        pieces = old_pieces(load_tokenizer(folder), load_tokenizer(recipe.tokenizer), vocabulary)
-        pieces = [[index for index in ids if index < rows] for ids in pieces]
-        kept = sum(len(ids) == 1 for ids in pieces)
+        old_ids = old_tokens(load_tokenizer(folder), load_tokenizer(recipe.tokenizer), vocabulary)
+        old_ids = [[index for index in ids if index < rows] for ids in old_ids]
+        kept = sum(len(ids) == 1 for ids in old_ids)
         logger.info(
             "%s has another tokenizer: %s of %s tokens keep their embedding, the others start from the mean of their "
-            "old pieces.", folder, f"{kept:,}", f"{vocabulary.size:,}",
+            "old tokens.", folder, f"{kept:,}", f"{vocabulary.size:,}",
         )  # fmt: skip
         for name in ("model.embeddings.tok_embeddings.weight", "decoder.weight", "decoder.bias"):
             if name in weights:
-                weights[name] = mean_of_pieces(weights[name], pieces)
+                weights[name] = mean_of_tokens(weights[name], old_ids)
     model.load_state_dict(weights)
     model.tie_weights()
     return model
 
 
-def old_pieces(old: Tokenizer, new: Tokenizer, vocabulary: Vocabulary) -> list[list[int]]:
-    """For every id of the new vocabulary the ids that its text has under the old tokenizer; none for unused ids.
+def old_tokens(old: Tokenizer, new: Tokenizer, vocabulary: Vocabulary) -> list[list[int]]:
+    """For every id of the new vocabulary, the ids of its text under the old tokenizer; none for unused ids.
 
-    A token that the old vocabulary has is itself. Part of a character is taken byte by byte.
+    A token that the old vocabulary also has is itself. Parts of a character are split into bytes.
     """
     known = old.get_vocab(with_added_tokens=True)
     both_bytes = all(json.loads(tokenizer.to_str())["model"]["type"] == "BPE" for tokenizer in (old, new))
-    pieces: list[list[int]] = [[] for _ in range(vocabulary.size)]
+    old_ids: list[list[int]] = [[] for _ in range(vocabulary.size)]
     for token, index in new.get_vocab(with_added_tokens=True).items():
         text = new.decode([index], skip_special_tokens=False)
         if token in known and (both_bytes or vocabulary.special[index]):
-            pieces[index] = [known[token]]
+            old_ids[index] = [known[token]]
         elif vocabulary.special[index]:
-            pieces[index] = []
+            old_ids[index] = []
         elif "\ufffd" in text:
-            pieces[index] = [known[character] for character in token if character in known]
+            old_ids[index] = [known[character] for character in token if character in known]
         else:
-            pieces[index] = old.encode(text, add_special_tokens=False).ids
-    return pieces
+            old_ids[index] = old.encode(text, add_special_tokens=False).ids
+    return old_ids
 
 
-def mean_of_pieces(values: Tensor, pieces: list[list[int]]) -> Tensor:
+def mean_of_tokens(values: Tensor, old_ids: list[list[int]]) -> Tensor:
     """Rows of `values` averaged over each list of ids; the mean of all rows where a list is empty."""
-    counts = torch.tensor([len(ids) for ids in pieces])
-    owner = torch.repeat_interleave(torch.arange(len(pieces)), counts)
-    rows = values[torch.tensor([index for ids in pieces for index in ids], dtype=torch.int64)]
-    sums = values.new_zeros(len(pieces), *values.shape[1:]).index_add_(0, owner, rows)
+    counts = torch.tensor([len(ids) for ids in old_ids])
+    owner = torch.repeat_interleave(torch.arange(len(old_ids)), counts)
+    rows = values[torch.tensor([index for ids in old_ids for index in ids], dtype=torch.int64)]
+    sums = values.new_zeros(len(old_ids), *values.shape[1:]).index_add_(0, owner, rows)
     means = sums / counts.clamp(min=1).view(-1, *[1] * (values.dim() - 1)).to(values.dtype)
     means[counts == 0] = values.mean(0)
     return means

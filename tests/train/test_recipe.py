@@ -47,8 +47,8 @@ def test_the_resolved_recipe_is_itself_a_recipe(tmp_path):
     ("change", "message"),
     [
         ({"mixture": {"c": 1.0}}, "names 'c', which is not in \\[data\\]"),
-        ({"max_length": 100_000}, "not one row fits"),
-        ({"batch_tokens": 64}, "at least one row"),
+        ({"max_length": 100_000}, "not one sequence fits"),
+        ({"batch_tokens": 64}, "at least one packed sequence"),
         ({"batch_tokens": {"tokens": 512, "start": 128}}, "both start and warmup_tokens"),
         ({"batch_tokens": {"tokens": 512, "start": 1024, "warmup_tokens": 10}}, "above its final"),
         ({"mask_ratio": 1.5}, "mask_ratio"),

@@ -1,4 +1,4 @@
-"""The mean of several checkpoints: the published base is that of its three best decay checkpoints and the last one."""
+"""Average of several checkpoints, as for the published base (its three best decay checkpoints and the last one)."""
 
 import logging
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def average(folders: Sequence[Path]) -> MaskedLM:
-    """The model whose every weight is the mean of those of `folders`, summed in fp64 and in the dtype of the first.
+    """A model whose weights are the means of those in `folders`, computed in fp64, in the dtype of the first.
 
     Raises:
         CheckpointError: there is no folder, or their configurations differ.
@@ -36,12 +36,12 @@ def average(folders: Sequence[Path]) -> MaskedLM:
 
 
 def average_run(sources: Sequence[Path], output: Path, best: int) -> list[Path]:
-    """Average the checkpoints of a run directory (its `best` by validation loss, and the last) or some model folders.
+    """Average the checkpoints of a run (its `best` by validation loss, and the last one), or some model folders.
 
-    Writes the model to `output` with the tokenizer of the first, and returns the folders that took part.
+    Writes the model to `output` with the tokenizer of the first, and returns the folders that were averaged.
 
     Raises:
-        CheckpointError: the run has no checkpoint, a folder is no model, or their configurations differ.
+        CheckpointError: the run has no checkpoint, a folder is not a model folder, or their configurations differ.
     """
     folders = list(sources)
     if len(sources) == 1 and (sources[0] / "checkpoints").is_dir():

@@ -1,4 +1,4 @@
-"""Training checkpoints: model folders with a `training/` folder inside, written aside and renamed, never pickled.
+"""Training checkpoints: model folders with a `training/` folder inside, written atomically, without pickle.
 
 checkpoints/step-00000500/
     config.json  model.safetensors  tokenizer...      a model that loads anywhere
@@ -34,9 +34,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class RetentionPolicy:
-    """Which checkpoints stay: the newest, the best by validation loss, and the first after every so many tokens.
+    """Which checkpoints are kept: the newest, the best by validation loss, and one every `every_tokens` tokens.
 
-    That of the end of a phase always stays: another decay, or another context extension, would start there.
+    That of the end of a phase is always kept, as the start for another decay or context extension.
     """
 
     last: int
@@ -46,9 +46,9 @@ class RetentionPolicy:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that a checkpoint holds, on the CPU and untouched by further training.
+    """The content of a checkpoint, on the CPU and independent of further training.
 
-    `state` has `step`, `tokens`, `phase_end` and `validation_loss` (None where none was measured) among others.
+    `state` has `step`, `tokens`, `phase_end`, `validation_loss` (None if not measured) and others.
     """
 
     architecture: str
@@ -59,7 +59,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: Pretrained, optimizer: StableAdamW, state: dict[str, Any], copied: bool) -> "Snapshot":
-        """The state of this moment. All processes of a sharded model must ask; those not to write it need no copy."""
+        """The current state. With sharding, all processes must call this; those that do not write need no copy."""
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
@@ -84,19 +84,19 @@ class Checkpoints:
         self._writing: Future[Path] | None = None
 
     def save(self, snapshot: Snapshot) -> None:
-        """Begin to write a checkpoint, once the one before is written; its errors come out here or in `wait`.
+        """Start writing a checkpoint after the previous one is written, whose errors are raised here or in `wait`.
 
         Raises:
-            CheckpointError: the one before could not be written; what was there before is untouched.
+            CheckpointError: the previous one could not be written; older ones are unchanged.
         """
         self.wait()
         self._writing = self._writer.submit(_write, self.directory, snapshot, self._recipe, self._tokenizer, self._keep)
 
     def wait(self) -> None:
-        """Until nothing is being written.
+        """Wait until the checkpoint is written.
 
         Raises:
-            CheckpointError: the last one could not be written; what was there before is untouched.
+            CheckpointError: it could not be written; older ones are unchanged.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -104,7 +104,7 @@ class Checkpoints:
 
 
 def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, keep: RetentionPolicy) -> Path:
-    """Write a checkpoint, then remove those that `keep` does not name. Returns its folder."""
+    """Write a checkpoint, then remove those that the policy does not keep. Returns its folder."""
     state = snapshot.state
     target = directory / f"step-{state['step']:08d}"
     older = folders(directory)
@@ -137,7 +137,7 @@ def folders(directory: Path) -> list[Path]:
 
 
 def newest(directory: Path) -> Path | None:
-    """The newest checkpoint whose files all have the hash they were written with. A damaged one is named and set aside.
+    """The newest checkpoint whose files have their recorded hashes. A damaged one is logged and renamed.
 
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
@@ -147,7 +147,9 @@ def newest(directory: Path) -> Path | None:
         settle(folder)
     for folder in reversed(found):
         if damaged := _damage(folder):
-            logger.warning("The checkpoint %s is damaged (%s); it is set aside for the one before.", folder, damaged)
+            logger.warning(
+                "The checkpoint %s is damaged (%s); it is renamed, and the one before is used.", folder, damaged
+            )
             names = (f"damaged-{folder.name}{ending}" for ending in ("", *(f"-{number}" for number in range(2, 1000))))
             folder.rename(next(path for name in names if not (path := folder.with_name(name)).exists()))
         else:
@@ -160,7 +162,7 @@ def newest(directory: Path) -> Path | None:
 def best(directory: Path, count: int) -> list[Path]:
     """The checkpoints of the newest phase with the lowest validation loss, best first.
 
-    Phases are not compared: each is measured on its own sources and its own length.
+    Phases are not compared, as each is measured on its own sources and length.
     """
     states = {path: _state(path) for path in folders(directory)}
     phase = max((state["phase"] for state in states.values()), default=0)
@@ -173,7 +175,7 @@ def best(directory: Path, count: int) -> list[Path]:
 
 
 def phase_ends(directory: Path) -> dict[int, Path]:
-    """For each phase that has ended, by its number from 0, the checkpoint at its end."""
+    """The checkpoint at the end of each finished phase, by the number of the phase from 0."""
     states = ((path, _state(path)) for path in folders(directory))
     return {state["phase"]: path for path, state in states if state.get("phase_end")}
 
@@ -215,7 +217,7 @@ def _damage(folder: Path) -> str | None:
 
 @torch.no_grad()
 def restore_weights(folder: Path, model: Pretrained) -> dict[str, Any]:
-    """Give a model, before it is sharded, the weights of a checkpoint. Returns the checkpoint's state.
+    """Load the weights of a checkpoint into a model, before it is sharded. Returns the checkpoint's state.
 
     Raises:
         CheckpointError: the checkpoint is of another model.
@@ -234,7 +236,7 @@ def restore_weights(folder: Path, model: Pretrained) -> dict[str, Any]:
 
 @torch.no_grad()
 def restore_moments(folder: Path, model: Pretrained, optimizer: StableAdamW) -> None:
-    """Give the optimizer of a model, sharded or not, the moments of a checkpoint.
+    """Load the moments of a checkpoint into the optimizer of a model, sharded or not.
 
     Raises:
         CheckpointError: the checkpoint is of another model.

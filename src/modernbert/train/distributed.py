@@ -1,7 +1,7 @@
-"""Several processes as one run. `torchrun` starts them; one process alone is the case of size 1.
+"""Several processes as one run, started by `torchrun`; a single process is the case of size 1.
 
-Every process walks the same stream of rows and reads its own part of each batch, so the state of a run is the same on
-all of them and a checkpoint knows nothing of their number.
+Every process iterates over the same stream of packed sequences and reads its own part of each batch. So the state of a
+run is the same in all of them, and a checkpoint does not depend on their number.
 """
 
 import functools
@@ -39,7 +39,7 @@ PATIENCE = 600.0  # seconds between the starts of the first and the last process
 
 @dataclass(frozen=True)
 class Processes:
-    """Which process of how many this is, and its device."""
+    """The rank of this process, the number of processes, and its device."""
 
     rank: int
     size: int
@@ -47,20 +47,20 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part: contiguous, and as large as that of any other or one smaller."""
+        """This process's part: contiguous; the sizes of all parts differ by at most 1."""
         begin, end = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
         return items[begin:end]
 
     def largest_share(self, count: int) -> int:
-        """The most that any process gets of so many items."""
+        """The size of the largest part of `count` items."""
         return math.ceil(count / self.size)
 
     def sum(self, *values: float) -> list[float]:
-        """Each value added up over all processes, in fp64."""
+        """The sum of each value over all processes, in fp64."""
         if self.size == 1:
             return list(values)
         dtype = torch.float64 if self.device.type != "mps" else torch.float32
@@ -70,7 +70,7 @@ class Processes:
         return found
 
     def add_up(self, values: Tensor) -> None:
-        """Each value becomes its sum over all processes, in place and on its device, for which nobody waits."""
+        """Replace each value by its sum over all processes, in place, without waiting for the device."""
         if self.size > 1:
             distributed.all_reduce(values)
 
@@ -90,14 +90,14 @@ class Processes:
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """The processes that `torchrun` started, or this one alone.
+    """The processes that `torchrun` started, or only this one.
 
-    What was built for them must be forgotten when the block ends, so build it in a function of its own: a DDP module
-    that outlives the group destroys it while holding Python's lock, for which a thread of the group may be waiting.
+    Objects built for them must be deleted before the block ends, so build them in a separate function: a DDP module
+    that outlives the group destroys it while holding the GIL, for which a thread of the group may be waiting.
 
     Raises:
-        ConfigError: there is no such device.
-        ProcessError: another process failed, with its sentence, or ended while this one was waiting for it.
+        ConfigError: the device does not exist.
+        ProcessError: another process failed (with its message), or ended while this one was waiting for it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(0, 1, select_device(device))
@@ -113,10 +113,10 @@ def processes(device: str) -> Iterator[Processes]:
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     package = logging.getLogger("modernbert")
     level = package.level
-    if rank > 0:  # one process speaks for all
+    if rank > 0:  # only one process logs
         package.setLevel(logging.ERROR)
     try:
-        with Peers(store, rank, size).told():
+        with Peers(store, rank, size).reporting():
             yield Processes(rank, size, chosen)
     except ModernBertError as error:
         traceback.clear_frames(error.__traceback__)
@@ -128,12 +128,12 @@ def processes(device: str) -> Iterator[Processes]:
 
 
 def name_of_attempt(store: Store, rank: int, size: int) -> str:
-    """A name that these processes, and no earlier ones, have in common.
+    """A name that is common to these processes and different from that of earlier ones.
 
-    The agent of torchrun keeps one store while it starts processes again, so that a new process may read the address of
-    one that is dead and wait for it for half an hour (pytorch/pytorch#135712); a count of restarts does not help, since
-    each agent counts its own. Here every process leaves a mark of its own and believes a set of marks when all
-    processes have confirmed that same set: each confirms only a set with its own mark in it.
+    The agent of torchrun keeps one store when it restarts processes, so that a new process may read the address of a
+    dead one and wait for it for half an hour (pytorch/pytorch#135712). A count of restarts does not help, since each
+    agent counts its own. Here every process writes its own mark, and accepts a set of marks when all processes have
+    confirmed the same set. Each process confirms only sets that contain its own mark.
 
     Raises:
         ProcessError: the others did not come in time.
@@ -155,12 +155,12 @@ def name_of_attempt(store: Store, rank: int, size: int) -> str:
 
 
 class Parallelism:
-    """A model prepared for several processes, from outside: activation checkpointing, compile, then DDP or FSDP2.
+    """A model prepared for several processes: activation checkpointing, compile, then DDP or FSDP2.
 
     `objective` is a module around the model whose forward pass gives the loss, `layers` are those of its encoder.
-    Without `parallel`, gradients are exchanged by `sum_gradients` alone.
-    With FSDP the parameters become DTensors in place: make the optimizer afterwards. `objective` is then to be called
-    by the attribute of that name; `evaluated` is the same module without the exchange of gradients.
+    Without `parallel`, only `sum_gradients` exchanges gradients.
+    FSDP converts the parameters to DTensors in place: create the optimizer afterwards, and call the attribute
+    `objective`. `evaluated` is the same module without the exchange of gradients.
     """
 
     def __init__(
@@ -193,16 +193,18 @@ class Parallelism:
         policy = MixedPrecisionPolicy(torch.bfloat16 if half else None, reduce_dtype=torch.float32 if half else None)
         for layer in layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(self.objective, mesh=mesh, mp_policy=policy)  # embedding and decoder are one tensor in one unit
+        fully_shard(
+            self.objective, mesh=mesh, mp_policy=policy
+        )  # embedding and decoder share a tensor, so they must be in one unit
         register_fsdp_forward_method(self.objective, "logits_at")
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of every tensor: then all must take part when one reads them."""
+        """Whether each process holds a part of every tensor, so that all must take part in reading them."""
         return isinstance(self.objective, FSDPModule)
 
     def gradients_stay(self) -> AbstractContextManager[None]:
-        """While entered, backward passes add up gradients in each process; the first one outside exchanges them."""
+        """In the block, backward passes accumulate gradients in each process; the next one outside exchanges them."""
         if isinstance(self.objective, DistributedDataParallel):
             return self.objective.no_sync()
         if isinstance(self.objective, FSDPModule):
@@ -210,7 +212,7 @@ class Parallelism:
         return nullcontext()
 
     def sum_gradients(self) -> None:
-        """Add up the gradients of all processes, for those that were made without `objective`.
+        """Sum the gradients over all processes, if they were computed without `objective`.
 
         A parameter without a gradient here counts as zero.
         """
@@ -226,7 +228,7 @@ class Parallelism:
             one.wait()
 
     def reshard(self) -> None:
-        """Give up whole parameters that a pass without a backward one has left behind."""
+        """Free the full parameters that remain after a forward pass without a backward pass."""
         for module in self.objective.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
@@ -242,7 +244,7 @@ def _without_exchange(module: FSDPModule) -> Iterator[None]:
 
 
 def whole(x: Tensor) -> Tensor:
-    """A copy of a tensor on the CPU, put together from its shards. All processes must ask for it."""
+    """A copy of the full tensor on the CPU, gathered from its shards. All processes must call this."""
     found = x.detach()
     if isinstance(found, DTensor):
         found = found.full_tensor()
@@ -250,7 +252,7 @@ def whole(x: Tensor) -> Tensor:
 
 
 def like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A whole tensor that every process holds, placed and sharded as a parameter is."""
+    """Place and shard a full tensor, which every process holds, like a parameter."""
     value = value.to(parameter.device)
     if isinstance(parameter, DTensor):
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

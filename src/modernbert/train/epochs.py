@@ -1,7 +1,7 @@
-"""Training over epochs of examples: their order, evaluations, the best model, the early end. On train/loop.py.
+"""Training over epochs of examples: order, evaluation, the best model, early stopping. Based on train/loop.py.
 
-What learns from labelled examples is a subclass of `EpochLoop`. It says which examples are in a batch, how their
-gradients are made, and how good the model is; order, schedule, resuming, reports and the best model are here.
+A subclass of `EpochLoop` defines the batches of an epoch, the computation of gradients, and the evaluation. Order,
+schedule, resuming, reports and the best model are implemented here.
 """
 
 import logging
@@ -35,7 +35,7 @@ _REPORTS_PER_EPOCH = 20
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come."""
+    """The progress of a run."""
 
     epoch: int = 0
     batch: int = 0  # of the epoch
@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class ExampleUpdate:
-    """The examples of one optimizer step, of all processes, and where the run is after it."""
+    """The examples of one optimizer step, over all processes, and the progress after it."""
 
     indices: Sequence[int]
     tokens: int
@@ -63,7 +63,7 @@ class ExampleUpdate:
 
     @property
     def after(self) -> int:
-        """Examples that the run has read with them."""
+        """The number of examples read so far, including these."""
         return self.before + len(self.indices)
 
 
@@ -86,9 +86,9 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
         num_examples: int,
         parallel: Literal["ddp"] | None = "ddp",
     ) -> None:
-        """`model` is on its device and in training mode, and what is not to be trained is frozen.
+        """`model` is on its device, in training mode, and parameters that are not trained are frozen.
 
-        `parallel` is None where `backward` makes the gradients without `objective` and sums them over the processes.
+        `parallel` is None if `backward` computes gradients without `objective` and sums them over the processes.
 
         Raises:
             CheckpointError: every checkpoint of the run is damaged.
@@ -121,27 +121,27 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
             make_optimizer=lambda: StableAdamW(layer_groups(model, training), lr=rate, peak_lr=rate),
         )
 
-    # What learns from examples says of itself.
+    # Defined by subclasses.
 
     @abstractmethod
     def batches(self, epoch: int) -> Batches:
-        """The batches of an epoch, by the numbers of their examples: a function of seed and epoch alone."""
+        """The batches of an epoch as indices of examples; they depend only on seed and epoch."""
 
     @abstractmethod
     def num_tokens(self, indices: Sequence[int]) -> int:
         """The tokens of some examples."""
 
     def total(self, indices: Sequence[int]) -> float:
-        """What the losses of some examples are divided by in all."""
+        """The number by which the summed losses of some examples are divided."""
         return float(len(indices))
 
     @abstractmethod
     def scores(self) -> Mapping[str, float] | None:
-        """The metrics of the model as it is on the validation set; None where there is none. In every process alike."""
+        """The metrics of the current model on the validation set, equal in all processes; None without such a set."""
 
     @abstractmethod
     def selection_score(self, scores: Mapping[str, float]) -> float:
-        """What makes one evaluation better than another: the larger, the better."""
+        """The score that selects the best evaluation; larger is better."""
 
     # The epochs.
 
@@ -196,7 +196,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
         return peak * schedule_factor(self.settings, self.run_fraction(planned))
 
     def run_fraction(self, planned: ExampleUpdate) -> float:
-        """How much of the run is over in the middle of an update, 0 to 1."""
+        """The finished part of the run in the middle of an update, 0 to 1."""
         return (planned.before + len(planned.indices) / 2) / (self.settings.epochs * self.num_examples)
 
     def dropout_seed(self, step: int) -> int:
@@ -228,7 +228,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
         return {"epoch": interval.last.planned.after / self.num_examples}
 
     def evaluate(self, planned: ExampleUpdate) -> None:
-        """Measure the validation set, keep the model if it is the best, and end if it was not for too long."""
+        """Evaluate, keep the model if it is the best, and stop after too many evaluations without a better one."""
         found = self.scores()
         if found is None:
             return
@@ -249,18 +249,18 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
 
     @property
     def best_folder(self) -> Path:
-        """The model of the best evaluation. There is no folder where nothing was evaluated."""
+        """The folder of the best model; it does not exist without an evaluation."""
         return self.directory / "best"
 
 
 def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
-    """Another number of 64 bits for each seed, step and process. Seeds below 2^32 lie 2^32 steps apart."""
+    """A different 64-bit number for each seed, step and process."""
     high, low = divmod(seed, 2**32)
     return ((low << 32) + high * 0x9E3779B97F4A7C15 + step + rank * 0xD1B54A32D192ED03) % 2**64
 
 
 def schedule_factor(training: Training, progress: float) -> float:
-    """The learning rate at a part of the run (0 to 1), as a part of its peak."""
+    """The learning rate as a fraction of its peak, when a fraction `progress` of the run is finished."""
     if progress < training.warmup:
         return progress / training.warmup
     left = (1 - progress) / (1 - training.warmup)
@@ -288,7 +288,7 @@ def freeze(model: TaskModel, training: Training) -> None:
 
 
 def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
-    """Parameters by their depth, whose learning rate falls from the head down; norms and biases do not decay."""
+    """Parameter groups by depth, with learning rates that fall from the head down; norms and biases do not decay."""
     num_layers = len(model.model.layers)
     groups: dict[tuple[int, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Fine-tuning: a task, its seeds, and the output folder with the best model. On the loop of train/epochs.py."""
+"""Fine-tuning: a task, its seeds, and the output folder with the best model. Based on train/epochs.py."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ PACKAGES = ("scipy", "matplotlib")  # of the extra `finetune`
 
 @dataclass(frozen=True)
 class UpdateContext:
-    """What a task that makes gradients itself knows of the update."""
+    """What a task that computes gradients itself needs to know about the update."""
 
     processes: Processes
     precision: Precision
@@ -53,7 +53,7 @@ class UpdateContext:
 
 @runtime_checkable
 class MakesGradients(Protocol):
-    """A task that makes the gradients of an update itself, in several forward passes (GradCache)."""
+    """A task that computes the gradients of an update itself, in several forward passes (GradCache)."""
 
     def make_gradients(self, model: TaskModel, items: Sequence[Item], context: UpdateContext) -> Tensor:
         """Add this process's part to `.grad` of the parameters and return its part of the loss: 0-dim, detached.
@@ -64,16 +64,16 @@ class MakesGradients(Protocol):
 
 
 def finetune(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
-    """Train, choose the best model, measure it and write the output folder; resume where it stopped.
+    """Train, select the best model, evaluate it and write the output folder; resume a stopped run.
 
-    Under torchrun, one process of several. With `overwrite` a run that is in the folder is removed first.
+    Under torchrun, each process calls this. With `overwrite`, an existing run in the folder is removed first.
     Returns the folder, or None if the user asked to stop (everything is saved then).
 
     Raises:
         ConfigError: the folder holds a run of another recipe, the recipe does not fit the model or the task, a tracker
             is missing, or the loss is no longer finite.
         DataError: a file or an example is wrong.
-        CheckpointError: there is no such model, or a checkpoint cannot be written.
+        CheckpointError: the model does not exist, or a checkpoint cannot be written.
         ProcessError: another process of the run has ended.
     """
     with StopRequest() as stop:
@@ -83,7 +83,7 @@ def finetune(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
 def run(
     recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None = None, overwrite: bool = False
 ) -> Path | None:
-    """`finetune`, unless and until `stop` is raised, on data that may be prepared already."""
+    """As `finetune`, until `stop` is set, and with data that may already be prepared."""
     check_packages()
     check_trackers(recipe.machine.trackers, "machine.trackers")
     with processes(recipe.machine.device) as these:
@@ -120,7 +120,7 @@ def _in_folder(recipe: FinetuneRecipe, these: Processes, stop: StopRequest, prep
 
 
 def tracking(recipe: FinetuneRecipe, seed: int) -> Tracking:
-    """How a seed of a run appears in trackers. Files of TensorBoard stay in the output folder."""
+    """How a seed of a run appears in trackers. TensorBoard's files are in the output folder."""
     machine = recipe.machine
     return Tracking(
         machine.trackers,
@@ -226,7 +226,7 @@ class Finetuning(EpochLoop):
         return selection_score(self.metric, scores[self.metric])
 
     def best_model(self) -> TaskModel:
-        """The model of the best evaluation; the last one where there is no validation set."""
+        """The model of the best evaluation; without a validation set, the last one."""
         self.processes.wait()  # until the first process has written it
         if not self.best_folder.exists():
             return self.model.eval()
@@ -235,7 +235,7 @@ class Finetuning(EpochLoop):
         return model
 
     def result(self, model: TaskModel) -> SeedResult:
-        """How good the model is on what it was not trained on."""
+        """The evaluation of the model on the validation and test sets."""
         sets = {"validation": self.sets.validation, "test": self.sets.test}
         progress = self.progress
         return SeedResult(
@@ -250,7 +250,7 @@ class Finetuning(EpochLoop):
         )
 
     def measured(self, model: TaskModel, encoded: Encoded[Any]) -> Measured:
-        """Predictions for a set, their metrics, and how long they took: in fp32, as the folder predicts."""
+        """Predictions for a set, their metrics and their duration; in fp32, as predictors of the folder."""
         began = time.perf_counter()
         predictions = self._predict(model, encoded, "fp32")
         seconds = time.perf_counter() - began
@@ -264,7 +264,7 @@ class Finetuning(EpochLoop):
 
 
 def check_packages() -> None:
-    """See that what the metrics and the report need is there, before hours of training.
+    """Check that the packages for metrics and report are installed, before hours of training.
 
     Raises:
         ConfigError: a package is missing.
@@ -275,7 +275,7 @@ def check_packages() -> None:
 
 
 def reinitialized(model: TaskModel) -> TaskModel:
-    """The same architecture and tokenizer with fresh weights."""
+    """The same architecture and tokenizer with random weights."""
     fresh = type(model)(model.config)  # type: ignore[call-arg]  # every task's own class takes its configuration alone
     fresh.tokenizer_source = model.tokenizer_source
     return fresh
@@ -289,7 +289,7 @@ def _head_changes(recipe: FinetuneRecipe) -> dict[str, Any]:
 def _write(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, model: TaskModel, results: Sequence[SeedResult]
 ) -> None:
-    """The whole output folder at once, in place of the one of the run."""
+    """Write the complete output folder, which replaces the one of the run."""
     task.finalize(model)
     with completed(recipe) as partial:
         model.save_pretrained(partial)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sets:
-    """What is trained on, what chooses the best model, and what measures it in the end."""
+    """The training set, the validation set (it selects the best model) and the test set."""
 
     train: Encoded[Any]
     validation: Encoded[Any] | None
@@ -84,9 +84,9 @@ def _read(task: Task[Any, Any], source: Source, name: str, skipped: dict[str, di
 
 
 def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tuple[list[Any], list[Any]]:
-    """Hold out a part of every class, the same one whatever the seed of the run. Equal texts stay together.
+    """Hold out a part of every class, independent of the seed of the run. Equal texts stay together.
 
-    A label of which everything would be held out keeps the first example that has it in the training set.
+    If all examples of a label would be held out, the first one stays in the training set.
 
     Raises:
         DataError: there are too few examples.

@@ -1,4 +1,4 @@
-"""The output folder of a fine-tuning run: whose it is, and that nothing in it is lost.
+"""The output folder of a fine-tuning run: which run it belongs to, and protection of its files.
 
 recipe.toml   the whole recipe, as `modernbert` writes it
 inputs.json   the hashes of the model and of the data that it starts from
@@ -23,7 +23,7 @@ from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.ranking_recipe import RankingRecipe
 from modernbert.train.run_folder import remove_run
 
-FAILED = "failed.txt"  # in the folder of a run that was given up: why
+FAILED = "failed.txt"  # in the folder of a failed run: the reason
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights
 _OWN = ("recipe.toml", "inputs.json", "training", "tensorboard", FAILED, LOCK)
 _RESULTS = (
@@ -77,7 +77,7 @@ def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool =
 
 @contextmanager
 def completed(recipe: Recipe) -> Iterator[Path]:
-    """A new folder whose files take their places in the one of the run. What somebody else put there stays."""
+    """A new folder whose files replace those of the run. Other files in the folder stay."""
     with atomic_directory(recipe.output, own=("training", FAILED)) as partial:
         yield partial
 
@@ -125,7 +125,7 @@ def _hash_all(paths: Sequence[Path]) -> str:
 
 @lru_cache(maxsize=1024)
 def _hash(path: Path, size: int, changed: int) -> str:
-    """Of a file; size and time of change are what tells a file that was hashed before."""
+    """The hash of a file, cached by its size and time of change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -35,8 +35,8 @@ class TaskData(Config):
 
     train: Source  # the examples that the model learns from
     validation: Source | None = None  # selects the best epoch
-    test: Source | None = None  # read when training is over
-    held_out: float = Field(0.1, ge=0, lt=1)  # fraction of `train` that is the validation set where none is named
+    test: Source | None = None  # read after training
+    held_out: float = Field(0.1, ge=0, lt=1)  # fraction of `train` for validation, if `validation` is not set
 
     @property
     def columns(self) -> Columns:
@@ -64,41 +64,43 @@ _OLD_COLUMNS = {
 
 
 class Training(Config):
-    """How it is trained. Examples of an update are packed, so that their lengths cost nothing but themselves."""
+    """How the model is trained. The examples of an update are packed, so that no time is spent on padding."""
 
-    epochs: PositiveInt = 3  # how often all examples are read
-    batch_examples: PositiveInt = 64  # of an update
-    batch_tokens: PositiveInt | None = None  # of an update, in place of a number of examples
-    learning_rate: PositiveFloat = 5e-5  # the highest one; small models want 3e-4 to 5e-4
-    schedule: Literal["linear", "one_minus_sqrt", "constant"] = "linear"  # of the learning rate after the warm-up
-    warmup: float = Field(0.1, ge=0, lt=1)  # fraction of the run
-    weight_decay: float = Field(1e-5, ge=0)  # on matrices
-    max_grad_norm: NonNegativeFloat = 1.0  # longer gradients are scaled to it; 0: no limit
-    layer_decay: float = Field(1.0, gt=0, le=1)  # the learning rate of a layer is this many times that of the one above
-    freeze_embeddings: bool = False  # keep the embeddings as they are
-    freeze_layers: NonNegativeInt = 0  # the first ones; the embeddings with them
-    dropout: float = Field(0.0, ge=0, lt=1)  # before the classifier
-    class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = "none"  # by frequency, or by name
-    evaluations_per_epoch: PositiveInt = 1  # on the validation set
-    patience: PositiveInt | None = None  # evaluations without a better one, after which training ends
-    metric: str | None = None  # selects the best evaluation; the task's own unless set
+    epochs: PositiveInt = 3  # number of passes over all examples
+    batch_examples: PositiveInt = 64  # number of examples in an update
+    batch_tokens: PositiveInt | None = None  # number of tokens in an update, instead of examples
+    learning_rate: PositiveFloat = 5e-5  # the peak; small models need 3e-4 to 5e-4
+    schedule: Literal["linear", "one_minus_sqrt", "constant"] = "linear"  # learning rate after the warm-up
+    warmup: float = Field(0.1, ge=0, lt=1)  # fraction of the run in which the learning rate rises
+    weight_decay: float = Field(1e-5, ge=0)  # weight decay of matrices
+    max_grad_norm: NonNegativeFloat = 1.0  # gradients with a larger norm are scaled down to it; 0: no limit
+    layer_decay: float = Field(1.0, gt=0, le=1)  # factor from the learning rate of a layer to that of the layer below
+    freeze_embeddings: bool = False  # do not train the embeddings
+    freeze_layers: NonNegativeInt = 0  # number of first layers that are not trained, nor the embeddings
+    dropout: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
+    class_weights: Literal["none", "balanced"] | dict[str, PositiveFloat] = (
+        "none"  # weights in the loss: by frequency, or a table by name
+    )
+    evaluations_per_epoch: PositiveInt = 1  # number of evaluations in an epoch
+    patience: PositiveInt | None = None  # number of evaluations without improvement, after which training stops
+    metric: str | None = None  # selects the best evaluation; unset: the first metric of the task
 
 
 class Machine(Config):
-    """How it runs here. Nothing of this changes what is learned, save the precision."""
+    """How the run executes. Only the precision changes the result."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where it runs
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 where it is fast, otherwise fp32
-    microbatch_tokens: PositiveInt = 8192  # at once in one process
-    activation_checkpointing: bool = False  # compute each layer twice rather than keep what is inside it
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # the device
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # `auto`: bf16 where it is faster, otherwise fp32
+    microbatch_tokens: PositiveInt = 8192  # number of tokens in a microbatch of one process
+    activation_checkpointing: bool = False  # save memory by computing each layer twice
     compile: bool = False  # compile the layers
-    checkpoint_every_steps: PositiveInt | None = None  # beside those at every evaluation
-    trackers: tuple[TrackerName, ...] = ()  # are sent the lines of metrics.jsonl
-    project: str = Field("modernbert", min_length=1)  # under which wandb and trackio list the run
+    checkpoint_every_steps: PositiveInt | None = None  # additional checkpoints, besides those at every evaluation
+    trackers: tuple[TrackerName, ...] = ()  # services that receive the lines of metrics.jsonl
+    project: str = Field("modernbert", min_length=1)  # project name in wandb and trackio
 
 
 class Search(Config):
-    """What `--search` tries; as published for GLUE, where not set."""
+    """What `--search` tries; the defaults are those published for GLUE."""
 
     learning_rate: tuple[PositiveFloat, ...] = Field((1e-5, 3e-5, 5e-5, 8e-5), min_length=1)  # values to try
     weight_decay: tuple[NonNegativeFloat, ...] = Field((1e-6, 5e-6, 8e-6, 1e-5), min_length=1)  # values to try
@@ -132,13 +134,15 @@ class FinetuneRecipe(SeededRecipe):
 
     task: str  # classify, multi-label, regress, tokens, answer or choose
     model: str  # a folder or hub id: an encoder, a masked language model, or a model of another task
-    random_weights: bool = False  # initialize all of them: the difference is what pretraining contributes
+    random_weights: bool = False  # start from random weights, to measure what pretraining contributes
     data: TaskData
     output: Path  # the folder of the result
-    max_length: PositiveInt | None = None  # tokens; what the model reads unless set
-    overlap_tokens: NonNegativeInt | None = None  # between windows of a longer text; 128 or a quarter of max_length
-    max_answer_tokens: PositiveInt = 64  # the longest answer of `answer`
-    pooling: Literal["mean", "cls"] | None = None  # the model's unless set
+    max_length: PositiveInt | None = None  # maximum tokens; unset: what the model reads
+    overlap_tokens: NonNegativeInt | None = (
+        None  # overlap of windows over a longer text; unset: 128 or a quarter of `max_length`
+    )
+    max_answer_tokens: PositiveInt = 64  # answer: maximum length of an answer
+    pooling: Literal["mean", "cls"] | None = None  # unset: as in the model
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)  # one run each; mean, deviation, and the best model are kept
     skip_bad: bool = False  # leave out examples that are not valid, and count them
     training: Training = Training()

@@ -1,4 +1,4 @@
-"""The report of a fine-tuning run: report.md to read, report.json to compute with, pictures, and predictions."""
+"""The report of a fine-tuning run: report.md, report.json, figures and predictions."""
 
 import json
 import platform
@@ -26,7 +26,7 @@ _WORST = 20
 def write_report(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: "Sets", results: Sequence[SeedResult], folder: Path
 ) -> None:
-    """Write the report of a run into `folder`. The best seed is the one whose model is kept."""
+    """Write the report of a run into `folder`, which has the model of the best seed."""
     best = max(results, key=lambda result: result.selection_score)
     final = "test" if "test" in best.measured else "validation" if "validation" in best.measured else None
     metric = recipe.training.metric or task.metric_names[0]
@@ -53,7 +53,7 @@ def _draw(measured: Measured, name: str, folder: Path) -> None:
 def _values(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: "Sets", results: Sequence[SeedResult], best: SeedResult
 ) -> dict[str, Any]:
-    """Everything but texts, as report.json holds it."""
+    """The content of report.json: everything except texts."""
     encoded = {"train": sets.train, "validation": sets.validation, "test": sets.test}
     baselines: dict[str, dict[str, float]] = {}
     for name in best.measured:
@@ -188,7 +188,7 @@ def _labels(counts: Mapping[str, int]) -> str:
 
 
 def _lost(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The labels that no prediction can equal: all of them are in report.json."""
+    """The labels that no prediction can equal; report.json has all of them."""
     parts = []
     for name, one in sets.items():
         if lost := one.get("lost"):

@@ -1,4 +1,4 @@
-"""Forward and backward of a microbatch as a CUDA graph: some hundred kernels that the host starts with one call."""
+"""The forward and backward pass of a microbatch as a CUDA graph: the host starts hundreds of kernels with one call."""
 
 import logging
 from collections import Counter
@@ -18,19 +18,19 @@ _MOST_GRAPHS = 4  # each keeps its memory
 
 
 class Recorder(Protocol):
-    """Records the work of a call on the device, without doing it, so that it can be done again and again."""
+    """Records the device work of a call without executing it, to replay it many times."""
 
     def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """A function that does the work and gives its result, always in the same memory.
+        """A function that executes the work and returns its result, always in the same memory.
 
         Raises:
-            RuntimeError: the work cannot be recorded. Nothing has been done, and the device is as it was.
+            RuntimeError: the work cannot be recorded. Nothing was executed, and the state of the device is unchanged.
         """
         ...
 
 
 class Graphs:
-    """A pass over microbatches that records each of the first few shapes and replays it from then on.
+    """Runs a pass over microbatches: it records the pass for each of the first few shapes, and then replays it.
 
     `run` does a pass: it adds to gradients whose memory must stay the same (see `Gradients`), and returns the loss,
     which is valid until the next pass. If a shape cannot be recorded, this and all later passes of whatever shape are
@@ -47,7 +47,7 @@ class Graphs:
         self.forget()
 
     def forget(self) -> None:
-        """Give up what is recorded, as it holds for the constants of a phase alone."""
+        """Discard all recordings, which are valid only for the constants of one phase."""
         self._passes: Counter[Shape] = Counter()
         self._recorded: dict[Shape, _Recorded] = {}
         self._recorder = self._make_recorder()
@@ -79,14 +79,16 @@ class Graphs:
             self._failed = True
             self._recorded.clear()  # their dropout would no longer follow the generator, which is another one now
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            logger.warning("Training goes on without CUDA graphs, which this machine or model refuses: %s", reason)
+            logger.warning(
+                "Training continues without CUDA graphs, which do not work with this machine or model: %s", reason
+            )
             return
         self._recorded[shape] = _Recorded(buffer, inputs, replay)
 
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A recorded pass, the buffer that it reads, and the views of it that must live as long."""
+    """A recorded pass with its input buffer, and views of the buffer that must live as long."""
 
     buffer: Tensor
     inputs: Inputs
@@ -141,7 +143,7 @@ class CudaRecorder:
 
 
 class Gradients:
-    """Gradients of all parameters as parts of one tensor: they keep their places, and one kernel clears them."""
+    """Gradients of all parameters as views of one tensor, with fixed addresses; one kernel clears them."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         found = [parameter for parameter in parameters if parameter.requires_grad]

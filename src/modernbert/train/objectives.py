@@ -1,4 +1,4 @@
-"""Models as modules whose forward pass is a loss: what DDP and FSDP wrap."""
+"""Modules whose forward pass returns a loss, for DDP and FSDP to wrap."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from modernbert.tasks.task import Item, Task
 
 
 class MaskedLMObjective(nn.Module):
-    """A masked language model by the two calls of its training."""
+    """A masked language model with the two calls that training needs."""
 
     def __init__(self, model: MaskedLM) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class MaskedLMObjective(nn.Module):
 
 
 class TaskObjective(nn.Module):
-    """The model of a task by the loss that the task gives it."""
+    """The model of a task with the loss of the task."""
 
     def __init__(self, model: TaskModel, task: Task[Any, Any]) -> None:
         super().__init__()
@@ -45,5 +45,5 @@ class TaskObjective(nn.Module):
         self._task = task
 
     def forward(self, items: Sequence[Item], total: float, weights: Tensor | None) -> Float[Tensor, ""]:
-        """The part that `items` give of a loss divided by `total`."""
+        """The loss of `items`, divided by `total`."""
         return self._task.loss(self.model, items, total, weights)

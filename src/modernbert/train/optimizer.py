@@ -17,10 +17,10 @@ _MULTI_TENSOR_DEVICE = "cuda"  # where all tensors are updated at once; tests se
 
 
 class StableAdamW(torch.optim.Optimizer):
-    """AdamW whose step shrinks where the gradient outgrows its second moment, tensor by tensor.
+    """AdamW with a smaller step for tensors whose gradient is large compared with its second moment.
 
-    It takes the place of gradient clipping. Weights decay by `weight_decay * lr / peak_lr` a step, so that the decay
-    does not depend on the size of the learning rate (Loshchilov & Hutter 2019, arXiv 1711.05101, eq. 12).
+    It replaces gradient clipping. Weights decay by `weight_decay * lr / peak_lr` per step, so that the decay does not
+    depend on the peak learning rate (Loshchilov & Hutter 2019, arXiv 1711.05101, eq. 12).
     Equal to `optimi.StableAdamW(decouple_lr=True)`, which the tests compare it with.
     """
 
@@ -45,16 +45,16 @@ class StableAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, max_norm: float | None = None) -> Tensor:  # type: ignore[override]
-        """Update every parameter that has a gradient. Moments use debiased betas, as Adafactor does.
+        """Update every parameter that has a gradient. Moments use debiased betas, as in Adafactor.
 
-        Gradients that are together longer than `max_norm` count as if they were cut to it, as `clip_grad_norm_` cuts
-        them; that they are not rewritten saves a pass over memory.
+        Gradients with a common norm above `max_norm` count as if `clip_grad_norm_` had scaled them down. They are not
+        rewritten, which saves a pass over memory.
 
-        Returns the norm of all gradients together, before the cut: 0-dim, on their device. If it is not finite, neither
-        parameters nor moments change. On CUDA the host reads nothing and waits for nothing, if all parameters are fp32
-        and whole; since it does not know the norm then, it counts that step too.
+        Returns the norm of all gradients before the scaling: 0-dim, on their device. If it is not finite, neither
+        parameters nor moments change. On CUDA, the host does not wait for the device if all parameters are fp32 and not
+        sharded; since it does not know the norm then, it counts that step too.
 
-        Under sharding each process updates its own part of a tensor; the norm is of the whole of it.
+        With sharding, each process updates its part of a tensor; the norm is that of the full gradients.
         """
         trained = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if trained and self._supports_multi_tensor(trained):
@@ -77,7 +77,7 @@ class StableAdamW(torch.optim.Optimizer):
         return norm
 
     def _supports_multi_tensor(self, trained: list[tuple[Tensor, dict[str, Any]]]) -> bool:
-        """Whether one kernel updates all tensors at once: on CUDA, in fp32, each of them whole and without gaps."""
+        """Whether one kernel updates all tensors at once: on CUDA, in fp32, not sharded, contiguous."""
         device = trained[0][0].device
         return (
             device.type == _MULTI_TENSOR_DEVICE
@@ -113,7 +113,7 @@ class StableAdamW(torch.optim.Optimizer):
         return norm
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
-        """How often a parameter was updated, and its moments."""
+        """The number of updates of a parameter, and its moments."""
         state: dict[str, Any] = self.state[parameter]
         if not state:
             state["step"] = 0
@@ -122,7 +122,7 @@ class StableAdamW(torch.optim.Optimizer):
         return state
 
     def _moments(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], scale: float) -> Tensor:
-        """Bring the moments up to date. Returns the sum of g^2 / v over the local part of the tensor."""
+        """Update the moments. Returns the sum of g^2 / v over the local part of the tensor."""
         state = self._state(parameter)
         state["step"] += 1
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
@@ -140,7 +140,7 @@ class StableAdamW(torch.optim.Optimizer):
         return total
 
     def _move(self, parameter: Tensor, group: dict[str, Any], total: Tensor) -> None:
-        """Move a tensor by its moments, the less the larger `total`, the sum of g^2 / v over the whole of it."""
+        """Update a tensor. The step is smaller for a large `total`, the sum of g^2 / v over the full tensor."""
         state = self.state[parameter]
         update_rms = (total / parameter.numel()).sqrt()  # RMS_t of algorithm 2
         lr = group["lr"] / update_rms.clamp(min=1)
@@ -165,14 +165,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def _native_supports(*tensors: Tensor) -> bool:
-    """Whether the native kernels take tensors of one shape."""
+    """Whether the native kernels support these tensors."""
     return all(x.dtype == torch.float32 and x.is_contiguous() and native.supports(x.device, x.dtype) for x in tensors)
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Matching parts of some tensors of one shape, small enough for a CPU's cache, to be changed in place.
+    """Matching parts of tensors of one shape, small enough for the CPU's cache, to be changed in place.
 
-    Tensors that do not lie in memory as they are read come whole: flat they would be copies.
+    Tensors that are not contiguous are not split, as flattening would copy them.
     """
     if not all(x.is_contiguous() for x in tensors):
         yield tensors
@@ -189,7 +189,7 @@ def _local(x: Tensor) -> Tensor:
 
 
 def _sum_over_shards(totals: Iterable[tuple[DTensor, Tensor]]) -> None:
-    """Add up the totals of sharded tensors over the processes that hold their parts, in one collective a mesh."""
+    """Sum the totals of sharded tensors over the processes that hold their parts, in one collective per mesh."""
     by_mesh: dict[DeviceMesh, list[Tensor]] = {}
     for parameter, total in totals:
         by_mesh.setdefault(parameter.device_mesh, []).append(total)

@@ -1,4 +1,4 @@
-"""One process of several that fails says why, and the others end with its sentence instead of waiting for it."""
+"""If one process of a run fails, the others end with its error message instead of waiting for it."""
 
 import os
 import re
@@ -15,8 +15,8 @@ from modernbert.errors import ModernBertError, ProcessError
 
 _KEY = "failure"
 _POLL_SECONDS = 0.25
-_GRACE_SECONDS = 5.0  # in which a process that is told may end by itself, with everything tidied up
-# What NCCL says when another process is at fault. Its other errors are of this process: memory, driver, versions.
+_GRACE_SECONDS = 5.0  # for the process to end by itself and clean up
+# Messages of NCCL about another process. Its other errors are about this one: memory, driver, versions.
 _REMOTE = re.compile(
     r"ncclRemoteError|remote process exited|[Cc]onnection (closed|reset)|collective operation timeout"
     r"|ommunicator was aborted"
@@ -25,7 +25,7 @@ _GLOO = re.compile(r"Connection (closed|reset) by peer|gloo/transport/")
 
 
 class Peers:
-    """What the processes of a run tell each other of failures, through the store that they met in."""
+    """Reports failures between the processes of a run, through their common store."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self._store = store
@@ -33,11 +33,11 @@ class Peers:
         self._size = size
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """While entered, a failure here is told to the others, and one elsewhere ends this process within seconds.
+    def reporting(self) -> Iterator[None]:
+        """In the block, a failure of this process is reported to the others, and theirs end this one within seconds.
 
         Raises:
-            ProcessError: another process failed, with its sentence, or ended without one.
+            ProcessError: another process failed (with its message) or disappeared.
         """
         over = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(over,), name="peers", daemon=True)
@@ -61,12 +61,12 @@ class Peers:
         try:
             if not self._store.check([_KEY]):
                 self._store.set(_KEY, f"{self._rank} {said}")
-                time.sleep(4 * _POLL_SECONDS)  # the store may be in this process: the others read it first
-        except RuntimeError:  # it is gone with the process that held it, which has failed first
+                time.sleep(4 * _POLL_SECONDS)  # the store may be in this process, so let the others read it first
+        except RuntimeError:  # the store ended with its process, which failed first
             return
 
     def _failure(self) -> str | None:
-        """The number and the sentence of the process that failed first."""
+        """The rank and the message of the process that failed first."""
         try:
             return self._store.get(_KEY).decode(errors="replace") if self._store.check([_KEY]) else None
         except RuntimeError:
@@ -95,7 +95,7 @@ class Peers:
 
 
 def lost_a_peer(error: RuntimeError) -> bool:
-    """Whether an error says that another process is gone, and not that this one is at fault."""
+    """Whether an error means that another process has ended, and not that this one is at fault."""
     if isinstance(error, distributed.DistNetworkError | distributed.DistStoreError):
         return True
     pattern = _REMOTE if isinstance(error, distributed.DistBackendError) else _GLOO

@@ -1,4 +1,4 @@
-"""Masked-language-model pretraining: the phases of a recipe, their data and schedules, on the loop of train/loop.py."""
+"""Masked-language-model pretraining: the phases of a recipe, their data and schedules. Based on train/loop.py."""
 
 import logging
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ _OWN = ("final", "checkpoints", "metrics.jsonl", "trackers.json", "tensorboard",
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the run has come. Tokens count what the model has read, [CLS] and [SEP] included."""
+    """The progress of a run. Tokens are those that the model has read, with [CLS] and [SEP]."""
 
     phase: int = 0
     phase_tokens: int = 0
@@ -65,16 +65,16 @@ class Progress:
 
 
 def pretrain(recipe: PretrainRecipe, overwrite: bool = False) -> Path | None:
-    """Train through all phases, or resume where the run directory stopped. Under torchrun, one process of several.
+    """Train through all phases, or resume the run of the directory. Under torchrun, each process calls this.
 
-    With `overwrite` a run that is in the directory is removed first, complete or not.
+    With `overwrite`, an existing run in the directory is removed first, complete or not.
     Returns the folder of the final model, or None if the user asked to stop (everything is saved then).
 
     Raises:
         ConfigError: the directory holds a run of another recipe or of other data, another process works in it, a
             tracker is missing, or the loss is no longer finite.
         DataError: a shard folder is missing, empty, of another tokenizer, or vanished during the run.
-        CheckpointError: a checkpoint cannot be written, or every one that is there is damaged.
+        CheckpointError: a checkpoint cannot be written, or all existing ones are damaged.
         ProcessError: another process of the run has ended.
     """
     check_trackers(recipe.run.trackers, "run.trackers")
@@ -163,7 +163,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         return sum(phase.tokens for phase in self.recipe.phases.values())
 
     def run(self, stop: StopRequest) -> Path | None:
-        """Go through the phases that are left. None if `stop` was raised on the way."""
+        """Run the remaining phases. None if `stop` was set."""
         logger.info(
             "%s: %s parameters on %s, %s tokens in %d phases",
             self.recipe.run.directory,
@@ -184,7 +184,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         return self._finish()
 
     def _enter(self, name: str, phase: Phase) -> None:
-        """Give model and optimizer the settings of a phase."""
+        """Apply the settings of a phase to model and optimizer."""
         self._name, self._phase = name, phase
         thetas = {
             "global_rope_theta": phase.global_rope_theta or self._start_thetas[0],
@@ -206,7 +206,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
             self._graphs.forget()
 
     def _planned(self) -> Iterator[PlannedUpdate]:
-        """The updates that are left of the phase. They know nothing of this object: a thread makes them."""
+        """The remaining updates of the phase. A thread computes them, so they do not use this object."""
         loader = self.data.loader(self._name)
         if self._loader_state is not None:
             loader.restore(self._loader_state)
@@ -234,7 +234,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         return self.accumulate(planned.batches, microbatch, torch.float32)
 
     def _backward(self, inputs: Inputs) -> Tensor:
-        """Add a microbatch's part to the gradients. Returns its part of the loss.
+        """Add the gradients of a microbatch. Returns its part of the loss.
 
         DDP and FSDP take the mean over the processes, so that part is multiplied by their number.
         """
@@ -286,7 +286,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         self.data.check_present()
 
     def inspect(self, step: Step[PlannedUpdate, Progress]) -> None:
-        """Name the documents behind a loss that stands out."""
+        """Log the documents of a batch with an unusually high loss."""
         usual = self._spikes.usual(step.loss)
         if usual is None:
             return
@@ -317,7 +317,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         return {"phase": self._name, "batch_tokens": last.planned.slots, "fill": interval.tokens / slots}
 
     def evaluate(self, planned: PlannedUpdate) -> None:
-        """Measure the held-out documents of the phase's sources, each process a part of them."""
+        """Evaluate on the held-out documents of the phase's sources, each process on a part of them."""
         model, precision = self.parallelism.evaluated, self.precision
         assert isinstance(model, MaskedLMObjective)
         results = {
@@ -338,7 +338,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         self.metrics.write({"step": step, "phase": self._name, "tokens": tokens, "validation": results})
 
     def _supports_graphs(self) -> bool:
-        """Whether passes are CUDA graphs. Not in fp32, whose attention asks the device where sequences begin."""
+        """Whether to use CUDA graphs. Not in fp32, whose attention reads the sequence boundaries from the device."""
         run, processes = self.recipe.run, self.processes
         plain = self.precision == "bf16" and not run.activation_checkpointing and not run.compile
         return run.cuda_graphs == "auto" and plain and processes.size == 1 and processes.device.type == "cuda"
@@ -359,7 +359,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
 
 
 def _claim_directory(recipe: PretrainRecipe, overwrite: bool) -> None:
-    """Write the resolved recipe into a new run directory; refuse one that belongs to another recipe."""
+    """Write the resolved recipe into a new run directory, or check that an existing one has the same recipe."""
     directory, path = recipe.run.directory, recipe.run.directory / "recipe.toml"
     removed = overwrite and remove_run(directory, PretrainRecipe, _OWN)
     if path.exists():

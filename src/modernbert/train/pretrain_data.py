@@ -1,4 +1,4 @@
-"""The data of a pretraining run: what is trained on and what is held out, and what a phase reads of it."""
+"""The data of a pretraining run: training and held-out documents, and the stream of each phase."""
 
 import logging
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ class PretrainData:
         }
 
     def check_present(self) -> None:
-        """Check that the shards are still what they were.
+        """Check that the shards have not changed.
 
         Raises:
             DataError: one has changed or is gone.

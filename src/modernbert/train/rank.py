@@ -121,7 +121,7 @@ def _tracking(recipe: RankingRecipe, seed: int) -> Tracking:
 
 
 def predictor_of(task: str, folder: Path, device: str) -> Any:
-    """What uses a ranker of this task."""
+    """The predictor class for a ranker of this task."""
     return _PREDICTORS[task].from_pretrained(folder, device=device)
 
 
@@ -162,7 +162,7 @@ def _with_negatives(
 
 
 class _NoForward(nn.Module):
-    """The model as what the loop wraps; the gradients of a ranker are made without its forward pass."""
+    """A wrapper of the model for the loop, whose forward pass is not used: a ranker computes its gradients itself."""
 
     def __init__(self, model: RankingModel) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _NoForward(nn.Module):
 
 
 class RankerTraining(EpochLoop):
-    """The state of one run, with one seed: model, optimizer and progress."""
+    """The state of one run with one seed: model, optimizer and progress."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class RankerTraining(EpochLoop):
         return sum(self.items[index].num_tokens for index in indices)
 
     def backward(self, planned: ExampleUpdate, count: Tensor) -> Tensor:
-        """The whole loss in every process, each of which embeds its own part of the examples."""
+        """Compute the whole loss in every process; each process embeds its own part of the examples."""
         items = [self.items[index] for index in planned.indices]
         loss = self.objective.backward(
             items,
@@ -258,7 +258,7 @@ class RankerTraining(EpochLoop):
         return torch.tensor(loss / self.processes.size, dtype=count.dtype, device=count.device)
 
     def scores(self) -> dict[str, float] | None:
-        """The measures of the validation collection, which the first process takes."""
+        """The metrics on the validation collection, computed by the first process."""
         if self.validation is None:
             return None
         found: list[dict[str, float]] = []
@@ -285,7 +285,7 @@ class RankerTraining(EpochLoop):
         return found
 
     def result(self) -> SeedRun:
-        """How the run went."""
+        """The result of the run."""
         progress = self.progress
         return SeedRun(
             self.seed,
@@ -299,7 +299,7 @@ class RankerTraining(EpochLoop):
 
 
 def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
-    """The model that a run begins with, its tokenizer, and how many tokens it reads of a text.
+    """The model that a run starts from, its tokenizer, and the maximum number of tokens of a text.
 
     A folder of a ranker of this kind keeps its own settings, and its length unless the recipe says another. One of
     another kind gives its encoder.
@@ -359,7 +359,7 @@ def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> 
 
 
 def _guide(source: str, examples: Sequence[RankingExample]) -> Guide:
-    """Scores of a batch by another embedder, whose vectors of all texts are made once."""
+    """Scores of a batch by another embedder, which embeds all texts once."""
     embedder = Embedder.from_pretrained(source)
     queries = list({example.query: None for example in examples})
     documents = list({text: None for example in examples for text in example.documents})
@@ -376,7 +376,7 @@ def _guide(source: str, examples: Sequence[RankingExample]) -> Guide:
 
 
 def _validation(recipe: RankingRecipe) -> tuple[Collection, list[Scored] | None] | None:
-    """The collection that chooses the best model; for a reranker with what BM25 ranks first."""
+    """The collection that selects the best model; for a reranker, with the first documents of BM25."""
     data = recipe.data
     if data.validation is None:
         return None
@@ -387,13 +387,13 @@ def _validation(recipe: RankingRecipe) -> tuple[Collection, list[Scored] | None]
 
 
 class _Baselines:
-    """What BM25 and the untrained model reach on the validation collection, measured once for a run."""
+    """The scores of BM25 and of the untrained model on the validation collection, measured once per run."""
 
     def __init__(self, recipe: RankingRecipe) -> None:
         self.path = recipe.output / "training" / "baselines.json"
 
     def measure(self, run: RankerTraining) -> None:
-        """Measure them, unless that was done before the run was stopped."""
+        """Measure them, unless an earlier call of the run has done so."""
         if run.validation is None or self.path.exists() or run.progress.step:
             return
         collection, _ = run.validation

@@ -1,4 +1,4 @@
-"""What a pretraining run is: a frozen value read from TOML. Lengths are counted in tokens."""
+"""The recipe of a pretraining run: a frozen value read from TOML. Lengths are in tokens."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -24,7 +24,7 @@ class Schedule(Config):
     final_ratio: float = Field(0.001, ge=0, le=1)
 
     def learning_rate(self, tokens: int, phase_tokens: int) -> float:
-        """The rate of the update that brings the phase to `tokens` of its `phase_tokens`."""
+        """The learning rate of the update after which `tokens` of the phase's `phase_tokens` are read."""
         if tokens < self.warmup_tokens:
             return self.peak_lr * tokens / self.warmup_tokens
         if self.kind == "constant":
@@ -34,7 +34,7 @@ class Schedule(Config):
 
 
 class BatchSize(Config):
-    """Tokens of one update. With a warm-up it grows from `start` in steps of `start`, equally many updates at each."""
+    """Tokens of one update. With a warm-up, it grows from `start` in steps of `start`, each with as many updates."""
 
     tokens: PositiveInt
     start: PositiveInt | None = None
@@ -58,20 +58,20 @@ class BatchSize(Config):
         return self
 
     def growth(self) -> tuple[list[int], int]:
-        """The sizes that the batch takes one after the other, and the number of updates at each but the last."""
+        """The sizes of the batch in order, and the number of updates at each size except the last."""
         if self.start is None:
             return [self.tokens], 1
         sizes = [*range(self.start, self.tokens, self.start), self.tokens]
         return sizes, max(1, round(self.warmup_tokens / sum(sizes)))
 
     def at(self, update: int) -> int:
-        """Tokens of the update-th update of the phase, from 0."""
+        """Tokens of update number `update` of the phase, counted from 0."""
         sizes, each = self.growth()
         return sizes[min(update // each, len(sizes) - 1)]
 
 
 class Phase(Config):
-    """One stage of the run. What a phase leaves out it takes from the one before it (warm-ups excepted)."""
+    """One stage of the run. Keys that a phase does not set are those of the previous phase (except warm-ups)."""
 
     tokens: PositiveInt
     max_length: PositiveInt = 1024
@@ -94,7 +94,7 @@ class Optimizer(Config):
 
 
 class Validation(Config):
-    """Documents that are held out of every source, and how they are measured: 15 % masked, always the same way."""
+    """Held-out documents of every source, and their evaluation, with a fixed 15 % of the tokens masked."""
 
     fraction: float = Field(0.005, gt=0, lt=1)
     every_steps: PositiveInt = 500
@@ -113,7 +113,7 @@ class Data(Config):
 
 
 class Run(Config):
-    """Where the run lives and how it runs here. Nothing of this changes what is learned, save the precision."""
+    """The directory and the execution of the run. Only the precision changes the result."""
 
     directory: Path
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -134,9 +134,9 @@ class Run(Config):
 
 
 class Model(Config):
-    """The architecture: a preset and what differs from it, or a model folder to start from, weights and all.
+    """The architecture: a preset with changes, or a model folder to start from, with its weights.
 
-    What is set beside `start` must be what the folder has.
+    Values that are set besides `start` must be those of the folder.
     """
 
     start: str | None = None  # a folder or hub id; its tokenizer may be another one than that of the run
@@ -151,13 +151,13 @@ class Model(Config):
     attention_output_dropout: float = Field(0.1, ge=0, lt=1)
 
     def config(self, **vocabulary: int) -> EncoderConfig:
-        """The encoder's configuration, with what only the tokenizer and the phases know."""
+        """The configuration of the encoder, with values from the tokenizer and the phases."""
         changes = self.model_dump(exclude_none=True, exclude={"preset", "start"})
         return (EncoderConfig.large if self.preset == "large" else EncoderConfig.base)(**changes, **vocabulary)
 
 
 class PretrainRecipe(Config):
-    """A whole pretraining run. `data` names what the phases mix."""
+    """A whole pretraining run. `data` has the sources that the phases mix."""
 
     tokenizer: str
     data: dict[str, Data]
@@ -199,8 +199,10 @@ class PretrainRecipe(Config):
             if phase.max_length > self.run.microbatch_tokens:
                 raise ValueError(
                     f"phases.{name}.max_length {phase.max_length} is above run.microbatch_tokens "
-                    f"{self.run.microbatch_tokens}, so not one row fits"
+                    f"{self.run.microbatch_tokens}, so not one sequence fits"
                 )
             if phase.max_length < 8 or phase.batch_tokens.at(0) < phase.max_length:
-                raise ValueError(f"phases.{name}: a batch must hold at least one row, and a row at least 8 tokens")
+                raise ValueError(
+                    f"phases.{name}: a batch must have at least one packed sequence, and a sequence at least 8 tokens"
+                )
         return self

@@ -1,4 +1,4 @@
-"""The results of a fine-tuning run: metrics with their confidence, single examples, and the learning curve."""
+"""The results of a fine-tuning run: metrics with confidence intervals, single examples, and the learning curve."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from modernbert.tasks.task import Encoded, ExampleResult, Task
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """How good a model is on one set."""
+    """The evaluation of a model on one set."""
 
     metrics: Mapping[str, Interval]
     results: Sequence[ExampleResult]
@@ -25,7 +25,7 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class SeedResult:
-    """One run with one seed. `selection_score` is that of its best evaluation; minus infinity where there was none."""
+    """One run with one seed. `selection_score` is that of its best evaluation; minus infinity without an evaluation."""
 
     seed: int
     selection_score: float
@@ -38,7 +38,7 @@ class SeedResult:
 
 
 def measured(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[Any], seconds: float) -> Measured:
-    """Everything that the report shows about predictions for one set."""
+    """All that the report shows about the predictions for a set."""
     examples = encoded.examples
     return Measured(
         {name: measure.interval() for name, measure in task.measures(examples, predictions).items()},

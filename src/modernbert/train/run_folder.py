@@ -1,4 +1,4 @@
-"""Whose a run directory is: one process at a time works in it, on the data and the tokenizer that it began with."""
+"""Ownership of a run directory: one process at a time uses it, always with the same data and tokenizer."""
 
 import json
 import shutil
@@ -19,8 +19,7 @@ _INPUTS = "inputs.json"
 def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> bool:
     """Remove a run, so that another one can take its place: the files and folders `own`, recipe.toml last.
 
-    What somebody else put there stays. Without a recipe.toml there is no run, and nothing is removed. Whether there was
-    one.
+    Other files stay. Without a recipe.toml there is no run, and nothing is removed. Returns whether there was a run.
 
     Raises:
         ConfigError: another process works in the directory, or its recipe.toml is not that of a run.
@@ -44,7 +43,7 @@ def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> bool:
 
 
 def check_inputs(recipe: PretrainRecipe) -> None:
-    """See that a run that has begun goes on with the shards and the tokenizer that it began with; keep their hashes.
+    """Check that an existing run still has the same shards and tokenizer; record their hashes for a new one.
 
     Raises:
         ConfigError: some were rebuilt or replaced since; they are named.

@@ -1,4 +1,4 @@
-"""Trying settings on the validation set, one table of all of them, and the run of the best."""
+"""Search for settings: try them on the validation set, list them in a table, and run the best one."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
-    """Try settings with the first seed, then run the recipe with the best one and all seeds.
+    """Try settings with the first seed, then run the recipe with the best setting and all seeds.
 
     They are those of a grid, or with `search.trials` so many that Optuna draws. Trials and their tables, search.md and
     search.json, lie in a folder beside the output; the test set is only read by the last run. A trial whose loss is not
@@ -83,7 +83,7 @@ def with_setting(recipe: FinetuneRecipe, setting: Setting, output: Path) -> Fine
 def attempt(
     recipe: FinetuneRecipe, setting: Setting, output: Path, stop: StopRequest, prepared: Prepared
 ) -> Trial | None:
-    """Run a trial, unless its folder tells already what became of it. None if the user asked to stop."""
+    """Run a trial, unless its folder already has the result. None if the user asked to stop."""
     recipe = with_setting(recipe, setting, output)
     claim_folder(recipe)
     failed = output / FAILED
@@ -107,7 +107,7 @@ def attempt(
 
 
 def ranking(trials: Sequence[Trial], metric: str) -> list[Trial]:
-    """Best first, failed ones last; of equal ones the one that was tried first."""
+    """The trials from the best to the worst, then failed ones; equal ones in the order of their trials."""
 
     def place(trial: Trial) -> tuple[bool, float]:
         return trial.failure is not None, -selection_score(metric, trial.metrics.get(metric, 0.0))

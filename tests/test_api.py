@@ -69,5 +69,5 @@ def test_a_setting_that_does_not_exist_is_named(pretrained, settings, said, tmp_
 
 def test_a_run_that_is_stopped_says_so(pretrained, tmp_path, monkeypatch):
     monkeypatch.setattr("modernbert.train.finetune.finetune", lambda recipe: None)
-    with pytest.raises(api.StoppedError, match="the same call goes on"):
+    with pytest.raises(api.StoppedError, match="the same call resumes it"):
         finetune(model=pretrained, task="classify", train=rows(20, 1), output=tmp_path / "run")

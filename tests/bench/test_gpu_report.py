@@ -89,5 +89,5 @@ def test_what_is_no_report_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not a report in JSON"):
         read_results(tmp_path / "broken.json")
     (tmp_path / "broken.json").write_text("[]")
-    with pytest.raises(DataError, match="no JSON object"):
+    with pytest.raises(DataError, match="not a JSON object"):
         read_results(tmp_path)

@@ -1,4 +1,4 @@
-"""The attention seam: one function, several backends, one oracle that they all answer to."""
+"""Attention: one function with several backends, all tested against the backend `reference`."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ _Backend = Callable[[Tensor, Sequences, int | None, Rope | None], Tensor]
 
 
 def _rotated(attention: Callable[[Tensor, Tensor, Tensor, Sequences, int | None], Tensor]) -> _Backend:
-    """A backend that knows nothing of rotation, after it."""
+    """A backend without rotary embedding, applied after the rotation."""
 
     def run(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | None) -> Tensor:
         q, k, v = qkv.unbind(1)
@@ -64,7 +64,7 @@ _TOKENS_MEASURED = 32_768  # of the calibration of global layers, or one sequenc
 
 
 def available_backends() -> dict[str, str | None]:
-    """Every backend, with the reason why it cannot run on this machine, or None if it can."""
+    """Every backend, with the reason why it cannot run on this machine, or None."""
     return {
         "reference": None,
         "blocked": None,
@@ -86,9 +86,9 @@ def default_backend(
 ) -> str:
     """The fastest backend for such tensors.
 
-    On CUDA in fp16 or bf16: `triton` for a window; for global attention whichever of `triton` and `flash` a
-    measurement of a few milliseconds finds faster for sequences of that length, forward or (`training`) with the
-    backward pass. On a CPU in fp32 or bf16: `native`, where it runs. Otherwise `blocked`.
+    On CUDA in fp16 or bf16: `triton` for a window; for global attention the faster one of `triton` and `flash`, which
+    is measured in a few milliseconds for sequences of that length, forward or (`training`) with the backward pass. On a
+    CPU in fp32 or bf16: `native`, if available. Otherwise `blocked`.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     if device.type == "cuda" and half and flash.unavailable() is None:
@@ -134,14 +134,14 @@ def varlen_attention(
 ) -> Float[Tensor, "tokens heads head_dim"]:
     """Bidirectional attention inside each packed sequence, scaled by 1 / sqrt(head_dim). Differentiable.
 
-    Queries and keys are turned by `rope` first, if there is one. `window` is the number of tokens seen on each side,
-    both ends included; None is global. `backend` is chosen by `default_backend` unless it is named.
+    Queries and keys are rotated by `rope` first, if given. `window` is the number of visible tokens on each side, both
+    ends included; None is global. `backend` defaults to that of `default_backend`.
 
     Raises:
-        BackendError: there is no such backend, it cannot run here or on these tensors, or they do not fit together.
+        BackendError: the backend is unknown, does not support this machine or these tensors, or the tensors do not match.
     """
     traced = torch.compiler.is_compiling()
-    if not traced:  # what is compiled was checked as it began, in `Encoder.forward`
+    if not traced:  # compiled code was checked at its start, in `Encoder.forward`
         check_attention(qkv, sequences, window, rope)
     name = backend or default_backend(
         qkv.device,
@@ -157,5 +157,5 @@ def varlen_attention(
     if not traced and len(qkv) == 0:
         return qkv[:, 2]
     if not traced and window is not None:
-        window = min(window, len(qkv))  # a wider one sees no more, and its sums with positions could overflow
+        window = min(window, len(qkv))  # a wider window sees no more tokens, and its sums with positions could overflow
     return _BACKENDS[name](qkv, sequences, window, rope)

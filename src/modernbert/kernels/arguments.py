@@ -1,4 +1,4 @@
-"""What every attention backend demands of its arguments, looked at once and on the host: shapes, dtypes and devices."""
+"""Checks of the arguments of attention, common to all backends: shapes, dtypes and devices."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from modernbert.packed import Sequences
 
 
 def check_attention(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | None) -> None:
-    """Refuse what would be read or written past its end. What `Sequences` holds was checked when it was made.
+    """Check that no kernel accesses memory out of bounds. The values in `Sequences` were checked on creation.
 
     Raises:
         BackendError: the arguments do not fit together.

@@ -1,13 +1,13 @@
-"""Attention in plain PyTorch, on any device, forward and backward, never with a dense tokens x tokens matrix.
+"""Attention in plain PyTorch, on any device, forward and backward, without a dense tokens x tokens matrix.
 
-Each sequence is cut into tiles that depend on its own length alone:
+Each sequence is divided into tiles that depend only on its length:
 
 - a global layer, or a sequence that a window nearly covers: all keys of the sequence, queries in slices;
 - a local layer on a longer sequence: blocks of queries, each with the keys from `window` before to `window` after it.
 
-Tiles of equal shape run as one batched matrix product, so many short sequences are few calls. Keys outside the
-sequence or the window are masked and taken from the sequence itself, so not even a NaN crosses a border, and a sequence
-gives the same bits whatever is packed beside it.
+Tiles of equal shape run as one batched matrix product, so that many short sequences need few calls. Keys outside the
+sequence or the window are masked, and their indices are inside the sequence, so that not even a NaN can reach another
+sequence, and the result of a sequence has the same bits whatever it is packed with.
 
 Scores and softmax are fp32 for 16-bit inputs; the products with values and gradients run in the input's dtype. The
 backward pass recomputes the scores of one tile at a time (Dao et al. 2022, arXiv 2205.14135, section 3.1).
@@ -24,18 +24,18 @@ from torch.autograd.function import once_differentiable
 
 from modernbert.packed import Sequences
 
-_BLOCK = 64  # queries of a local tile: 64 x 192 scores at window 64; less surplus than 128, fewer products than 32
+_BLOCK = 64  # queries of a local tile: 64 x 192 scores at window 64; less padding than 128, fewer products than 32
 _TILE_ELEMENTS = 1 << 21  # fp32 scores held at a time: 8 MiB, about what the caches of two cores keep
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tiles of one shape. Indices are rows of the packed stream; surplus ones repeat a row of the same sequence."""
+    """Tiles of one shape. Indices are rows of the packed stream; padding repeats a row of the same sequence."""
 
     queries: Int[Tensor, "tiles slices q"]
     keys: Int[Tensor, "tiles k"]
     bias: Float[Tensor, "tiles 1 #q k"] | None  # 0 or -inf; None where every key counts for every query
-    real: Float[Tensor, "tiles slices q"] | None  # 0 on surplus queries; None where there are none
+    real: Float[Tensor, "tiles slices q"] | None  # 0 on padding queries; None without padding
 
     def to(self, device: torch.device) -> "Group":
         bias = None if self.bias is None else self.bias.to(device)
@@ -45,7 +45,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """All tiles of a batch, and where each token's output and key gradients lie in the concatenated results."""
+    """All tiles of a batch, and the positions of each token's output and key gradients in the concatenated results."""
 
     groups: tuple[Group, ...]
     output_rows: Int[Tensor, "tokens"]
@@ -99,7 +99,7 @@ class _Attention(torch.autograd.Function):
             key_grad, value_grad = torch.zeros_like(precise_keys), torch.zeros_like(precise_keys)
             for index, part in enumerate(group.queries.unbind(1)):
                 queries, output_grad = _gather(q, part), _gather(grad, part)
-                if group.real is not None:  # a surplus query must not count twice
+                if group.real is not None:  # a padding query must not count twice
                     heads = group.real[:, index, :, None].to(grad.dtype).repeat_interleave(q.shape[1], 0)
                     output_grad = output_grad * heads
                 weights = _weights(queries, precise_keys, group.bias)
@@ -145,7 +145,7 @@ def _concatenate(parts: list[Tensor]) -> Tensor:
 
 
 def _sum_copies(parts: list[Tensor], rows: Tensor) -> Tensor:
-    """For each token the sum of its rows; a token has one in every tile whose keys it is among."""
+    """For each token the sum of its rows, one for every tile in which it is a key."""
     if len(rows) == 1:
         return _concatenate(parts).index_select(0, rows[0])
     padded = torch.cat([*parts, parts[0].new_zeros(1, parts[0].shape[1])])
@@ -184,7 +184,7 @@ class _Tiles:
 
 
 def _tiles(start: int, length: int, window: int | None, heads: int) -> _Tiles:
-    """A function of this sequence alone, so that its result does not depend on what is packed beside it."""
+    """The tiles of a sequence; they depend only on it, so that its result does not depend on other sequences."""
     padded = _round_up(length, 16 if length <= 128 else 64)
     if window is not None and padded > _BLOCK + 2 * window:
         blocks = range(0, length, _BLOCK)
@@ -194,7 +194,7 @@ def _tiles(start: int, length: int, window: int | None, heads: int) -> _Tiles:
 
 
 def _group(rows: Tensor, shape: tuple[int, int, int], window: int | None) -> tuple[Group, Tensor, Tensor]:
-    """The group of some tiles; the token of each output row and of each key row, -1 where it is surplus."""
+    """The group of some tiles; the token of each output row and of each key row, -1 for padding."""
     slices, q, k = shape
     start, length, first_query, first_key = rows.unsqueeze(-1).unbind(1)
     query = first_query + torch.arange(slices * q)
@@ -215,7 +215,7 @@ def _group(rows: Tensor, shape: tuple[int, int, int], window: int | None) -> tup
 
 
 def _positions_of(tokens: Tensor, num_tokens: int) -> Tensor:
-    """For each token the places where it occurs, (copies, num_tokens); `len(tokens)` where it has no further one."""
+    """For each token the positions where it occurs, (copies, num_tokens), filled up with `len(tokens)`."""
     order = tokens.argsort(stable=True)
     order = order[tokens[order] >= 0]
     occurring = tokens[order]

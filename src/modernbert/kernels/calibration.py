@@ -1,4 +1,4 @@
-"""Which of several kernels for the same thing is the fastest on this device: measured once, on first use."""
+"""Measure once, on first use, which of several equivalent kernels is the fastest on this device."""
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
@@ -17,9 +17,9 @@ def fastest(
     default: str,
     seconds: Callable[[Callable[[], object]], float] | None = None,
 ) -> str:
-    """The name of the candidate that took the least time when this key was first asked for.
+    """The fastest candidate for this key, measured on the first call.
 
-    Where nothing can be measured now and the key is new, it is `default`, and the key stays open.
+    If the key is new and nothing can be measured now, it is `default`, and a later call measures.
     """
     if key in _chosen:
         return _chosen[key]
@@ -38,14 +38,14 @@ def known(key: Hashable) -> bool:
 
 
 def possible() -> bool:
-    """Whether something can be measured now: not while work is being traced, or captured in a CUDA graph."""
+    """Whether measuring is possible now: not while code is being traced or captured in a CUDA graph."""
     if torch.compiler.is_compiling():
         return False
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 def forget() -> None:
-    """Measure anew from here on."""
+    """Forget all results, so that the next calls measure again."""
     _chosen.clear()
 
 
@@ -55,9 +55,9 @@ def chosen() -> dict[Hashable, str]:
 
 
 def _cuda_seconds(run: Callable[[], object]) -> float:
-    """The time of one of several runs that wait for nobody, after one that does not count (it compiles).
+    """Seconds of a run, measured over several runs after a warm-up run, which compiles.
 
-    By the device's clock, the best of a few rounds: the host starts the runs of a round ahead of the device.
+    Measured by the device's clock, the best of a few rounds; the host starts the runs of a round in advance.
     """
     run()
     found = []

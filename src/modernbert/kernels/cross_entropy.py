@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear decoder in chunks of rows: the logits of a whole batch are never in memory.
+"""Cross-entropy of a linear decoder in chunks of rows, so that the logits of a whole batch are never in memory.
 
 The gradient of the loss with respect to the logits is known as soon as the logits are, so one pass over the rows
 computes loss and gradients of input, weight and bias together, and the backward pass only scales them (as in Liger
@@ -32,13 +32,13 @@ def linear_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Cross-entropy (nats) of `labels` under softmax(x weight^T + bias), fp32 softmax. Differentiable once.
 
-    Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels, reduction=reduction)`, and 0 where there is
-    no row: one labelled -100 has neither loss nor gradient. Under autocast the products run in its dtype. On CUDA
-    the bias is added in fp32, and nothing waits for the device: a label outside the vocabulary makes the loss NaN
-    there, and is an error elsewhere.
+    Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels, reduction=reduction)`, but 0 without rows.
+    Rows labelled -100 have neither loss nor gradient. Under autocast, products run in its dtype. On CUDA, the bias is
+    added in fp32, and the host does not wait for the device, so that a label outside the vocabulary gives a NaN loss;
+    on other devices it is an error.
 
     Raises:
-        BackendError: the arguments do not fit together.
+        BackendError: the arguments do not match.
     """
     check_cross_entropy(x, weight, bias, labels)
     if torch.is_autocast_enabled(x.device.type):
@@ -58,7 +58,7 @@ def chunk_rows(rows: int, vocab: int, device: str = "cpu") -> int:
 
 
 def _on_triton(x: Tensor) -> bool:
-    """Whether the kernels in Triton take the place of what PyTorch would do."""
+    """Whether to use the Triton kernels instead of PyTorch."""
     return x.is_cuda and triton_kernels.supports(x.device, x.dtype)
 
 
@@ -67,7 +67,7 @@ def _softmax_gradient(
 ) -> Float[Tensor, ""]:
     """The summed loss. Unless `grad_bias` is None, softmax - one-hot replaces the logits and is added up there.
 
-    Rows labelled -100 count for nothing. On CUDA nothing waits for the device.
+    Rows labelled -100 are ignored. On CUDA, the host does not wait for the device.
     """
     vocab = logits.shape[1]
     precise = torch.promote_types(logits.dtype, torch.float32)
@@ -82,7 +82,7 @@ def _softmax_gradient(
         normaliser = scores.exp_().sum(-1, keepdim=True)
         total += normaliser.log().masked_fill_(ignored, 0).sum()
         if grad_bias is not None:
-            scores.div_(normaliser.masked_fill_(ignored, torch.inf))  # zeros in the rows that count for nothing
+            scores.div_(normaliser.masked_fill_(ignored, torch.inf))  # zeros in ignored rows
             scores.scatter_add_(1, chosen, torch.full_like(scores[:, :1], -1).masked_fill_(ignored, 0))
             grad_bias += scores.sum(0)
             block.copy_(scores)
@@ -105,7 +105,7 @@ def _triton_softmax_gradient(
 
 
 def _product(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"], dtype: torch.dtype) -> Float[Tensor, "m n"]:
-    """a b in `dtype`, without rounding in between where the device can."""
+    """a b in `dtype`, without intermediate rounding if the device supports it."""
     if a.is_cuda and dtype != a.dtype:
         return torch.mm(a, b, out_dtype=dtype)
     return torch.mm(a, b)
@@ -144,7 +144,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight = product.to(precise)
                 else:
                     grad_weight += product
-        if wants_gradient and grad_weight is None:  # there is no row
+        if wants_gradient and grad_weight is None:  # without rows
             grad_weight = torch.zeros_like(weight)
         ctx.save_for_backward(grad_x, grad_weight, None if bias is None else grad_bias)
         ctx.dtypes = weight_dtype, None if bias is None else bias.dtype

@@ -1,6 +1,6 @@
-"""What lies between the matrix products: one pass over memory where native kernels or those in Triton run.
+"""Operations between matrix products, in one pass over memory with native or Triton kernels.
 
-Kernels write the result of a norm in the dtype of autocast, where the next linear layer would convert it anyway.
+Kernels write the result of a norm in the dtype of autocast, to which the next linear layer would convert it.
 """
 
 import torch
@@ -18,12 +18,12 @@ def add_norm(
     y: Float[Tensor, "tokens hidden"],
     norm: nn.Module,
 ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens hidden"]]:
-    """x + y, and its layer norm (Ba et al. 2016, arXiv 1607.06450): the residual stream and what the next part reads.
+    """x + y, and its layer norm (Ba et al. 2016, arXiv 1607.06450): the residual stream and the next block's input.
 
-    `norm` is an `nn.LayerNorm`, of which the weights are taken.
+    `norm` is an `nn.LayerNorm`, whose weights are used.
 
     Raises:
-        BackendError: x, y and the weights of the norm do not have one width, or not as many rows.
+        BackendError: x, y and the weights of the norm differ in width, or x and y in the number of rows.
     """
     assert isinstance(norm, nn.LayerNorm)
     check_add_norm(x, y, norm.weight)
@@ -47,7 +47,7 @@ def add_norm(
 
 
 def layer_norm(x: Float[Tensor, "*rows hidden"], norm: nn.Module) -> Float[Tensor, "*rows hidden"]:
-    """The layer norm of x. `norm` is an `nn.LayerNorm`, of which the weights are taken."""
+    """The layer norm of x. `norm` is an `nn.LayerNorm`, whose weights are used."""
     assert isinstance(norm, nn.LayerNorm)
     if _norm_on_triton(x, norm):
         from modernbert.kernels.triton import norm as kernels
@@ -95,12 +95,12 @@ def geglu(x: Float[Tensor, "tokens double"]) -> Float[Tensor, "tokens intermedia
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    """What the next linear layer computes in."""
+    """The dtype of the next linear layer."""
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
 def _on_triton(x: Tensor) -> bool:
-    """Whether the kernels in Triton take the place of PyTorch: on CUDA. Its interpreter is for tests alone."""
+    """Whether to use the Triton kernels: on CUDA. Their interpreter is only for tests."""
     return x.is_cuda and triton_kernels.supports(x.device, x.dtype)
 
 

@@ -1,4 +1,4 @@
-"""FlashAttention on CUDA through torch's own operators: version 2 built in, version 3 where torch can activate it."""
+"""FlashAttention on CUDA through operators of torch: version 2 is built in, version 3 if torch can activate it."""
 
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ from modernbert.packed import Sequences
 
 @cache
 def unavailable() -> str | None:
-    """Why this backend cannot run on this machine, or None if it can."""
+    """The reason why this backend cannot run on this machine, or None."""
     if not torch.cuda.is_available():
         return "needs a CUDA device"
     if torch.version.hip is not None:
@@ -34,7 +34,7 @@ def version() -> int:
         return 2
     try:
         activate_flash_attention_impl("FA3")
-    except (ImportError, RuntimeError):  # not installed, or without the kernels that torch wants
+    except (ImportError, RuntimeError):  # not installed, or without the kernels that torch needs
         return 2
     return 3
 
@@ -115,7 +115,7 @@ def flash_attention_backward(
     logsumexp: Tensor,
     state: Tensor,
 ) -> Tensor:
-    """The gradient of qkv: those of q, k and v are turned back and laid together in one pass."""
+    """The gradient of qkv; the gradients of q, k and v are rotated back and joined in one pass."""
     q, k, v = turned.unbind(1)
     unused = torch.empty(0, device=grad.device)
     grads = torch.ops.aten._flash_attention_backward(

@@ -1,7 +1,7 @@
-"""A whole encoder without gradients in one native call: weights packed once, nothing allocated between two layers.
+"""A whole encoder without gradients in one native call: weights are packed once, and no memory is allocated per layer.
 
-What it computes is what the encoder's modules compute (src/native/encoder.h). It differs in rounding alone: the
-residual stream stays in fp32, and a bf16 model works in fp32 on processors that do not multiply bf16.
+It computes the same as the encoder's modules (src/native/encoder.h) except for rounding: the residual stream is in
+fp32, and a bf16 model computes in fp32 on processors without bf16 products.
 """
 
 import mmap
@@ -17,7 +17,7 @@ from torch import Tensor
 from modernbert.kernels import native
 from modernbert.packed import Sequences
 
-_PANEL = 64  # outputs that lie together in a packed weight (src/native/linear.h)
+_PANEL = 64  # outputs in a panel of a packed weight (src/native/linear.h)
 
 
 class _Linear(Structure):
@@ -54,7 +54,7 @@ class _Batch(Structure):
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer as the kernels need it. Linear weights are (outputs, inputs); norms have no bias."""
+    """The weights of a layer. Linear weights are (outputs, inputs); norms have no bias."""
 
     attn_norm: Float[Tensor, "hidden"] | None
     mlp_norm: Float[Tensor, "hidden"]
@@ -68,7 +68,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class _Packed:
-    """A weight in panels, with what int8 needs beside it."""
+    """A weight in panels, with its scales for int8."""
 
     weight: Tensor
     scales: Tensor | None
@@ -107,7 +107,7 @@ def _in_huge_pages(x: Tensor) -> Tensor:
 
 
 def _memory(count: int) -> Tensor:
-    """So many bytes, aligned to a page. Private: after a fork each process writes into its own copy."""
+    """Memory of `count` bytes, aligned to a page. Private: after a fork, each process writes into its own copy."""
     area = mmap.mmap(-1, max(count, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         area.madvise(mmap.MADV_HUGEPAGE)
@@ -123,7 +123,7 @@ def _interleaved(up: Tensor) -> Tensor:
 class NativeEncoder:
     """Embedded tokens in, hidden states behind the final norm out; in bf16 or fp32, or with int8 linear layers.
 
-    int8 is symmetric: a scale for each output of a weight, and one for each token, found on the way.
+    int8 is symmetric, with a scale for each output of a weight and one for each token, computed in each call.
     """
 
     def __init__(
@@ -138,15 +138,15 @@ class NativeEncoder:
         int8: bool = False,
         level: str | None = None,
     ) -> None:
-        """`level` is the one that is fastest at this kind of product unless it is named."""
+        """`level` defaults to the fastest one for this kind of product."""
         self.hidden, intermediate = len(final_norm), layers[0].down.shape[1]
         kind = "int8" if int8 else native.kind_of(dtype)
         self._kernels = native.kernels_at(level or native.level(kind))
         step = self._kernels.bf16_step if dtype == torch.bfloat16 else 1
         if step and dtype == torch.bfloat16 and int8 and level is None and native.level("bf16") != native.level("int8"):
-            step = 0  # what is not int8 is faster in fp32 here
+            step = 0  # on this processor, everything except int8 is faster in fp32
         self.dtype = dtype if step else torch.float32
-        self._kept: list[Tensor | _Packed] = []  # what the structures below point to
+        self._kept: list[Tensor | _Packed] = []  # keeps alive what the structures below point to
         packed = [
             tuple(
                 self._keep_packed(_pack(weight, self.dtype, step or 1, int8))
@@ -202,11 +202,11 @@ class NativeEncoder:
         return out
 
     def release_memory(self) -> None:
-        """Give back what is kept from one call to the next, which is as much as the largest batch needed."""
+        """Free the memory that is kept between calls, as much as the largest batch needed."""
         self._workspaces.clear()
 
     def _workspace(self, tokens: int) -> Tensor:
-        """Memory that no other thread's call is using, large enough."""
+        """A large enough workspace that no other thread is using."""
         needed = max(1, self._kernels.encoder_workspace(addressof(self._described), tokens))
         try:
             found = self._workspaces.pop()
@@ -216,10 +216,10 @@ class NativeEncoder:
 
 
 def measure_levels(kind: str, levels: Sequence[str], rounds: int = 8) -> dict[str, float]:
-    """GFLOP/s of one layer at each level, in the threads of torch: some milliseconds for all of them.
+    """GFLOP/s of one layer at each level, with torch's threads; takes some milliseconds.
 
-    The levels take turns, and the best round of each counts, since what else the machine does only makes one slower:
-    on a busy core 3 rounds of a millisecond chose a slower level 1 time in 36, 8 rounds in 36 never.
+    The levels take turns, and the best round of each counts, since other load only makes a round slower. On a busy
+    core, 3 rounds of a millisecond chose a slower level in 1 of 36 trials, 8 rounds in none.
     """
     width, tokens = 256, 96
     generator = torch.Generator().manual_seed(0)

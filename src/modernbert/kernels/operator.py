@@ -1,4 +1,4 @@
-"""A kernel as an operator of torch."""
+"""Kernels as operators of torch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class Operator:
-    """A function as an `operator` of torch, with what its results look like and how it is differentiated.
+    """A function as an `operator` of torch, with the shapes of its results and its gradient.
 
-    Called for tensors that nobody traces or differentiates it goes around torch, whose way of calling takes some 20 µs:
-    a query of 16 tokens goes through 66 operators.
+    Without tracing and gradients, a call bypasses torch's dispatcher, which takes about 20 µs; a query of 16 tokens
+    goes through 66 operators.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The oracle: dense attention, one sequence at a time, in fp32. Slow, obvious, and right."""
+"""The reference for all backends: dense attention, one sequence at a time, in fp32. Slow, but simple."""
 
 import torch
 from jaxtyping import Float

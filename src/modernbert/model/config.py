@@ -1,4 +1,4 @@
-"""The shape of a ModernBERT, and its two spellings in the config.json of a model folder."""
+"""The configuration of a ModernBERT, and its two forms in the config.json of a model folder."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 LayerType = Literal["full_attention", "sliding_attention"]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
-# What transformers writes into every config.json and what says nothing about the function the encoder computes.
+# Keys that transformers writes into every config.json and that do not change what the encoder computes.
 _BOOKKEEPING = {
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "bos_token_id",
     "eos_token_id", "gradient_checkpointing", "deterministic_flash_attn", "reference_compile", "sparse_prediction",
@@ -24,7 +24,7 @@ _BOOKKEEPING = {
     "sbert_ce_default_activation_function",
 }  # fmt: skip
 
-# Options of other models or of research configurations: a value other than these would change what is computed.
+# Options of other models or research configurations: any other value would change what is computed.
 _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu",),
     "classifier_activation": ("gelu",),
@@ -36,12 +36,12 @@ _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1.0, None),
 }
 
-_MOST_LAYERS = 1000  # far above any encoder: a mistake in a file must not become minutes of work
+_MOST_LAYERS = 1000  # far above any encoder, so that a mistake in a file does not cost minutes
 _MOST_LABELS = 1_000_000
 _INT32 = 2**31 - 1
 
 
-# Keys of one version that kept a task's settings beside the encoder's, and their names in `modernbert_task`.
+# Keys of an older version for the settings of a task, and their names in `modernbert_task`.
 _OLD_TASK_KEYS = {
     "span_units": "units",
     "joined_by": "joined_by",
@@ -52,20 +52,20 @@ _OLD_TASK_KEYS = {
     "overlap_tokens": "overlap_tokens",
     "max_answer_tokens": "max_answer_tokens",
 }
-_NO_TASK = ("ModernBertForMaskedLM", "ModernBertModel")  # that version wrote its defaults into their folders, too
+_NO_TASK = ("ModernBertForMaskedLM", "ModernBertModel")  # that version also wrote default values
 
-# What follows from the sizes: another value would change what is computed.
+# Keys that follow from the sizes: any other value would change what is computed.
 _SAME = {"head_dim", "num_key_value_heads"}
 
 
 class EncoderConfig(Config):
     """Sizes, layer pattern and constants. Field names are those of `transformers`; defaults are ModernBERT-base.
 
-    `layer_types` names the attention of each layer; left out, every `global_attn_every_n_layers`-th layer from the
-    first on is global (and that field is None where the pattern is not of this kind). A sliding layer attends to
+    `layer_types` has the attention of each layer. By default, every `global_attn_every_n_layers`-th layer, beginning
+    with the first, is global (that field is None for other patterns). A sliding layer attends to
     `local_attention // 2` tokens on each side, both ends included. The encoder reads neither `id2label` nor
-    `problem_type` nor `modernbert_task`: they belong to a head and are here because config.json holds them.
-    `modernbert_task` is what the task of the head keeps (`modernbert.tasks.folder_settings`), and opaque here.
+    `problem_type` nor `modernbert_task`: they belong to a head and are here because they are in config.json.
+    `modernbert_task` has the settings of the head's task (`modernbert.tasks.folder_settings`), opaque here.
     """
 
     vocab_size: int = Field(50368, gt=0, le=_INT32)
@@ -104,7 +104,7 @@ class EncoderConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        """What follows from other fields: the layer pattern, and no special token outside a smaller vocabulary."""
+        """Fill in values that follow from others: the layer pattern, and special tokens in a smaller vocabulary."""
         if not isinstance(values, dict):
             return values
         values = dict(values)
@@ -156,12 +156,12 @@ class EncoderConfig(Config):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of a head's outputs in their order; where none are set two, as in `transformers`."""
+        """The names of a head's outputs in order; by default two, as in `transformers`."""
         named = self.id2label or {0: "LABEL_0", 1: "LABEL_1"}
         return tuple(named[index] for index in range(len(named)))
 
     def window(self, layer: int) -> int | None:
-        """Tokens that layer sees on each side (inclusive), or None where it is global."""
+        """Tokens visible on each side in that layer (inclusive), or None if it is global."""
         return self.local_attention // 2 if self.layer_types[layer] == "sliding_attention" else None
 
     def rope_theta(self, layer: int) -> float:
@@ -170,20 +170,22 @@ class EncoderConfig(Config):
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> Self:
-        """Read a config.json of `transformers`, of either spelling.
+        """Read a config.json of `transformers` in either form.
 
         Raises:
-            ConfigError: it is of another model, or asks for something that is not implemented, which it names.
+            ConfigError: it is of another model, or it uses an option that is not implemented.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where} holds a {type(values).__name__} and not an object with keys.")
         if values.get("model_type", "modernbert") != "modernbert":
-            raise ConfigError(f"{where} describes a {values['model_type']!r} model, not a 'modernbert'.")
+            raise ConfigError(
+                f"{where} describes a {values['model_type']!r} model, not a 'modernbert'; choose a ModernBERT folder."
+            )
         for key, accepted in _UNIMPLEMENTED.items():
             if key in values and values[key] not in accepted:
                 raise ConfigError(f"{where}: {key} = {values[key]!r} is not implemented; only {accepted[0]!r} is.")
         own = {key: value for key, value in values.items() if key in cls.model_fields and value is not None}
-        own.setdefault("classifier_pooling", "cls")  # what transformers assumes where the file is silent
+        own.setdefault("classifier_pooling", "cls")  # the default of transformers
         own |= _thetas(values, where)
         own |= _window(values, where)
         own |= _named_labels(values, where)
@@ -207,7 +209,7 @@ class EncoderConfig(Config):
         return config
 
     def to_hf(self) -> dict[str, Any]:
-        """The config.json of this model: both spellings, as other servers need the older one."""
+        """The config.json of this model in both forms, as other servers need the older one."""
         values = self.model_dump(mode="json", exclude={"id2label", "modernbert_task"})
         values |= {
             "model_type": "modernbert",
@@ -224,9 +226,7 @@ class EncoderConfig(Config):
             },
         }
         if self.global_attn_every_n_layers is None:
-            del values[
-                "global_attn_every_n_layers"
-            ]  # a server that knows only this field must not compute another model
+            del values["global_attn_every_n_layers"]  # for servers that know only this field
         if self.id2label:
             values["id2label"] = {str(index): label for index, label in self.id2label.items()}
             values["label2id"] = {label: index for index, label in self.id2label.items()}
@@ -240,7 +240,7 @@ def _pattern(every: int, layers: int) -> tuple[LayerType, ...]:
 
 
 def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
-    """Both bases, from `rope_parameters` where they are given there, otherwise from the older two fields."""
+    """Both RoPE bases, from `rope_parameters` if given, otherwise from the two older fields."""
     parameters = values.get("rope_parameters") or {}
     if not isinstance(parameters, Mapping) or not all(isinstance(one, Mapping | None) for one in parameters.values()):
         raise ConfigError(
@@ -271,7 +271,7 @@ def _thetas(values: Mapping[str, Any], where: str) -> dict[str, float]:
 
 
 def _window(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The window, where it has the name that it has inside `transformers`: `sliding_window`, of one side."""
+    """The window from `sliding_window`, the name inside `transformers`, which counts one side."""
     side, both = values.get("sliding_window"), values.get("local_attention")
     if side is None:
         return {}
@@ -285,7 +285,7 @@ def _window(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _named_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`id2label` with numbers as keys; where only their number is given, with the names of `transformers`."""
+    """`id2label` with integer keys; if only the number of labels is given, with the names of `transformers`."""
     labels, count = values.get("id2label"), values.get("num_labels")
     if labels:
         if not isinstance(labels, Mapping):
@@ -302,12 +302,12 @@ def _named_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _old_task(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`modernbert_task` from the keys of older folders; that of a newer one is read as it is."""
+    """`modernbert_task`, also from the keys of older folders."""
     architectures = values.get("architectures")
     without_task = isinstance(architectures, list) and any(name in _NO_TASK for name in architectures)
     if values.get("modernbert_task") is not None or without_task:
         return {}
     task = {new: values[old] for old, new in _OLD_TASK_KEYS.items() if values.get(old) is not None}
-    if task.pop("label_words", None) is False:  # in still older ones: labels of tokens, and not of words
+    if task.pop("label_words", None) is False:  # in still older versions: labels of tokens instead of words
         task.setdefault("units", "tokens")
     return {"modernbert_task": task} if task else {}

@@ -16,11 +16,11 @@ from modernbert.packed import Sequences
 
 
 def pad_to_bucket(x: Shaped[Tensor, "rows *rest"]) -> Shaped[Tensor, "more *rest"]:
-    """Zeros behind the rows, so that many batches have one shape: under autocast on a CPU, elsewhere nothing changes.
+    """Append rows of zeros, so that many batches have one shape. Only under autocast on a CPU.
 
-    oneDNN, which multiplies bf16 matrices there, compiles a kernel for each shape, longer than a small product takes,
-    and keeps a thousand of them. The number of rows becomes a multiple of 64 from 512 on, and grows by
-    less than an eighth below.
+    oneDNN, which multiplies bf16 matrices there, compiles a kernel for each shape. That takes longer than a small
+    product, and only a thousand kernels are kept. From 512 rows on, the number becomes a multiple of 64; below, it
+    grows by less than an eighth.
     """
     if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return x
@@ -33,11 +33,11 @@ def make_norm(config: EncoderConfig) -> nn.LayerNorm:
 
 
 class Embeddings(nn.Module):
-    """Token embedding and its norm. Position enters through the rotary angles alone.
+    """Token embedding and its norm. Positions are encoded only by the rotary embedding.
 
-    The residual stream that begins here is in the dtype of the table, which is fp32 in training. With `half_residual`
-    it is in the dtype of autocast on CUDA: a third fewer bytes between the matrix products, and gradients that are
-    twice as far from those in fp32.
+    The residual stream that begins here has the dtype of the table, fp32 in training. With `half_residual` it has the
+    dtype of autocast on CUDA: a third fewer bytes between the matrix products, but twice the error of the gradients
+    against fp32.
     """
 
     half_residual = False
@@ -85,10 +85,10 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward. The embedding norm already serves the first layer's attention.
+    """Pre-norm attention and feed-forward. The first layer has no attention norm, as the embedding norm precedes it.
 
-    A layer is given the residual stream and what the layer before adds to it, and gives back the same pair: so every
-    addition stands beside the norm that follows it, and is one pass over memory with it.
+    A layer receives the residual stream and what the previous layer adds to it, and returns the same pair. So every
+    addition is next to the norm that follows it, and both are one pass over memory.
     """
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
@@ -111,7 +111,7 @@ class Layer(nn.Module):
 
 
 class Encoder(Pretrained):
-    """Embeddings, layers, final norm. Knows packed tokens only; fresh weights are drawn on construction."""
+    """Embeddings, layers, final norm, on packed tokens only. A new encoder has random weights."""
 
     architecture = "ModernBertModel"
 
@@ -134,8 +134,8 @@ class Encoder(Pretrained):
     ) -> Float[Tensor, "tokens hidden"] | tuple[Tensor, tuple[Tensor, ...]]:
         """Hidden states after the final norm, one row for each packed token.
 
-        With `output_hidden_states` also all of them, as `transformers` counts them: the embeddings, the output of each
-        layer but the last, and the result: num_hidden_layers + 1 tensors of (tokens, hidden).
+        With `output_hidden_states`, also the num_hidden_layers + 1 hidden states of `transformers`, each
+        (tokens, hidden): the embeddings, the output of each layer except the last, and the result.
 
         Raises:
             DataError: the sequences have another number of tokens, or are on another device.
@@ -151,7 +151,7 @@ class Encoder(Pretrained):
     def _states(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, every: bool
     ) -> Iterator[Float[Tensor, "tokens hidden"]]:
-        """The final hidden states; `every` one of them before it."""
+        """The final hidden states; with `every`, also the ones before."""
         config = self.config
         ropes = {
             theta: Rope.of(sequences.positions, config.head_dim, theta)

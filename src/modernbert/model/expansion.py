@@ -1,4 +1,4 @@
-"""The encoder where some tokens see others and are seen by none: [MASK] behind a query, of late interaction."""
+"""The encoder for tokens that attend to others but are not attended to: [MASK] after a query, in late interaction."""
 
 from typing import cast
 
@@ -14,10 +14,10 @@ from modernbert.packed import Sequences
 def encode_with_unseen(
     encoder: Encoder, tokens: Int[Tensor, "tokens"], sequences: Sequences, seen: Bool[Tensor, "tokens"]
 ) -> Float[Tensor, "tokens hidden"]:
-    """Hidden states after the final norm, where no token attends to those that are not `seen`, themselves among them.
+    """Hidden states after the final norm, if no token attends to the tokens that are not `seen`, not even themselves.
 
-    It is what `transformers` computes with 0 in the attention mask at these tokens. Sequences are padded to the
-    longest: this is for queries. A token with nothing to see in its window takes nothing from attention.
+    This equals `transformers` with 0 in the attention mask at these tokens. Sequences are padded to the longest, as
+    queries are short. For a token without a visible key in its window, the output of attention is zero.
     """
     sequences.require(tokens)
     config = encoder.config
@@ -41,7 +41,7 @@ def encode_with_unseen(
 
 
 def _mask(sequences: Sequences, slots: Tensor, seen: Tensor, window: int | None) -> Tensor:
-    """(sequences, 1, length, length), true where the token of a row may see the one of a column."""
+    """(sequences, 1, length, length), true where the row's token may attend to the column's."""
     length = sequences.max_length
     visible = seen.new_zeros(sequences.num_sequences * length).index_copy(0, slots, seen)
     mask = visible.view(-1, 1, 1, length).expand(-1, 1, length, length)
@@ -63,6 +63,6 @@ def _attend(attention: Attention, x: Tensor, rope: Rope, slots: Tensor, mask: Te
 
     scores = padded(q) @ padded(k).transpose(-1, -2) * q.shape[-1] ** -0.5
     weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1)
-    weights = weights.masked_fill(~mask, 0).to(v.dtype)  # where nothing is seen, softmax gives NaN
+    weights = weights.masked_fill(~mask, 0).to(v.dtype)  # without a visible key, softmax gives NaN
     y = (weights @ padded(v)).transpose(1, 2).reshape(rows * length, -1)[slots]
     return attention.drop(attention.Wo(y))

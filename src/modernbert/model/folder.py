@@ -1,4 +1,4 @@
-"""Model folders, exactly as `transformers` reads and writes them: config.json, safetensors, tokenizer files."""
+"""Model folders in the format of `transformers`: config.json, safetensors, tokenizer files."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Pretrained(nn.Module):
-    """A module with `from_pretrained` and `save_pretrained`; it is made from a configuration alone."""
+    """A module with `from_pretrained` and `save_pretrained`, constructed from a configuration."""
 
     architecture: ClassVar[str]
     config: EncoderConfig
@@ -40,9 +40,9 @@ class Pretrained(nn.Module):
 
     @property
     def optional_modules(self) -> tuple[str, ...]:
-        """Modules that a folder of another model need not have: then they are initialized anew, and that is logged.
+        """Modules that a folder of another model may lack; they are then initialized randomly, and this is logged.
 
-        The last one is of no use to another task, or under other labels, and is initialized anew then too.
+        The last one is also initialized randomly for another task or other labels.
         """
         return ()
 
@@ -51,11 +51,11 @@ class Pretrained(nn.Module):
 
     @property
     def tied(self) -> frozenset[str]:
-        """Parameters that are another one under a second name: never read from a file, never written."""
+        """Parameters that share another one's tensor, and are neither read from a file nor written."""
         return frozenset()
 
     def tie_weights(self) -> None:
-        """Make the tied parameters the other ones again, after weights were assigned."""
+        """Tie the parameters again, after weights were assigned."""
 
     @classmethod
     def from_pretrained(
@@ -70,18 +70,18 @@ class Pretrained(nn.Module):
         local_files_only: bool = False,
         changes: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Load a local folder, or a repository of the hub through its cache. The model comes in eval mode.
+        """Load a local folder, or a repository of the hub through its cache. The model is in eval mode.
 
-        Weights keep the dtype of the file unless `dtype` is given; of several, the one that holds all; those stored in
-        int8 come in fp32. `changes` are fields of the configuration that are to be other than in the folder, such as
-        the labels of a new task. A head that the file has and this class has not is left out for the bare encoder, a
-        decoder of masked words for the head of a task. The head of a task is initialized anew where the file has none,
-        its classifier where the file's is of another task or of other labels. Every other difference is an error.
+        Weights keep the dtype of the file unless `dtype` is given (with several dtypes, the one that can represent all
+        values; int8 becomes fp32). `changes` are fields of the configuration that differ from the folder, such as the
+        labels of a new task. A plain encoder ignores a head in the file, and a task head ignores a masked-LM decoder.
+        The head of a task is initialized randomly if the file has none, its classifier also if the file's is of another
+        task or has other labels. Any other difference is an error.
 
         Raises:
-            CheckpointError: there is no such folder or repository, it has no safetensors, tensors are missing,
+            CheckpointError: the folder or repository does not exist or has no safetensors, tensors are missing,
                 unexpected or of another shape (all are listed), or they are not finite floating-point numbers.
-            ConfigError: its config.json asks for something that is not implemented, or `dtype` is not one of weights.
+            ConfigError: its config.json uses an option that is not implemented, or `dtype` is not one of weights.
         """
         folder = find_folder(source, revision, token, cache_dir, local_files_only)
         found = config = read_config(folder)
@@ -107,16 +107,16 @@ class Pretrained(nn.Module):
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
-        """Write a folder that `transformers` and this package load. In one that exists the files of a model are
-        replaced, and everything else stays.
+        """Write a folder that `transformers` and this package load. In an existing folder, the files of a model are
+        replaced, and other files stay.
 
-        The tokenizer files come from the folder `tokenizer`, or from where the model was loaded. The tied decoder is
-        left out, as everywhere. With `int8` matrices are stored in int8, in a quarter of the size: such a folder loads
-        in this package alone (see `quantized_folder`).
+        The tokenizer files come from the folder `tokenizer`, or from the folder of the model. The tied decoder is left
+        out. With `int8`, matrices are stored in int8, a quarter of the size; only this package can load such a folder
+        (see `quantized_folder`).
 
         Raises:
             DataError: `folder` is a file, or its config.json is not that of a model.
-            CheckpointError: it cannot be written, and what was there before is untouched; or a weight that is to be
+            CheckpointError: the folder cannot be written (earlier files are unchanged), or a weight that becomes
                 int8 is not finite.
         """
         tensors = {name: x for name, x in self.state_dict().items() if name not in self.tied}
@@ -137,7 +137,7 @@ def write_folder(
 
     Raises:
         DataError: `folder` is a file, or its config.json is not that of a model.
-        CheckpointError: it cannot be written, and what was there before is untouched; or a weight that is to be int8
+        CheckpointError: the folder cannot be written (earlier files are unchanged), or a weight that becomes int8
             is not finite.
     """
     if (folder / "config.json").exists() and not describes_model(folder / "config.json"):
@@ -159,7 +159,7 @@ def write_files(
     tokenizer: str | Path | None,
     int8: bool = False,
 ) -> None:
-    """The files of `write_folder`, into a folder that nobody reads yet."""
+    """Write the files of `write_folder` into an empty folder."""
     dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
     values = config.to_hf() | {"architectures": [architecture], "dtype": dtype}
     if int8:
@@ -178,7 +178,7 @@ def write_files(
 
 
 def _limit_length(path: Path, max_length: int) -> None:
-    """Have other libraries cut texts where this model does: they take the limit from the tokenizer's configuration."""
+    """Write the maximum length into the tokenizer's configuration, from which other libraries read it."""
     if path.is_file():
         values = read_json(path) | {"model_max_length": max_length}
         path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -193,7 +193,7 @@ def describes_model(path: Path) -> bool:
 
 
 def weights_in(folder: Path) -> list[str]:
-    """The files of weights, in any form, of the model that a folder may hold: the next one must not be read so."""
+    """All weight files of a folder, in any format, which the next model must replace."""
     try:
         parts = _parts(folder / _INDEX) if (folder / _INDEX).is_file() else []
     except CheckpointError:
@@ -208,7 +208,7 @@ def find_folder(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder of a model: itself, or the hub's snapshot in the cache.
+    """The local folder of a model: the folder itself, or the snapshot of the hub in the cache.
 
     Raises:
         CheckpointError: neither exists.
@@ -248,13 +248,13 @@ def find_folder(
 def read_config(folder: Path) -> EncoderConfig:
     """The configuration of a model folder."""
     values = _config_values(folder)
-    if is_method(values.get("quantization_config")):  # how weights are stored says nothing of what is computed
+    if is_method(values.get("quantization_config")):  # the storage format of weights does not change what is computed
         del values["quantization_config"]
     return EncoderConfig.from_hf(values, where=str(folder / "config.json"))
 
 
 def read_architecture(folder: Path) -> str | None:
-    """The name that `transformers` gives to what a folder holds, or None where its config.json does not tell."""
+    """The class name of `transformers` in config.json, or None."""
     names = _config_values(folder).get("architectures")
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) and names[0] else None
 
@@ -263,7 +263,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a model folder.
 
     Raises:
-        CheckpointError: it cannot be read, or is something else.
+        CheckpointError: it cannot be read, or is not an object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -277,7 +277,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def common_dtype(tensors: Mapping[str, Tensor], source: str | Path) -> torch.dtype:
-    """The dtype of all tensors; of several, the one that holds the values of all, and that is said.
+    """The dtype of all tensors; with several, the one that can represent all values, which is logged.
 
     Raises:
         CheckpointError: some are not floating-point numbers of at least 16 bits.
@@ -298,10 +298,10 @@ def common_dtype(tensors: Mapping[str, Tensor], source: str | Path) -> torch.dty
 
 
 def check_numbers(tensors: Mapping[str, Tensor], dtype: torch.dtype, source: str | Path) -> None:
-    """Refuse weights with a NaN or an infinity, or with a number that `dtype` does not hold.
+    """Check that weights have no NaN or infinity, and no number too large for `dtype`.
 
     Raises:
-        CheckpointError: naming the first such tensor.
+        CheckpointError: a tensor has one.
     """
     for name, x in tensors.items():
         if not x.numel():
@@ -322,7 +322,7 @@ def _config_values(folder: Path) -> dict[str, Any]:
 
 
 def _parts(index: Path) -> list[str]:
-    """The files that an index names, each in the folder of the index.
+    """The files in an index, all in the folder of the index.
 
     Raises:
         CheckpointError: it is not an index, or names a file elsewhere.
@@ -340,7 +340,7 @@ def _parts(index: Path) -> list[str]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder under their names in the file; those stored in int8 in fp32.
+    """The tensors of a folder by their names in the file, int8 ones converted to fp32.
 
     Raises:
         CheckpointError: it has no safetensors, or they are damaged.
@@ -379,9 +379,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def _fit(
     model: nn.Module, tensors: dict[str, Tensor], folder: Path, same_task: bool
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors under the names of this model: with or without `model.`, the tied decoder left out.
+    """The tensors by the names of this model (with or without `model.`), without the tied decoder.
 
-    And which of `optional_modules` are to be initialized anew.
+    Also returns which of `optional_modules` to initialize randomly.
     """
     wanted = model.state_dict()
     bare = "embeddings.tok_embeddings.weight" in tensors

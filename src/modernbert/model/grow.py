@@ -1,7 +1,7 @@
-"""A larger model from a smaller one, by tiling (arXiv 2412.13663, section 2.3 and appendix A; depth after Gopher).
+"""Create a larger model from a smaller one by tiling (arXiv 2412.13663, section 2.3 and appendix A; depth: Gopher).
 
-Every matrix of the small model stands in the centre of the larger one and is wrapped around on both axes. Queries, keys
-and values are tiled apart and head by head, and so are the two halves of a GeGLU.
+Every matrix of the small model is placed in the centre of the larger one and wrapped around on both axes. Queries, keys
+and values are tiled separately and per head, and so are the two halves of a GeGLU.
 """
 
 from pathlib import Path
@@ -20,10 +20,10 @@ DepthMap = Literal["same-kind", "published"]
 
 @torch.no_grad()
 def grow(small: MaskedLM, config: EncoderConfig, depth_map: DepthMap = "same-kind") -> MaskedLM:
-    """A model of shape `config` whose weights are those of `small`, tiled. It is to be trained on, not used as it is.
+    """A model of shape `config` with the tiled weights of `small`, as a start for further pretraining.
 
-    `published` takes layer round(i * n / N) for layer i, whatever its attention. `same-kind` takes the nearest layer of
-    the same attention, so that no layer starts with weights that were trained to see something else.
+    `published` uses layer round(i * n / N) for layer i, whatever its attention. `same-kind` uses the nearest layer
+    with the same kind of attention, so that no layer starts with weights that were trained for the other kind.
 
     Raises:
         ConfigError: the vocabularies differ, a size would shrink, or the small model has no layer of some kind.
@@ -41,7 +41,7 @@ def grow(small: MaskedLM, config: EncoderConfig, depth_map: DepthMap = "same-kin
         if name.startswith("model.layers."):
             _, _, layer, rest = name.split(".", 3)
             name = f"model.layers.{layers[int(layer)]}.{rest}"
-        if name in source:  # the first layer of the small model has no attention norm: its copies keep a fresh one
+        if name in source:  # the first layer of the small model has no attention norm, so copies of it keep a new one
             parameter.copy_(_tiled(name, source[name], old, config))
     return large
 
@@ -59,7 +59,7 @@ def grow_folder(
 
     Raises:
         ConfigError: not exactly one shape is given, or an option has no such value.
-        CheckpointError: there is no such model.
+        CheckpointError: the model does not exist.
     """
     if (preset is None) == (config is None) or preset not in (None, "base", "large"):
         raise ConfigError("Give the new shape as --preset base, --preset large or --config FILE.")
@@ -80,7 +80,7 @@ def grow_folder(
 
 
 def depths(old: EncoderConfig, new: EncoderConfig, depth_map: DepthMap) -> list[int]:
-    """For each layer of the new model the layer of the old one that it takes its weights from."""
+    """For each layer of the new model, the layer of the old model with its weights."""
     ratio = old.num_hidden_layers / new.num_hidden_layers
     last = old.num_hidden_layers - 1
     if depth_map == "published":
@@ -97,7 +97,7 @@ def depths(old: EncoderConfig, new: EncoderConfig, depth_map: DepthMap) -> list[
 
 
 def _tiled(name: str, weight: Tensor, old: EncoderConfig, new: EncoderConfig) -> Tensor:
-    """A parameter in its new shape: unfold it so that each axis is one thing, tile every axis, fold it back."""
+    """A parameter in its new shape: unfold it so that each axis has one meaning, tile every axis, fold it back."""
     heads = (old.num_attention_heads, old.head_dim)
     if ".attn.Wqkv." in name:
         axes = weight.unflatten(0, (3, *heads))
@@ -122,5 +122,5 @@ def _tiled(name: str, weight: Tensor, old: EncoderConfig, new: EncoderConfig) ->
 
 
 def _centred(old: int, new: int) -> Tensor:
-    """For each place of the larger axis the place of the smaller one: in the centre as it is, wrapped around it."""
+    """For each index of the larger axis, the index of the smaller one: copied in the centre, wrapped around it."""
     return (torch.arange(new) - (new - old) // 2) % old

@@ -1,7 +1,8 @@
-"""Heads on the encoder. Each takes packed tokens and offers its own loss.
+"""Heads on the encoder. Each takes packed tokens and has its own loss.
 
-The losses of the heads of tasks are sums divided by `total`: the number of labels in the whole batch of an update,
-where this is a part of it. Left out, it is that of the labels given, and the loss is their mean, as in `transformers`.
+The losses of task heads are sums divided by `total`: the number of labels in the whole batch of an update, if the call
+gets only a part of it. By default it is the number of the given labels, so that the loss is a mean, as in
+`transformers`.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from modernbert.packed import IGNORED, Sequences
 
 
 class PredictionHead(nn.Module):
-    """Dense, GELU, LayerNorm: what stands between the encoder and every classifier or decoder."""
+    """Dense, GELU, LayerNorm, between the encoder and every classifier or decoder."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -64,13 +65,13 @@ class MaskedLM(Pretrained):
     def logits_at(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, rows: Bool[Tensor, "tokens"]
     ) -> Float[Tensor, "rows vocab"]:
-        """Logits of some tokens only, in their order. The others never reach the decoder."""
+        """Logits of some tokens only, in their order. Other tokens are not decoded."""
         return self.decoder(self.head(self.model(tokens, sequences)[rows]))
 
     def loss(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, labels: Int[Tensor, "tokens"]
     ) -> Float[Tensor, ""]:
-        """Mean cross-entropy (nats) over the tokens whose label is not -100, or 0 where there are none.
+        """Mean cross-entropy (nats) over the tokens whose label is not -100, or 0 without such tokens.
 
         Only those rows are decoded, in chunks.
         """
@@ -86,8 +87,8 @@ class MaskedLM(Pretrained):
     ) -> Float[Tensor, ""]:
         """Summed cross-entropy (nats) of the tokens numbered `rows`, whose original ids are `targets`.
 
-        What the loss of a training step is made of: which rows are predicted is known before the device is asked, so
-        nothing waits for it. A row may come twice where its target is -100, which counts for nothing (padding to a
+        Training uses this: the predicted rows are known on the host, so that nothing waits for the device. A row may
+        occur twice if its target is -100, which is ignored (padding to a
         fixed number of rows on CUDA).
         """
         return self._loss(self.model(tokens, sequences).index_select(0, rows), targets, "sum")
@@ -100,13 +101,13 @@ class MaskedLM(Pretrained):
 
 
 class TaskModel(Pretrained):
-    """Encoder, prediction head and a linear classifier: what the heads of all tasks are made of.
+    """Encoder, prediction head and linear classifier, the base of all task heads.
 
-    Loaded from a folder without such a head, it keeps what the folder has (the prediction head of a masked language
-    model too) and initializes the rest; the linear layer with sigma hidden^-0.5.
+    From a folder without such a head, it keeps what the folder has (also the prediction head of a masked language
+    model) and initializes the rest, the linear layer with sigma hidden^-0.5.
     """
 
-    per_token: ClassVar[bool] = False  # whether there is a row of outputs for each token, or one for each sequence
+    per_token: ClassVar[bool] = False  # one row of outputs for each token, or one for each sequence
 
     def __init__(self, config: EncoderConfig, outputs: int) -> None:
         super().__init__()
@@ -127,14 +128,14 @@ class TaskModel(Pretrained):
             initialize(self.get_submodule(name), self.config, sigma)
 
     def classify(self, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
-        """The outputs of the classifier for rows that come out of the encoder."""
+        """The outputs of the classifier for rows of the encoder."""
         return self.classifier(self.drop(self.head(pad_to_bucket(x))))[: len(x)]
 
 
 class SequenceClassifier(TaskModel):
     """One row of logits for each sequence: classes, several labels at once, or numbers, as `problem_type` says.
 
-    `classifier_pooling` chooses what of a sequence is read: the mean of its tokens, or its first one ([CLS]).
+    `classifier_pooling` selects the mean of the tokens, or the first token ([CLS]).
     """
 
     architecture = "ModernBertForSequenceClassification"
@@ -199,7 +200,7 @@ class TokenClassifier(TaskModel):
 
 
 class QuestionAnswering(TaskModel):
-    """Two scores for each token: how well an answer begins and ends there. No answer is one at the first token."""
+    """Two scores for each token: that an answer begins there, and ends there. The first token means "no answer"."""
 
     architecture = "ModernBertForQuestionAnswering"
     per_token = True
@@ -254,14 +255,14 @@ class MultipleChoice(TaskModel):
 
 
 def _rows(scores: Float[Tensor, "scores"], lengths: tuple[int, ...]) -> Float[Tensor, "rows longest"]:
-    """Scores that lie one after the other, a row for each of `lengths`; what a row lacks can never be chosen."""
+    """Consecutive scores as a row for each of `lengths`, padded with minus infinity."""
     if not lengths:
         return scores.new_zeros(0, 1)
     return nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
 
 
 def _within(labels: Int[Tensor, "rows *two"], lengths: tuple[int, ...]) -> Int[Tensor, "rows *two"]:
-    """Labels that are places in rows of `lengths`; those that a row does not have are ignored."""
+    """Labels that are positions in rows of `lengths`; positions outside a row become -100."""
     most = torch.tensor(lengths, device=labels.device).view(-1, *[1] * (labels.dim() - 1))
     return labels.masked_fill(labels >= most, IGNORED)
 
@@ -309,7 +310,7 @@ def _squared_error(
 
 _Pooling = Callable[[Tensor, Sequences], Tensor]
 _POOLINGS: dict[str, _Pooling] = {
-    "mean": lambda x, sequences: mean_pooling(x.float(), sequences, 0).to(x.dtype),  # added up in fp32
+    "mean": lambda x, sequences: mean_pooling(x.float(), sequences, 0).to(x.dtype),  # summed in fp32
     "cls": lambda x, sequences: first_pooling(x, sequences, 0),
 }
 _Loss = Callable[[Tensor, Tensor, float | None, Tensor | None], Tensor]

@@ -1,4 +1,4 @@
-"""Fresh weights: the "full megatron" initialisation of ModernBERT (arXiv 2412.13663, appendix A)."""
+"""Random weights: the "full megatron" initialization of ModernBERT (arXiv 2412.13663, appendix A)."""
 
 import math
 
@@ -10,9 +10,9 @@ from modernbert.model.config import EncoderConfig
 
 @torch.no_grad()
 def initialize(module: nn.Module, config: EncoderConfig, sigma: float | None = None) -> None:
-    """Draw every weight of `module` from torch's default generator.
+    """Initialize every weight of `module` from torch's default generator.
 
-    Matrices and the embedding: normal with `sigma` (`initializer_range` unless given), cut at
+    Matrices and the embedding: normal with `sigma` (default: `initializer_range`), truncated at
     `initializer_cutoff_factor` times that. The projections back into the residual stream (`Wo`) divide it by
     sqrt(2 * layers). Norm weights 1, every bias 0.
     """

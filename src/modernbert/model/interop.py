@@ -1,7 +1,7 @@
-"""Which programs load a model folder, whether they compute the same, and the keys that they miss.
+"""Which programs load a model folder, whether they compute the same, and which keys are missing for them.
 
-What each program needs was read from its sources (docs/retrieval.md); the two versions of sentence-transformers and
-PyLate are tested against, the servers are not run here.
+The needs of each program are from its source code (docs/retrieval.md). Two versions of sentence-transformers and PyLate
+are tested; the servers are not.
 """
 
 import json
@@ -35,7 +35,7 @@ _OLD_TRANSFORMER = {"max_seq_length", "do_lower_case", "model_args", "tokenizer_
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a program loads a folder and computes what this package does, and why not; `missing` are JSON keys."""
+    """Whether a program loads a folder and computes the same as this package, with reasons; `missing` are JSON keys."""
 
     program: str
     loads: bool
@@ -68,10 +68,10 @@ class _Folder:
 
 
 def examine(source: str | Path) -> list[Verdict]:
-    """A verdict for each program.
+    """Check a folder for each program.
 
     Raises:
-        CheckpointError: there is no model folder.
+        CheckpointError: the model folder does not exist.
     """
     folder = find_folder(source)
     try:
@@ -82,9 +82,9 @@ def examine(source: str | Path) -> list[Verdict]:
 
 
 def repair(source: str | Path) -> list[str]:
-    """Write the keys that other programs need into the JSON files of a folder; the files that changed.
+    """Write the keys that other programs need into the JSON files of a folder. Returns the changed files.
 
-    Weights stay as they are, and so does what this package and sentence-transformers compute.
+    Weights do not change, nor does what this package and sentence-transformers compute.
 
     Raises:
         CheckpointError: there is no model folder, or it is none that this package reads.
@@ -231,7 +231,7 @@ def _llama_cpp(folder: _Folder) -> Verdict:
 
 
 def _server(name: str, folder: _Folder, missing: list[str], reasons: list[str], *, strict: bool) -> Verdict:
-    """What the servers have in common: pooling in its older spelling, and no late interaction of ours."""
+    """Checks common to all servers: the older keys of pooling, and no late interaction."""
     settings = folder.settings
     if isinstance(settings, MultiVectorSettings):
         return Verdict(name, False, False, ["not known to compute this model's late interaction"])

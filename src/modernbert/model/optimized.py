@@ -1,4 +1,4 @@
-"""An encoder made ready to run, not to learn: on a CPU with native kernels it is one call, with its weights packed."""
+"""An encoder for inference only: on a CPU with native kernels, a forward pass is one call with packed weights."""
 
 from typing import cast
 
@@ -16,12 +16,12 @@ from modernbert.packed import Sequences
 
 
 def optimize_for_inference(model: nn.Module, *, int8: bool = False) -> None:
-    """Put an `InferenceEncoder` in the place of `model.model`, where one can stand there; gradients are gone then.
+    """Replace `model.model` by an `InferenceEncoder`, if it is supported. The model has no gradients afterwards.
 
-    On a CUDA device that is a `CudaEncoder`, for a model in half precision.
+    On a CUDA device, a model in half precision gets a `CudaEncoder`.
 
     Raises:
-        BackendError: int8 is wanted and the native kernels do not take this encoder.
+        BackendError: `int8` is set and the native kernels do not support this encoder.
     """
     encoder = model.get_submodule("model")
     assert isinstance(encoder, Encoder)
@@ -32,18 +32,18 @@ def optimize_for_inference(model: nn.Module, *, int8: bool = False) -> None:
 
 
 class InferenceEncoder(nn.Module):
-    """Stands in the place of an `Encoder`: the same call, no gradients, no weights but the embedding to look at.
+    """Replaces an `Encoder`: the same call, without gradients, and with the embedding as its only visible weight.
 
-    With `int8` the linear layers are quantised as they are packed, and their inputs on the way (docs/inference.md).
+    With `int8`, linear layers are quantized when they are packed, and their inputs in each call (docs/inference.md).
 
     Raises:
-        BackendError: the native kernels cannot run here, or do not take this encoder.
+        BackendError: the native kernels do not run on this machine, or do not support this encoder.
     """
 
     def __init__(self, encoder: Encoder, *, int8: bool = False) -> None:
         super().__init__()
         if reason := unsupported_reason(encoder):
-            raise BackendError(f"The encoder cannot be packed: {reason}; use it as it is.")
+            raise BackendError(f"The encoder is not supported: {reason}; use it unchanged.")
         self.config = config = encoder.config
         self.tok_embeddings = encoder.embeddings.tok_embeddings
         self._thetas = (config.global_rope_theta, config.local_rope_theta)
@@ -82,12 +82,12 @@ class InferenceEncoder(nn.Module):
         return self._native(embedded, sequences, *self._rotated(sequences)).to(embedded.dtype)
 
     def release_memory(self) -> None:
-        """Give back what is kept from one call to the next, which is as much as the largest batch needed."""
+        """Free the memory that is kept between calls, as much as the largest batch needed."""
         self._native.release_memory()
 
     def _rotated(self, sequences: Sequences) -> tuple[list[Tensor], list[Tensor]]:
-        """Cosines and sines of every token for the two rotations, from a table that grows with the longest text."""
-        rotations = self._rotations  # looked at once: another thread may put other ones in their place meanwhile
+        """Cosines and sines of every token for both RoPE bases, from a table that grows with the longest text."""
+        rotations = self._rotations  # read once, as another thread may replace them
         if not rotations[0] or len(rotations[0][0]) < sequences.max_length:
             longest = 1 << max(9, (sequences.max_length - 1).bit_length())
             ropes = [Rope.of(torch.arange(longest), self.config.head_dim, theta) for theta in self._thetas]
@@ -103,7 +103,7 @@ class InferenceEncoder(nn.Module):
 
 
 def unsupported_reason(encoder: Encoder) -> str | None:
-    """Why an encoder cannot be packed, or None if it can."""
+    """The reason why an encoder is not supported, or None."""
     weight, config = encoder.embeddings.tok_embeddings.weight, encoder.config
     if reason := native.unavailable():
         return f"the native backend {reason}"

@@ -1,8 +1,8 @@
-"""An encoder made ready to run on a CUDA device: weights in half precision once, and CUDA graphs for short work.
+"""An encoder for inference on a CUDA device: weights in half precision, and CUDA graphs for small batches.
 
-It computes what the encoder's modules compute in that dtype. A card is done with a batch of up to some ten thousand
-tokens sooner than Python can launch its kernels one by one. So a batch is padded to one of some sizes, and the pass of
-a size that comes a second time is recorded, to be replayed in one launch from then on.
+It computes the same as the encoder's modules in that dtype. For batches of up to about ten thousand tokens, a GPU is
+faster than Python can launch its kernels. So a batch is padded to one of a few sizes, and the pass of a size that
+occurs a second time is recorded and then replayed in one launch.
 """
 
 import threading
@@ -26,11 +26,11 @@ GRAPH_TOKENS = (
     *range(18_432, 65_537, 2048),
 )
 GRAPH_SEQUENCES = (1, 8, 64, 512)
-_MOST_GRAPHS = 32  # those that were not used for the longest time are forgotten
+_MOST_GRAPHS = 32  # the least recently used ones are removed
 
 
 def unsupported_reason(encoder: Encoder) -> str | None:
-    """Why an encoder cannot run here in this way, or None if it can."""
+    """The reason why an encoder is not supported, or None."""
     weight, config = encoder.embeddings.tok_embeddings.weight, encoder.config
     if weight.device.type != "cuda":
         return f"its weights are on {weight.device.type}, not on a CUDA device"
@@ -52,7 +52,7 @@ class _Weights:
     mlp_norm: Tensor
     up: Tensor
     down: Tensor
-    next_norm: Tensor  # of the layer behind, or the final one
+    next_norm: Tensor  # of the next layer, or the final one
     window: int | None
     rope: int  # which of the two rotations
 
@@ -69,7 +69,7 @@ class _Graph:
 
 
 class CudaEncoder(nn.Module):
-    """Stands in the place of an `Encoder` on a CUDA device: the same call, no gradients.
+    """Replaces an `Encoder` on a CUDA device: the same call, without gradients.
 
     The residual stream is in the dtype of the weights; norms, softmax and sums are fp32. Calls from several threads
     are safe on one stream.
@@ -81,7 +81,7 @@ class CudaEncoder(nn.Module):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         if reason := unsupported_reason(encoder):
-            raise BackendError(f"The encoder cannot run on CUDA kernels alone: {reason}; use it as it is.")
+            raise BackendError(f"The encoder is not supported: {reason}; use it unchanged.")
         self.config = config = encoder.config
         self.tok_embeddings = encoder.embeddings.tok_embeddings
         self._embedding_norm = encoder.embeddings.norm.weight.detach().float()
@@ -123,7 +123,7 @@ class CudaEncoder(nn.Module):
         return self._encode(tokens, sequences, self._ropes(sequences.positions))
 
     def _ropes(self, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The angles of every token for the two rotations, from the table."""
+        """The angles of every token for both RoPE bases, from the table."""
         return [(cos[positions], sin[positions]) for cos, sin in self._angles]
 
     def _encode(self, tokens: Tensor, sequences: Sequences, ropes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -145,10 +145,10 @@ class CudaEncoder(nn.Module):
 
     @torch.inference_mode()
     def _replay(self, tokens: Tensor, sequences: Sequences, shape: tuple[int, int]) -> Tensor:
-        """Through the graph of a shape. Its rows behind the real ones mean nothing."""
+        """Run the graph of a shape. Output rows after the real ones are undefined."""
         if shape not in self._graphs:
             if len(self._graphs) == _MOST_GRAPHS:
-                torch.cuda.synchronize(tokens.device)  # the one that goes may still be running
+                torch.cuda.synchronize(tokens.device)  # the removed one may still be running
                 self._graphs.popitem(last=False)
             self._graphs[shape] = self._record(*shape)
         self._graphs.move_to_end(shape)
@@ -164,7 +164,7 @@ class CudaEncoder(nn.Module):
 
     @torch.inference_mode()
     def _record(self, count: int, num_sequences: int) -> _Graph:
-        """Rows behind the last sequence belong to no sequence: what attention leaves there, nobody reads."""
+        """Record the graph of a shape. Rows after the last sequence belong to no sequence and are not read."""
         device = self.tok_embeddings.weight.device
         tokens = torch.zeros(count, dtype=torch.int64, device=device)
         positions = torch.arange(count, device=device).clamp(max=self.config.max_position_embeddings - 1)
@@ -188,7 +188,7 @@ class CudaEncoder(nn.Module):
 
 
 def graph_shape(tokens: int, sequences: int) -> tuple[int, int] | None:
-    """The smallest recorded size that holds a batch, or None where there is none."""
+    """The smallest size that fits a batch, or None."""
     count = next((size for size in GRAPH_TOKENS if size >= tokens), None)
     number = next((size for size in GRAPH_SEQUENCES if size >= sequences), None)
     return None if count is None or number is None else (count, number)

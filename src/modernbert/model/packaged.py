@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parents[1] / "models" / "english-mini"  # its README.md 
 
 
 def packaged_model() -> Path:
-    """The folder of the model that is used where none is named. Whether it is there depends on the build alone.
+    """The folder of the model that is used by default. It depends on the build whether it exists.
 
     Raises:
         CheckpointError: this build has none.

@@ -1,4 +1,4 @@
-"""For those who hold padded tensors: pack, encode, unpack."""
+"""Encode padded tensors: pack, encode, unpack."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -12,7 +12,7 @@ def encode_padded(
     input_ids: Shaped[Tensor, "batch length"],
     attention_mask: Shaped[Tensor, "batch length"] | None = None,
 ) -> Float[Tensor, "batch length ..."]:
-    """What a model gives for each token of padded ids, zeros on padding.
+    """The output of a model for each token of padded ids, zeros on padding.
 
     Args:
         model: an `Encoder`, or any model of this package with one row of outputs for each token (`MaskedLM`,

@@ -1,8 +1,8 @@
 """Kernels in Triton for CUDA devices: attention, rotation, layer norm, GeGLU, cross-entropy, StableAdamW.
 
-Importing this package does not import the triton library, which a CPU build of torch does not bring; importing one of
+Importing this package does not import the triton library, which a CPU build of torch does not have; importing one of
 its modules does. With `TRITON_INTERPRET=1` in the environment before that, the kernels run on CPU tensors in Triton's
-interpreter, which is how their numerics are tested without a device.
+interpreter, to test their numerics without a GPU.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import torch
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _installed = importlib.util.find_spec("triton") is not None  # known at import: torch.compile cannot trace the search
-_devices: dict[str, str | None] = {}  # why CUDA cannot be used, once that was asked
+_devices: dict[str, str | None] = {}  # the reason why CUDA cannot be used, once determined
 
 
 def interpreted() -> bool:
@@ -22,7 +22,7 @@ def interpreted() -> bool:
 
 
 def unavailable() -> str | None:
-    """Why the kernels cannot run on this machine, or None if they can."""
+    """The reason why the kernels cannot run on this machine, or None."""
     if _installed and interpreted():
         return None
     return _cuda_unavailable()

@@ -80,7 +80,9 @@ def bench_levels(
     return LevelsReport(describe(model, encoder.config), number, rounds, processor_time, machine(()), tuple(results))
 
 
-def _measure(encoder: Encoder, kind: str, workloads: Sequence[Workload], rounds: int, processor_time: bool) -> list[Levels]:
+def _measure(
+    encoder: Encoder, kind: str, workloads: Sequence[Workload], rounds: int, processor_time: bool
+) -> list[Levels]:
     encoder.to(torch.bfloat16 if kind == "bf16" else torch.float32)
     encoders: dict[str, InferenceEncoder] = {}
     for level in (AUTOMATIC, *native.available_levels()):

@@ -138,7 +138,7 @@ def varlen_attention(
     ends included; None is global. `backend` defaults to that of `default_backend`.
 
     Raises:
-        BackendError: the backend is unknown, does not support this machine or these tensors, or the tensors do not match.
+        BackendError: the backend is unknown or does not support this machine or these tensors, or these do not match.
     """
     traced = torch.compiler.is_compiling()
     if not traced:  # compiled code was checked at its start, in `Encoder.forward`

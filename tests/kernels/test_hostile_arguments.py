@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from modernbert.errors import BackendError, DataError
-from modernbert.kernels import Rope, native, varlen_attention
+from modernbert.kernels import Rope, native, native_operators, varlen_attention
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.kernels.elementwise import add_norm
 from modernbert.packed import Sequences, pack
@@ -245,7 +245,7 @@ def test_the_native_norm_refuses_what_an_exported_model_could_hand_it():
     if reason := native.unavailable():
         pytest.skip(f"the native backend {reason}")
     with pytest.raises(BackendError, match="rows and weights of one width"):
-        native.add_norm.operator(rows(64, 32), rows(2, 32), torch.ones(32), 1e-5, torch.float32)
+        native_operators.add_norm.operator(rows(64, 32), rows(2, 32), torch.ones(32), 1e-5, torch.float32)
 
 
 def test_what_is_no_batch_is_not_packed():

@@ -123,7 +123,7 @@ def in_use(directory: Path) -> Iterator[None]:
     Where the file system has no locks, nothing is held.
 
     Raises:
-        ConfigError: another process holds it; its number and its machine are told.
+        ConfigError: another process holds it; the message has its number and its machine.
     """
     path = directory / LOCK
     while True:

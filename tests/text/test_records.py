@@ -91,7 +91,7 @@ def test_a_file_without_a_good_example_is_an_error_even_if_bad_ones_are_skipped(
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("x.csv", b'text,label\n"open,a\nb,c\n', "quotation marks do not fit"),
+        ("x.csv", b'text,label\n"open,a\nb,c\n', "quotation marks do not match"),
         ("x.csv", b"text,text\na,b\n", "two columns have the same name"),
         ("x.csv", b"text,label\n\xff,a\n", r"x\.csv:2 is not UTF-8"),
         ("x.csv.gz", gzip.compress(b"text,label\n" + b"a,b\n" * 9999, mtime=0)[:-30], "is damaged after line"),
@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name, content, sen
 )
 def test_a_quotation_mark_that_would_join_two_lines_of_a_tsv_is_refused(tmp_path, text):
     (tmp_path / "x.tsv").write_text(text)
-    with pytest.raises(DataError, match=r"x\.tsv:2: the quotation marks do not fit .*line 3.* or set literal_quotes"):
+    with pytest.raises(DataError, match=r"x\.tsv:2: the quotation marks do not match .*line 3.* or set literal_quotes"):
         list(read_texts_with_labels(tmp_path / "x.tsv"))
     literal = Source(path=str(tmp_path / "x.tsv"), literal_quotes=True)
     assert [(one.text, one.label) for one in read_texts_with_labels(literal)] == [

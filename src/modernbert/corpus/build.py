@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _FINGERPRINT = "fingerprint"  # in a folder that is being made
 _FILES_PER_TASK = 256  # of small text files; JSON lines and Parquet files are a task each
 _BATCH_CHARACTERS = 2_000_000  # tokenised at once
-_FORMAT = "modernbert.data.manifest"  # names the form of the shards; another name would make all of them anew
+_FORMAT = "modernbert.data.manifest"  # identifies the format of the shards; another name would rebuild all of them
 # Keys that older shards do not know: they change a fingerprint only where they are set.
 _LATER_KEYS = (
     "language",

@@ -89,7 +89,7 @@ class StagedDocuments(PipelineStep):  # type: ignore[misc]
 
 
 class UniqueReader(PipelineStep):  # type: ignore[misc]
-    """The documents that were kept aside, those marked that the search found to stand elsewhere."""
+    """Read the staged documents, and mark those that the search found to be duplicates."""
 
     name = "unique documents"
     type = "reader"

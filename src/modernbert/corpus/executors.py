@@ -134,7 +134,7 @@ def run(recipe: Machines, name: str, pipeline: Sequence[PipelineStep], tasks: in
     missing = executor.get_incomplete_ranks(skip_completed=True)
     if missing:
         raise DataError(
-            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); mend that and give the "
+            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); fix that and give the "
             f"same command again to go on with them. Their logs are in {logs}."
         )
 

@@ -70,7 +70,7 @@ class Slurm(Config):
 
 
 class Ray(Config):
-    """Which Ray, and what is asked of it for every task."""
+    """The Ray cluster, and the resources of each task."""
 
     address: str | None = None  # unless set, that in RAY_ADDRESS, or else a Ray of `workers` workers on this machine
     cpus_per_task: PositiveFloat = 1

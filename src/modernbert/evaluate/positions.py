@@ -86,7 +86,7 @@ def plot_positions(found: Positions, path: Path) -> None:
 
     Raises:
         DataError: matplotlib is missing.
-        ConfigError: the ending is none that matplotlib writes.
+        ConfigError: the suffix is not supported.
     """
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{path} must end in .png, .svg or .pdf.")

@@ -87,7 +87,7 @@ def repair(source: str | Path) -> list[str]:
     Weights do not change, nor does what this package and sentence-transformers compute.
 
     Raises:
-        CheckpointError: there is no model folder, or it is none that this package reads.
+        CheckpointError: the folder does not exist, or this package cannot read it.
     """
     folder = find_folder(source)
     found = _read(folder)

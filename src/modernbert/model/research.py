@@ -116,7 +116,7 @@ def _weights(content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Te
 
 
 def _record(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What Composer wrote of the model's configuration beside its weights; nothing where there is none."""
+    """The model's configuration that Composer wrote beside the weights; empty if there is none."""
     found: Any = content
     for key in ("state", "integrations", "huggingface", "model", "config", "content"):
         found = found.get(key) if isinstance(found, Mapping) else None

@@ -324,7 +324,9 @@ def _pooling(folder: Path) -> dict[str, Any]:
         if mode not in get_args(PoolingMode):
             raise CheckpointError(f"{path}: pooling_mode {mode!r} is not implemented.")
     if given is not None and older and sorted(older) != sorted(modes):
-        raise CheckpointError(f"{path}: pooling_mode says {modes} but the older keys say {older}; mend the wrong one.")
+        raise CheckpointError(
+            f"{path}: pooling_mode says {modes} but the older keys say {older}; correct the wrong one."
+        )
     return {"pooling": modes, "include_prompt": own.get("include_prompt", True)}
 
 

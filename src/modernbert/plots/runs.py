@@ -58,7 +58,7 @@ def plot_runs(directories: Sequence[Path], path: Path) -> None:
 
     Raises:
         DataError: a directory holds no metrics, or matplotlib is missing.
-        ConfigError: the ending is none that is drawn.
+        ConfigError: the suffix is not supported.
     """
     drawing = pyplot()
     if path.suffix not in (".png", ".svg", ".pdf"):

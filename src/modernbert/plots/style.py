@@ -55,7 +55,7 @@ def add_packaged_font() -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure in the format of its ending, aside first, and forget it."""
+    """Write a figure atomically in the format of its suffix, and close it."""
     from matplotlib import pyplot
 
     with atomic_write(path) as partial:

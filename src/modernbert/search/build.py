@@ -127,7 +127,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What an index says of itself, or None where there is none.
+    """The manifest of an index, or None if there is no index.
 
     Raises:
         DataError: its manifest.json is damaged, or that of something else.

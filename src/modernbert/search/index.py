@@ -39,7 +39,7 @@ class Index:
         """Open an index.
 
         Raises:
-            DataError: there is none, it is not complete, or another version wrote it.
+            DataError: the index does not exist, is not complete, or was written by another version.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)

@@ -119,7 +119,7 @@ def load(
         engine=engine,
         tokenizer=predictor.tokenizer,
         max_length=predictor.max_length,
-        source=source if not Path(source).exists() else _name_of(source),  # no path of this machine is told to clients
+        source=source if not Path(source).exists() else _name_of(source),  # clients must not see local paths
         dtype="int8" if int8 else str(parameter.dtype).removeprefix("torch."),
         device=parameter.device.type,
         revision=revision,

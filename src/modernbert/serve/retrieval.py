@@ -66,7 +66,7 @@ class _Texts:
         """The prompt of a name, or the default one.
 
         Raises:
-            InvalidRequestError: there is none of this name.
+            InvalidRequestError: the prompt does not exist.
         """
         prompts: dict[str, str] = self.settings.prompts
         if name is None:

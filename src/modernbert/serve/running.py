@@ -1,4 +1,4 @@
-"""Running the application under uvicorn until it is told to stop."""
+"""Run the application under uvicorn until a signal stops it."""
 
 import asyncio
 import contextlib

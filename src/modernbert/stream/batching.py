@@ -15,7 +15,7 @@ def shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def batches_of(order: Iterable[int], examples: int) -> Batches:
-    """Batches of so many examples, the last one smaller."""
+    """Batches of this number of examples; the last one may be smaller."""
     whole = [int(index) for index in order]
     return [whole[first : first + examples] for first in range(0, len(whole), examples)]
 

@@ -126,7 +126,7 @@ class Loader:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state. After a change of `max_length` each source goes on at its next buffer of documents, as
         rows of another length are other rows: no document comes twice in an epoch, and what was left of the buffer
-        waits for the next one. After a change of weights the shares are counted anew.
+        waits for the next one. After a change of weights, the counts start again.
         """
         self._rows = state["rows"]
         if state["weights"] == self._weights:

@@ -94,7 +94,7 @@ class Shards:
         """A hash by which a run knows its shards again: names, sizes, where documents end, and ids.
 
         Of a shard above 16 MiB it reads 256 blocks of 64 KiB, evenly spread, so that a corpus of any size takes
-        seconds: a shard that was built anew or swapped is another one, a single id that was changed may not be.
+        seconds: it detects shards that were rebuilt or swapped, but possibly not a single changed id.
         """
         digest = hashlib.sha256()
         for shard in self._shards:

@@ -20,7 +20,7 @@ class Kind:
     """The two classes of a task by their full names: the `Task` that is trained, and the one that predicts."""
 
     task: str | None  # None where there is nothing to fine-tune
-    predictor: str | None  # None where there is none
+    predictor: str | None  # None if the task has no predictor
 
 
 KINDS: dict[str, Kind] = {
@@ -60,7 +60,7 @@ def make_task(name: str, settings: "TaskSettings", tokenizer: "Tokenizer", max_l
 
 
 def predictor_class(name: str) -> "type[Predictor[Any]] | None":
-    """The class that predicts for a task, or None where there is none."""
+    """The predictor class of a task, or None."""
     return _imported(KINDS[name].predictor)
 
 

@@ -81,7 +81,7 @@ def spearman(predictions: Values, references: Values) -> float:
 
 
 def f1_of_counts(counts: npt.NDArray[np.integer]) -> float:
-    """F1 over the sum of rows of correct, predicted and expected ones; 0 if there are none."""
+    """F1 from the summed counts of correct, predicted and expected spans; 0 without spans."""
     correct, predicted, expected = counts.sum(0).tolist()
     return 2 * correct / (predicted + expected) if predicted + expected else 0.0
 

@@ -70,7 +70,7 @@ class Predictor(Generic[M]):
         """
         folder = find_folder(source, revision, token)
         found = read_architecture(folder)
-        if issubclass(cls.kind, TaskModel) and found != cls.kind.architecture:  # its head would be initialized anew
+        if issubclass(cls.kind, TaskModel) and found != cls.kind.architecture:  # its head would be initialized randomly
             raise CheckpointError(
                 f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
                 "train one with `modernbert finetune`."

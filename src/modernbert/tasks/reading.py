@@ -17,7 +17,7 @@ class Columns(Config):
 
 
 class Examples(Generic[T]):
-    """The examples of a source, read while they are iterated over; every iteration reads the source anew.
+    """The examples of a source, read lazily; each iteration reads the source again.
 
     The first record that is not a valid example is an error, unless `skip_bad`: then it is left out, and `skipped`
     counts the reasons of the last iteration.

@@ -38,7 +38,7 @@ class SparseEmbedder(RetrievalPredictor[SparseEncoder]):
     ) -> Tensor:
         """A sparse tensor (texts, vocabulary) in fp32, on the CPU; of one text given alone, (vocabulary,).
 
-        `max_active_dims` keeps only so many of the largest weights of each text.
+        `max_active_dims` keeps only this number of the largest weights of each text.
 
         Raises:
             DataError: a text is empty or no text, or there is no such prompt.

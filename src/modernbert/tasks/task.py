@@ -234,7 +234,7 @@ class Task(ABC, Generic[E, P]):
         return {name: measure.value() for name, measure in self.measures(examples, predictions).items()}
 
     def baseline(self, train: Sequence[E], examples: Sequence[E]) -> list[P] | None:
-        """Predictions made without reading the texts, or None where there are none."""
+        """Predictions that do not depend on the texts, for comparison; None if the task has no such baseline."""
         return None
 
     @abstractmethod

@@ -309,7 +309,7 @@ def _read_mldr(folder: Path, split: str, builder: Builder) -> None:
 
 
 def whole_number(value: object) -> int | None:
-    """A grade; None for what is none, NaN too."""
+    """A grade; None if the value is not a number, or is NaN."""
     try:
         number = float(str(value))
     except ValueError:

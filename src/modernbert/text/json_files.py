@@ -133,6 +133,6 @@ def _squad(path: Path, text: str, articles: list[Any]) -> Iterator[Record | Reje
         raise UnreadableError(
             "broken file",
             f"{path}:{number}: after this line SQuAD's form (data, paragraphs, context, qas, id, question) is not kept "
-            f"({error}); mend it.",
+            f"({error}); correct it.",
             f"{path}:{number}",
         ) from None

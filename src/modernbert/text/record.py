@@ -35,7 +35,7 @@ class Source(Config):
     delimiter: str | None = None  # between columns; a comma in CSV and a tab in TSV unless given
     split: str = "train"  # of a hub data set
     subset: str | None = None  # which configuration of a hub data set, where it has several
-    limit: PositiveInt | None = None  # only the first so many records
+    limit: PositiveInt | None = None  # only this number of records
 
     @field_validator("encoding")
     @classmethod

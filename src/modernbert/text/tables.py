@@ -56,7 +56,9 @@ def read_table(path: Path, source: Source, delimiter: str) -> Iterator[Record | 
 def _remedy(header: Sequence[str], literal_quotes: bool) -> str:
     if uncut := uncut_header(header):
         return f"{uncut}."
-    return "mend the line" + ("." if literal_quotes else ", or set literal_quotes if quotation marks are plain text.")
+    return "correct the line" + (
+        "." if literal_quotes else ", or set literal_quotes if quotation marks are plain text."
+    )
 
 
 def _literal_rows(lines: Iterable[tuple[int, str]], delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -97,7 +99,7 @@ def _quoted_rows(
 
 def _quotes(path: Path, number: int, what: str) -> UnreadableError:
     sentence = (
-        f"{path}:{number}: the quotation marks do not fit ({what}); mend them, or set literal_quotes if they are plain "
-        "text."
+        f"{path}:{number}: the quotation marks do not match ({what}); correct them, or set literal_quotes if they are "
+        "plain text."
     )
     return UnreadableError("quotation marks", sentence, f"{path}:{number}")

@@ -96,7 +96,7 @@ def run(
 
 def _in_folder(recipe: FinetuneRecipe, these: Processes, stop: StopRequest, prepared: Prepared | None) -> Path | None:
     if (recipe.output / "report.json").exists():
-        logger.info("The run in %s is complete; --overwrite starts it anew.", recipe.output)
+        logger.info("The run in %s is complete; --overwrite starts it again.", recipe.output)
         return recipe.output
     task, sets = prepared or prepare(recipe)
     results: list[SeedResult] = []

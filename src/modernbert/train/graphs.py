@@ -34,7 +34,7 @@ class Graphs:
 
     `run` does a pass: it adds to gradients whose memory must stay the same (see `Gradients`), and returns the loss,
     which is valid until the next pass. If a shape cannot be recorded, this and all later passes of whatever shape are
-    run as they are, and the log says so once. `make_recorder` is called anew after each `forget`.
+    run as they are, and the log says so once. `make_recorder` is called again after each `forget`.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ def _in_directory(recipe: PretrainRecipe, these: Processes, stop: StopRequest) -
     run = recipe.run
     final = run.directory / "final"
     if final.exists():
-        logger.info("The run in %s is complete; --overwrite starts it anew.", run.directory)
+        logger.info("The run in %s is complete; --overwrite starts it again.", run.directory)
         return final
     if these.first:
         check_inputs(recipe)

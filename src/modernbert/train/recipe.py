@@ -77,7 +77,7 @@ class Phase(Config):
     max_length: PositiveInt = 1024
     mask_ratio: float = Field(0.3, gt=0, lt=1)
     mixture: dict[str, PositiveFloat]
-    max_repeats: PositiveFloat | None = None  # no source gives more than so many epochs; the others fill its place
+    max_repeats: PositiveFloat | None = None  # maximum number of epochs of a source; the other sources replace it
     schedule: Schedule = Schedule()
     batch_tokens: BatchSize
     weight_decay: float | None = Field(None, ge=0)  # the optimizer's unless set
@@ -130,7 +130,9 @@ class Run(Config):
     checkpoint_every_steps: PositiveInt = 500
     keep_checkpoints: PositiveInt = 2  # the newest
     keep_best: NonNegativeInt = 0  # by validation loss, beside the newest
-    keep_every_tokens: PositiveInt | None = None  # the first after every so many tokens, for good
+    keep_every_tokens: PositiveInt | None = (
+        None  # keep a checkpoint permanently each time this number of tokens is read
+    )
 
 
 class Model(Config):

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     """Try settings with the first seed, then run the recipe with the best setting and all seeds.
 
-    They are those of a grid, or with `search.trials` so many that Optuna draws. Trials and their tables, search.md and
+    The settings are those of a grid, or `search.trials` samples of Optuna. Trials and their tables, search.md and
     search.json, lie in a folder beside the output; the test set is only read by the last run. A trial whose loss is not
     finite has failed, and the search goes on. Given again, it goes on where it stopped. None if the user asked to stop.
 

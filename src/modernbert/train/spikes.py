@@ -5,7 +5,7 @@ from collections import deque
 
 _WINDOW = 100  # recent losses that say what is usual
 _LEAST = 20  # of them before anything is called unusual
-_SPREADS = 8  # a jump is so many times the usual spread, and at least
+_SPREADS = 8  # a jump exceeds this many times the usual spread, and at least
 _RELATIVE = 0.1  # this part of the usual loss
 
 

@@ -146,7 +146,7 @@ class Followers:
         for name in tracking.trackers:
             state = self._state.setdefault(name, {"id": uuid.uuid4().hex[:8], "followed": [0, 0]})
             if name == "tensorboard" and state["followed"][0] > last_step:
-                state["followed"] = [last_step + 1, 0]  # what came after the checkpoint is drawn anew
+                state["followed"] = [last_step + 1, 0]  # lines after the checkpoint are sent again
             try:
                 self._trackers[name] = _open(name, state, tracking)
             except Exception as error:

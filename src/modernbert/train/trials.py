@@ -45,7 +45,7 @@ class Settings(Protocol):
     count: int
 
     def setting(self, number: int) -> Setting:
-        """The one of a trial, counted from 0, once all before it are told."""
+        """The setting of a trial, counted from 0, after the results of all earlier trials are reported."""
 
     def tell(self, number: int, trial: Trial) -> None:
         """What became of it."""

@@ -419,7 +419,7 @@ def attend(
 
 
 def _side(window: int | None, sequences: Sequences) -> int:
-    """The tokens seen on each side, or -1 for all; a window over everything is none."""
+    """The number of visible tokens on each side; -1 for no window, or one that covers all sequences."""
     return -1 if window is None or window >= sequences.max_length else window
 
 

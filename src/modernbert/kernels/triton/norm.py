@@ -57,7 +57,7 @@ def norm_backward_kernel(
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STREAM: tl.constexpr, NARROW: tl.constexpr,
     GATHER: tl.constexpr,
 ):  # fmt: skip
-    """Each program takes every so many rows, and writes the sum of its part of the weight's gradient.
+    """Each program processes rows at a fixed stride, and writes its part of the weight's gradient.
 
     STREAM: the gradient of the residual stream is added; NARROW: the result is written in a second dtype too; GATHER:
     `total` is a table, with a row for each token.

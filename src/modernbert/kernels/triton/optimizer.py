@@ -196,7 +196,7 @@ def update_kernel(
 
 
 class MultiTensor:
-    """The tables of the tensors that were updated last: they are written anew where addresses or shapes change."""
+    """The tables of the tensors of the last update, rebuilt if addresses or shapes change."""
 
     def __init__(self) -> None:
         self._shapes: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""The routes of text-embeddings-inference (router/src/http/server.rs and types.rs), the model's own kind aside."""
+"""The routes of text-embeddings-inference (router/src/http/server.rs and types.rs)."""
 
 from typing import Any
 

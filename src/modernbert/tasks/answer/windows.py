@@ -41,7 +41,7 @@ class EncodedQuestions:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer with its place in the context in characters; an empty text at 0 says that there is none.
+    """An answer with its place in the context in characters; an empty text at 0 means that there is no answer.
 
     `score` is the sum of the two logits; `probability` is among all answers to the question that were considered.
     """

@@ -71,16 +71,16 @@ def best_path(
 
 
 def label_changes(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which tag would go on, under another label, with the span of the one before it.
+    """Pairs of tags in which the second one would continue the span of the first one with another label.
 
-    I- behind O is none of them: there are data in which spans begin so.
+    I- after O is allowed, as spans begin in this way in some data sets.
     """
     inside, going_on, same = _kinds(tags)
     return inside[:, None] & going_on[None, :] & ~same
 
 
 def changes_inside_word(tags: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which tag may not follow which inside a word: a span goes on there, or there is none."""
+    """Pairs of tags that are not allowed inside a word, where a span can only continue."""
     inside, going_on, same = _kinds(tags)
     outside = np.array([tag == "O" for tag in tags])
     return ~((inside[:, None] & going_on[None, :] & same) | (outside[:, None] & outside[None, :]))

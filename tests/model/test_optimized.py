@@ -138,7 +138,7 @@ def test_what_the_kernels_do_not_take_stays_as_it_is():
     model = MaskedLM(EncoderConfig(vocab_size=300, num_hidden_layers=2, mlp_bias=True, **SIZES["heads of 64"]))
     optimize_for_inference(model)
     assert isinstance(model.model, Encoder)
-    with pytest.raises(BackendError, match="no biases; use it as it is"):
+    with pytest.raises(BackendError, match="no biases; use it unchanged"):
         optimize_for_inference(model, int8=True)
     with pytest.raises(BackendError, match="multiple of 32"):
         InferenceEncoder(encoder("half a panel").half())

@@ -93,7 +93,7 @@ def test_what_cannot_be_recorded_ends_all_recording_and_is_told_once(caplog):
         for _ in range(6):
             run(staged(4))
     [message] = [record.getMessage() for record in caplog.records]
-    assert message.endswith("refuses: operation not permitted when stream is capturing")
+    assert message.endswith("do not work with this machine or model: operation not permitted when stream is capturing")
     assert recorder.recorded == 1
     assert recorder.replayed == run_after == 3  # those of the first shape, before the second one failed
     assert len(seen) == 30  # every pass was made once

@@ -1,9 +1,6 @@
 import json
-import os
-import stat
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from corpora import make_tokenizer
 from modernbert.config import parse
 from modernbert.corpus.build import CorpusRecipe, build_corpus
 from modernbert.errors import ConfigError, DataError
+from slurm import install_slurm
 
 SLURM = {"partition": "cpu", "time": "01:00:00", "mem_per_cpu_gb": 3, "sbatch_args": {"account": "words"}}
 RAYS_WARNINGS = pytest.mark.filterwarnings("ignore")  # of its start, and of what datatrove asks of it
@@ -116,36 +114,7 @@ def test_without_ray_the_remedy_is_named(texts, tokenizer, tmp_path, monkeypatch
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """Programs named as Slurm's that run a job array here, one task after the other, and keep what they were given."""
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    programs = {
-        "sbatch": """
-            import os, pathlib, re, subprocess, sys
-            given = pathlib.Path(sys.argv[-1]).read_text()
-            folder = pathlib.Path(__file__).parent
-            number = len(list(folder.glob("*.slurm")))
-            (folder / f"{number}.slurm").write_text(given)
-            last = int(re.search(r"--array=0-(\\d+)", given)[1])
-            failed = 0
-            for task in range(last + 1):
-                environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "here"}
-                failed |= subprocess.run(["bash", sys.argv[-1]], env=environment, capture_output=True).returncode
-            print("Submitted batch job", number)
-            sys.exit(failed)
-        """,
-        "srun": """
-            import os, sys
-            os.execvp(sys.argv[4], sys.argv[4:])
-        """,
-        "scontrol": "print('here')",
-    }
-    for name, code in programs.items():
-        path = folder / name
-        path.write_text(f"#!{sys.executable}\n{textwrap.dedent(code)}")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    return folder
+    return install_slurm(tmp_path / "cluster", monkeypatch)
 
 
 @pytest.mark.slow

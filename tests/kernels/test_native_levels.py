@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from modernbert.errors import ConfigError
+from modernbert.errors import BackendError, ConfigError
 from modernbert.kernels import Rope, native
 from modernbert.kernels.native_encoder import LayerWeights, NativeEncoder, measure_levels
 from modernbert.packed import Sequences
@@ -72,6 +72,30 @@ def test_a_choice_is_measured_once_and_only_where_there_is_one(processor):
     assert processor(["avx2"], {}) == []
     assert {native.level(kind) for kind in native.KINDS} == {"avx2"}
     assert native.rates("int8") == {}
+
+
+def test_a_process_takes_the_levels_that_another_one_chose(processor):
+    processor(NO_AMX, XEON)
+    chosen = native.choices()
+    assert chosen == {"fp32": "avx512", "bf16": "avx512", "int8": "avx512_bf16"}
+    busy = {kind: {level: 100.0 * (level == "avx2") + 1 for level in ALL} for kind in native.KINDS}
+    processor(NO_AMX, busy)
+    assert set(native.choices().values()) == {"avx2"}
+    native.keep(chosen)
+    assert native.choices() == chosen
+
+
+def test_levels_that_are_not_here_are_refused(processor, monkeypatch):
+    processor(["avx2"], {})
+    with pytest.raises(BackendError, match=r"level avx512, which are not here; .* or set MODERNBERT_NATIVE to avx2"):
+        native.keep({"fp32": "avx512", "bf16": "avx512", "int8": "avx2"})
+    with pytest.raises(BackendError, match=r"begun with no native kernels; .* or set MODERNBERT_NATIVE to off"):
+        native.keep({})
+    monkeypatch.setattr(native, "_selected", "is switched off")
+    assert native.choices() == {}
+    native.keep({})
+    with pytest.raises(BackendError, match="level avx2, which are not here"):
+        native.keep(dict.fromkeys(native.KINDS, "avx2"))
 
 
 def test_what_a_measurement_errs_does_not_change_the_level():

@@ -1,16 +1,21 @@
 """Vectors of a file: text n is row n, in every format, and a stop changes nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from modernbert import Embedder
+from modernbert.config import parse
 from modernbert.errors import ConfigError, DataError
+from modernbert.kernels import native
 from modernbert.search import embed_file as module
 from modernbert.search.embed_file import embed_file
+from modernbert.search.embed_on_machines import Cluster
 from modernbert.tasks.quantization import quantize
 from retrieval import TEXTS, base_folder
+from slurm import install_slurm
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,26 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(model, tmp_path, monkeyp
     assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
+def test_a_stopped_run_goes_on_with_the_kernels_that_it_began_with(model, tmp_path, monkeypatch):
+    """Which ones are chosen is measured in each process, and others may give other bits."""
+    levels = [level for level in ("avx2", "avx512") if level in getattr(native._selected, "tables", {})]
+    if len(levels) < 2:
+        pytest.skip("this processor has one level of the native kernels at most")
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS))
+    monkeypatch.setattr(native, "_selected", native._load(levels[0]))
+    embed_file(tmp_path / "t.txt", model, tmp_path / "whole.npy")
+    real = shutil.rmtree
+    monkeypatch.setattr(module.shutil, "rmtree", lambda folder: None)
+    embed_file(tmp_path / "t.txt", model, tmp_path / "v.npy")
+    monkeypatch.setattr(module.shutil, "rmtree", real)
+    (tmp_path / "v.npy.parts" / f"{3:012d}.npz").unlink()
+    monkeypatch.setattr(native, "_selected", native._load(levels[1]))
+    embed_file(tmp_path / "t.txt", model, tmp_path / "v.npy")
+    assert native.level("fp32") == levels[0]
+    assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
 def test_wrong_files_are_told_with_their_place(model, tmp_path):
     (tmp_path / "t.txt").write_text("one\n\nthree\n")
     with pytest.raises(DataError, match=r"t\.txt:2: the text is empty"):
@@ -100,14 +125,66 @@ def test_a_folder_of_the_users_own_in_the_place_of_shards_stays(name, content, s
     assert [path.read_text() for path in (tmp_path / "v.npy.parts").iterdir()] == [content]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("executor", ["local", "ray"])
-@pytest.mark.filterwarnings("default")  # of executors that start processes
-def test_several_workers_give_the_same_bytes(executor, model, tmp_path):
-    from modernbert.search.embed_on_machines import Cluster
+def test_slurm_must_be_given_a_partition(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"needs a partition: --on slurm\.partition=NAME"):
+        parse(Cluster, {"executor": "slurm"}, "modernbert embed")
 
-    texts = TEXTS * 700  # three shards
-    (tmp_path / "t.txt").write_text("\n".join(f"{number} {text[:20]}" for number, text in enumerate(texts)))
-    embed_file(tmp_path / "t.txt", model, tmp_path / "one.npy")
-    embed_file(tmp_path / "t.txt", model, tmp_path / "two.npy", machines=Cluster(executor, 2))
-    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
+
+@pytest.fixture(scope="module")
+def three_shards(model, tmp_path_factory):
+    """A file of more than two shards of texts, and its vectors as one process writes them."""
+    folder = tmp_path_factory.mktemp("shards")
+    texts = TEXTS * 700
+    assert len(texts) > 2 * module.ROWS_AT_ONCE
+    (folder / "t.txt").write_text("\n".join(f"{number} {text[:20]}" for number, text in enumerate(texts)))
+    embed_file(folder / "t.txt", model, folder / "one.npy")
+    return folder / "t.txt", (folder / "one.npy").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(("executor", "workers"), [("local", 2), ("local", 3), ("ray", 2)])
+@pytest.mark.filterwarnings("default")  # of executors that start processes
+def test_several_workers_give_the_same_bytes(executor, workers, three_shards, model, tmp_path):
+    if executor == "ray":
+        pytest.importorskip("ray", reason="Ray, an extra, is not installed: it has no wheel for every Python")
+    file, expected = three_shards
+    embed_file(file, model, tmp_path / "v.npy", machines=Cluster(executor=executor, workers=workers))
+    assert (tmp_path / "v.npy").read_bytes() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_jobs_of_slurm_give_the_same_bytes_and_go_on_after_a_failure(three_shards, model, tmp_path, monkeypatch):
+    """No Slurm: its programs are played by others, which run the scripts as they are."""
+    cluster = install_slurm(tmp_path / "cluster", monkeypatch)
+    file, expected = three_shards
+    machines = parse(
+        Cluster, {"executor": "slurm", "workers": 3}, "test", ["slurm.partition=cpu", "slurm.cpus_per_task=2"]
+    )
+    begin = module._begin
+
+    def begin_and_block(parts, settings):
+        found = begin(parts, settings)
+        (parts / f"{module.ROWS_AT_ONCE:012d}.npz").mkdir()  # what a job cannot replace
+        return found
+
+    monkeypatch.setattr(module, "_begin", begin_and_block)
+    with pytest.raises(DataError, match=r"embed: 1 of 3 tasks failed \("):
+        embed_file(file, model, tmp_path / "v.npy", machines=machines)
+    monkeypatch.setattr(module, "_begin", begin)
+    assert "#SBATCH --cpus-per-task=2" in (cluster / "0.slurm").read_text().splitlines()
+    shards = sorted((tmp_path / "v.npy.parts").glob("*.npz"))
+    made = {path: path.stat().st_mtime_ns for path in shards if path.is_file()}
+    assert len(made) == 2
+    shards[1].rmdir()
+    run = module.write_shards
+
+    def see(*arguments):
+        assert {path: path.stat().st_mtime_ns for path in made} == made  # these were not made again
+        assert all(path.is_file() for path in shards)  # and the jobs have made the missing one
+        return run(*arguments)
+
+    monkeypatch.setattr(module, "write_shards", see)
+    embed_file(file, model, tmp_path / "v.npy", machines=machines)
+    assert (tmp_path / "v.npy").read_bytes() == expected

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modernbert.cli.console import Json, print_record
+from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 
@@ -20,7 +21,9 @@ app = typer.Typer()
 
     modernbert embed texts.jsonl --model output/embedder --output vectors.npy
 
-    modernbert embed texts.parquet --model output/embedder --output vectors.parquet --precision int8"""
+    modernbert embed texts.parquet --model output/embedder --output vectors.parquet --precision int8
+
+    modernbert embed texts.jsonl --model M --output v.npy --executor slurm --workers 16 --on slurm.partition=cpu"""
 )
 def embed(
     file: Annotated[
@@ -40,33 +43,31 @@ def embed(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes, jobs or tasks.")] = 1,
-    executor: Annotated[str, typer.Option(help="Where workers run: local, slurm or ray.")] = "local",
-    partition: Annotated[str | None, typer.Option(help="Partition of Slurm.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, jobs or tasks that share the texts.")] = 1,
+    executor: Annotated[str, typer.Option(help="local, slurm or ray: where they run.")] = "local",
+    on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What a task needs, as in a corpus recipe: slurm.partition=gpu."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a vector for each text of a file. The same command resumes a stopped run."""
     from modernbert.search.embed_file import embed_file
 
     report = embed_file(
-        file, model, output, text_key=text_key, prompt_name=prompt_name, truncate_dim=truncate_dim,
-        normalize=normalize, precision=precision,  # type: ignore[arg-type]
-        chunk=chunk, device=device, int8=int8, machines=_machines(executor, workers, partition),
+        file, model, output, text_key=text_key, prompt_name=prompt_name,
+        truncate_dim=truncate_dim, normalize=normalize, precision=precision,  # type: ignore[arg-type]
+        chunk=chunk, device=device, int8=int8, machines=_machines(executor, workers, on or []),
     )  # fmt: skip
     print_record(report, as_json)
 
 
-def _machines(executor: str, workers: int, partition: str | None) -> "Cluster | None":
-    """Where shards are computed, if not in this process."""
-    if executor not in ("local", "slurm", "ray"):
-        raise ConfigError(f"There is no executor {executor!r}; choose local, slurm or ray.")
-    if (executor == "slurm") != (partition is not None):
-        raise ConfigError("--executor slurm and --partition go together.")
-    if executor == "local" and workers == 1:
+def _machines(executor: str, workers: int, needs: list[str]) -> "Cluster | None":
+    """Where shards are made, if not in this process."""
+    if executor == "local" and workers == 1 and not needs:
         return None
     try:
-        from modernbert.corpus.recipe import Slurm
         from modernbert.search.embed_on_machines import Cluster
     except ImportError:
         raise ConfigError(f"Several workers need datatrove: {install_command('corpus')}.") from None
-    return Cluster(executor, workers, slurm=Slurm(partition=partition) if partition else None)  # type: ignore[arg-type]
+    return parse(Cluster, {"executor": executor, "workers": workers}, "modernbert embed", needs)

@@ -144,6 +144,30 @@ def select(level: str) -> None:
     _selected = _load(level)
 
 
+def choices() -> dict[str, str]:
+    """The level of each kind of product, for `keep` in another process; empty where the kernels do not run."""
+    return {} if unavailable() else {kind: level(kind) for kind in KINDS}
+
+
+def keep(chosen: Mapping[str, str]) -> None:
+    """Take the levels that another process chose, so that both compute the same bits.
+
+    Raises:
+        BackendError: this machine lacks one of them, or has kernels where the other had none.
+    """
+    if chosen == choices():
+        return
+    tables = () if isinstance(_selected, str) else _selected.tables
+    missing = sorted(set(chosen.values()) - set(tables))
+    if missing or not chosen:
+        there = f"the native kernels of the level {missing[0]}, which are not here" if missing else "no native kernels"
+        raise BackendError(
+            f"This was begun with {there}; go on with a machine of the same kind, or set MODERNBERT_NATIVE to "
+            f"{'avx2' if missing else 'off'} from the beginning."
+        )
+    _loaded().chosen.update(chosen)
+
+
 def unavailable() -> str | None:
     """The reason why this backend cannot run on this machine, or None if it can."""
     return _selected if isinstance(_selected, str) else None

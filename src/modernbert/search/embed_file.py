@@ -13,6 +13,7 @@ import numpy as np
 from modernbert.errors import ConfigError, DataError
 from modernbert.files import atomic_write, locked
 from modernbert.installation import install_command
+from modernbert.kernels import native
 from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.stages import merge_rows
@@ -107,7 +108,7 @@ def embed_file(
     parts = output.with_name(f"{output.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     with locked(parts):
-        _begin(parts, settings)
+        settings = _begin(parts, settings)
         if machines is not None:
             from modernbert.search.embed_on_machines import run_on_machines
 
@@ -131,18 +132,23 @@ def _row(text: object, name: str, origin: str) -> Row:
     return Row(name, text, origin)
 
 
-def _begin(parts: Path, settings: dict[str, Any]) -> None:
+def _begin(parts: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the kernels that compute, which are those that an earlier run has begun with."""
     path = parts / "settings.json"
-    if not path.is_file() and any(parts.iterdir()):
-        raise DataError(f"{parts} holds something else than shards of vectors; choose another --output.")
+    if not path.is_file():
+        if any(parts.iterdir()):
+            raise DataError(f"{parts} holds something else than shards of vectors; choose another --output.")
+        settings = settings | {"kernels": native.choices()}
+        with atomic_write(path) as partial:
+            partial.write_text(json.dumps(settings), encoding="utf-8")
+        return settings
     try:
-        same = not path.is_file() or json.loads(path.read_text(encoding="utf-8")) == settings
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        same = False
-    if not same:
-        raise DataError(f"{parts} holds shards of a run with other settings; give the same ones again, or remove it.")
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(settings), encoding="utf-8")
+        found = None
+    if isinstance(found, dict) and "kernels" in found and found | settings == found:
+        return found
+    raise DataError(f"{parts} holds shards of a run with other settings; give the same ones again, or remove it.")
 
 
 def write_shards(
@@ -151,6 +157,9 @@ def write_shards(
     """The shards that are not there yet, each `world`-th from number `rank` on; how many texts there are in all.
 
     The model loads only if there is a shard to make.
+
+    Raises:
+        BackendError: the kernels that the run has begun with are not here.
     """
     rows = read_rows(file, settings["text_key"])
     embedder: Embedder | None = None
@@ -159,7 +168,9 @@ def write_shards(
         while shard := list(islice(rows, ROWS_AT_ONCE)):
             path = parts / f"{total:012d}.npz"
             if not path.is_file() and total // ROWS_AT_ONCE % world == rank:
-                embedder = embedder or Embedder.from_pretrained(model, device=device, int8=settings["int8"])
+                if embedder is None:
+                    native.keep(settings["kernels"])
+                    embedder = Embedder.from_pretrained(model, device=device, int8=settings["int8"])
                 encode = embedder.encode_document if settings["prompt_name"] is None else embedder.encode
                 options = {"prompt_name": settings["prompt_name"]} if settings["prompt_name"] is not None else {}
                 vectors = encode(

@@ -4,26 +4,32 @@ Imported only where datatrove is installed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from datatrove.pipeline.base import PipelineStep
+from pydantic import PositiveInt, model_validator
 
+from modernbert.config import Config
 from modernbert.corpus import executors
 from modernbert.corpus.executors import Machines
 from modernbert.corpus.recipe import Executor, Ray, Slurm
 from modernbert.search.embed_file import ROWS_AT_ONCE, read_rows, write_shards
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Where shards are made, and how many at once."""
+class Cluster(Config):
+    """Where shards are made, and how many at once; the keys are those of a corpus recipe."""
 
     executor: Executor = "local"
-    workers: int = 2
-    ray: Ray = field(default_factory=Ray)
+    workers: PositiveInt = 2
     slurm: Slurm | None = None
+    ray: Ray = Ray()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.executor == "slurm" and self.slurm is None:
+            raise ValueError("the executor slurm needs a partition: --on slurm.partition=NAME")
+        return self
 
 
 class EmbedStep(PipelineStep):  # type: ignore[misc]

@@ -23,6 +23,8 @@ app = typer.Typer()
 
     modernbert embed texts.parquet --model output/embedder --output vectors.parquet --precision int8
 
+    modernbert embed texts.jsonl --model output/embedder --to lancedb:texts.lance#passages
+
     modernbert embed texts.jsonl --model M --output v.npy --executor slurm --workers 16 --on slurm.partition=cpu"""
 )
 def embed(
@@ -30,7 +32,11 @@ def embed(
         Path, typer.Argument(help="A file with one text per line, or JSON lines, JSON, CSV, TSV, Parquet.")
     ],
     model: Annotated[str, typer.Option(help="A folder or hub id.")],
-    output: Annotated[Path, typer.Option(help="vectors.npy, or vectors.parquet with id and vector.")],
+    output: Annotated[Path | None, typer.Option(help="vectors.npy, or vectors.parquet with id and vector.")] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="DATABASE#TABLE", help="A table of LanceDB, PostgreSQL or Qdrant.")
+    ] = None,
+    qdrant_api_key: Annotated[str | None, typer.Option(envvar="QDRANT_API_KEY", show_envvar=True)] = None,
     text_key: Annotated[str, typer.Option(help="The column or JSON key of the text.")] = "text",
     prompt_name: Annotated[
         str | None, typer.Option(help="Name of the model's prompt. [default: that of documents]")
@@ -43,19 +49,19 @@ def embed(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, jobs or tasks that share the texts.")] = 1,
-    executor: Annotated[str, typer.Option(help="local, slurm or ray: where they run.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes, jobs or tasks.")] = 1,
+    executor: Annotated[str, typer.Option(help="Where workers run: local, slurm or ray.")] = "local",
     on: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="What a task needs, as in a corpus recipe: slurm.partition=gpu."),
+        typer.Option(metavar="KEY=VALUE", help="Settings of Slurm or Ray, as in a corpus recipe."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a vector for each text of a file. The same command resumes a stopped run."""
+    """Write a vector for each text of a file, into a file or a database. The same command resumes a stopped run."""
     from modernbert.search.embed_file import embed_file
 
     report = embed_file(
-        file, model, output, text_key=text_key, prompt_name=prompt_name,
+        file, model, output, to=to, key=qdrant_api_key, text_key=text_key, prompt_name=prompt_name,
         truncate_dim=truncate_dim, normalize=normalize, precision=precision,  # type: ignore[arg-type]
         chunk=chunk, device=device, int8=int8, machines=_machines(executor, workers, on or []),
     )  # fmt: skip

@@ -1,9 +1,8 @@
-"""Vectors of the texts of a file, written as .npy or Parquet; shards lie beside until all are there."""
+"""Vectors of the texts of a file, into .npy, Parquet or a database; shards lie beside until all are there."""
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,6 +16,7 @@ from modernbert.kernels import native
 from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.stages import merge_rows
+from modernbert.search.stores.store import Row, open_store, plain
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.quantization import Precision, quantize
 from modernbert.text.opening import read_lines
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 2048  # of a shard, which is what a stop can lose
 _IDS = ("_id", "id", "docid", "doc_id")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A text, its id (its own, or its number from 0), and where it stands."""
-
-    id: str
-    text: str
-    origin: str
 
 
 def read_rows(path: Path, text_key: str = "text") -> Iterator[Row]:
@@ -49,7 +40,7 @@ def read_rows(path: Path, text_key: str = "text") -> Iterator[Row]:
     kind = format_of(path)
     if kind not in ("jsonl", "json", "csv", "tsv", "parquet"):
         for number, line in read_lines(path):
-            yield _row(line.rstrip("\r\n"), str(number - 1), f"{path}:{number}")
+            yield _row(line.rstrip("\r\n"), str(number - 1), f"{path}:{number}", {})
         return
     for count, record in enumerate(read_file(path, kind)):
         if isinstance(record, RejectedRecord):
@@ -59,15 +50,19 @@ def read_rows(path: Path, text_key: str = "text") -> Iterator[Row]:
                 f"{record.origin}: there is no column {text_key!r}; there are {', '.join(map(str, record.values))}: "
                 "name it with --text-key."
             )
-        name = next((str(record.values[key]) for key in _IDS if record.values.get(key) is not None), str(count))
-        yield _row(record.values[text_key], name, str(record.origin))
+        key = next((key for key in _IDS if record.values.get(key) is not None), None)
+        name = str(count) if key is None else str(record.values[key])
+        others = {name: value for name, value in record.values.items() if name not in (text_key, key)}
+        yield _row(record.values[text_key], name, str(record.origin), others)
 
 
 def embed_file(
     file: Path,
     model: str,
-    output: Path,
+    output: Path | None = None,
     *,
+    to: str | None = None,
+    key: str | None = None,
     text_key: str = "text",
     prompt_name: str | None = None,
     truncate_dim: int | None = None,
@@ -78,25 +73,29 @@ def embed_file(
     int8: bool = False,
     machines: "Machines | None" = None,
 ) -> dict[str, Any]:
-    """Write a vector for each text; how many there are, and of what.
+    """Write a vector for each text into the file `output`, the table `to` or both; how many there are, and of what.
 
-    Shards of fp32 vectors lie in a folder beside `output` until they are all there: a stopped run with the same
-    settings goes on, and gives the same bytes. int8 and uint8 are calibrated on the vectors of the first shard.
+    `to` names a table as `open_store` reads it (`key` is Qdrant's). Its rows with the same ids are replaced, and all
+    others stay. Shards of fp32 vectors lie in a folder beside `output`, or else beside `file`, until everything is
+    written: a stopped run with the same settings goes on, and gives the same bytes. int8 and uint8 are calibrated on
+    the vectors of the first shard.
 
     With `machines` the shards are made by several processes, jobs of Slurm or tasks of Ray; the bytes are the same.
 
     Raises:
-        DataError: a text is empty or missing, or a stopped run had other settings.
-        ConfigError: `output` is neither .npy nor .parquet, or there is no such precision.
+        DataError: a text is empty or missing, a stopped run had other settings, or the database refuses.
+        ConfigError: `output` is neither .npy nor .parquet, `to` is no table, or there is no such precision.
     """
-    if output.suffix not in (".npy", ".parquet"):
-        raise ConfigError(f"{output} should end with .npy or .parquet.")
-    if precision not in get_args(Precision):
-        raise ConfigError(f"There is no precision {precision!r}; there are {', '.join(get_args(Precision))}.")
+    _check_targets(output, to, precision)
+    if not file.is_file():
+        raise DataError(f"There is no file {file}.")
+    if to is not None:
+        _check_store(to, key, model, truncate_dim)
+        _check_ids(file, text_key)
     settings = {
         "file": str(file.resolve()),
-        "size": file.stat().st_size if file.is_file() else 0,
-        "changed": file.stat().st_mtime_ns if file.is_file() else 0,
+        "size": file.stat().st_size,
+        "changed": file.stat().st_mtime_ns,
         "model": model_hash(model),
         "text_key": text_key,
         "prompt_name": prompt_name,
@@ -105,7 +104,8 @@ def embed_file(
         "chunk": chunk,
         "int8": int8,
     }
-    parts = output.with_name(f"{output.name}.parts")
+    beside = output or file
+    parts = beside.with_name(f"{beside.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     with locked(parts):
         settings = _begin(parts, settings)
@@ -120,16 +120,63 @@ def embed_file(
         shards = sorted(parts.glob("*.npz"))
         with np.load(shards[0]) as first:
             calibration = first["vectors"]
-        (_write_npy if output.suffix == ".npy" else _write_parquet)(shards, output, precision, calibration)
-        dimensions = int(calibration.shape[1])
+        report: dict[str, Any] = {"vectors": count, "dimensions": int(calibration.shape[1]), "precision": precision}
+        if output is not None:
+            (_write_npy if output.suffix == ".npy" else _write_parquet)(shards, output, precision, calibration)
+            report = {"output": str(output)} | report
+        if to is not None:
+            report = {"table": _write_store(shards, read_rows(file, text_key), to, key, count)} | report
         shutil.rmtree(parts)
-    return {"output": str(output), "vectors": count, "dimensions": dimensions, "precision": precision}
+    return report
 
 
-def _row(text: object, name: str, origin: str) -> Row:
+def _check_targets(output: Path | None, to: str | None, precision: str) -> None:
+    if output is None and to is None:
+        raise ConfigError("Say where the vectors go: --output vectors.npy, or --to a table of a database.")
+    if output is not None and output.suffix not in (".npy", ".parquet"):
+        raise ConfigError(f"{output} should end with .npy or .parquet.")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"There is no precision {precision!r}; there are {', '.join(get_args(Precision))}.")
+    if to is not None and precision != "float32":
+        raise ConfigError(f"A database is given float32 and packs it itself; leave --precision {precision} out.")
+
+
+def _check_store(to: str, key: str | None, model: str, truncate_dim: int | None) -> None:
+    """See, before any text is embedded, that the database answers and that the table fits the model."""
+    with open_store(to, key) as store:
+        store.check(truncate_dim or Embedder.from_pretrained(model, device="cpu").dimensions)
+
+
+def _check_ids(file: Path, text_key: str) -> None:
+    """See that no two texts have the same id: one would replace the other in a table."""
+    seen: set[str] = set()
+    for row in read_rows(file, text_key):
+        if plain(row.id) != row.id:
+            raise DataError(f"{row.origin}: the id {row.id!a} is no valid Unicode; correct it.")
+        if row.id in seen:
+            raise DataError(f"{row.origin}: the id {row.id!r} was there before; give every text its own.")
+        seen.add(row.id)
+
+
+def _write_store(shards: Sequence[Path], rows: Iterator[Row], to: str, key: str | None, count: int) -> str:
+    """The rows of all shards, shard by shard; how messages call the table."""
+    with open_store(to, key) as store, Progress(total=count, unit=" rows", desc="writing") as bar:
+        for path in shards:
+            with np.load(path) as arrays:
+                vectors = arrays["vectors"]
+            batch = list(islice(rows, len(vectors)))
+            if path == shards[0] and not store.check(vectors.shape[1]):
+                store.create(vectors.shape[1])
+            store.upsert(batch, vectors)
+            bar.update(len(batch))
+        store.build_index()
+        return store.name
+
+
+def _row(text: object, name: str, origin: str, others: Mapping[str, Any]) -> Row:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{origin}: the text is {'empty' if isinstance(text, str) else 'missing'}; leave the line out.")
-    return Row(name, text, origin)
+    return Row(name, text, origin, others)
 
 
 def _begin(parts: Path, settings: dict[str, Any]) -> dict[str, Any]:

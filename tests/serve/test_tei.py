@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from modernbert import Classifier, Embedder, MultiVectorEmbedder, Reranker, SparseEmbedder
+from modernbert.model.retrieval import SparseEncoder
+from modernbert.model.retrieval_settings import SparseSettings
+from modernbert.serve.loading import load
 from modernbert.serve.settings import ServeSettings
 from served import Numbering, numbering, serving
 
@@ -92,6 +95,26 @@ def test_sparse_weights_are_those_of_the_sparse_embedder(client, folders):
         again = torch.zeros_like(wanted)
         again[[one["index"] for one in row]] = torch.tensor([one["value"] for one in row])
         torch.testing.assert_close(again, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_queries_of_a_sparse_model_with_a_table_are_looked_up(folders, tmp_path):
+    settings = SparseSettings(query_table="frozen", prompts={"document": "read: "})
+    model = SparseEncoder.from_pretrained(folders["fill-mask"], settings=settings)
+    with torch.no_grad():
+        model.query_table.uniform_(0.1, 1)
+    model.save_pretrained(tmp_path)
+    embedder = SparseEmbedder.from_pretrained(tmp_path, device="cpu")
+    asked = {"query": embedder.encode_query(TEXTS), "document": embedder.encode_document(TEXTS)}
+    with serving([load(str(tmp_path), "sparse", device="cpu")]) as client:
+        for name, expected in asked.items():
+            found = client.post("/embed_sparse", json={"inputs": TEXTS, "prompt_name": name}).json()
+            for row, wanted in zip(found, expected.to_dense(), strict=True):
+                again = torch.zeros_like(wanted)
+                again[[one["index"] for one in row]] = torch.tensor([one["value"] for one in row])
+                torch.testing.assert_close(again, wanted, atol=1e-4, rtol=1e-4)
+        ids = embedder.texts.encode_unframed(TEXTS[:1]).ids[0].tolist()
+        found = client.post("/embed_sparse", json={"inputs": [ids], "prompt_name": "query"}).json()
+        assert sorted(one["index"] for one in found[0]) == sorted(set(ids))
 
 
 def test_predictions_are_those_of_the_classifier(client, folders):

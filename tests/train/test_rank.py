@@ -16,6 +16,7 @@ from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.evaluate.retrieval import evaluate_retrieval
+from modernbert.tasks.ranking.objective import Chunk
 from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, _validation, load_ranker, read_examples, train_ranker
 from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
@@ -124,6 +125,55 @@ def test_gradients_do_not_depend_on_the_mini_batches(task: str, model, collectio
         assert loss == pytest.approx(found[0][0], abs=1e-5)
         for ours, theirs in zip(gradients, found[0][1], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("table", ["idf", "learned"])
+def test_a_sparse_ranker_may_look_its_queries_up(table: str, model, collection, tmp_path) -> None:
+    torch.set_num_threads(1)
+    changes = {"settings": {"query_table": table, "query_prompt": ""}}
+    begin = recipe(model, collection, tmp_path / "begin", "sparse", **changes)
+    examples = read_examples(begin)
+    run = RankerTraining(begin, examples, None, 0, ALONE)
+    idf = run.ranker.query_table.detach().clone()
+    documents = {text for example in examples for text in example.documents}
+    [common], [rare] = (run.tokenizer.encode(word, add_special_tokens=False).ids[:1] for word in (" the", " month"))
+    assert idf[common] == pytest.approx(np.log1p(0.5 / (len(documents) + 0.5)))
+    assert 0 < idf[common] < idf[rare] < idf.max() == pytest.approx(np.log1p((len(documents) + 0.5) / 0.5))
+    train_ranker(recipe(model, collection, tmp_path / "out", "sparse", **changes))
+    predictor = SparseEmbedder.from_pretrained(tmp_path / "out")
+    found = predictor.model.query_table.detach()
+    assert torch.equal(found, idf) == (table == "idf")
+    with torch.no_grad():
+        expected = (
+            run.objective._embed(Chunk("query", tuple(item.query for item in run.items[:5]), (0,) * 5)) * found / idf
+        )
+    names = [item.name for item in run.items[:5]]
+    torch.testing.assert_close(predictor.encode_query(names).to_dense(), expected, rtol=1e-5, atol=1e-6)
+    further = recipe(tmp_path / "out", collection, tmp_path / "further", "sparse", **changes)
+    assert torch.equal(RankerTraining(further, examples, None, 0, ALONE).ranker.query_table.detach(), found)
+    again = recipe(tmp_path / "out", collection, tmp_path / "again", "sparse", random_weights=True, **changes)
+    assert torch.equal(RankerTraining(again, examples, None, 0, ALONE).ranker.query_table.detach(), idf)
+
+
+@pytest.mark.parametrize("table", ["idf", "learned"])
+def test_gradients_of_a_table_do_not_depend_on_the_mini_batches(table: str, model, collection, tmp_path) -> None:
+    torch.set_num_threads(1)
+    found = []
+    for tokens in (10_000, 300, 60):
+        changes = {"machine": {"microbatch_tokens": tokens}, "settings": {"query_table": table}}
+        chosen = recipe(model, collection, tmp_path / str(tokens), "sparse", **changes)
+        run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
+        for module in run.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        batch = run.batches(0)[0]
+        run.objective.backward([run.items[index] for index in batch], seed=1, progress=1.0)
+        found.append({name: p.grad for name, p in run.ranker.named_parameters() if p.grad is not None})
+    assert ("query_table" in found[0]) == (table == "learned")
+    for gradients in found[1:]:
+        assert gradients.keys() == found[0].keys()
+        for name, ours in gradients.items():
+            torch.testing.assert_close(ours, found[0][name], rtol=1e-4, atol=1e-5)
 
 
 class _After:

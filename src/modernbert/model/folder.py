@@ -26,8 +26,12 @@ logger = logging.getLogger(__name__)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-RETRIEVAL_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
-_PATTERNS = ["config.json", "*.safetensors", _INDEX, *TOKENIZER_FILES, *RETRIEVAL_FILES, "*/config.json"]
+_ROUTER = "router_config.json"  # of a model for retrieval whose encoder may lie in a folder inside
+RETRIEVAL_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", _ROUTER)
+_PATTERNS = [
+    *("config.json", "*.safetensors", _INDEX, *TOKENIZER_FILES, *RETRIEVAL_FILES, "*/config.json"),
+    *(f"*/{name}" for name in (*TOKENIZER_FILES, "sentence_bert_config.json")),
+]
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -219,7 +223,7 @@ def find_folder(
         raise CheckpointError(f"There is no model folder with a name of so many characters: {str(source)[:60]!r}...")
     if str(source).strip() and Path(source).is_dir():
         settle(Path(source))
-    if (Path(source) / "config.json").is_file():
+    if any((Path(source) / name).is_file() for name in ("config.json", _ROUTER)):
         return Path(source)
     if not str(source).strip() or Path(source).exists():
         raise CheckpointError(f"{str(source)!r} is not a model folder: it has no config.json.")

@@ -19,6 +19,7 @@ from modernbert.model.retrieval_folder import (
     MODEL,
     MODULES,
     TRANSFORMER,
+    encoder_folder,
     read_dense,
     read_modules,
     read_multi_vector,
@@ -26,11 +27,21 @@ from modernbert.model.retrieval_folder import (
     read_sparse,
 )
 from modernbert.model.retrieval_saving import Files, described, pylate_reason, write_json
-from modernbert.model.retrieval_settings import DenseSettings, MultiVectorSettings, RerankSettings, RetrievalSettings
+from modernbert.model.retrieval_settings import (
+    DenseSettings,
+    MultiVectorSettings,
+    RerankSettings,
+    RetrievalSettings,
+    SparseSettings,
+)
 
 _OLDER_KEYS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
 _OLD_TYPES = ("sentence_transformers.models.", "sentence_transformers.sparse_encoder.models.", "pylate.models.Dense.")
 _OLD_TRANSFORMER = {"max_seq_length", "do_lower_case", "model_args", "tokenizer_args", "config_args"}
+
+
+_INSIDE = "its encoder lies in a folder inside; load it with SparseEmbedder and save it again"
+_QUERIES_ENCODED = "it encodes queries, which this model looks up in a table"
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,8 @@ def examine(source: str | Path) -> list[Verdict]:
         CheckpointError: the model folder does not exist.
     """
     folder = find_folder(source)
+    if encoder_folder(folder) != folder:
+        return _of_encoder_inside(folder)
     try:
         found = _read(folder)
     except ModernBertError as error:
@@ -90,6 +103,8 @@ def repair(source: str | Path) -> list[str]:
         CheckpointError: the folder does not exist, or this package cannot read it.
     """
     folder = find_folder(source)
+    if encoder_folder(folder) != folder:
+        raise CheckpointError(f"{folder} cannot be repaired: {_INSIDE}.")
     found = _read(folder)
     wanted = {key: value for key, value in found.config.to_hf().items() if key not in ("architectures", "dtype")}
     current = read_json(folder / "config.json")
@@ -120,12 +135,23 @@ def _in_place(folder: Path, files: Files, config: dict[str, Any]) -> Files:
     result: Files = {}
     for name, values in files.items():
         head, _, tail = name.partition("/")
-        result[f"{renamed[head]}/{tail}" if tail else name] = values
+        result[f"{renamed.get(head, head)}/{tail}" if tail else name] = values
     result["config.json"] = config | result.pop("config.json", {})
     versions = (read_json(folder / MODEL) if (folder / MODEL).is_file() else {}).get("__version__")
     if versions is not None:
         result[MODEL]["__version__"] = versions
     return result
+
+
+def _of_encoder_inside(folder: Path) -> list[Verdict]:
+    """The verdicts on a folder whose Router leads to an encoder in a folder inside: only some programs look there."""
+    try:
+        read_sparse(folder)
+    except ModernBertError as error:
+        return [Verdict("modernbert", False, False, [str(error)])]
+    there = [Verdict("modernbert", True, True), Verdict("sentence-transformers >= 5.4", True, True)]
+    others = ("transformers", "text-embeddings-inference", "vLLM", "llama.cpp")
+    return [*there, *(Verdict(name, False, False, [_INSIDE]) for name in others)]
 
 
 def _numbered(folder: Path) -> list[tuple[str, int, str]]:
@@ -186,6 +212,8 @@ def _older_sentence_transformers(folder: _Folder) -> Verdict:
     name = "sentence-transformers < 5.4"
     if isinstance(folder.settings, MultiVectorSettings):
         return Verdict(name, False, False, ["it has no late interaction (PyLate adds it)"])
+    if isinstance(folder.settings, SparseSettings) and folder.settings.query_table is not None:
+        return Verdict(name, False, False, ["a table for queries is tested with version 6.2 alone"])
     if isinstance(folder.settings, RerankSettings):
         older = folder.missing("config.json", ("sentence_transformers",))
         return Verdict(name, True, not older, ["the activation may be another one"] if older else [], older)
@@ -235,6 +263,8 @@ def _server(name: str, folder: _Folder, missing: list[str], reasons: list[str], 
     settings = folder.settings
     if isinstance(settings, MultiVectorSettings):
         return Verdict(name, False, False, ["not known to compute this model's late interaction"])
+    if isinstance(settings, SparseSettings) and settings.query_table is not None:
+        reasons = [*reasons, _QUERIES_ENCODED]
     if isinstance(settings, DenseSettings) and folder.types:
         older = folder.missing(folder.pooling_file, ("pooling_mode_cls_token", "pooling_mode_mean_tokens"))
         reasons = [*reasons, *(["some versions pool otherwise, without a word"] if older else [])]

@@ -28,7 +28,10 @@ from modernbert.model.folder import (
 from modernbert.model.heads import MaskedLM, SequenceClassifier
 from modernbert.model.init import initialize
 from modernbert.model.pooling import Pooling
+from modernbert.model.query_table import read_table
 from modernbert.model.retrieval_folder import (
+    TABLE,
+    encoder_folder,
     predictor_name,
     read_dense,
     read_modules,
@@ -139,11 +142,16 @@ class RetrievalModel(Pretrained, Generic[Settings]):
             [one.state_dict() for one in projections or ()],
             tokenizer or self.tokenizer_source,
             int8,
+            self._query_weights(),
         )
 
     def _weights(self) -> tuple[Mapping[str, Tensor], nn.Sequential | None]:
         """The tensors of model.safetensors, and the projections, which are saved beside them."""
         return self.state_dict(), None
+
+    def _query_weights(self) -> Tensor | None:
+        """The table in which queries are looked up, if the model has one; it is saved beside model.safetensors."""
+        return None
 
 
 class ProjectedModel(RetrievalModel[Settings]):
@@ -321,12 +329,23 @@ class MultiVectorEncoder(ProjectedModel[MultiVectorSettings]):
 class SparseEncoder(RetrievalModel[SparseSettings], MaskedLM):
     """A weight of at least 0 for each entry of the vocabulary: log(1 + relu) of the largest logit of a text's tokens.
 
-    No (tokens, vocab) tensor is ever in memory. Any masked language model is one to begin with.
+    No (tokens, vocab) tensor is ever in memory. Any masked language model is one to begin with. Where the settings say
+    so, queries are looked up in a table of weights (`query_table`, ones to begin with), in fp32.
     """
+
+    query_table: nn.Parameter | None
 
     def __init__(self, config: EncoderConfig, settings: SparseSettings | None = None) -> None:
         super().__init__(config)
-        self.settings = settings or SparseSettings()
+        self._set(settings or SparseSettings())
+
+    def _set(self, settings: SparseSettings, weights: Tensor | None = None) -> None:
+        """Take these settings, and where they want it the weights of a table."""
+        self.settings, self.query_table = settings, None
+        if settings.query_table is not None:
+            weights = torch.ones(self.config.vocab_size) if weights is None else weights
+            weights = weights.to(self.decoder.weight.device)
+            self.query_table = nn.Parameter(weights, requires_grad=settings.query_table == "trained")
 
     @property
     def dimensions(self) -> int:
@@ -344,17 +363,30 @@ class SparseEncoder(RetrievalModel[SparseSettings], MaskedLM):
         weights = highest_logits(x, weight, bias, sequences).float().relu().log1p()
         return weights.log1p() if twice else weights
 
+    def look_up(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences vocab"]:
+        """The weights of queries, whose tokens have neither [CLS] nor [SEP]: how often one is there does not count."""
+        assert self.query_table is not None, "this model encodes its queries"
+        owners = torch.repeat_interleave(sequences.cu_seqlens.diff(), output_size=len(tokens))
+        present = self.query_table.new_zeros(sequences.num_sequences, self.config.vocab_size)
+        present[owners, tokens.long()] = 1
+        return present * self.query_table
+
     @classmethod
     def _load(
         cls, folder: Path, settings: SparseSettings | None, dtype: torch.dtype | None, device: Any, changes: Changes
     ) -> Self:
-        settings = settings or read_sparse(folder)
-        model = super(RetrievalModel, cls).from_pretrained(folder, dtype=dtype, device=device, changes=changes)
-        model.settings = settings
+        settings, inside = settings or read_sparse(folder), encoder_folder(folder)
+        model = super(RetrievalModel, cls).from_pretrained(inside, dtype=dtype, device=device, changes=changes)
+        table = next((module.folder for module in read_modules(folder) if module.kind == TABLE), None)
+        model._set(settings, None if table is None else read_table(table, inside, model.config.vocab_size))
         return model
 
     def _weights(self) -> tuple[Mapping[str, Tensor], nn.Sequential | None]:
-        return {name: x for name, x in self.state_dict().items() if name not in self.tied}, None
+        elsewhere = {*self.tied, "query_table"}
+        return {name: x for name, x in self.state_dict().items() if name not in elsewhere}, None
+
+    def _query_weights(self) -> Tensor | None:
+        return self.query_table
 
 
 def _projections(settings: tuple[Projection, ...], width: int, where: str) -> nn.Sequential:

@@ -28,6 +28,7 @@ from modernbert.model.retrieval_settings import (
 S = TypeVar("S", bound=RetrievalSettings)
 
 MODULES, MODEL, TRANSFORMER = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
+ROUTER, TABLE = "router_config.json", "SparseStaticEmbedding"
 LEGACY_POOLING: dict[str, PoolingMode] = {  # in the order in which several are put behind each other
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -73,6 +74,8 @@ class Module:
 def read_modules(folder: Path) -> list[Module]:
     """The modules that modules.json names in their order; none where there is no such file.
 
+    Of a Router, which leads queries to other modules than documents, those of documents come first.
+
     Raises:
         CheckpointError: the file is damaged, leads outside the folder, or names code of its own.
     """
@@ -84,13 +87,9 @@ def read_modules(folder: Path) -> list[Module]:
         found = [(str(one["type"]), str(one["path"])) for one in sorted(entries, key=lambda one: int(one["idx"]))]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as a list of modules: {error!r}.") from None
-    modules = []
-    for kind, place in found:
-        if not kind.startswith(("sentence_transformers.", "pylate.models.Dense.")):
-            raise CheckpointError(f"{path}: the module type {kind!r} is code of its own and is not loaded.")
-        if Path(place).is_absolute() or ".." in Path(place).parts:
-            raise CheckpointError(f"{path}: the path {place!r} leads outside the folder.")
-        modules.append(Module(kind.rpartition(".")[2], folder / place))
+    modules = [_module(path, kind, place) for kind, place in found]
+    if modules == [Module("Router", folder)]:
+        return _routed(folder)
     if modules[:1] and (modules[0].kind not in ("Transformer", "MLMTransformer") or modules[0].folder != folder):
         raise CheckpointError(
             f"{path}: the first module is {modules[0].kind!r}; only a Transformer in '' is implemented."
@@ -106,6 +105,46 @@ def predictor_name(folder: Path) -> str | None:
     """
     path = folder / MODEL
     return _NAMES.get(str(read_json(path).get("model_type"))) if path.is_file() else None
+
+
+def encoder_folder(folder: Path) -> Path:
+    """Where the encoder of a folder lies: in itself, or where its Router leads documents to."""
+    return next((module.folder for module in read_modules(folder)), folder)
+
+
+def _module(path: Path, kind: str, place: str) -> Module:
+    """An entry of a file of modules.
+
+    Raises:
+        CheckpointError: it leads outside the folder, or names code of its own.
+    """
+    if not kind.startswith(("sentence_transformers.", "pylate.models.Dense.")):
+        raise CheckpointError(f"{path}: the module type {kind!r} is code of its own and is not loaded.")
+    if Path(place).is_absolute() or ".." in Path(place).parts:
+        raise CheckpointError(f"{path}: the path {place!r} leads outside the folder.")
+    return Module(kind.rpartition(".")[2], path.parent / place)
+
+
+def _routed(folder: Path) -> list[Module]:
+    """The modules of documents and then those of queries, as router_config.json names them."""
+    path = folder / ROUTER
+    values = read_json(path)
+    try:
+        types, structure, parameters = values["types"], values["structure"], values.get("parameters") or {}
+        routes = {
+            str(task): [_module(path, str(types[name]), str(name)) for name in structure[task]] for task in structure
+        }
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read as the modules of a Router: {error!r}.") from None
+    if routes.keys() != {"query", "document"} or not routes["document"]:
+        raise CheckpointError(f"{path}: only the routes 'query' and 'document' are implemented, not {sorted(routes)}.")
+    for key, implemented in (("default_route", ("document", None)), ("route_mappings", ({}, None))):
+        if parameters.get(key) not in implemented:
+            raise CheckpointError(f"{path}: {key} = {parameters[key]!r} is not implemented.")
+    first = routes["document"][0].kind
+    if first not in ("Transformer", "MLMTransformer"):
+        raise CheckpointError(f"{path}: the first module of documents is {first!r}; only a Transformer is implemented.")
+    return [*routes["document"], *routes["query"]]
 
 
 def read_dense(folder: Path) -> DenseSettings:
@@ -163,9 +202,12 @@ def read_sparse(folder: Path) -> SparseSettings:
     reader = _Reader(folder, "SparseEncoder", "fill-mask")
     values: dict[str, Any] = {}
     for position, module in enumerate(reader.behind):
-        if position or module.kind != "SpladePooling":
-            raise reader.unexpected(module, "SpladePooling")
         path = module.folder / "config.json"
+        if position == 1 and module.kind == TABLE:
+            values |= reader.query_table(module.folder)
+            continue
+        if position or module.kind != "SpladePooling":
+            raise reader.unexpected(module, f"SpladePooling, and {TABLE} of queries behind a Router")
         own = _known(
             path,
             {
@@ -236,7 +278,8 @@ class _Reader:
         self.modules = read_modules(folder)
         self.behind = self.modules[1:]
         self.model = read_json(folder / MODEL) if (folder / MODEL).is_file() else {}
-        self.transformer = read_json(folder / TRANSFORMER) if (folder / TRANSFORMER).is_file() else {}
+        self.inside = self.modules[0].folder if self.modules else folder  # with the encoder and its tokenizer
+        self.transformer = read_json(self.inside / TRANSFORMER) if (self.inside / TRANSFORMER).is_file() else {}
         found = self.model.get("model_type")
         if found is not None and _NAMES.get(found) != _NAMES[kind]:
             loads = f"load it with {_NAMES[found]}" if found in _NAMES else "it is not implemented"
@@ -264,7 +307,7 @@ class _Reader:
         return values | self._transformer()
 
     def _transformer(self) -> dict[str, Any]:
-        path = self.folder / TRANSFORMER
+        path = self.inside / TRANSFORMER
         known = {"max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"}
         known |= {"unpad_inputs", "processing_kwargs", "query_expansion", *_LENGTHS}
         arguments = {"model_args", "tokenizer_args", "config_args", "model_kwargs", "processor_kwargs", "config_kwargs"}
@@ -285,7 +328,19 @@ class _Reader:
         if modality is not None and modality != {"text": {"method": "forward", "method_output_name": output}}:
             raise CheckpointError(f"{path}: modality_config = {modality!r} is not implemented; only text is.")
         lower = bool(self.transformer.get("do_lower_case"))
-        return {"max_length": max_length or _tokenizer_length(self.folder), "lower_case": lower}
+        return {"max_length": max_length or _tokenizer_length(self.inside), "lower_case": lower}
+
+    def query_table(self, folder: Path) -> dict[str, Any]:
+        """What the folder of a table for queries says."""
+        own = _known(folder / "config.json", {"frozen"})
+        transformer = self._transformer()
+        if transformer["lower_case"]:
+            raise CheckpointError(f"{self.inside / TRANSFORMER}: do_lower_case is not implemented beside a {TABLE}.")
+        length = _tokenizer_length(folder)
+        return {
+            "query_table": "frozen" if own.get("frozen") else "trained",
+            "query_length": None if length == transformer["max_length"] else length,
+        }
 
     def lengths(self) -> dict[str, Any]:
         """What late interaction has of its own in sentence_bert_config.json."""

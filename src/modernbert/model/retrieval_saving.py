@@ -18,7 +18,8 @@ from modernbert.errors import CheckpointError, DataError
 from modernbert.files import atomic_directory
 from modernbert.model.config import EncoderConfig
 from modernbert.model.folder import describes_model, weights_in, write_files
-from modernbert.model.retrieval_folder import LEGACY_POOLING, MODEL, MODULES, TRANSFORMER, read_modules
+from modernbert.model.query_table import write_table
+from modernbert.model.retrieval_folder import LEGACY_POOLING, MODEL, MODULES, ROUTER, TABLE, TRANSFORMER, read_modules
 from modernbert.model.retrieval_settings import (
     DenseSettings,
     MultiVectorSettings,
@@ -33,6 +34,8 @@ _NEW = "sentence_transformers.base.modules."
 _ACTIVATIONS = {name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")}
 _ACTIVATIONS["Identity"] = "torch.nn.modules.linear.Identity"
 
+_QUERIES = f"query_0_{TABLE}"
+
 Files = dict[str, Any]  # path in the folder -> JSON
 
 
@@ -45,6 +48,7 @@ def write_retrieval_folder(
     projections: Sequence[Mapping[str, Tensor]],
     tokenizer: str | Path | None,
     int8: bool = False,
+    query_table: Tensor | None = None,
 ) -> None:
     """A folder of a retrieval model, in place of the one that is there; what is not of a model stays.
 
@@ -66,6 +70,10 @@ def write_retrieval_folder(
             for place, weights in zip(_dense_places(files), projections, strict=True):
                 contiguous = {name: x.detach().contiguous() for name, x in weights.items()}
                 save_file(contiguous, partial / place / "model.safetensors", metadata={"format": "pt"})
+            if query_table is not None:
+                assert isinstance(settings, SparseSettings), "only a sparse model has a table for queries"
+                length = settings.query_length or settings.max_length or config.max_position_embeddings
+                write_table(query_table, partial, partial / _QUERIES, length)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"The model folder {folder} cannot be written ({error}); make room, or choose another folder."
@@ -160,6 +168,16 @@ def _sparse(files: Files, config: EncoderConfig, settings: SparseSettings) -> No
         "word_embedding_dimension": config.vocab_size,
     }
     files[MODEL] |= {"model_type": "SparseEncoder", "similarity_fn_name": settings.similarity}
+    if settings.query_table is None:
+        return
+    documents = {entry["path"] or ".": entry["type"] for entry in files[MODULES]}  # the encoder stays where others look
+    files[MODULES] = _modules([("", f"{_OLD}Router")])
+    files[ROUTER] = {
+        "types": {_QUERIES: f"{place}{TABLE}", **documents},
+        "structure": {"query": [_QUERIES], "document": list(documents)},
+        "parameters": {"default_route": "document", "allow_empty_key": True, "route_mappings": {}},
+    }
+    files[f"{_QUERIES}/config.json"] = {"frozen": settings.query_table == "frozen"}
 
 
 def _pylate(files: Files, settings: MultiVectorSettings, length: int) -> None:
@@ -269,4 +287,4 @@ def _own(folder: Path) -> list[str]:
         places = [module.folder.name for module in read_modules(folder)[1:]]
     except CheckpointError:
         places = []
-    return [*weights_in(folder), MODULES, MODEL, TRANSFORMER, *(place for place in places if place)]
+    return [*weights_in(folder), MODULES, MODEL, TRANSFORMER, ROUTER, *(place for place in places if place)]

@@ -82,8 +82,14 @@ class MultiVectorSettings(RetrievalSettings):
 
 
 class SparseSettings(RetrievalSettings):
-    """A weight for each token of the vocabulary (SPLADE, arXiv 2107.05720 and 2109.10086)."""
+    """A weight for each token of the vocabulary (SPLADE, arXiv 2107.05720 and 2109.10086).
+
+    With `query_table` no query is encoded: each token in it has the weight that it has in a table, which training
+    changes where it is "trained". `query_length` is the most tokens that are looked up; None is `max_length`.
+    """
 
     pooling: Literal["max", "sum"] = "max"
     activation: Literal["relu", "log1p_relu"] = "relu"
     similarity: Similarity = "dot"
+    query_table: Literal["frozen", "trained"] | None = None
+    query_length: int | None = Field(None, gt=0)

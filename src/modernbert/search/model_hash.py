@@ -11,6 +11,7 @@ _NAMES = (
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    "router_config.json",
 )
 
 
@@ -18,8 +19,14 @@ def model_hash(source: str | Path) -> str:
     """A SHA-256 over the files of a model folder that decide what it computes."""
     folder = find_folder(source)
     files = [folder / name for name in _NAMES if (folder / name).is_file()]
-    files += sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*/config.json"))
-    files += sorted(folder.glob("*/*.safetensors"))
+    for inside in (
+        "*.safetensors",
+        "*/config.json",
+        "*/*.safetensors",
+        "*/tokenizer.json",
+        "*/sentence_bert_config.json",
+    ):
+        files += sorted(folder.glob(inside))
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())

@@ -24,6 +24,7 @@ from modernbert.serve.models import Kind
 from modernbert.serve.texts import Side, Text, encode
 from modernbert.tasks.retrieval import RetrievalPredictor
 from modernbert.tasks.retrieval_texts import own_mask
+from modernbert.text.framing import FRAME_TOKENS
 from modernbert.text.tokenizer import with_markers_in_text
 
 _SPARSE_AT_ONCE = 256  # texts whose weights of the whole vocabulary are in memory together
@@ -144,16 +145,28 @@ class SparseEngine(_Texts):
         super().__init__(predictor)
         self.model: SparseEncoder = predictor.model
 
-    def encode(self, texts: Sequence[Text], truncate: bool, side: Side, prompt: str) -> list[Item]:
-        return [Item(ids) for ids in self.ids(texts, truncate, side, prompt)]
+    def encode_named(self, texts: Sequence[Text], truncate: bool, side: Side, name: str | None) -> list[Item]:
+        """With the prompt of a name. Those of `query` are looked up where the model has a table for queries.
+
+        Raises:
+            InvalidRequestError: there is no such prompt.
+        """
+        if name != "query" or self.model.query_table is None:
+            return [Item(ids) for ids in self.ids(texts, truncate, side, self.prompt(name))]
+        prompt = self.role_prompt("query")
+        length = FRAME_TOKENS + (self.settings.query_length or self.max_length)
+        framed = encode(self._tokenizer(prompt), texts, max_length=length, truncate=truncate, side=side, prompt=prompt)
+        own = [ids if isinstance(text, list) else ids[1:-1] for text, ids in zip(texts, framed, strict=True)]
+        return [Item(ids, "query") for ids in own]
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> Sequence[Any]:
-        return list(self._weights(items))
+        return in_groups(items, lambda role, group: list(self._weights(role, group)))
 
-    def _weights(self, items: Sequence[Item]) -> Iterator[Any]:
+    def _weights(self, role: Role | None, items: Sequence[Item]) -> Iterator[Any]:
+        compute = self.model.look_up if role == "query" else self.model
         for begin in range(0, len(items), _SPARSE_AT_ONCE):
-            rows = self.model(*packed(items[begin : begin + _SPARSE_AT_ONCE], self.device)).float().cpu()
+            rows = compute(*packed(items[begin : begin + _SPARSE_AT_ONCE], self.device)).float().cpu()
             for row in rows:
                 if not bool(row.isfinite().all()):
                     yield ItemFailed(NOT_FINITE)

@@ -69,12 +69,13 @@ class Predictor(Generic[M]):
             BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
         """
         folder = find_folder(source, revision, token)
-        found = read_architecture(folder)
-        if issubclass(cls.kind, TaskModel) and found != cls.kind.architecture:  # its head would be initialized randomly
-            raise CheckpointError(
-                f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
-                "train one with `modernbert finetune`."
-            )
+        if issubclass(cls.kind, TaskModel):
+            found = read_architecture(folder)
+            if found != cls.kind.architecture:  # its head would be initialized randomly
+                raise CheckpointError(
+                    f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
+                    "train one with `modernbert finetune`."
+                )
         cls.check_folder(folder, source)
         place = select_device(device)
         if dtype is None and place.type == "cuda":
@@ -82,7 +83,7 @@ class Predictor(Generic[M]):
             logger.info("%s runs in bf16 on %s; dtype=torch.float32 keeps fp32.", source, place)
         model = cls.kind.from_pretrained(folder, device=place, dtype=dtype)
         cls.optimize(model, int8=int8)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(model.tokenizer_source or folder)
         check_fits(tokenizer, model.config.vocab_size, source)
         return cls(model, tokenizer, max_length)
 

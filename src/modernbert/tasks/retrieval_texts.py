@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modernbert.errors import DataError
 from modernbert.model.retrieval_settings import Expansion, MultiVectorSettings, RetrievalSettings, Role
-from modernbert.text.framing import EncodedTexts, Ids, encode_texts, special_ids
+from modernbert.text.framing import FRAME_TOKENS, EncodedTexts, Ids, encode_texts, special_ids
 from modernbert.text.tokenizer import SpecialTokens, with_markers_in_text
 
 
@@ -56,6 +56,11 @@ class RetrievalTokenizer:
         return encode_texts(
             self._for(prompt), [prompt + text for text in texts], max_length=max_length or self.max_length
         )
+
+    def encode_unframed(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> EncodedTexts:
+        """`prompt text` of each text without [CLS] and [SEP], of at most `max_length` tokens."""
+        encoded = self.encode(texts, prompt, FRAME_TOKENS + (max_length or self.max_length))
+        return EncodedTexts([ids[1:-1] for ids in encoded.ids], encoded.truncated)
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]], prompt: str = "") -> EncodedTexts:
         """`[CLS] prompt query [SEP] document [SEP]` of each pair; of one that is too long the longer text is cut."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class SparseEmbedder(RetrievalPredictor[SparseEncoder]):
         return weights[0].coalesce() if single else weights
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> Tensor:
-        """As `encode`, with the prompt of queries."""
+        """As `encode`, with the prompt of queries; of a model with a table for queries they are looked up in it."""
         return self._encode_role("query", texts, **options)
 
     def encode_document(self, texts: str | Sequence[str], **options: Any) -> Tensor:
@@ -77,7 +78,28 @@ class SparseEmbedder(RetrievalPredictor[SparseEncoder]):
 
     def _encode_role(self, role: Role, texts: str | Sequence[str], **options: Any) -> Tensor:
         prompt = self._prompt(options.pop("prompt", None), options.pop("prompt_name", None), role)
+        if role == "query" and self.model.query_table is not None:
+            listed, single = as_texts(texts)
+            weights = self._looked_up(listed, prompt, options.get("max_active_dims"))
+            return weights[0].coalesce() if single else weights
         return self.encode(texts, prompt=prompt, **options)
+
+    @torch.inference_mode()
+    def _looked_up(self, texts: Sequence[str], prompt: str, most: int | None) -> Tensor:
+        """The weights of the table for the tokens of each text, without the encoder."""
+        assert self.model.query_table is not None
+        table, length = self.model.query_table.cpu(), self.model.settings.query_length
+        encoded = self.texts.encode_unframed(texts, prompt, length)
+        self._warn(encoded, length or self.max_length)
+        places, values = [], []
+        for row, ids in enumerate(encoded.ids):
+            columns = torch.from_numpy(np.unique(ids)).long()
+            if most is not None and most < len(columns):
+                columns = columns[table[columns].topk(most).indices.sort().values]
+            columns = columns[table[columns] != 0]
+            places.append(torch.stack([torch.full_like(columns, row), columns]))
+            values.append(table[columns])
+        return self._sparse(places, values, len(texts))
 
     @torch.inference_mode()
     def _weights(
@@ -95,7 +117,10 @@ class SparseEmbedder(RetrievalPredictor[SparseEncoder]):
             rows, columns = weights.nonzero(as_tuple=True)
             places.append(torch.stack([torch.tensor(batch)[rows], columns]))
             values.append(weights[rows, columns])
-        shape = (len(texts), self.model.dimensions)
+        return self._sparse(places, values, len(texts))
+
+    def _sparse(self, places: list[Tensor], values: list[Tensor], rows: int) -> Tensor:
+        shape = (rows, self.model.dimensions)
         if not places:
             return torch.sparse_coo_tensor(
                 torch.empty(2, 0, dtype=torch.int64), torch.empty(0), shape, check_invariants=False

@@ -287,8 +287,14 @@ def freeze(model: TaskModel, training: Training) -> None:
         module.requires_grad_(False)
 
 
+_TABLE_RATE = 50  # of a table for queries: 1e-3 beside 2e-5 in sentence-transformers' example; few queries have a token
+
+
 def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
-    """Parameter groups by depth, with learning rates that fall from the head down; norms and biases do not decay."""
+    """Parameter groups by depth, with learning rates that fall from the head down; norms and biases do not decay.
+
+    A table for queries has a rate of its own, above the head's.
+    """
     num_layers = len(model.model.layers)
     groups: dict[tuple[int, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():
@@ -296,6 +302,8 @@ def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
             below = num_layers + 1
         elif name.startswith("model.layers."):
             below = num_layers - int(name.split(".")[2])
+        elif name == "query_table":
+            below = -1
         else:
             below = 0
         if parameter.requires_grad:
@@ -303,7 +311,7 @@ def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
     return [
         {
             "params": parameters,
-            "peak_lr": (peak := training.learning_rate * training.layer_decay**below),
+            "peak_lr": (peak := training.learning_rate * (training.layer_decay**below if below >= 0 else _TABLE_RATE)),
             "lr": peak,
             "weight_decay": training.weight_decay if decays else 0.0,
         }

@@ -17,7 +17,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.files import atomic_write, in_use
 from modernbert.model.folder import find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
-from modernbert.model.retrieval_folder import predictor_name, read_modules
+from modernbert.model.retrieval_folder import encoder_folder, predictor_name, read_modules
 from modernbert.runtime import autocast
 from modernbert.stream.batching import Batches, shuffled
 from modernbert.tasks.embed import Embedder
@@ -30,6 +30,7 @@ from modernbert.tasks.ranking.mining import with_bm25_negatives
 from modernbert.tasks.ranking.objective import Guide, RankingItem, RankingModel, RankingObjective
 from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker, Reranked, Scored
 from modernbert.tasks.ranking.settings import ResolvedLoss
+from modernbert.tasks.ranking.sparsity import inverse_document_frequencies
 from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer
@@ -187,6 +188,8 @@ class RankerTraining(EpochLoop):
         freeze(ranker, recipe.training)  # type: ignore[arg-type]
         self.ranker = ranker
         self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
+        if isinstance(ranker, SparseEncoder) and (recipe.random_weights or not _goes_on(recipe)):
+            _begin_table(ranker, self.items)
         self.names = [item.names for item in self.items]
         apart = recipe.data.one_source_per_batch
         self.sources = [example.source if apart else "" for example in examples]
@@ -309,16 +312,15 @@ def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
         CheckpointError: there is no such model, or it is of another kind.
     """
     folder = find_folder(recipe.model)
-    config = read_config(folder)
+    inside = encoder_folder(folder)
+    config = read_config(inside)
     if recipe.max_length is not None and recipe.max_length > config.max_position_embeddings:
         raise ConfigError(
             f"max_length is {recipe.max_length}, but {recipe.model} reads {config.max_position_embeddings} tokens; "
             "lower it."
         )
     max_length = recipe.max_length or config.max_position_embeddings
-    of_this_kind = predictor_name(folder) in (None, _PREDICTORS[recipe.task].__name__)
-    goes_on = bool(read_modules(folder)) and of_this_kind
-    settings = None if goes_on else model_settings(recipe, config.hidden_size, max_length)
+    settings = None if _goes_on(recipe) else model_settings(recipe, config.hidden_size, max_length)
     kind: Any = _KINDS[recipe.task]
     model = kind.from_pretrained(folder, dtype=torch.float32, settings=settings)
     if settings is None:
@@ -328,9 +330,24 @@ def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
         fresh = kind(model.config, model.settings)
         fresh.tokenizer_source = model.tokenizer_source
         model = fresh
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(inside)
     check_fits(tokenizer, config.vocab_size, recipe.model)
     return model, tokenizer, max_length
+
+
+def _goes_on(recipe: RankingRecipe) -> bool:
+    """Whether the model is a ranker of this kind already, which keeps its settings."""
+    folder = find_folder(recipe.model)
+    of_this_kind = predictor_name(folder) in (None, _PREDICTORS[recipe.task].__name__)
+    return bool(read_modules(folder)) and of_this_kind
+
+
+@torch.no_grad()
+def _begin_table(ranker: SparseEncoder, items: Sequence[RankingItem]) -> None:
+    """Give a table for queries, if the model has one, the weights of how rare tokens are in the documents."""
+    if ranker.query_table is not None:
+        documents = {name: ids for item in items for name, ids in zip(item.document_names, item.documents, strict=True)}
+        ranker.query_table.copy_(inverse_document_frequencies(documents.values(), ranker.config.vocab_size))
 
 
 def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> ResolvedLoss:

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -66,6 +66,9 @@ class RankingModelSettings(Config):
     document_length: PositiveInt | None = None  # multi-vector: maximum number of tokens; unset: as `max_length`
     expand_queries: bool = True  # multi-vector: fill queries with [MASK] up to `query_length`
     attend_to_expansion: bool = False  # multi-vector: whether other tokens attend to these [MASK]
+    query_table: Literal["idf", "learned"] | None = (
+        None  # sparse: look queries up, in a table of idf or one learned from it
+    )
     skip_words: tuple[str, ...] = ()  # multi-vector: tokens of documents to leave out, such as punctuation
 
 
@@ -106,7 +109,8 @@ def model_settings(recipe: RankingRecipe, hidden_size: int, max_length: int) -> 
             prompts=prompts, max_length=max_length, pooling=(chosen.pooling,), normalize=chosen.normalize
         )
     if recipe.task == "sparse":
-        return SparseSettings(prompts=prompts, max_length=max_length)
+        table: Literal["frozen", "trained"] = "trained" if chosen.query_table == "learned" else "frozen"
+        return SparseSettings(prompts=prompts, max_length=max_length, query_table=table if chosen.query_table else None)
     if recipe.task == "rerank":
         return RerankSettings(prompts=prompts, max_length=max_length)
     projection = Projection(in_features=hidden_size, out_features=chosen.dimensions, bias=False, activation="Identity")

@@ -71,10 +71,9 @@ async def embed_sparse(request: Request, body: EmbedAllBody) -> Response:
     model = server.catalogue.select([Kind.SPARSE], body.model, "a sparse embedding model")
     texts, single = listed(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
-        prompt = model.engine.prompt(body.prompt_name)
         truncate = server.settings.auto_truncate if body.truncate is None else body.truncate
-        engine, side = model.engine, body.truncation_direction
-        items = await server.encode(usage, lambda: engine.encode(texts, truncate, side, prompt))
+        engine, side, name = model.engine, body.truncation_direction, body.prompt_name
+        items = await server.encode(usage, lambda: engine.encode_named(texts, truncate, side, name))
         rows = await server.compute(usage, items)
         found = [
             [{"index": index, "value": value} for index, value in zip(indices.tolist(), weights, strict=True)]

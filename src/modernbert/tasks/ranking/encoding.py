@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
-from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, MultiVectorSettings, RerankSettings, RetrievalSettings
+from modernbert.model.retrieval_settings import (
+    DOCUMENT_PROMPTS,
+    MultiVectorSettings,
+    RerankSettings,
+    RetrievalSettings,
+    SparseSettings,
+)
 from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.tasks.ranking.objective import RankingItem
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer
@@ -38,7 +44,11 @@ def encode_ranking(
             queries, own = encoded.ids, encoded.own
             length = settings.document_length
         else:
-            queries, length = texts.encode(asked, prompt).ids, None
+            if isinstance(settings, SparseSettings) and settings.query_table is not None:
+                queries = texts.encode_unframed(asked, prompt, settings.query_length).ids
+            else:
+                queries = texts.encode(asked, prompt).ids
+            length = None
             own = [len(one) for one in queries]
         ids = iter(texts.encode(documents, prompt_of(settings, "document"), length).ids)
     return [

@@ -53,7 +53,9 @@ def cached_backward(
     assert everything.grad is not None, "the loss depends on the vectors"
     gradient = everything.grad.split([len(each) for each in gathered])[rank]
     for number, (part, own_gradient) in enumerate(zip(parts, gradient.split(lengths), strict=True)):
-        _seeded(embed, part, seed, first + number).backward(own_gradient)
+        rows = _seeded(embed, part, seed, first + number)
+        if rows.requires_grad:  # queries that are looked up in a frozen table do not
+            rows.backward(own_gradient)
     return float(value.detach())
 
 

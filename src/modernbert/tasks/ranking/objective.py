@@ -142,6 +142,8 @@ class RankingObjective:
                 return rows if chunk.role == "query" else rows[self._kept(tokens)]
             if isinstance(model, DenseEncoder):
                 return model(tokens, sequences, self.prompt_tokens[chunk.role == "document"])
+            if isinstance(model, SparseEncoder) and model.query_table is not None and chunk.role == "query":
+                return model.look_up(tokens, sequences)
             return model(tokens, sequences).float()
 
     def _kept(self, tokens: Tensor) -> Bool[Tensor, "tokens"]:
@@ -166,7 +168,8 @@ class RankingObjective:
         queries_, documents_ = _reorder(vectors, items, *ones, self.group)
         if isinstance(self.model, SparseEncoder):
             loss = self._vector_loss(torch.cat([queries_, documents_]), items, excluded, cosine=False)
-            of_queries = warmed_up(self.settings.query_flops, progress, self.settings.flops_warmup)
+            weight = self.settings.query_flops if self.model.query_table is None else 0.0  # their tokens are given
+            of_queries = warmed_up(weight, progress, self.settings.flops_warmup)
             of_documents = warmed_up(self.settings.document_flops, progress, self.settings.flops_warmup)
             return loss + of_queries * flops(queries_) + of_documents * flops(documents_)
         both = torch.cat([queries_, documents_])

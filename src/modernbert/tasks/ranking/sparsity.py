@@ -1,7 +1,13 @@
 """What keeps sparse vectors sparse."""
 
+from collections.abc import Iterable
+
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from modernbert.text.framing import Ids
 
 
 def flops(vectors: Float[Tensor, "rows vocabulary"], threshold: int | None = None) -> Float[Tensor, ""]:
@@ -13,6 +19,18 @@ def flops(vectors: Float[Tensor, "rows vocabulary"], threshold: int | None = Non
     if threshold is not None:
         vectors = vectors * ((vectors != 0).sum(1, keepdim=True) > threshold)
     return vectors.float().mean(0).square().sum()
+
+
+def inverse_document_frequencies(documents: Iterable[Ids], size: int) -> Float[Tensor, "vocabulary"]:
+    """For each of `size` ids ln(1 + (n - df + 0.5) / (df + 0.5)), where df of n documents have it: what BM25 takes.
+
+    Above 0 for an id that all have, and largest for one that none has.
+    """
+    counts, total = np.zeros(size, dtype=np.int64), 0
+    for ids in documents:
+        counts[np.unique(ids)] += 1
+        total += 1
+    return torch.from_numpy(np.log1p((total - counts + 0.5) / (counts + 0.5)).astype(np.float32))
 
 
 def warmed_up(weight: float, progress: float, warmup: float) -> float:

@@ -51,14 +51,14 @@ def test_a_histogram_stands_for_the_documents_that_it_counts(shards, tmp_path):
 def test_what_is_no_histogram_is_one_sentence(tmp_path, text):
     path = tmp_path / "histogram.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"is no length histogram; write it with `modernbert inspect"):
+    with pytest.raises(DataError, match=r"is not a length histogram; write one with `modernbert inspect"):
         histogram_lengths(path)
 
 
 def test_a_histogram_without_a_document_is_refused(tmp_path):
     path = tmp_path / "histogram.json"
     path.write_text('{"histogram": [{"start": 0, "stop": 16, "documents": 0}]}')
-    with pytest.raises(DataError, match="counts no document"):
+    with pytest.raises(DataError, match="has no document"):
         histogram_lengths(path)
 
 

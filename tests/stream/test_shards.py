@@ -102,8 +102,8 @@ def move_deeper(folder):
         (break_count, "its manifest says 3 and 7"),
         (break_manifest, "is damaged"),
         (remove_ids, r"a\.ds\.index has no a\.ds"),
-        (remove_all, "has no document.*`modernbert corpus`"),
-        (move_deeper, "has no document.*give .*inner"),
+        (remove_all, "holds no document.*`modernbert corpus`"),
+        (move_deeper, "holds no document.*give .*inner"),
     ],
 )
 def test_damage_is_one_sentence(tmp_path, harm, message):

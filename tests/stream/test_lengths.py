@@ -31,7 +31,9 @@ def test_visible_keys_are_those_that_a_mask_would_leave(lengths, window):
 def test_rows_from_lengths_alone_are_those_of_the_shards(shards):
     report = inspect(shards, 128)
     rows = packed_rows(Shards.open(shards).lengths, 128, {None})
-    assert rows.tokens_per_row == Fraction(round(report.packing_efficiency * report.rows * 128), report.rows)
+    assert rows.tokens_per_row == Fraction(
+        round(report.packing_efficiency * report.packed_sequences * 128), report.packed_sequences
+    )
     assert rows.packing_efficiency == pytest.approx(report.packing_efficiency)
     assert rows.chunks_per_token * float(rows.tokens_per_row) == pytest.approx(report.chunks_per_sequence)
 

@@ -23,7 +23,7 @@ def setting(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "peer",
-    [pytest.param(peer, marks=pytest.mark.slow if peer.name == COMPILED else ()) for peer in PEERS],
+    [pytest.param(peer, marks=pytest.mark.slow if peer.name in (COMPILED, "onnxruntime") else ()) for peer in PEERS],
     ids=lambda peer: peer.name,
 )
 @pytest.mark.filterwarnings("default")  # engines of others warn about themselves

@@ -89,7 +89,7 @@ def alone(write_recipe, tmp_path_factory):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"parallel": "ddp"}, id="ddp"),
+        pytest.param({"parallel": "ddp"}, id="ddp", marks=pytest.mark.slow),
         pytest.param(
             {"parallel": "fsdp", "activation_checkpointing": True},
             id="fsdp with activation checkpointing",

@@ -55,6 +55,7 @@ def test_padded_pooling_is_that_of_packed_tokens(mode: str, left: bool) -> None:
     torch.testing.assert_close(pool(x, mask, mode), wanted)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_one_graph_serves_every_batch_and_length_beside_both_forms_of_attention(tmp_path: Path) -> None:
     """Lengths on both sides of where a window is cut into blocks, and of where a global layer goes slice by slice."""
     pytest.importorskip("onnxruntime")

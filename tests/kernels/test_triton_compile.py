@@ -18,6 +18,7 @@ def resources() -> list[dict]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_no_kernel_spills_registers(resources):
     assert {r["name"]: r["spilled_bytes"] for r in resources if r["spilled_bytes"]} == {}
 

@@ -226,8 +226,7 @@ def accuracy(model, batches):
     ("head", "problem"),
     [
         (SequenceClassifier, None),
-        (TokenClassifier, None),
-        *(pytest.param(head, None, marks=pytest.mark.slow) for head in HEADS[2:]),
+        *(pytest.param(head, None, marks=pytest.mark.slow) for head in HEADS[1:]),
         pytest.param(SequenceClassifier, "multi_label_classification", marks=pytest.mark.slow),
         pytest.param(SequenceClassifier, "regression", marks=pytest.mark.slow),
     ],

@@ -154,7 +154,7 @@ def test_a_plan_needs_neither_tokenizer_nor_shards_and_says_what_it_assumes(tmp_
     found = plan(small(), Cluster.of("rtx4090", 1))
     assert found.vocabulary == 50_368
     assert "assumed" in found.lengths
-    assert "nowhere/web is not here" in found.lengths
+    assert "nowhere/web does not exist" in found.lengths
     assert list(tmp_path.iterdir()) == []
 
 
@@ -259,7 +259,7 @@ def test_a_plan_counts_how_often_a_phase_reads_each_source(recipe_for, tmp_path)
     assert phase.epochs["library"] == pytest.approx(10**9 * (1 - 2 / phase.chunk_tokens) / held)
     assert f"epochs of library{phase.epochs['library']:>20,.2f}"[:18] in describe(found)
     assert f"phases.pretrain reads library {phase.epochs['library']:,.0f} times" in describe(found)
-    assert "max_repeats limits that" in describe(found)
+    assert "max_repeats limits it" in describe(found)
 
 
 def test_epochs_are_not_known_without_the_shards():
@@ -289,20 +289,20 @@ def test_repeats_that_the_corpus_cannot_give_are_refused_before_the_run(recipe_f
     ("cluster", "arguments", "changes", "message"),
     [
         ({"device": "h300"}, {}, {}, r"no device 'h300' in the table; choose one of cpu, a100-40, "),
-        ({"count": 0}, {}, {}, "0 devices train nothing"),
-        ({"utilisation": 1.5}, {}, {}, "is no share of the peak"),
-        ({"utilisation": math.nan}, {}, {}, "is no share of the peak"),
+        ({"count": 0}, {}, {}, "A run cannot use 0 devices; give 1 or more"),
+        ({"utilisation": 1.5}, {}, {}, "A utilisation of .* is not possible"),
+        ({"utilisation": math.nan}, {}, {}, "A utilisation of .* is not possible"),
         ({"cost_per_hour": -1.0}, {}, {}, "cannot cost -1"),
-        ({"count": 17}, {}, {}, r"A batch of 16 packed sequences in phases\.pretrain has none for some of 17 devices"),
-        ({}, {"hours": ["decay=3"]}, {}, "no phase 'decay' to have hours; the recipe has pretrain, context"),
+        ({"count": 17}, {}, {}, r"A batch of 16 packed sequences in phases\.pretrain is too small for 17 devices"),
+        ({}, {"hours": ["decay=3"]}, {}, "names the phase 'decay', but the recipe has pretrain, context"),
         ({}, {"hours": ["pretrain=long"]}, {}, r"not of the form phase=194\.2"),
         ({}, {"hours": ["pretrain"]}, {}, r"not of the form phase=194\.2"),
         ({}, {"hours": ["pretrain=-1"]}, {}, r"not of the form phase=194\.2"),
-        ({}, {"vocab_size": 0}, {}, "vocabulary of 0 tokens is none"),
+        ({}, {"vocab_size": 0}, {}, "A vocabulary cannot have 0 tokens"),
         ({}, {"shards": Path("a"), "histogram": Path("b")}, {}, "give one of them"),
         ({}, {"shards": Path("nowhere")}, {}, "There is no shard folder nowhere"),
-        ({}, {"histogram": Path("nowhere.json")}, {}, r"nowhere\.json is no length histogram"),
-        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set its shape in \[model\] too, or model\.preset"),
+        ({}, {"histogram": Path("nowhere.json")}, {}, r"nowhere\.json is not a length histogram"),
+        ({}, {}, {"model": {"start": "nowhere/start"}}, r"set the shape in \[model\] or model\.preset"),
         (
             {},
             {},

@@ -121,6 +121,14 @@ def test_the_page_on_pretraining_runs_as_written(tmp_path):
     assert (tmp_path / "my" / "large-start" / "config.json").exists()
 
 
+def write_pairs(folder: Path, texts: list[str]) -> None:
+    """The files that the readmes train an embedder on and embed: the beginning of a text asks for it."""
+    rows = [(f"{text[:20]}?", text) for text in dict.fromkeys(texts)]
+    write_csv(folder / "pairs.csv", rows, ("question", "passage"))
+    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    (folder / "texts.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_pages_run_as_written(tmp_path):
@@ -131,6 +139,7 @@ def test_the_pages_run_as_written(tmp_path):
     readme = ROOT / "README.md"
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     write_csv(tmp_path / "texts.csv", sentences(300, 1))
+    write_pairs(tmp_path, [text for text, _ in sentences(40, 2)])
     pages = [ROOT / "docs" / f"{name}.md" for name in ("index", "models", "continuing", "cluster")]
     for page in (pages[0], readme, *pages[1:]):
         for script in blocks(page, "sh"):
@@ -165,6 +174,7 @@ def test_the_japanese_readme_and_page_train_on_japanese_text_as_written(tmp_path
         (f"{draw.choice(words)}の{word}", label) for label, word in (("海", "海辺"), ("山", "山道")) for _ in range(60)
     ]
     write_csv(tmp_path / "texts.csv", rows)
+    write_pairs(tmp_path, texts[:40])
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     scripts = blocks(ROOT / "README.ja.md", "sh")
     assert blocks(ROOT / "docs" / "japanese.md", "sh") == scripts[:1]

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -110,8 +110,13 @@ def query(
     opened = Index.open(index, device)
     orders = None if reranker is None else Reranker.from_pretrained(reranker, device=device)
     found = opened.search(
-        wanted, method, top_k=top_k, reranker=orders, candidates=candidates, bm25_weight=bm25_weight,  # type: ignore[arg-type]
-    )  # fmt: skip
+        wanted,
+        cast(Method | Literal["hybrid", "auto"], method),
+        top_k=top_k,
+        reranker=orders,
+        candidates=candidates,
+        bm25_weight=bm25_weight,
+    )
     if as_json:
         print_json(
             [{"query": one, "hits": [asdict(hit) for hit in hits]} for one, hits in zip(wanted, found, strict=True)]

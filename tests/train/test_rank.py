@@ -155,6 +155,23 @@ def test_a_sparse_ranker_may_look_its_queries_up(table: str, model, collection, 
     assert torch.equal(RankerTraining(again, examples, None, 0, ALONE).ranker.query_table.detach(), idf)
 
 
+def test_a_sparse_ranker_begins_with_sparse_vectors(model, collection, tmp_path) -> None:
+    def active(task_model: Path, **changes: Any) -> torch.Tensor:
+        one = recipe(task_model, collection, tmp_path / "begin", "sparse", **changes)
+        run = RankerTraining(one, read_examples(one), None, 0, ALONE)
+        run.ranker.eval()
+        documents = tuple({item.document_names[0]: item.documents[0] for item in run.items}.values())
+        with torch.no_grad():
+            vectors = run.objective._embed(Chunk("document", documents, (0,) * len(documents)))
+        return (vectors > 0).sum(1)
+
+    assert active(model, settings={"active_entries": None}).float().mean() > 40
+    assert 5 <= active(model, settings={"active_entries": 10}).float().median() <= 15
+    train_ranker(recipe(model, collection, tmp_path / "out", "sparse", settings={"active_entries": 30}))
+    trained = active(tmp_path / "out", settings={"active_entries": None})
+    assert torch.equal(active(tmp_path / "out", settings={"active_entries": 2}), trained)  # a retriever stays as it is
+
+
 @pytest.mark.parametrize("table", ["idf", "learned"])
 def test_gradients_of_a_table_do_not_depend_on_the_mini_batches(table: str, model, collection, tmp_path) -> None:
     torch.set_num_threads(1)

@@ -30,7 +30,7 @@ from modernbert.tasks.ranking.mining import with_bm25_negatives
 from modernbert.tasks.ranking.objective import Guide, RankingItem, RankingModel, RankingObjective
 from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker, Reranked, Scored
 from modernbert.tasks.ranking.settings import ResolvedLoss
-from modernbert.tasks.ranking.sparsity import inverse_document_frequencies
+from modernbert.tasks.ranking.sparsity import initialize_sparse
 from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer
@@ -189,7 +189,10 @@ class RankerTraining(EpochLoop):
         self.ranker = ranker
         self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
         if isinstance(ranker, SparseEncoder) and (recipe.random_weights or not _goes_on(recipe)):
-            _begin_table(ranker, self.items)
+            documents = {
+                name: ids for item in self.items for name, ids in zip(item.document_names, item.documents, strict=True)
+            }
+            initialize_sparse(ranker, list(documents.values()), recipe.settings.active_entries)
         self.names = [item.names for item in self.items]
         apart = recipe.data.one_source_per_batch
         self.sources = [example.source if apart else "" for example in examples]
@@ -340,14 +343,6 @@ def _goes_on(recipe: RankingRecipe) -> bool:
     folder = find_folder(recipe.model)
     of_this_kind = predictor_name(folder) in (None, _PREDICTORS[recipe.task].__name__)
     return bool(read_modules(folder)) and of_this_kind
-
-
-@torch.no_grad()
-def _begin_table(ranker: SparseEncoder, items: Sequence[RankingItem]) -> None:
-    """Give a table for queries, if the model has one, the weights of how rare tokens are in the documents."""
-    if ranker.query_table is not None:
-        documents = {name: ids for item in items for name, ids in zip(item.document_names, item.documents, strict=True)}
-        ranker.query_table.copy_(inverse_document_frequencies(documents.values(), ranker.config.vocab_size))
 
 
 def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> ResolvedLoss:

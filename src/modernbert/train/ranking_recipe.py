@@ -69,6 +69,9 @@ class RankingModelSettings(Config):
     query_table: Literal["idf", "learned"] | None = (
         None  # sparse: look queries up, in a table of idf or one learned from it
     )
+    active_entries: PositiveInt | None = (
+        256  # sparse: weights above 0 in a document when training begins; the bias is lowered until it is so
+    )
     skip_words: tuple[str, ...] = ()  # multi-vector: tokens of documents to leave out, such as punctuation
 
 

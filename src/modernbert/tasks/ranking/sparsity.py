@@ -1,13 +1,58 @@
-"""What keeps sparse vectors sparse."""
+"""Sparse vectors: where their training starts, and what keeps them sparse."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from modernbert.model.retrieval import SparseEncoder
+from modernbert.model.sparse_pooling import highest_logits
+from modernbert.packed import Sequences
+from modernbert.stream.batching import shuffled
 from modernbert.text.framing import Ids
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 64  # documents by which the bias is set
+
+
+@torch.no_grad()
+def initialize_sparse(model: SparseEncoder, documents: Sequence[Ids], active_entries: int | None) -> None:
+    """Prepare a model that was no retriever before, from the token ids of training documents.
+
+    A table for queries, if it has one, gets the inverse document frequencies. The bias of the decoder is lowered until
+    a document has `active_entries` weights above 0 (the median of a sample): the logits of a masked language model may
+    all be above 0, because softmax does not depend on their offset.
+    """
+    if model.query_table is not None:
+        model.query_table.copy_(inverse_document_frequencies(documents, model.config.vocab_size))
+    bias = model.decoder.bias
+    if active_entries is None or active_entries >= model.config.vocab_size or not documents:
+        return
+    if bias is None:
+        logger.info("The decoder has no bias, so settings.active_entries has no effect.")
+        return
+    limits = []
+    training = model.training
+    model.eval()
+    for index in shuffled(len(documents), 0, 0)[:_SAMPLE].tolist():
+        tokens = torch.from_numpy(documents[index]).to(bias.device)
+        sequences = Sequences.from_lengths([len(tokens)]).to(bias.device)
+        x = model.head(model.model(tokens, sequences))
+        logits = highest_logits(x, model.decoder.weight, bias, sequences)[0]
+        limits.append(float(logits.topk(active_entries + 1).values[-1]))
+    model.train(training)
+    excess = float(np.median(limits))
+    if excess > 0:
+        bias -= excess
+        logger.info(
+            "The decoder's bias was lowered by %.2f, so that training begins with %d weights above 0 in a document.",
+            excess,
+            active_entries,
+        )
 
 
 def flops(vectors: Float[Tensor, "rows vocabulary"], threshold: int | None = None) -> Float[Tensor, ""]:

@@ -85,6 +85,17 @@ def test_a_run_from_another_model_of_the_same_name_is_refused(complete, model, t
         finetune(chosen)
 
 
+def test_a_run_whose_models_modules_changed_is_refused(complete, model, tmp_path):
+    start = tmp_path / "model"
+    shutil.copytree(model, start)
+    (start / "1_Pooling").mkdir()
+    (start / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    chosen = recipe(start, tmp_path / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1})
+    before = input_hashes(chosen)
+    (start / "1_Pooling" / "config.json").write_text('{"pooling_mode_last_token": true}')
+    assert [name for name in before if input_hashes(chosen)[name] != before[name]] == ["modules of the model"]
+
+
 def test_every_set_and_the_model_have_their_hashes(model, tmp_path):
     paths = {name: write_csv(tmp_path / f"{name}.csv", sentences(5, seed)) for seed, name in enumerate(("a", "b"))}
     chosen = recipe(model, tmp_path / "run", data={"train": str(paths["a"]), "test": str(paths["b"])})

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError
-from modernbert.files import LOCK, atomic_directory, atomic_write, settle
+from modernbert.files import LOCK, atomic_directory, atomic_write, file_hash, settle
 from modernbert.model.folder import TOKENIZER_FILES
 from modernbert.text.documents import find_files
 from modernbert.text.records import Source
@@ -25,6 +25,7 @@ from modernbert.train.run_folder import remove_run
 
 FAILED = "failed.txt"  # in the folder of a failed run: the reason
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights
+_MODULES = ("config.json", "tokenizer.json", "*.safetensors")
 _OWN = ("recipe.toml", "inputs.json", "training", "tensorboard", FAILED, LOCK)
 _RESULTS = (
     "report.json", "report.md", "predictions.jsonl", "metrics.jsonl", "learning-curve.png", "confusion.png",
@@ -91,6 +92,8 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     files = _ranking_files(recipe) if isinstance(recipe, RankingRecipe) else _files(recipe)
     model = Path(recipe.model)
     files["model"] = sorted(path for path in model.glob("*") if path.name in _MODEL or path.suffix == ".safetensors")
+    modules = (path for kind in _MODULES for path in model.glob(f"*/{kind}"))  # of sentence-transformers
+    files["modules of the model"] = sorted(modules)
     return {name: _hash_all(paths) for name, paths in files.items() if paths}
 
 
@@ -126,8 +129,7 @@ def _hash_all(paths: Sequence[Path]) -> str:
 @lru_cache(maxsize=1024)
 def _hash(path: Path, size: int, changed: int) -> str:
     """The hash of a file, cached by its size and time of change."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:

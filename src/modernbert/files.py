@@ -1,6 +1,7 @@
 """Atomic writes: files are written under a temporary name and then moved into place. Other files stay."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from modernbert.errors import ConfigError, DataError
 
 LOCK = ".lock"  # in a directory that a process works in: the number of that process
 _REMOVED = "removed.json"  # in a folder of complete files: which earlier ones of ours go when they take their places
+FileRecord = tuple[int, int, str]  # size, time of change in ns, SHA-256
 _open: set[Path] = set()  # partial folders of this process, whose locks it holds: a folder may be written inside one
 _ABANDONED_SECONDS = 60  # a partial folder without an owner is removed when it is older
 
@@ -101,6 +103,25 @@ def settle(folder: Path) -> None:
             f"{folder} was being written when the program was killed, and it cannot be completed ({error}); make it "
             "writable and give the same command again."
         ) from None
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_record(path: Path) -> FileRecord:
+    """What `is_unchanged` recognises a file by."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns, file_hash(path)
+
+
+def is_unchanged(path: Path, record: FileRecord) -> bool:
+    """Whether a file has the bytes of a record, also as a copy. It is read only if its time of change differs."""
+    size, changed, content = record
+    state = path.stat()
+    return state.st_size == size and (state.st_mtime_ns == changed or file_hash(path) == content)
 
 
 @contextmanager

@@ -104,6 +104,60 @@ def test_an_interrupted_source_is_finished_and_done_tasks_are_not_repeated(texts
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mixed"]
 
 
+def edit(path, old=b"first", new=b"other"):
+    """Change a file, but not its size."""
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+@pytest.mark.parametrize("deduplicate", [None, "exact"])
+def test_a_source_begun_before_a_file_was_edited_begins_again(deduplicate, texts, tokenizer, tmp_path, monkeypatch):
+    from modernbert.corpus import steps
+
+    original = steps.TokenShardWriter.run
+
+    def run(self, data, rank=0, world_size=1):
+        if rank == 1:
+            raise KeyboardInterrupt
+        yield from original(self, data, rank, world_size)
+
+    monkeypatch.setattr(steps.TokenShardWriter, "run", run)
+    given = {"source": {"deduplicate": deduplicate}, "workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(recipe(texts, tokenizer, tmp_path / "out", **given))
+    monkeypatch.undo()
+    edit(texts / "a.jsonl")
+    build_corpus(recipe(texts, tokenizer, tmp_path / "out", **given))
+    build_corpus(recipe(texts, tokenizer, tmp_path / "whole", **given))
+    assert contents(tmp_path / "out" / "mixed") == contents(tmp_path / "whole" / "mixed")
+
+
+def test_a_finished_source_notices_an_edit_that_keeps_the_size(texts, tokenizer, tmp_path):
+    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    build_corpus(wanted)
+    edit(texts / "code" / "x.py", b"sys", b"ast")
+    with pytest.raises(DataError, match=r"was made from .*x\.py as it was before it changed"):
+        build_corpus(wanted)
+
+
+def test_copies_with_the_same_bytes_are_the_same_source(texts, tokenizer, tmp_path):
+    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    first = build_corpus(wanted)
+    for path in (texts / "a.jsonl", texts / "code" / "x.py"):
+        os.utime(path, ns=(1, 1))
+    assert build_corpus(wanted) == first
+    (tmp_path / "out" / "mixed" / "inputs.json").unlink()  # an earlier version has written none
+    assert build_corpus(wanted) == first
+
+
+def test_another_language_model_under_the_same_name_is_noticed(tmp_path):
+    (tmp_path / "lid.bin").write_bytes(b"one")
+    source = build.Source(name="a", paths=("x",), language="en", language_model=str(tmp_path / "lid.bin"))
+    build._record_language_model(source, tmp_path)
+    assert build._changed([], source, build._read_records(tmp_path)) is None
+    (tmp_path / "lid.bin").write_bytes(b"two")
+    assert build._changed([], source, build._read_records(tmp_path)) == tmp_path / "lid.bin"
+
+
 def test_an_empty_result_is_an_error_and_leaves_nothing(tokenizer, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"body": "text"}\n')
     wanted = recipe(tmp_path, tokenizer, tmp_path / "out", workers=1, source={"paths": [str(tmp_path / "x.jsonl")]})

@@ -1,6 +1,7 @@
 """Vectors of a file: text n is row n, in every format, and a stop changes nothing."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(model, tmp_path, monkeyp
     embed_file(tmp_path / "t.txt", model, tmp_path / "parts.npy")
     assert len(calls) == 4  # the first shard was not made again
     assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_a_stopped_run_goes_on_with_a_copy_of_its_file_but_not_with_an_edited_one(model, tmp_path, monkeypatch):
+    file = tmp_path / "t.txt"
+    file.write_text("\n".join(TEXTS))
+    real = shutil.rmtree
+    monkeypatch.setattr(module.shutil, "rmtree", lambda folder: None)
+    embed_file(file, model, tmp_path / "v.npy")
+    os.utime(file, ns=(1, 1))
+    embed_file(file, model, tmp_path / "v.npy")
+    file.write_text("\n".join(TEXTS).swapcase())
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(DataError, match="other settings"):
+        embed_file(file, model, tmp_path / "v.npy")
+    monkeypatch.setattr(module.shutil, "rmtree", real)
 
 
 def test_a_stopped_run_goes_on_with_the_kernels_that_it_began_with(model, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """An index of texts: what is found, that a stop loses nothing, and that a wrong use is told."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,28 @@ def test_a_stopped_build_goes_on_and_gives_the_same_bytes(models, corpus, tmp_pa
         build_index([str(corpus)], tmp_path / "parts", Models(models["dense"]))
     build_index([str(corpus)], tmp_path / "parts", given)
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
+
+
+def test_an_index_is_of_the_bytes_of_its_files_and_not_of_their_times(tmp_path):
+    (tmp_path / "t.txt").write_text("one text")
+    build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
+    os.utime(tmp_path / "t.txt", ns=(1, 1))
+    build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
+    (tmp_path / "t.txt").write_text("two text")
+    os.utime(tmp_path / "t.txt", ns=(1, 1))
+    with pytest.raises(DataError, match="other texts or models"):
+        build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
+
+
+def test_an_index_of_an_earlier_version_knows_its_files_by_their_times(tmp_path):
+    (tmp_path / "t.txt").write_text("one text")
+    manifest = build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
+    manifest["sources"] = [record[:3] for record in manifest["sources"]]
+    (tmp_path / "index" / "manifest.json").write_text(json.dumps(manifest))
+    build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
+    os.utime(tmp_path / "t.txt", ns=(1, 1))
+    with pytest.raises(DataError, match="other texts or models"):
+        build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
 
 
 def test_wrong_use_is_told(index, models, corpus, tmp_path):

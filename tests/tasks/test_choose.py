@@ -25,6 +25,8 @@ def test_choices_in_columns_in_a_list_and_with_names(tmp_path):
     assert (example.choices, example.label) == (("one", "two"), 1)
     path.write_text('{"question": "q", "choices": ["one", "two"], "label": "two"}\n')
     assert [one.label for one in read_choices(path)] == [1]
+    path.write_text('{"question": "q", "choices": ["tea", "caf\\u00e9"], "label": "cafe\\u0301"}\n')
+    assert [one.label for one in read_choices(path)] == [1]  # composed and decomposed
     path.write_text('{"question": "q", "choices": {"text": ["one", "two"], "label": ["A", "B"]}, "key": "B"}\n')
     assert [one.label for one in read_choices(path, label="key")] == [1]
     assert [one.label for one in read_choices(path, label=None)] == [None]

@@ -2,9 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from modernbert.errors import DataError
+from modernbert.config import parse
+from modernbert.errors import ConfigError, DataError
+from modernbert.tasks.classify import MultiLabelColumns
+from modernbert.tasks.task import named_weights
 from modernbert.tasks.texts import read_texts_with_labels
 
 
@@ -85,3 +89,42 @@ def test_zeros_and_ones_for_labels_are_refused(tmp_path, vector):
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": vector}) + "\n")
     with pytest.raises(DataError, match=r"x\.jsonl:1: label is .* names of those that are, or a column of 0 and 1"):
         list(read_texts_with_labels(tmp_path / "x.jsonl", kind="classes"))
+
+
+ONE, TWO = "caf\u00e9", "cafe\u0301"  # the same word, composed and decomposed
+
+
+def labelled_file(folder, *labels, column="label"):
+    lines = [json.dumps({"text": f"text {number}", column: label}) for number, label in enumerate(labels)]
+    (folder / "x.jsonl").write_text("\n".join(lines))
+    return folder / "x.jsonl"
+
+
+def test_a_label_is_one_however_unicode_writes_it(tmp_path):
+    path = labelled_file(tmp_path, ONE, TWO, f"{TWO} ")
+    assert {example.label for example in read_texts_with_labels(path)} == {ONE}
+    path = labelled_file(tmp_path, [ONE, TWO, "bar"], f"bar,{TWO}", f"['{TWO}']")
+    several = read_texts_with_labels(path, kind="classes")
+    assert [example.label for example in several] == [(ONE, "bar"), ("bar", ONE), (ONE,)]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": "x", TWO: 1}))
+    [example] = read_texts_with_labels(tmp_path / "x.jsonl", label=(TWO,), kind="classes")
+    assert example.label == (ONE,)
+
+
+@pytest.mark.parametrize("learned", [ONE, TWO])
+def test_labels_of_new_data_are_those_of_the_model_whichever_form_it_learned(learned, tmp_path):
+    path = labelled_file(tmp_path, ONE, TWO)
+    assert [one.label for one in read_texts_with_labels(path, labels=(learned, "bar"))] == [learned, learned]
+    several = read_texts_with_labels(path, labels=(learned, "bar"), kind="classes")
+    assert [one.label for one in several] == [(learned,), (learned,)]
+    np.testing.assert_array_equal(named_weights({TWO: 3.0}, ("bar", learned)), [1, 3])
+
+
+def test_a_model_that_learned_both_forms_of_a_label_is_not_measured(tmp_path):
+    with pytest.raises(ConfigError, match=r"two labels .* which differ only in how Unicode writes their letters"):
+        read_texts_with_labels(labelled_file(tmp_path, ONE), labels=(ONE, TWO))
+
+
+def test_two_columns_of_one_label_are_refused():
+    with pytest.raises(ConfigError, match="two columns name the same label"):
+        parse(MultiLabelColumns, {"label": [ONE, TWO]}, "a test")

@@ -137,6 +137,18 @@ def test_words_and_tags_in_json_lines(tmp_path):
     assert (example.text, example.spans) == ("東京", (Span(0, 2, "LOC"),))
 
 
+def test_the_label_of_a_span_is_one_however_unicode_writes_it(tmp_path):
+    one, two = "Caf\u00e9", "Cafe\u0301"
+    lines = [{"words": ["a", "b"], "tags": [f"B-{label}", f"I-{two}"]} for label in (one, two)]
+    lines += [{"text": "a b", "entities": [[0, 3, label]]} for label in (one, two)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [example.spans for example in read_spans(tmp_path / "x.jsonl")] == [(Span(0, 3, one),)] * 4
+    for learned in (one, two):  # an earlier version learned a label as it was written
+        assert [example.spans for example in read_spans(tmp_path / "x.jsonl", labels=(learned,))] == [
+            (Span(0, 3, learned),)
+        ] * 4
+
+
 def test_spans_by_their_offsets_in_every_spelling(tmp_path):
     spellings = [
         [7, 9, "LOC"],

@@ -61,6 +61,14 @@ def test_vectors_of_zeros_and_ones_are_refused_also_where_each_has_one_of_both(m
         prepared(model, tmp_path, write_lines(tmp_path / "x.jsonl", records), "multi-label")
 
 
+def test_a_class_is_learned_once_and_predicted_composed(model, tmp_path):
+    rows = [
+        (text, {"red": "caf\u00e9", "green": "cafe\u0301", "blue": "tea"}[label]) for text, label in sentences(60, 1)
+    ]
+    task, _ = prepared(model, tmp_path, write_csv(tmp_path / "x.csv", rows))
+    assert task.names == ("caf\u00e9", "tea")
+
+
 def test_too_few_examples_say_how_many_different_ones_there_are(model, tmp_path):
     path = write_csv(tmp_path / "x.csv", [("the same line", "red")] * 40 + [("another line", "blue")])
     with pytest.raises(DataError, match=r"41 examples \(2 different texts, 2 labels\) are too few"):

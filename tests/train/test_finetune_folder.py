@@ -85,6 +85,17 @@ def test_a_run_from_another_model_of_the_same_name_is_refused(complete, model, t
         finetune(chosen)
 
 
+def test_a_run_whose_models_modules_changed_is_refused(complete, model, tmp_path):
+    start = tmp_path / "model"
+    shutil.copytree(model, start)
+    (start / "1_Pooling").mkdir()
+    (start / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    chosen = recipe(start, tmp_path / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1})
+    before = input_hashes(chosen)
+    (start / "1_Pooling" / "config.json").write_text('{"pooling_mode_last_token": true}')
+    assert [name for name in before if input_hashes(chosen)[name] != before[name]] == ["modules of the model"]
+
+
 def test_every_set_and_the_model_have_their_hashes(model, tmp_path):
     paths = {name: write_csv(tmp_path / f"{name}.csv", sentences(5, seed)) for seed, name in enumerate(("a", "b"))}
     chosen = recipe(model, tmp_path / "run", data={"train": str(paths["a"]), "test": str(paths["b"])})
@@ -101,6 +112,46 @@ def test_every_set_and_the_model_have_their_hashes(model, tmp_path):
 def test_an_output_without_a_name_is_refused(output, model):
     with pytest.raises(ConfigError, match="name a new folder"):
         recipe(model, output, data={"train": "texts.csv"})
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_an_overwritten_search_removes_its_own_files_alone(done, complete, model, tmp_path, monkeypatch):
+    chosen = recipe(
+        model, tmp_path / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1},
+        search={"learning_rate": [1e-3], "weight_decay": [1e-5], "epochs": [1]},
+    )  # fmt: skip
+    trial = tmp_path / "run-search" / "lr-0.001_decay-1e-05_epochs-1"
+    if done:
+        search(chosen)
+        assert (trial / "report.json").exists()
+    else:
+        claim_folder(chosen.model_copy(update={"output": trial}))
+    notes = (tmp_path / "run-search" / "notes.txt", trial / "notes.txt", tmp_path / "run-search" / "mine" / "a.txt")
+    for path in notes:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    monkeypatch.setattr("modernbert.train.search.prepare", lambda _: 1 / 0)  # the search begins
+    with pytest.raises(ZeroDivisionError):
+        search(chosen, overwrite=True)
+    monkeypatch.undo()
+    left = [path for path in (tmp_path / "run-search").rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(notes)
+    if done:
+        return
+    claim_folder(chosen.model_copy(update={"output": trial}), shared=True)
+    search(chosen, overwrite=True)
+    assert (trial / "report.json").exists()
+    assert all(path.read_text() == "mine" for path in notes)
+
+
+def test_a_search_sees_before_its_trials_that_its_run_cannot_replace_a_folder(complete, model, tmp_path):
+    changes = {"search": {"learning_rate": [1e-3], "weight_decay": [1e-5], "epochs": [1]}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    chosen = recipe(model, tmp_path / "run", data={"train": str(complete / "texts.csv")}, **changes)
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        search(chosen, overwrite=True)
+    assert not (tmp_path / "run-search").exists()
 
 
 def test_a_search_looks_at_its_output_before_the_first_trial(complete, model):

@@ -7,6 +7,7 @@ depend on the number of workers.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ from modernbert.corpus.recipe import CorpusRecipe, Source
 from modernbert.corpus.samples import NAME as REFUSED
 from modernbert.corpus.samples import Samples
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import LOCK, in_use, move_into_place
+from modernbert.files import LOCK, FileRecord, file_record, in_use, is_unchanged, move_into_place
 from modernbert.installation import install_command
 from modernbert.stream.manifest import Manifest, ShardFile
 from modernbert.text import documents as reading
@@ -32,6 +33,9 @@ __all__ = ["CorpusRecipe", "Source", "build_corpus"]
 logger = logging.getLogger(__name__)
 
 _FINGERPRINT = "fingerprint"  # in a folder that is being made
+_RECORDS = "inputs"  # in such a folder: records of the files that each task has read; in a finished one a .json of all
+_LANGUAGE_MODEL = "language-model"  # in that folder: the record of a language model that is a file
+_WORK = ("logs", "progress", "refused", "documents", "search", _RECORDS)  # folders of one that is being made
 _FILES_PER_TASK = 256  # of small text files; JSON lines and Parquet files are a task each
 _BATCH_CHARACTERS = 2_000_000  # tokenised at once
 _FORMAT = "modernbert.data.manifest"  # identifies the format of the shards; another name would rebuild all of them
@@ -52,7 +56,7 @@ def build_corpus(recipe: CorpusRecipe) -> list[Manifest]:
 
     Raises:
         DataError: datatrove is missing, a path has no file, a source yields no document, or its folder was made from
-            other files or with another tokenizer.
+            other files, from files that changed since, or with another tokenizer.
     """
     try:
         import datatrove  # noqa: F401
@@ -75,6 +79,10 @@ def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
         if existing is None or existing.fingerprint != fingerprint:
             raise DataError(
                 f"{target} was made from other files, options or another tokenizer; remove it or choose another output."
+            )
+        if changed := _changed(_tasks(files, source), source, _read_records(target)):
+            raise DataError(
+                f"{target} was made from {changed} as it was before it changed; remove it or choose another output."
             )
         logger.info("%s: already there, %s tokens", source.name, f"{existing.tokens:,}")
         return existing
@@ -114,8 +122,12 @@ def _make(
     source: Source, recipe: CorpusRecipe, files: list[Path], partial: Path, tokenizer_hash: str, fingerprint: str
 ) -> Manifest:
     """All files of a shard folder, in `partial`."""
-    (partial / _FINGERPRINT).write_text(fingerprint, encoding="utf-8")
     tasks = _tasks(files, source)
+    if changed := _changed(tasks, source, _read_records(partial)):
+        logger.warning("%s: %s has changed since it was read; beginning again.", source.name, changed)
+        _remove_work(partial, source.name)
+    (partial / _FINGERPRINT).write_text(fingerprint, encoding="utf-8")
+    _record_language_model(source, partial)
     _run(tasks, source, recipe, partial)
     result = _summary(tasks, source, recipe, partial, tokenizer_hash, fingerprint)
     if result.documents == 0:
@@ -126,8 +138,9 @@ def _make(
             f"The source {source.name!r} holds no usable document ({reasons}); check paths and text_key{also}."
         )
     result.write(partial)
+    (partial / f"{_RECORDS}.json").write_text(json.dumps(_read_records(partial)), encoding="utf-8")
     Samples.join(partial / "refused").write(partial / REFUSED)
-    for leftover in ("logs", "progress", "refused", "documents", "search"):
+    for leftover in _WORK:
         shutil.rmtree(partial / leftover, ignore_errors=True)
     (partial / _FINGERPRINT).unlink()
     return result
@@ -152,7 +165,9 @@ def _run(tasks: list[list[Path]], source: Source, recipe: CorpusRecipe, partial:
         executors.run(recipe, source.name, steps, number, logs)
 
     steps: list[Any] = [
-        SourceReader(tasks, source.kind, source.text_key, source.min_characters, source.limit_documents)
+        SourceReader(
+            tasks, source.kind, source.text_key, source.min_characters, source.limit_documents, partial / _RECORDS
+        )
     ]
     logs = partial / "logs"
     if source.language is not None or source.filters:
@@ -241,6 +256,45 @@ def _fingerprint(source: Source, files: list[Path], tokenizer_hash: str) -> str:
     what: list[Any] = [_FORMAT, options, tokenizer_hash]
     what += [(path.name, path.stat().st_size) for path in files]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def _record_language_model(source: Source, partial: Path) -> None:
+    if source.language is not None and Path(source.language_model).is_file():
+        (partial / _RECORDS).mkdir(exist_ok=True)
+        record = json.dumps([file_record(Path(source.language_model))])
+        (partial / _RECORDS / f"{_LANGUAGE_MODEL}.json").write_text(record, encoding="utf-8")
+
+
+def _read_records(folder: Path) -> dict[str, list[FileRecord]]:
+    """Records of the files that shards are made from, by task. An earlier version has written none."""
+    together = folder / f"{_RECORDS}.json"
+    paths = [together] if together.is_file() else sorted((folder / _RECORDS).glob("*.json"))
+    try:
+        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+        found = found[_RECORDS] if together in paths else found
+        return {task: [(int(size), int(at), str(content)) for size, at, content in found[task]] for task in found}
+    except (ValueError, TypeError):
+        raise DataError(f"{folder} is damaged: its {_RECORDS} cannot be read; remove it.") from None
+
+
+def _changed(tasks: list[list[Path]], source: Source, records: dict[str, list[FileRecord]]) -> Path | None:
+    """The first file that is not what it was when it was recorded."""
+    named = {f"{rank:05d}": paths for rank, paths in enumerate(tasks)}
+    named[_LANGUAGE_MODEL] = [Path(source.language_model)]
+    for task, found in records.items():
+        for path, record in zip(named.get(task, ()), found, strict=False):  # a limit may leave the last files unread
+            if not path.is_file() or not is_unchanged(path, record):
+                return path
+    return None
+
+
+def _remove_work(partial: Path, name: str) -> None:
+    """Remove all that tasks have written."""
+    for path in (*(partial / folder for folder in _WORK), *partial.glob(f"{glob.escape(name)}-*.ds*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> str | None:

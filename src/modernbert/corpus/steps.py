@@ -12,6 +12,7 @@ from datatrove.pipeline.readers.base import BaseReader
 from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 
 from modernbert.corpus import samples
+from modernbert.files import FileRecord, atomic_write, file_record
 from modernbert.text import documents as reading
 from modernbert.text.tokenizer import load_tokenizer, num_ids
 
@@ -19,7 +20,10 @@ SKIPPED = "skipped"  # the key of the metadata under which a document that is no
 
 
 class SourceReader(BaseReader):  # type: ignore[misc]
-    """Documents of the files of a task, in order. What cannot be used is passed on as a reason in the metadata."""
+    """Documents of the files of a task, in order. What cannot be used is passed on as a reason in the metadata.
+
+    The records of the files that were read are written to `records`, one file for each task.
+    """
 
     name = "files"
 
@@ -30,15 +34,21 @@ class SourceReader(BaseReader):  # type: ignore[misc]
         text_key: str,
         min_characters: int,
         limit_documents: int | None,
+        records: Path,
     ) -> None:
         super().__init__(limit=limit_documents or -1, text_key=text_key)
         self.tasks = tasks
         self.kind = kind
         self.min_characters = min_characters
+        self.records = records
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         taken = 0
+        records: list[FileRecord] = []
         for path in self.tasks[rank]:
+            records.append(file_record(path))
+            with atomic_write(self.records / f"{rank:05d}.json") as partial:
+                partial.write_text(json.dumps(records), encoding="utf-8")
             for found in reading.read_documents(path, self.kind, self.text_key):
                 if isinstance(found, reading.Skipped):
                     yield Document(text="", id=found.origin, metadata={SKIPPED: found.reason})

@@ -10,6 +10,7 @@ from typing import Any
 from modernbert.config import parse
 from modernbert.errors import DataError
 from modernbert.tasks.metrics import binary_f1
+from modernbert.tasks.reading import composed, known_labels
 from modernbert.text.records import Source
 from modernbert.train.finetune import finetune
 from modernbert.train.finetune_recipe import FinetuneRecipe
@@ -202,9 +203,13 @@ class _Reported:
         return self.report["metrics"][group or self.last][metric]
 
     def _positive_f1(self, predicted: Sequence[str]) -> float:
-        labels, positive = self._labels(), self.declaration.positive
-        if positive not in labels:
-            raise DataError(f"{self.declaration.name} has no label {positive!r}; it has {', '.join(labels)}.")
+        labels = known_labels(self._labels())
+        positive = labels.get(composed(self.declaration.positive))
+        if positive is None:
+            raise DataError(
+                f"{self.declaration.name} has no label {self.declaration.positive!r}; it has "
+                f"{', '.join(labels.values())}."
+            )
         return binary_f1(predicted, [record["expected"] for record in self._predictions()], positive=positive)
 
     def _labels(self) -> dict[str, int]:

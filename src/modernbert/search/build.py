@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import atomic_write, locked, move_into_place, sync_tree
+from modernbert.files import atomic_write, file_record, locked, move_into_place, sync_tree
 from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import OFFSETS, TEXTS, Cutter, Passages, cut_characters, source_files, write_passages
@@ -72,7 +72,7 @@ def build_index(
     output = Path(output)
     wanted: dict[str, Any] = {
         "format": FORMAT,
-        "sources": source_files(sources),
+        "sources": [[str(path), *file_record(path)] for path in source_files(sources)],
         "text_key": text_key,
         "chunk_tokens": chunk_tokens,
         "overlap_tokens": overlap_tokens,
@@ -88,7 +88,7 @@ def build_index(
         manifest = read_manifest(output)
         if manifest is not None:  # also of another process that was waited for
             shutil.rmtree(building, ignore_errors=True)
-            if all(manifest.get(key) == value for key, value in wanted.items()):
+            if _same(manifest, wanted):
                 logger.info("%s is complete already.", output)
                 return manifest
             raise DataError(f"{output} holds an index of other texts or models; choose another folder, or --overwrite.")
@@ -155,12 +155,27 @@ def _begin(building: Path, wanted: dict[str, Any]) -> None:
     """Keep what is being built, or see that it is the same as before the stop."""
     path = building / "wanted.json"
     begun = any(building.glob("*.npz")) or (building / "passages").is_dir()
-    if begun and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(wanted)):
+    if begun and not _same(json.loads(path.read_text(encoding="utf-8")), wanted):
         raise DataError(
             f"{building.parent} was begun with other texts or settings; give the same ones again, or --overwrite."
         )
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(wanted, ensure_ascii=False), encoding="utf-8")
+
+
+def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether an index is made, or begun, of the same texts and with the same settings.
+
+    Files with other times of change are the same if their bytes are. An earlier version recorded no hashes of them.
+    """
+    sources = found.get("sources")
+    if not isinstance(sources, list) or len(sources) != len(wanted["sources"]):
+        return False
+    for old, new in zip(sources, wanted["sources"], strict=True):
+        content = 3 if len(old) > 3 else 2
+        if old[:2] != new[:2] or old[content] != new[content]:
+            return False
+    return all(found.get(key) == wanted[key] for key in wanted if key != "sources")
 
 
 def _cutter(stages: Sequence[Stage], chunk_tokens: int | None, overlap_tokens: int | None) -> Cutter:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import atomic_write, locked
+from modernbert.files import atomic_write, file_hash, locked
 from modernbert.installation import install_command
 from modernbert.kernels import native
 from modernbert.progress import Progress
@@ -93,9 +93,8 @@ def embed_file(
         _check_store(to, key, model, truncate_dim)
         _check_ids(file, text_key)
     settings = {
-        "file": str(file.resolve()),
-        "size": file.stat().st_size,
-        "changed": file.stat().st_mtime_ns,
+        "file": file.name,
+        "hash": file_hash(file),
         "model": model_hash(model),
         "text_key": text_key,
         "prompt_name": prompt_name,

@@ -96,10 +96,13 @@ def cut_characters(text: str) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
-def source_files(sources: Sequence[str]) -> list[list[object]]:
-    """Path, size and time of change of each file: what tells whether the sources are still the same."""
-    files = find_files([source if Path(source).is_dir() else _escaped(source) for source in sources])
-    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+def source_files(sources: Sequence[str]) -> list[Path]:
+    """The files that `sources` name.
+
+    Raises:
+        DataError: there is none.
+    """
+    return find_files([source if Path(source).is_dir() else _escaped(source) for source in sources])
 
 
 def _escaped(source: str) -> str:
@@ -108,8 +111,7 @@ def _escaped(source: str) -> str:
 
 def _documents(sources: Sequence[str], text_key: str) -> Iterator[tuple[str, str, str] | None]:
     """Id, place and text of each document, or None where there is no text."""
-    for path, *_ in source_files(sources):
-        file = Path(str(path))
+    for file in source_files(sources):
         kind = format_of(file)
         try:
             if kind not in ("jsonl", "json", "csv", "tsv", "parquet"):

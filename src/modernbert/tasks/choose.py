@@ -258,6 +258,10 @@ def _correct_choice(value: Any, offered: Sequence[str], names: Sequence[str]) ->
     if isinstance(value, str) and value in offered:
         return offered.index(value)
     written = label_text(value)
+    for texts in (names, offered):
+        same = [number for number, text in enumerate(texts) if isinstance(value, str) and label_text(text) == written]
+        if len(same) == 1:
+            return same[0]
     number = int(written) if written is not None and written.isdecimal() and len(written) < 10 else -1
     return number if 0 <= number < len(offered) else None
 

@@ -18,6 +18,7 @@ from modernbert.tasks.inputs import checked, listed
 from modernbert.tasks.metrics import Metric, accuracy, macro_f1, matthews, multilabel_f1
 from modernbert.tasks.outputs import outputs, warn_of_cut
 from modernbert.tasks.predictor import Predictor
+from modernbert.tasks.reading import composed
 from modernbert.tasks.task import ExampleResult, Item, Measure, balanced, named_weights
 from modernbert.tasks.texts import LabelKind, Scores, TextColumns, TextExample, TextTask, decode_scores
 from modernbert.text.framing import encode_texts
@@ -123,7 +124,7 @@ class MultiLabel(TextTask):
     def learn_labels(self, examples: Sequence[TextExample]) -> None:
         columns = self.columns.label
         labels = {label for example in examples for label in _several(example)}
-        self.names = ordered_labels(labels) if isinstance(columns, str) else columns
+        self.names = ordered_labels(labels) if isinstance(columns, str) else tuple(map(composed, columns))
         if not labels:
             raise DataError("No training example has a label; name the column of the labels in data.label.")
         if isinstance(columns, str) and labels == {"0", "1"} and all(len(_several(one)) == 2 for one in examples):

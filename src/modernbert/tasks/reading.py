@@ -1,12 +1,13 @@
 """What the rooms of all tasks share in reading labelled data: examples made of records, and columns that hold texts."""
 
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from modernbert.config import Config
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 from modernbert.text.records import Record, RejectedRecord, Source, missing_column, read_records
 
 T = TypeVar("T")
@@ -79,7 +80,8 @@ def is_unicode(text: str) -> bool:
 def label_text(value: object) -> str | None:
     """A label as text: a whole number without its point, as tables that know no other kind of number write it.
 
-    None of what is no label.
+    Letters are composed (Unicode NFC): "é" is one label, whether a file has it as one code point or as two. None of
+    what is no label.
     """
     if isinstance(value, str) and not is_unicode(value):
         return None
@@ -87,7 +89,28 @@ def label_text(value: object) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else None
-    return str(value).strip() or None if isinstance(value, str | int) else None
+    return composed(str(value).strip()) or None if isinstance(value, str | int) else None
+
+
+def composed(text: str) -> str:
+    """A text in the normal form NFC of Unicode, in which labels are compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+def known_labels(labels: Iterable[str]) -> dict[str, str]:
+    """The labels of a model by the form in which data give them; an older model may have learned another form.
+
+    Raises:
+        ConfigError: two labels have the same form, so that it is not known which one the data mean.
+    """
+    found: dict[str, str] = {}
+    for label in labels:
+        if (other := found.setdefault(composed(label), label)) != label:
+            raise ConfigError(
+                f"The model has two labels {label!r}, {other!a} and {label!a}, which differ only in how "
+                "Unicode writes their letters; train it again, and they are one."
+            )
+    return found
 
 
 def unknown_label(record: Record, label: str, labels: Collection[str]) -> RejectedRecord:

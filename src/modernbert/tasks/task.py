@@ -18,7 +18,7 @@ from modernbert.packed import Sequences
 from modernbert.tasks.folder_settings import FolderSettings
 from modernbert.tasks.metrics import Interval, Metric, bootstrap
 from modernbert.tasks.outputs import default_overlap
-from modernbert.tasks.reading import Columns, Examples
+from modernbert.tasks.reading import Columns, Examples, composed
 from modernbert.text.framing import Ids
 from modernbert.text.records import Origin, Source
 
@@ -277,7 +277,8 @@ def named_weights(given: Mapping[str, float], labels: Sequence[str]) -> npt.NDAr
     Raises:
         ConfigError: one of the labels does not exist.
     """
+    weights = {composed(name): weight for name, weight in given.items()}
     for name in given:
-        if name not in labels:
+        if composed(name) not in map(composed, labels):
             raise ConfigError(f"training.class_weights names {name!r}, which is none of {', '.join(labels)}.")
-    return np.array([given.get(label, 1.0) for label in labels], dtype=np.float32)
+    return np.array([weights.get(composed(label), 1.0) for label in labels], dtype=np.float32)

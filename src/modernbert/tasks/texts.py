@@ -19,7 +19,16 @@ from torch import Tensor
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import SequenceClassifier, TaskModel
 from modernbert.tasks.folder_settings import FolderSettings
-from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in, unknown_label
+from modernbert.tasks.reading import (
+    Columns,
+    Examples,
+    composed,
+    is_unicode,
+    known_labels,
+    label_text,
+    text_in,
+    unknown_label,
+)
 from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Outputs, Task, place_of
 from modernbert.text.framing import encode_texts
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
@@ -53,6 +62,8 @@ class TextColumns(Columns):
     def _check_label(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not isinstance(value, str) and not cls.several_labels:
             raise ValueError('several columns are for task = "multi-label"; name one')
+        if not isinstance(value, str) and len(set(map(composed, value))) < len(value):
+            raise ValueError("two columns name the same label; name each once")
         return value
 
 
@@ -79,6 +90,7 @@ def read_texts_with_labels(
     (`['red', 'blue']`), or a text cut at `separator`, or with several columns named the names of those that hold 1;
     `number` is a finite number. Without `label` no label is read, for prediction. `labels` are the only ones allowed.
     """
+    known = None if labels is None else known_labels(labels)
 
     def make(record: Record) -> TextExample | RejectedRecord:
         texts = [text_in(record, column) for column in (text, pair) if column is not None]
@@ -88,9 +100,11 @@ def read_texts_with_labels(
         value = None if label is None else _label(record, label, kind, separator)
         if isinstance(value, RejectedRecord):
             return value
-        for name in value if isinstance(value, tuple) else (value,):
-            if labels is not None and isinstance(name, str) and name not in labels:
-                return unknown_label(record, name, labels)
+        if known is not None and isinstance(value, str | tuple):
+            for name in (value,) if isinstance(value, str) else value:
+                if name not in known:
+                    return unknown_label(record, name, known.values())
+            value = known[value] if isinstance(value, str) else tuple(known[name] for name in value)
         first, *rest = (str(one) for one in texts)
         return TextExample(first, rest[0] if rest else None, value, record.origin)
 
@@ -239,7 +253,7 @@ def _columns_that_hold(record: Record, columns: Sequence[str]) -> tuple[str, ...
             sentence = f"{column} is {record.values[column]!r} and should be 0 or 1."
             return RejectedRecord("neither 0 nor 1", sentence, record.origin)
         if value in ("1", "true"):
-            held.append(column)
+            held.append(composed(column))
     return tuple(held)
 
 

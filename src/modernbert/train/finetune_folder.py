@@ -15,16 +15,17 @@ from pathlib import Path
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError
-from modernbert.files import LOCK, atomic_directory, atomic_write, settle
+from modernbert.files import LOCK, atomic_directory, atomic_write, file_hash, settle
 from modernbert.model.folder import TOKENIZER_FILES
 from modernbert.text.documents import find_files
 from modernbert.text.records import Source
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.ranking_recipe import RankingRecipe
-from modernbert.train.run_folder import remove_run
+from modernbert.train.run_folder import holds_run, remove_run
 
 FAILED = "failed.txt"  # in the folder of a failed run: the reason
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights
+_MODULES = ("[0-9]_*", "query_[0-9]_*", "document_[0-9]_*")  # folders, as sentence-transformers names them
 _OWN = ("recipe.toml", "inputs.json", "training", "tensorboard", FAILED, LOCK)
 _RESULTS = (
     "report.json", "report.md", "predictions.jsonl", "metrics.jsonl", "learning-curve.png", "confusion.png",
@@ -35,10 +36,11 @@ _RESULTS = (
 Recipe = FinetuneRecipe | RankingRecipe
 
 
-def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool = False) -> None:
+def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool = False, shared: bool = False) -> None:
     """Prepare the folder of a run, or check that it is the one of this recipe and these data.
 
     A run has begun when it has a checkpoint, has failed, or has the file `results`. With `overwrite` it is removed.
+    A `shared` folder may hold other files beside those of a new run.
 
     Raises:
         ConfigError: the folder holds a run of another recipe, model or data, or things that are not a run's.
@@ -47,7 +49,7 @@ def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool =
     folder, path = recipe.output, recipe.output / "recipe.toml"
     settle(folder)
     kind = type(recipe)
-    removed = overwrite and remove_run(folder, kind, [*_RESULTS, "training", "tensorboard", FAILED, "inputs.json"])
+    removed = overwrite and remove_finetuning(folder, kind)
     over = any((folder / name).exists() for name in (results, FAILED))
     if path.exists() and (over or any(folder.glob("training/seed-*/checkpoints/*"))):
         old = toml.load(kind, path)
@@ -65,14 +67,38 @@ def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool =
                 "replace it with --overwrite."
             )
         return
-    if not removed and folder.exists() and (not folder.is_dir() or not _abandoned(folder, kind)):
-        raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
+    if not removed and not shared:
+        _check_free(folder, kind)
     for name, text in {
         "recipe.toml": toml.dump(recipe),
         "inputs.json": json.dumps(input_hashes(recipe), indent=2),
     }.items():
         with atomic_write(folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
+
+
+def remove_finetuning(folder: Path, kind: type[Recipe] = FinetuneRecipe) -> bool:
+    """Remove the files of a run; others stay. Returns whether there was a run.
+
+    Raises:
+        ConfigError: another process works in the folder, or its recipe.toml is not that of a run.
+    """
+    return remove_run(folder, kind, [*_RESULTS, "training", "tensorboard", FAILED, "inputs.json"])
+
+
+def check_replaceable(folder: Path) -> None:
+    """Check that `claim_folder` with `overwrite` will take a folder.
+
+    Raises:
+        ConfigError: the folder holds something other than a run.
+    """
+    if not holds_run(folder, FinetuneRecipe):
+        _check_free(folder, FinetuneRecipe)
+
+
+def _check_free(folder: Path, kind: type[Recipe]) -> None:
+    if folder.exists() and (not folder.is_dir() or not _abandoned(folder, kind)):
+        raise ConfigError(f"{folder} is not empty and holds no run; choose another output.")
 
 
 @contextmanager
@@ -91,6 +117,8 @@ def input_hashes(recipe: Recipe) -> dict[str, str]:
     files = _ranking_files(recipe) if isinstance(recipe, RankingRecipe) else _files(recipe)
     model = Path(recipe.model)
     files["model"] = sorted(path for path in model.glob("*") if path.name in _MODEL or path.suffix == ".safetensors")
+    modules = (path for folder in _MODULES for path in model.glob(f"{folder}/*"))
+    files["modules of the model"] = sorted(path for path in modules if path.suffix in (".json", ".safetensors"))
     return {name: _hash_all(paths) for name, paths in files.items() if paths}
 
 
@@ -126,8 +154,7 @@ def _hash_all(paths: Sequence[Path]) -> str:
 @lru_cache(maxsize=1024)
 def _hash(path: Path, size: int, changed: int) -> str:
     """The hash of a file, cached by its size and time of change."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:
@@ -137,12 +164,16 @@ def _read_hashes(folder: Path) -> dict[str, str]:
 
 
 def _abandoned(folder: Path, kind: type[Recipe]) -> bool:
-    """Whether a folder is empty, or holds only what a run writes before its first checkpoint."""
-    if any(entry.name not in _OWN for entry in folder.iterdir()):
-        return False
+    """Whether a folder is empty, or holds what a run writes before its first checkpoint, and no results.
+
+    Other files may lie beside a recipe.toml with its inputs.json, as where the files of an earlier run were removed.
+    """
+    names = {entry.name for entry in folder.iterdir()}
     path = folder / "recipe.toml"
     if not path.exists():
-        return not any(entry.name != LOCK for entry in folder.iterdir())
+        return names <= {LOCK}
+    if names.intersection(_RESULTS) or ("inputs.json" not in names and not names <= set(_OWN)):
+        return False
     try:
         return path.read_text(encoding="utf-8") == toml.dump(toml.load(kind, path))
     except ConfigError:

@@ -24,6 +24,23 @@ def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> bool:
     Raises:
         ConfigError: another process works in the directory, or its recipe.toml is not that of a run.
     """
+    if not holds_run(directory, kind):
+        return False
+    with in_use(directory):
+        for name in (*own, "recipe.toml"):
+            if (directory / name).is_dir() and not (directory / name).is_symlink():
+                shutil.rmtree(directory / name)
+            else:
+                (directory / name).unlink(missing_ok=True)
+    return True
+
+
+def holds_run(directory: Path, kind: type[Config]) -> bool:
+    """Whether there is a recipe.toml.
+
+    Raises:
+        ConfigError: it is not that of a run.
+    """
     path = directory / "recipe.toml"
     if not path.exists():
         return False
@@ -33,12 +50,6 @@ def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> bool:
         written_here = False
     if not written_here:
         raise ConfigError(f"{path} is not the recipe of a run, so nothing is overwritten; choose another folder.")
-    with in_use(directory):
-        for name in (*own, path.name):
-            if (directory / name).is_dir() and not (directory / name).is_symlink():
-                shutil.rmtree(directory / name)
-            else:
-                (directory / name).unlink(missing_ok=True)
     return True
 
 

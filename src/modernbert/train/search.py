@@ -14,17 +14,19 @@ from modernbert.files import atomic_write
 from modernbert.tasks.metrics import selection_score
 from modernbert.train.finetune import run
 from modernbert.train.finetune_data import Prepared, prepare
-from modernbert.train.finetune_folder import FAILED, claim_folder
+from modernbert.train.finetune_folder import FAILED, check_replaceable, claim_folder, remove_finetuning
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.loop import DivergedError
 from modernbert.train.stopping import StopRequest
-from modernbert.train.trials import Grid, OptunaSampler, Setting, Settings, Trial, check_optuna
+from modernbert.train.trials import JOURNAL, Grid, OptunaSampler, Setting, Settings, Trial, check_optuna
 
 logger = logging.getLogger(__name__)
 
 
 def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     """Try settings with the first seed, then run the recipe with the best setting and all seeds.
+
+    With `overwrite`, the trials of an earlier search are removed first, and then the run; other files stay.
 
     The settings are those of a grid, or `search.trials` samples of Optuna. Trials and their tables, search.md and
     search.json, lie in a folder beside the output; the test set is only read by the last run. A trial whose loss is not
@@ -41,8 +43,9 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     if recipe.search.trials is not None:
         check_optuna()
     folder = recipe.output.with_name(f"{recipe.output.name}-search")
-    if overwrite and (folder / "search.json").is_file():
-        shutil.rmtree(folder)
+    if overwrite:
+        check_replaceable(recipe.output)
+    shared = _remove_search(folder) if overwrite else frozenset()
     if not overwrite and recipe.output.exists() and any(recipe.output.iterdir()) and not folder.exists():
         raise ConfigError(
             f"{recipe.output} is not empty, and the run of the best setting would go there; choose another output."
@@ -59,7 +62,7 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
         for number in range(settings.count):
             setting = settings.setting(number)
             logger.info("Trial %d of %d: %s", number + 1, settings.count, setting.name)
-            trial = attempt(quiet, setting, folder / setting.name, stop, prepared)
+            trial = attempt(quiet, setting, folder / setting.name, stop, prepared, setting.name in shared)
             if trial is None:
                 return None
             settings.tell(number, trial)
@@ -74,6 +77,17 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
         return run(with_setting(recipe, best.setting, recipe.output), stop, overwrite=overwrite)
 
 
+def _remove_search(folder: Path) -> frozenset[str]:
+    """Remove the trials and tables of an earlier search, complete or not. Returns the trials that left other files."""
+    removed = [trial for trial in sorted(folder.glob("lr-*_decay-*_epochs-*")) if remove_finetuning(trial)]
+    for name in ("search.md", "search.json", JOURNAL) if removed else ():
+        (folder / name).unlink(missing_ok=True)
+    for emptied in (*removed, folder):
+        if emptied.is_dir() and not any(emptied.iterdir()):
+            emptied.rmdir()
+    return frozenset(trial.name for trial in removed if trial.exists())
+
+
 def with_setting(recipe: FinetuneRecipe, setting: Setting, output: Path) -> FinetuneRecipe:
     """The recipe of one setting."""
     training = recipe.training.model_copy(update=asdict(setting))
@@ -81,11 +95,14 @@ def with_setting(recipe: FinetuneRecipe, setting: Setting, output: Path) -> Fine
 
 
 def attempt(
-    recipe: FinetuneRecipe, setting: Setting, output: Path, stop: StopRequest, prepared: Prepared
+    recipe: FinetuneRecipe, setting: Setting, output: Path, stop: StopRequest, prepared: Prepared, shared: bool = False
 ) -> Trial | None:
-    """Run a trial, unless its folder already has the result. None if the user asked to stop."""
+    """Run a trial, unless its folder already has the result. None if the user asked to stop.
+
+    A `shared` folder holds files of others, and a trial was removed from it.
+    """
     recipe = with_setting(recipe, setting, output)
-    claim_folder(recipe)
+    claim_folder(recipe, shared=shared)
     failed = output / FAILED
     if not failed.exists():
         try:

@@ -14,6 +14,8 @@ from modernbert.installation import install_command
 from modernbert.tasks.metrics import LOWER_IS_BETTER
 from modernbert.train.finetune_recipe import Search
 
+JOURNAL = "study.journal"  # in the folder of a search: the study of Optuna
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -94,7 +96,7 @@ class OptunaSampler:
         self._ranges = {**self._rates, "epochs": CategoricalDistribution(search.epochs)}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "study.journal"
+        path = folder / JOURNAL
         try:
             self._study = optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(path))),

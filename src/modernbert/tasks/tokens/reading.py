@@ -1,14 +1,23 @@
 """Texts with labelled spans, read from spans by their offsets or from words with tags."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
 
-from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in, unknown_label
+from modernbert.tasks.reading import (
+    Columns,
+    Examples,
+    composed,
+    is_unicode,
+    known_labels,
+    label_text,
+    text_in,
+    unknown_label,
+)
 from modernbert.tasks.tokens.tags import Span, spans_of_tags
 from modernbert.text.conll import is_tag
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
@@ -70,6 +79,7 @@ def read_spans(
     with `joined_by` between them. Offsets count characters. `labels` are the only ones allowed; `check` may reject an
     example. White space at the ends of a span is left out of it.
     """
+    known = None if labels is None else known_labels(labels)
 
     def make(record: Record) -> SpanExample | RejectedRecord:
         if words is not None or (text not in record.values and "words" in record.values):
@@ -79,9 +89,12 @@ def read_spans(
             example = content if isinstance(content, RejectedRecord) else marked_example(record, content, spans)
         if isinstance(example, RejectedRecord):
             return example
-        for span in example.spans:
-            if labels is not None and span.label not in labels:
-                return unknown_label(record, span.label, labels)
+        if known is not None:
+            for span in example.spans:
+                if span.label not in known:
+                    return unknown_label(record, span.label, known.values())
+            spans_known = tuple(replace(span, label=known[span.label]) for span in example.spans)
+            example = replace(example, spans=spans_known)
         return (check and check(example)) or example
 
     return Examples(source, make, skip_bad)
@@ -167,7 +180,7 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
             origin = Origin(record.origin.file, lines[number]) if isinstance(lines, list) else record.origin
             return RejectedRecord("strange tag", f"{tag!r} is not a tag; write O, B-NAME or I-NAME.", origin)
     text, places = join(words, joined_by)
-    return SpanExample(text, spans_of_tags(places, tags), places, record.origin)
+    return SpanExample(text, spans_of_tags(places, [composed(tag) for tag in tags]), places, record.origin)
 
 
 def _short(value: Any) -> str:

@@ -14,10 +14,10 @@ demo: $(READY)  ## Train a small ModernBERT from raw text and fill masks with it
 	$(BIN)/modernbert demo
 
 test: $(READY)  ## Run the tests (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## Run the tests that take longer
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and not gpu and not peers"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu and not peers"
 
 check-native: $(READY)  ## Run the tests of the native kernels under address and undefined-behaviour sanitizers
 	$(BIN)/cmake -S . -B build/sanitized -DSANITIZE=ON -DEMULATED_TILES=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo

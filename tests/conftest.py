@@ -31,6 +31,28 @@ def _ctrl_c_is_not_ignored() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """No test loses power. Those that ask what is synchronized replace this function again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Reports of fine-tuning have empty files for pictures, which take half the time of a small run."""
+    from modernbert.plots import finetuning, style
+
+    def leave_empty(figure, path: Path) -> None:
+        style.pyplot().close(figure)
+        path.touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "save", leave_empty)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real texts, tasks and the published tokenizer, which lie beside a development checkout."""

@@ -6,6 +6,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from modernbert.config import parse
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.stopping import StopRequest
@@ -48,6 +52,26 @@ def recipe(model: Path, output: Path, task: str = "classify", **changes: Any) ->
         "machine": {"device": "cpu"},
     }
     return parse(FinetuneRecipe, values | changes, "a test")
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """What a run has written to its report.json."""
+    return json.loads((folder / "report.json").read_text())
+
+
+def predicted(folder: Path) -> list[dict[str, Any]]:
+    """The predictions that a run has written, a record each."""
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same weights to the bit."""
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(x, second[name]) for name, x in first.items())
 
 
 class StopAfter(StopRequest):

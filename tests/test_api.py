@@ -8,6 +8,8 @@ from modernbert.errors import ConfigError
 
 SETTINGS = {"epochs": 2, "learning_rate": 3e-3, "batch_examples": 16, "device": "cpu", "max_length": 32}
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def pretrained(material, tmp_path_factory):

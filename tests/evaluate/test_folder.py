@@ -12,6 +12,8 @@ from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.evaluate.folder import measure_folder
 from modernbert.train.finetune import finetune
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -22,6 +22,7 @@ from modernbert.tasks.metrics import binary_f1
 from modernbert.tasks.texts import read_texts_with_labels
 from modernbert.tasks.tokens.reading import read_spans
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 FAST = ("training.epochs=1", "training.learning_rate=1e-3", "max_length=32")
 
 

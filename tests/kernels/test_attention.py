@@ -152,7 +152,7 @@ def test_blocked_equals_the_oracle_for_any_lengths_and_window(lengths, window, h
 
 
 @pytest.mark.parametrize("backend", NATIVE)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 600), min_size=1, max_size=5).filter(any),
     window=st.none() | st.integers(0, 300),

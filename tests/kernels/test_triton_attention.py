@@ -32,7 +32,7 @@ def both(qkv, weights, sequences, window, rope, backend):
     ids=str,
 )  # fmt: skip
 def test_output_and_gradient_equal_the_oracle(triton_device, lengths, window, dim):
-    qkv, weights, sequences = material(lengths, 1 if dim > 64 else 2, dim, triton_device)
+    qkv, weights, sequences = material(lengths, 2 if dim == 32 else 1, dim, triton_device)
     rope = Rope.of(sequences.positions, dim, 10_000.0)
     found = both(qkv, weights, sequences, window, rope, "triton")
     wanted = both(qkv, weights, sequences, window, rope, "reference")

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # compiling all of them takes a quarter of a minute
+
 
 @pytest.fixture(scope="module")
 def resources() -> list[dict]:
@@ -18,7 +20,6 @@ def resources() -> list[dict]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
 def test_no_kernel_spills_registers(resources):
     assert {r["name"]: r["spilled_bytes"] for r in resources if r["spilled_bytes"]} == {}
 

@@ -11,7 +11,7 @@ from modernbert.packed import Sequences
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # it is what is tested here
 LENGTHS = [50 + 37 * n for n in range(4)]
-CALLS = 12
+CALLS = 6
 PATIENCE = 240  # seconds; a child whose threads are missing waits for ever
 
 

@@ -192,7 +192,7 @@ def examples(head, problem=None, shuffled=False):
         yield number, tokens, sequences, labels, extra
 
 
-def fit(head, problem=None, shuffled=False, epochs=60):
+def fit(head, problem=None, shuffled=False, epochs=30):
     names = {"id2label": {0: "number"}} if problem == "regression" else THREE
     model = make(head, **names, problem_type=problem).train()
     optimizer = StableAdamW(parameter_groups(model, 0.0), lr=3e-3, peak_lr=3e-3)

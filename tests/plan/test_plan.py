@@ -29,6 +29,7 @@ from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import BatchSize, PretrainRecipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+SAMPLE_DOCUMENTS = lengths.SAMPLE_DOCUMENTS  # as users have it
 SMALL = {
     "tokenizer": "nowhere/tokenizer",
     "data": {"web": "nowhere/web", "books": {"path": "nowhere/books", "min_tokens": 1000}},
@@ -45,6 +46,12 @@ SMALL = {
         "context": {"tokens": 500_000, "max_length": 1024, "mixture": {"web": 1.0, "books": 1.0}},
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def _small_sample(monkeypatch):
+    """What does not depend on how well the lengths are known is planned from fewer of them."""
+    monkeypatch.setattr(lengths, "SAMPLE_DOCUMENTS", 1000)
 
 
 def small(**changes) -> PretrainRecipe:
@@ -227,8 +234,7 @@ def test_fp32_has_no_hours_as_the_table_has_no_peak_for_it():
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RECIPES.glob("*/pretrain.toml")))
-def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name, monkeypatch):
-    monkeypatch.setattr(lengths, "SAMPLE_DOCUMENTS", 1000)
+def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name):
     recipe = load(PretrainRecipe, RECIPES / name / "pretrain.toml")
     found = plan(recipe, Cluster.of())
     fewest = min(phase.stages[0].rows for phase in found.phases)
@@ -347,6 +353,7 @@ def test_the_command_prints_a_table_for_people_and_json_for_machines(tmp_path, m
 
 @pytest.mark.slow
 def test_the_page_shows_what_the_commands_print(tmp_path, monkeypatch):
+    monkeypatch.setattr(lengths, "SAMPLE_DOCUMENTS", SAMPLE_DOCUMENTS)
     page = (RECIPES.parent / "docs" / "planning.md").read_text(encoding="utf-8")
     (tmp_path / "recipes").symlink_to(RECIPES)
     monkeypatch.chdir(tmp_path)

@@ -19,6 +19,7 @@ from modernbert.tasks.task import Task
 from modernbert.train.finetune import finetune
 from modernbert.train.finetune_recipe import FinetuneRecipe
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 PAGE = ROOT / "docs" / "contributing.md"
 
 

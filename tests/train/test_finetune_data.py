@@ -5,17 +5,14 @@ import random
 
 import pytest
 
-from corpora import make_model
-from labelled import COLOURS, recipe, sentences, write_csv, write_lines
+from labelled import COLOURS, recipe, report, sentences, write_csv, write_lines
 from modernbert import Classifier
 from modernbert.errors import DataError
+from modernbert.tasks.classify import ordered_labels
 from modernbert.train.finetune import finetune
-from modernbert.train.finetune_data import prepare
+from modernbert.train.finetune_data import prepare, split
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model"))
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def prepared(model, folder, path, task="classify", **data):
@@ -101,3 +98,72 @@ def test_special_tokens_in_texts_are_text_in_training_and_in_use(model, tmp_path
         ids.count(classify.tokenizer.token_to_id("[SEP]")),
         ids.count(classify.tokenizer.token_to_id("[MASK]")),
     ) == (1, 0)
+
+
+def test_labels_are_ordered_by_number_where_all_are_numbers_and_otherwise_by_name():
+    ones = {"0" * count + "1" for count in range(8)}
+    assert ordered_labels(ones | {"-5", "10"}) == ("-5", *sorted(ones), "10")
+    for names in ({"--5", "10", "2"}, {"-", "2"}, {"9" * 5000, "10"}, {"a", "10", "2"}):
+        assert ordered_labels(names) == tuple(sorted(names))
+
+
+def test_a_label_that_training_never_saw_is_told_with_its_line(model, csvs, tmp_path):
+    other = write_csv(tmp_path / "other.csv", [("grass", "green"), ("sea", "violet")])
+    with pytest.raises(DataError, match=r"other\.csv:3: the label 'violet'"):
+        finetune(recipe(model, tmp_path / "run", data=csvs | {"validation": str(other)}))
+
+
+def test_wrong_examples_are_left_out_and_counted_if_asked_for(model, tmp_path):
+    path = write_csv(tmp_path / "x.csv", [*sentences(60, 1), ("", "red"), ("sea", "")])
+    with pytest.raises(DataError, match=r"x\.csv:62: text is empty"):
+        finetune(recipe(model, tmp_path / "run", data={"train": str(path)}, training={"epochs": 1}))
+    options = {"data": {"train": str(path)}, "skip_bad": True, "training": {"epochs": 1}}
+    folder = finetune(recipe(model, tmp_path / "other", **options))
+    assert sum(report(folder)["sets"]["train"]["left_out"].values()) == 2
+
+
+def test_truncated_texts_are_counted(model, tmp_path):
+    path = write_csv(tmp_path / "x.csv", [*sentences(40, 1), *[(f"fire {'line ' * 300}", "red")] * 3])
+    options = {"data": {"train": str(path), "held_out": 0.0}, "training": {"epochs": 1}}
+    folder = finetune(recipe(model, tmp_path / "run", **options))
+    assert report(folder)["sets"]["train"]["truncated"] == 3
+
+
+def test_a_split_holds_out_of_every_class_and_never_parts_equal_texts(model, tmp_path):
+    rows = [*sentences(300, 1), *[("fire", "red")] * 20]
+    data = {"train": str(write_csv(tmp_path / "x.csv", rows)), "held_out": 0.2}
+    task, sets = prepare(recipe(model, tmp_path / "run", data=data))
+    train, held = sets.train.examples, sets.validation.examples
+    assert not {one.text for one in train} & {one.text for one in held}
+    for name in task.names:
+        share = sum(one.label == name for one in held) / sum(one.label == name for one in [*train, *held])
+        assert 0.1 < share < 0.3
+    with pytest.raises(DataError, match="too few to hold some out"):
+        split(task, train[:1], 0.2)
+
+
+@pytest.mark.parametrize("task", ["classify", "multi-label", "tokens"])
+def test_training_has_every_label_wherever_its_examples_lie(task, model, tmp_path):
+    """Each example is in its turn the only one with a label; a held-out part has what training has."""
+
+    def labels(number, rare):
+        label = "rare" if number // 2 == rare else "often"  # two records of each text
+        if task == "classify":  # the second of two equal texts goes where the first does, whatever its label
+            return label if number % 2 else ("one", "other")[number % 4 // 2]
+        return ["often", label] if task == "multi-label" else [[0, 4, label]]
+
+    column = "entities" if task == "tokens" else "label"
+    held_out = []
+    for rare in range(20):
+        records = [{"text": f"word {number // 2}", column: labels(number, rare)} for number in range(40)]
+        data = {"train": str(write_lines(tmp_path / f"{rare}.jsonl", records)), "held_out": 0.2}
+        chosen = recipe(model, tmp_path / "run", task, data=data)
+        own, sets = prepare(chosen)
+        trained, held = ([one.text for one in part.examples] for part in (sets.train, sets.validation))
+        assert {"rare", "often"} <= set(own.names)  # which are those of the training set
+        assert not set(trained) & set(held)
+        assert len(trained) + len(held) == 40
+        assert 2 <= len(held) <= 8
+        assert held == [one.text for one in prepare(chosen)[1].validation.examples]
+        held_out.append(frozenset(held))
+    assert len(set(held_out)) > 1  # some of them had to go back

@@ -5,18 +5,14 @@ import shutil
 
 import pytest
 
-from corpora import make_model
-from labelled import recipe, sentences, write_csv
+from labelled import recipe, report, sentences, write_csv
 from modernbert import config as toml
-from modernbert.errors import ConfigError
+from modernbert.errors import ConfigError, DataError
 from modernbert.train.finetune import Finetuning, finetune
 from modernbert.train.finetune_folder import claim_folder, input_hashes
 from modernbert.train.search import search
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model"))
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +156,34 @@ def test_a_search_looks_at_its_output_before_the_first_trial(complete, model):
     with pytest.raises(ConfigError, match="is not empty, and the run of the best setting would go there"):
         search(chosen)
     assert not (complete / "run-search").exists()
+
+
+def test_a_mended_recipe_runs_in_the_same_folder(model, csvs, tmp_path):
+    with pytest.raises(DataError, match="sentiment"):
+        finetune(recipe(model, tmp_path / "run", data=csvs | {"label": "sentiment"}))
+    with pytest.raises(ConfigError, match="has 2 layers"):
+        finetune(recipe(model, tmp_path / "run", data=csvs, training={"freeze_layers": 3}))
+    folder = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1}))
+    assert report(folder)["settings"]["training"]["epochs"] == 1
+
+
+def test_a_folder_of_something_else_is_refused(model, csvs, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        finetune(recipe(model, tmp_path, data=csvs))
+
+
+def test_a_run_is_replaced_where_that_is_asked_for_and_nothing_else_is(model, csvs, tmp_path):
+    first = finetune(recipe(model, tmp_path / "run", data=csvs, training={"epochs": 1}))
+    (first / "notes.txt").write_text("mine")
+    other = recipe(model, tmp_path / "run", data=csvs, training={"epochs": 2})
+    with pytest.raises(ConfigError, match=r"whose training differs .*--overwrite"):
+        finetune(other)
+    assert finetune(other, overwrite=True) == first
+    assert report(first)["settings"]["training"]["epochs"] == 2
+    assert (first / "notes.txt").read_text() == "mine"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.toml").write_text("# mine\n")
+    with pytest.raises(ConfigError, match="is not the recipe of a run, so nothing is overwritten"):
+        finetune(recipe(model, tmp_path / "mine", data=csvs), overwrite=True)
+    assert (tmp_path / "mine" / "recipe.toml").read_text() == "# mine\n"

@@ -7,26 +7,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from corpora import make_model
-from labelled import recipe, write_lines
+from labelled import predicted, recipe, report, sentences, write_lines
 from modernbert import TokenClassifier
 from modernbert.cli import app
 from modernbert.errors import DataError
 from modernbert.train.finetune import finetune
 from modernbert.train.finetune_data import prepare
 
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model"))
-
-
-def report(folder):
-    return json.loads((folder / "report.json").read_text())
-
-
-def predicted(folder):
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def conll(path, sentences):
@@ -140,3 +128,48 @@ def test_white_space_at_the_ends_of_a_span_is_no_error_of_the_model(model, tmp_p
     folder = finetune(recipe(model, tmp_path / "run", "tokens", data=data))
     assert report(folder)["metrics"]["validation"]["f1"]["value"] == 1
     assert {one["text"] for line in predicted(folder) for one in line["expected"]} == {"import", "group"}
+
+
+def test_spans_are_found_at_their_characters_also_beside_emoji_and_across_windows(model, tmp_path):
+    names = [("東京", "PLACE"), ("fire", "PLACE"), ("🦊🦊", "ANIMAL")]
+    records = []
+    for record in range(60):
+        text, spans = "", []
+        for number, (words, _) in enumerate(sentences(4, record)):
+            name, label = names[(record + number) % 3]
+            text += f"{words.replace('fire', 'sea')} 😀 "
+            spans.append([len(text), len(text) + len(name), label])
+            text += f"{name} line "
+        records.append({"text": text, "entities": spans})
+    data = {"train": str(write_lines(tmp_path / "x.jsonl", records))}
+    folder = finetune(recipe(model, tmp_path / "run", "tokens", data=data, max_length=48))
+    found = report(folder)
+    assert found["sets"]["validation"]["windows"] > found["sets"]["validation"]["examples"]
+    assert found["metrics"]["validation"]["f1"]["value"] > 0.95
+    by_label = found["by_label"]["validation"]
+    assert by_label.keys() == {"ANIMAL", "PLACE"}
+    assert all(one["f1"] > 0.9 for one in by_label.values())
+    assert sum(one["expected"] for one in by_label.values()) == 4 * found["sets"]["validation"]["examples"]
+    assert "## Each label on the validation set" in (folder / "report.md").read_text(encoding="utf-8")
+    find = TokenClassifier.from_pretrained(folder, device="cpu", max_length=48)
+    lines = predicted(folder)
+    for line, spans in zip(lines, find([line["text"] for line in lines]), strict=True):
+        assert [(one.begin, one.end, one.label) for one in spans] == [
+            (one["begin"], one["end"], one["label"]) for one in line["predicted"]
+        ]
+        assert all(one.text == line["text"][one.begin : one.end] for one in spans)
+    [one] = find("group 😀 東京 line")
+    assert (one.begin, one.end, one.label, one.text) == (8, 10, "PLACE", "東京")
+
+
+def test_words_with_tags_are_learned_as_words(model, tmp_path):
+    lines = []
+    for text, label in sentences(150, 1):
+        own = {"red": "B-RED", "green": "B-GREEN", "blue": "B-BLUE"}[label]
+        known = ("fire", "blood", "grass", "leaf", "sea", "sky")
+        lines += [f"{word}\t{own if word in known else 'O'}" for word in text.split()] + [""]
+    (tmp_path / "x.conll").write_text("\n".join(lines))
+    folder = finetune(recipe(model, tmp_path / "run", "tokens", data={"train": str(tmp_path / "x.conll")}))
+    assert report(folder)["metrics"]["validation"]["f1"]["value"] > 0.95
+    [found] = TokenClassifier.from_pretrained(folder, device="cpu")("group leaf, line")
+    assert (found.begin, found.end, found.label) == (6, 10, "GREEN")

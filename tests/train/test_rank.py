@@ -16,6 +16,7 @@ from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.evaluate.retrieval import evaluate_retrieval
+from modernbert.plots import finetuning, style
 from modernbert.tasks.ranking.objective import Chunk
 from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, _validation, load_ranker, read_examples, train_ranker
@@ -25,6 +26,7 @@ from modernbert.train.stopping import StopRequest
 pytest.importorskip("bm25s")
 pytest.importorskip("ir_measures")
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 TASKS = ("embed", "multi-vector", "sparse", "rerank")
 PREDICTORS = {"embed": Embedder, "multi-vector": MultiVectorEmbedder, "sparse": SparseEmbedder, "rerank": Reranker}
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -350,7 +352,8 @@ def test_the_reranker_is_validated_on_what_bm25_finds(model, collection, tmp_pat
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
-def test_the_report_shows_what_was_reached_beside_bm25_and_the_start(model, collection, tmp_path) -> None:
+def test_the_report_shows_what_was_reached_beside_bm25_and_the_start(model, collection, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(finetuning, "save", style.save)  # with its picture
     data = {"validation": str(collection)}
     chosen = recipe(model, collection, tmp_path / "run", "embed", data=data, seeds=[0, 1])
     train_ranker(chosen)

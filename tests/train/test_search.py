@@ -17,6 +17,7 @@ from modernbert.train.finetune_recipe import Search
 from modernbert.train.search import search
 from modernbert.train.trials import OptunaSampler, Setting, Trial
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 RANGES = {"learning_rate": [1e-4, 3e-3], "weight_decay": [1e-6, 1e-4], "epochs": [1, 2]}
 
 

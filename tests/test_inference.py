@@ -70,7 +70,7 @@ def test_special_tokens_are_no_candidates(fill):
         ("[MASK] " + "word " * 100, 5, "tokens, and the model reads 64"),
         ("[MASK]", 0, "at least one candidate"),
         (["a [MASK]", None], 5, "Text 2 is None and should be a text"),
-        (["a [MASK]", "[MASK] \ud83d"], 5, "Text 2 holds half a surrogate pair"),
+        (["a [MASK]", "[MASK] \ud83d"], 5, "Text 2 holds an unpaired surrogate"),
         (3, 5, "3 should be a text, or a list of texts"),
     ],
 )

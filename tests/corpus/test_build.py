@@ -49,7 +49,7 @@ def test_every_document_is_there_in_order_and_every_loss_is_counted(texts, token
         "a [MASK] and [CLS] in a text",
         "import sys\n",
     ]
-    assert manifest.skipped == {"broken line": 1, "empty text": 1, "no text": 1, "not UTF-8": 1}
+    assert manifest.skipped == {"broken line": 1, "empty text": 1, "not a text": 1, "not UTF-8": 1}
     assert manifest.bytes == sum(len(text.encode()) for text in decoded)
     assert sum(file.documents for file in manifest.files) == manifest.documents == 32
 

@@ -16,7 +16,7 @@ from modernbert.kernels import native
 from modernbert.model import EncoderConfig, MaskedLM, encoder
 from modernbert.packed import Sequences
 from modernbert.plan.costs import Setting, count_flops, count_parameters, estimate_memory
-from modernbert.stream.lengths import Rows
+from modernbert.stream.lengths import PackingStatistics
 
 TOKENS, LENGTH, RATIO = 4096, 128, 0.3
 SHAPE = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4}
@@ -114,7 +114,7 @@ def test_operations_are_those_that_torch_counts(monkeypatch):
     tokens, labels = (x[:count] for x in batch(config)[::2])
     with FlopCounterMode(display=False) as counter:
         model.loss(tokens, Sequences.from_lengths([count]), labels).backward()
-    rows = Rows(count, Fraction(count), chunks_per_token=0.0, keys={None: float(count)})
+    rows = PackingStatistics(count, Fraction(count), chunks_per_token=0.0, keys={None: float(count)})
     counted = count_flops(config, rows, mask_ratio=int((labels != -100).sum()) / count)
     assert count * counted.total == pytest.approx(counter.get_total_flops(), rel=1e-12)
 
@@ -122,7 +122,9 @@ def test_operations_are_those_that_torch_counts(monkeypatch):
 def test_special_tokens_never_reach_the_decoder():
     config = EncoderConfig(**SHAPE)
     windows = dict.fromkeys((None, 64), 10.0)
-    few, many = (count_flops(config, Rows(128, Fraction(128), chunks, windows), 0.3) for chunks in (0.0, 0.1))
+    few, many = (
+        count_flops(config, PackingStatistics(128, Fraction(128), chunks, windows), 0.3) for chunks in (0.0, 0.1)
+    )
     assert many.head == pytest.approx(0.8 * few.head)
     assert many.layers == few.layers
 
@@ -212,5 +214,5 @@ def test_checkpointing_keeps_less_and_computes_a_third_of_the_layers_again():
     kept, again = (estimate_memory(config, Setting("bf16", 1, flag), 65_536, RATIO, 1) for flag in (False, True))
     assert again.activations < kept.activations / 4
     assert again.total < kept.total / 2
-    flops = count_flops(config, Rows(1024, Fraction(1024), 0.0, {None: 600.0, 64: 120.0}), RATIO)
+    flops = count_flops(config, PackingStatistics(1024, Fraction(1024), 0.0, {None: 600.0, 64: 120.0}), RATIO)
     assert flops.recomputed == (flops.layers + flops.attention) / 3

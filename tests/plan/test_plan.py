@@ -100,13 +100,13 @@ def test_the_published_microbatches_fit_the_published_devices(base, large):
 
 
 def test_two_trillion_tokens_are_planned_with_no_more_work_than_two_billion(monkeypatch):
-    packed, calls = lengths.Packer.next_row, Counter()
+    packed, calls = lengths.Packer.next_packed_sequence, Counter()
 
     def counted(packer):
         calls[tokens] += 1
         return packed(packer)
 
-    monkeypatch.setattr(lengths.Packer, "next_row", counted)
+    monkeypatch.setattr(lengths.Packer, "next_packed_sequence", counted)
     recipe = load(PretrainRecipe, RECIPES / "base" / "pretrain.toml")
     for scale in (1000, 1):
         phases = {

@@ -22,7 +22,7 @@ def original(batch):
     return torch.where(batch.labels == -100, batch.input_ids, batch.labels)
 
 
-def test_nothing_is_cut_off_and_nothing_is_padded(tokenizer):
+def test_nothing_is_truncated_or_padded(tokenizer):
     vocabulary = Vocabulary.of(tokenizer)
     batch = collate_mlm(tokenizer, max_length=16)(TEXTS)
     found = [
@@ -53,14 +53,14 @@ def test_texts_ids_and_mappings_give_the_same_batch(tokenizer):
         assert torch.equal(batch.labels, batches[0].labels)
 
 
-def test_the_share_of_predicted_tokens_is_the_mask_ratio(tokenizer):
+def test_the_fraction_of_predicted_tokens_is_the_mask_ratio(tokenizer):
     batch = collate_mlm(tokenizer, mask_ratio=0.3)([TEXTS[2]] * 64)
     assert (batch.labels != -100).float().mean() == pytest.approx(
         0.3 * (1 - 2 / np.mean(batch.sequences.lengths)), abs=0.02
     )
 
 
-def test_masks_differ_from_batch_to_batch_and_are_those_of_the_seed(tokenizer):
+def test_masks_differ_between_batches_and_depend_on_the_seed(tokenizer):
     one, other = collate_mlm(tokenizer, seed=1), collate_mlm(tokenizer, seed=1)
     first, second = one(TEXTS), one(TEXTS)
     assert not torch.equal(first.labels, second.labels)
@@ -68,7 +68,7 @@ def test_masks_differ_from_batch_to_batch_and_are_those_of_the_seed(tokenizer):
     assert not torch.equal(first.labels, collate_mlm(tokenizer, seed=2)(TEXTS).labels)
 
 
-def test_workers_mask_anew_in_every_epoch(tokenizer):
+def test_workers_use_new_masks_in_every_epoch(tokenizer):
     torch.manual_seed(3)
     loader = DataLoader(TEXTS, batch_size=3, num_workers=1, collate_fn=collate_mlm(tokenizer))
     [first], [second] = list(loader), list(loader)
@@ -76,7 +76,7 @@ def test_workers_mask_anew_in_every_epoch(tokenizer):
     assert not torch.equal(first.labels, second.labels)
 
 
-def test_a_loop_of_ones_own_learns(tokenizer):
+def test_a_custom_training_loop_learns(tokenizer):
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = EncoderConfig(vocab_size=Vocabulary.of(tokenizer).size, **sizes)
@@ -94,7 +94,7 @@ def test_a_loop_of_ones_own_learns(tokenizer):
 
 
 @pytest.mark.parametrize("settings", [{"max_length": 2}, {"mask_ratio": 0.0}, {"mask_ratio": 1.5}])
-def test_settings_that_cannot_be_are_refused(tokenizer, settings):
+def test_invalid_settings_are_refused(tokenizer, settings):
     with pytest.raises(ConfigError):
         collate_mlm(tokenizer, **settings)
 
@@ -109,6 +109,6 @@ def test_settings_that_cannot_be_are_refused(tokenizer, settings):
         ([[-4]], "has the id -4"),
     ],
 )
-def test_an_example_that_is_none_is_named(tokenizer, examples, said):
+def test_an_invalid_example_is_an_error(tokenizer, examples, said):
     with pytest.raises(DataError, match=said):
         collate_mlm(tokenizer)(examples)

@@ -8,7 +8,7 @@ from corpora import write_shard
 from modernbert.stream.inspect import inspect
 
 
-def test_the_counts_are_those_of_the_documents(tmp_path):
+def test_the_counts_equal_those_of_the_documents(tmp_path):
     lengths = np.random.default_rng(0).integers(1, 300, 200)
     write_shard(tmp_path / "a.ds", [[1] * int(n) for n in lengths])
     found = inspect(tmp_path, 128)
@@ -28,7 +28,7 @@ def test_shards_are_inspected_without_torch():
 
 
 @pytest.mark.slow
-def test_an_encyclopedia_fills_rows_of_1024_to_more_than_99_5_percent(shared, tmp_path):
+def test_the_packing_efficiency_of_an_encyclopedia_is_above_99_5_percent(shared, tmp_path):
     from modernbert.corpus.build import CorpusRecipe, Source, build_corpus
 
     path = shared / "data" / "pretrain" / "encyclopedia-en.jsonl.gz"

@@ -60,15 +60,15 @@ def framed(batch):
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 3))
-def test_the_stream_does_not_depend_on_how_it_is_cut(sources, cut, seed):
+def test_the_stream_does_not_depend_on_the_batches(sources, cut, seed):
     assert same(stream(loader(sources, seed=seed), cut), stream(loader(sources, seed=seed), [sum(cut)]))
 
 
-def test_another_seed_is_another_stream(sources):
+def test_another_seed_gives_another_stream(sources):
     assert framed(loader(sources).next_batch(20)) != framed(loader(sources, seed=1).next_batch(20))
 
 
-def test_an_epoch_of_batches_holds_every_piece_of_every_document_once(sources):
+def test_an_epoch_has_every_chunk_of_every_document_once(sources):
     documents = sources["third"]
     batches = validation_batches(documents, VOCABULARY, max_length=64, tokens=10**9, mask_ratio=0.5)
     expected = Counter(
@@ -79,7 +79,7 @@ def test_an_epoch_of_batches_holds_every_piece_of_every_document_once(sources):
     assert Counter(chunk for batch in batches for chunk in framed(batch)) == expected
 
 
-def test_every_sequence_is_one_piece_between_cls_and_sep(sources):
+def test_every_sequence_is_one_chunk_between_cls_and_sep(sources):
     batch = loader(sources).next_batch(20)
     for ids, labels in zip(
         batch.input_ids.split(batch.sequences.lengths), batch.labels.split(batch.sequences.lengths), strict=True
@@ -88,13 +88,13 @@ def test_every_sequence_is_one_piece_between_cls_and_sep(sources):
         assert labels[0] == labels[-1] == -100
         assert len(ids) <= 64
         assert not ((ids[1:-1] == 60) | (ids[1:-1] == 61)).any()
-    assert batch.num_rows == 20
+    assert batch.num_packed_sequences == 20
     assert batch.input_ids.dtype == torch.int64
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 120), st.integers(1, 30))
-def test_a_state_through_json_goes_on_identically(sources, before, after):
+def test_a_state_restored_from_json_continues_identically(sources, before, after):
     first = loader(sources)
     first.next_batch(before)
     second = loader(sources)
@@ -105,7 +105,7 @@ def test_a_state_through_json_goes_on_identically(sources, before, after):
 
 @settings(deadline=None, max_examples=15)
 @given(st.tuples(*[st.floats(0.05, 1)] * 3))
-def test_no_source_is_ever_more_than_a_row_ahead_of_its_share(sources, weights):
+def test_no_source_is_more_than_a_packed_sequence_ahead_of_its_weight(sources, weights):
     mixed = loader(sources, dict(zip(sources, weights, strict=True)))
     for _ in range(100):
         mixed.next_batch(1)
@@ -115,13 +115,13 @@ def test_no_source_is_ever_more_than_a_row_ahead_of_its_share(sources, weights):
 
 
 @pytest.mark.parametrize("weights", [{}, {"large": 1.0, "other": 1.0}, {"large": 1.0, "small": 0.0}])
-def test_weights_that_do_not_fit_the_sources_are_refused(sources, weights):
+def test_weights_of_other_sources_are_refused(sources, weights):
     chosen = {name: sources[name] for name in ("large", "small")}
     with pytest.raises(ConfigError, match="need a weight above 0 each"):
         Loader(chosen, weights, VOCABULARY, max_length=64, mask_ratio=0.3, seed=0)
 
 
-def test_after_a_change_of_length_no_used_buffer_comes_again(sources):
+def test_after_a_change_of_length_no_used_buffer_is_repeated(sources):
     first = loader(sources)
     first.next_batch(10)
     second = loader(sources, max_length=128)
@@ -135,7 +135,7 @@ def test_after_a_change_of_length_no_used_buffer_comes_again(sources):
     )
 
 
-def test_a_source_that_a_phase_leaves_out_keeps_its_place(sources):
+def test_a_source_that_a_phase_does_not_use_keeps_its_position(sources):
     first = loader(sources)
     first.next_batch(20)
     second = loader(sources, {"large": 1.0})
@@ -148,7 +148,7 @@ def test_a_source_that_a_phase_leaves_out_keeps_its_place(sources):
     third.next_batch(5)
 
 
-def test_a_source_left_out_while_the_length_changes_goes_on_at_its_next_buffer(sources):
+def test_an_unused_source_continues_at_its_next_buffer_after_a_change_of_length(sources):
     first = loader(sources)
     first.next_batch(20)
     used = first.state()["positions"]["small"]
@@ -161,7 +161,7 @@ def test_a_source_left_out_while_the_length_changes_goes_on_at_its_next_buffer(s
     assert third.state()["positions"]["small"] == {"epoch": used["epoch"], "buffer": used["buffer"] + 1, "row": 0}
 
 
-def test_validation_is_the_same_every_time_and_at_most_one_epoch(sources):
+def test_validation_batches_are_deterministic_and_at_most_one_epoch(sources):
     options = {"max_length": 64, "mask_ratio": 0.15}
     first, second = (validation_batches(sources["small"], VOCABULARY, tokens=800, **options) for _ in range(2))
     assert all(torch.equal(x.input_ids, y.input_ids) for x, y in zip(first, second, strict=True))

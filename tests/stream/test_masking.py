@@ -18,7 +18,7 @@ VOCABULARY = Vocabulary(1000, 0, 1, 2, 3, SPECIAL, np.ones(1000, dtype=np.int32)
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**64 - 1),
 )
-def test_masking_is_a_pure_function_and_spares_special_tokens(ids, ratio, seed, step):
+def test_masking_is_deterministic_and_never_predicts_special_tokens(ids, ratio, seed, step):
     ids = np.array(ids)
     inputs, labels = mask_tokens(ids, VOCABULARY, ratio=ratio, seed=seed, step=step)
     again = mask_tokens(ids.copy(), VOCABULARY, ratio=ratio, seed=seed, step=step)
@@ -38,7 +38,7 @@ def many():
     return ids, *mask_tokens(ids, VOCABULARY, ratio=0.3, seed=1, step=2)
 
 
-def test_thirty_percent_are_predicted_and_of_them_80_10_10(many):
+def test_thirty_percent_are_predicted_and_replaced_by_80_10_10(many):
     ids, inputs, labels = many
     chosen = labels != IGNORED
     assert chosen.mean() == pytest.approx(0.3, abs=0.003)
@@ -48,7 +48,7 @@ def test_thirty_percent_are_predicted_and_of_them_80_10_10(many):
     assert (~masked & ~kept).mean() == pytest.approx(0.1, abs=0.003)
 
 
-def test_random_words_are_uniform_over_the_ordinary_vocabulary(many):
+def test_random_replacements_are_uniform_over_ordinary_tokens(many):
     ids, inputs, labels = many
     replaced = (labels != IGNORED) & (inputs != VOCABULARY.mask_id) & (inputs != ids)
     counts = np.bincount(inputs[replaced], minlength=1000)[VOCABULARY.ordinary]

@@ -28,7 +28,7 @@ def make(tmp_path_factory):
 def epoch(packer):
     rows, number = [], packer.position.epoch
     while True:
-        row = packer.next_row()
+        row = packer.next_packed_sequence()
         if packer.position.epoch != number:
             return rows
         rows.append(row)
@@ -36,7 +36,7 @@ def epoch(packer):
 
 @settings(deadline=None, max_examples=40)
 @given(lengths=lengths_lists, max_length=st.integers(8, 40), seed=st.integers(0, 3), buffer=st.integers(1, 50))
-def test_every_token_comes_exactly_once_an_epoch_and_no_row_is_over_budget(make, lengths, max_length, seed, buffer):
+def test_an_epoch_has_every_token_once_and_no_packed_sequence_is_too_long(make, lengths, max_length, seed, buffer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BUFFER_DOCUMENTS", buffer)
         rows = epoch(Packer(make(lengths), max_length, seed))
@@ -51,7 +51,7 @@ def test_every_token_comes_exactly_once_an_epoch_and_no_row_is_over_budget(make,
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(3, 50), max_size=80))
-def test_best_fit_places_every_item_once_and_opens_a_row_only_when_it_must(sizes):
+def test_best_fit_places_every_item_once_and_opens_bins_only_if_needed(sizes):
     rows = best_fit(np.array(sizes, dtype=np.int64), 50)
     assert sorted(item for row in rows for item in row) == list(range(len(sizes)))
     totals = [sum(sizes[item] for item in row) for row in rows]
@@ -59,7 +59,7 @@ def test_best_fit_places_every_item_once_and_opens_a_row_only_when_it_must(sizes
     assert sum(total <= 25 for total in totals) <= 1  # two half-empty rows would have been one
 
 
-def test_the_order_is_fixed_by_the_seed(make):
+def test_the_order_depends_on_the_seed_alone(make):
     documents = make(list(range(1, 60)))
     first, again, other = (epoch(Packer(documents, 64, seed)) for seed in (0, 0, 1))
     assert first == again
@@ -75,27 +75,27 @@ def test_each_epoch_has_its_own_order(make):
     assert len(flat[1]) >= len(flat[0]) - 8  # the first row of the second epoch was already taken
 
 
-def test_a_position_is_the_whole_state(make):
+def test_a_position_is_the_complete_state(make):
     documents = make(list(range(1, 60)))
     packer = Packer(documents, 64, seed=0)
     for _ in range(17):
-        packer.next_row()
+        packer.next_packed_sequence()
     other = Packer(documents, 64, seed=0, position=Position(**vars(packer.position)))
-    assert [packer.next_row() for _ in range(40)] == [other.next_row() for _ in range(40)]
+    assert [packer.next_packed_sequence() for _ in range(40)] == [other.next_packed_sequence() for _ in range(40)]
 
 
-def test_rows_are_full_on_documents_of_many_lengths(make):
+def test_packing_efficiency_is_high_with_documents_of_many_lengths(make):
     lengths = np.random.default_rng(0).lognormal(5.5, 1.1, 3000).astype(int).clip(1, 9000)
     rows = epoch(Packer(make(lengths.tolist()), 1024, seed=0))
     assert sum(chunk.length + 2 for row in rows for chunk in row) / (1024 * len(rows)) > 0.995
 
 
 @pytest.mark.parametrize("max_length", [-1, 0, 2])
-def test_a_row_without_room_for_a_token_is_refused(make, max_length):
-    with pytest.raises(ConfigError, match="no room beside"):
+def test_a_max_length_too_short_for_a_token_is_refused(make, max_length):
+    with pytest.raises(ConfigError, match="too short for"):
         Packer(make([3, 4]), max_length, seed=0)
 
 
-def test_shards_without_a_token_are_refused(make):
+def test_shards_without_tokens_are_refused(make):
     with pytest.raises(DataError, match="holds no token"):
         Packer(make([0, 0, 0]), 64, seed=0)

@@ -13,7 +13,7 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-def test_items_come_in_their_order_and_the_thread_ends_with_the_block():
+def test_items_keep_their_order_and_the_thread_ends_with_the_block():
     with Prefetch(range(100), ahead=3) as items:
         assert list(items) == list(range(100))
         with pytest.raises(StopIteration):
@@ -22,7 +22,7 @@ def test_items_come_in_their_order_and_the_thread_ends_with_the_block():
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 4])
-def test_no_more_is_made_than_may_be_ready(ahead):
+def test_no_more_items_are_computed_than_ahead(ahead):
     made, full, more = [], threading.Event(), threading.Event()
 
     def numbers():
@@ -43,7 +43,7 @@ def test_no_more_is_made_than_may_be_ready(ahead):
     assert not threads()
 
 
-def test_an_error_comes_after_the_items_before_it_and_as_it_is():
+def test_an_error_is_raised_unchanged_after_the_items_before_it():
     wanted = CountedError("the third")
 
     def numbers():
@@ -59,7 +59,7 @@ def test_an_error_comes_after_the_items_before_it_and_as_it_is():
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
-def test_an_error_in_the_block_ends_the_thread_while_items_wait(taken):
+def test_an_error_in_the_block_ends_the_thread(taken):
     def take():
         with Prefetch(iter(int, 1), ahead=2) as items:
             for _ in range(taken):

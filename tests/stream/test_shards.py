@@ -13,7 +13,7 @@ DOCUMENTS = [[1, 2, 3], [4], [5, 6]]
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<u4"])
-def test_documents_come_back_in_the_order_of_files(tmp_path, dtype):
+def test_documents_are_in_the_order_of_files(tmp_path, dtype):
     write_shard(tmp_path / "b.ds", [[7, 8]], dtype)
     write_shard(tmp_path / "a.ds", DOCUMENTS, dtype)
     shards = Shards.open(tmp_path)
@@ -31,7 +31,7 @@ def test_a_document_is_a_view_of_the_mapped_file(tmp_path):
     assert not document.flags.owndata
 
 
-def test_the_width_in_the_metadata_decides(tmp_path):
+def test_the_metadata_sets_the_bytes_of_an_id(tmp_path):
     write_shard(tmp_path / "a.ds", [[1, 0, 2, 0]], "<u2")
     np.array([2], dtype="<u8").tofile(tmp_path / "a.ds.index")
     (tmp_path / "a.ds.metadata").write_text("tokenizer.json|4\n2\n2 T")
@@ -96,7 +96,7 @@ def move_deeper(folder):
     [
         (break_index, r"has no a\.ds\.index"),
         (break_index_size, "is cut off"),
-        (break_index_order, r"a\.ds\.index go down"),
+        (break_index_order, r"a\.ds\.index decrease"),
         (empty_index, "12 bytes but its index says 0 tokens"),
         (break_size, "15 bytes but its index says 6 tokens"),
         (break_count, "its manifest says 3 and 7"),
@@ -106,14 +106,14 @@ def move_deeper(folder):
         (move_deeper, "holds no document.*give .*inner"),
     ],
 )
-def test_damage_is_one_sentence(tmp_path, harm, message):
+def test_a_damaged_folder_is_an_error(tmp_path, harm, message):
     write_shard(tmp_path / "a.ds", DOCUMENTS)
     harm(tmp_path)
     with pytest.raises(DataError, match=message):
         _ = Shards.open(tmp_path).lengths
 
 
-def test_an_empty_shard_among_others_holds_nothing(tmp_path):
+def test_an_empty_shard_among_others_has_no_documents(tmp_path):
     write_shard(tmp_path / "a.ds", DOCUMENTS)
     (tmp_path / "b.ds").touch()
     (tmp_path / "b.ds.index").touch()
@@ -123,7 +123,7 @@ def test_an_empty_shard_among_others_holds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [b"\xff\xfe|4\n", b"tokenizer", b""])
-def test_the_sizes_decide_where_the_metadata_says_nothing(tmp_path, metadata):
+def test_file_sizes_give_the_bytes_of_an_id_without_metadata(tmp_path, metadata):
     write_shard(tmp_path / "a.ds", DOCUMENTS, "<u4")
     (tmp_path / "a.ds.metadata").write_bytes(metadata)
     assert Shards.open(tmp_path).document(0).tolist() == [1, 2, 3]
@@ -144,18 +144,18 @@ def test_shards_of_another_tokenizer_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("documents", [[[0, 1, 63], [], [0, 2, 63]], [[0, 1], [0, 2]], [[1, 63], [2, 63]]])
-def test_documents_that_bring_special_tokens_are_refused(tmp_path, documents):
+def test_documents_with_special_tokens_are_refused(tmp_path, documents):
     write_shard(tmp_path / "a.ds", documents)
     with pytest.raises(DataError, match=r"already begin with \[CLS\] or end with \[SEP\]"):
         Shards.open(tmp_path).check_vocabulary(vocabulary(64), "abc")
 
 
-def test_one_document_that_begins_as_if_with_cls_is_no_reason_to_refuse(tmp_path):
+def test_a_single_document_that_begins_with_the_cls_id_is_accepted(tmp_path):
     write_shard(tmp_path / "a.ds", [[0, 1], [2, 63], [3]])
     Shards.open(tmp_path).check_vocabulary(vocabulary(64), "abc")
 
 
-def test_held_out_documents_are_always_the_same_and_the_rest_is_complete(tmp_path):
+def test_held_out_documents_are_deterministic_and_the_split_is_complete(tmp_path):
     write_shard(tmp_path / "a.ds", [[i] for i in range(100)])
     first, second = (Shards.open(tmp_path).split(0.07) for _ in range(2))
     assert len(first.validation.indices) == 7
@@ -169,7 +169,7 @@ def test_one_document_cannot_be_held_out(tmp_path):
         Shards.open(tmp_path).split(0.1)
 
 
-def test_datatrove_reads_what_it_wrote_as_we_do(tmp_path):
+def test_datatrove_reads_the_same_documents(tmp_path):
     """A shard that datatrove wrote on a cluster, without a manifest."""
     from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 
@@ -181,7 +181,7 @@ def test_datatrove_reads_what_it_wrote_as_we_do(tmp_path):
     assert [shards.document(i).tolist() for i in range(2)] == [[70_000, 5], [6]]
 
 
-def test_documents_can_be_chosen_by_their_length(tmp_path):
+def test_documents_can_be_selected_by_length(tmp_path):
     write_shard(tmp_path / "a.ds", DOCUMENTS)
     documents = Documents.all_of(Shards.open(tmp_path))
     assert documents.between(2, None).indices.tolist() == [0, 2]
@@ -189,16 +189,16 @@ def test_documents_can_be_chosen_by_their_length(tmp_path):
     assert documents.between(0, None) is documents
 
 
-def test_a_shard_that_the_manifest_names_and_that_is_gone_is_named(tmp_path):
+def test_a_missing_shard_of_the_manifest_is_an_error(tmp_path):
     write_shard(tmp_path / "a.ds", DOCUMENTS)
     manifest(
         files=({"name": "a.ds", "documents": 3, "tokens": 6}, {"name": "b.ds", "documents": 1, "tokens": 1})
     ).write(tmp_path)
-    with pytest.raises(DataError, match=r"b\.ds is gone"):
+    with pytest.raises(DataError, match=r"b\.ds is missing"):
         Shards.open(tmp_path)
 
 
-def test_a_shard_that_vanishes_or_changes_after_it_was_opened_is_named(tmp_path):
+def test_a_shard_that_changes_after_opening_is_an_error(tmp_path):
     write_shard(tmp_path / "a.ds", DOCUMENTS)
     write_shard(tmp_path / "b.ds", DOCUMENTS)
     shards = Shards.open(tmp_path)
@@ -207,11 +207,11 @@ def test_a_shard_that_vanishes_or_changes_after_it_was_opened_is_named(tmp_path)
     with pytest.raises(DataError, match=r"b\.ds has now 2 bytes instead of 12"):
         shards.check_present()
     (tmp_path / "b.ds").unlink()
-    with pytest.raises(DataError, match=r"b\.ds is gone"):
+    with pytest.raises(DataError, match=r"b\.ds is missing"):
         shards.check_present()
 
 
-def test_documents_are_numbered_in_four_bytes_and_in_the_order_of_eight(tmp_path):
+def test_document_indices_have_four_bytes_and_the_same_order_as_eight(tmp_path):
     """What a run keeps in memory for each document; the stream of a run must not hang on it."""
     write_shard(tmp_path / "a.ds", [[i] * (1 + i % 7) for i in range(500)])
     split = Shards.open(tmp_path).split(0.1)
@@ -220,15 +220,17 @@ def test_documents_are_numbered_in_four_bytes_and_in_the_order_of_eight(tmp_path
     assert split.train.indices.tolist() == sorted(order[50:].tolist())
     wide = Documents(split.train.shards, split.train.indices.astype(np.int64))
     narrow_packer, wide_packer = (Packer(documents, 64, seed=3) for documents in (split.train, wide))
-    assert [narrow_packer.next_row() for _ in range(80)] == [wide_packer.next_row() for _ in range(80)]
+    assert [narrow_packer.next_packed_sequence() for _ in range(80)] == [
+        wide_packer.next_packed_sequence() for _ in range(80)
+    ]
 
 
-def test_lengths_that_need_eight_bytes_have_them():
+def test_large_lengths_have_eight_bytes():
     assert shards._width_for(2**31 - 1) is np.int32
     assert shards._width_for(2**31) is np.int64
 
 
-def test_a_shard_that_is_cut_off_while_it_is_mapped_is_one_sentence(tmp_path):
+def test_a_shard_that_is_truncated_while_mapped_is_an_error(tmp_path):
     """Reading behind its end would kill the process."""
     for name in ("a.ds", "a.ds.index"):
         folder = tmp_path / name
@@ -243,7 +245,7 @@ def test_a_shard_that_is_cut_off_while_it_is_mapped_is_one_sentence(tmp_path):
         _ = found.lengths
 
 
-def test_an_id_above_the_vocabulary_is_named_wherever_it_stands(tmp_path, monkeypatch):
+def test_an_id_outside_the_vocabulary_is_an_error_in_any_document(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_SAMPLE_DOCUMENTS", 2)
     write_shard(tmp_path / "a.ds", [[1], [2], [], [70, 3]])
     found = Shards.open(tmp_path)
@@ -259,7 +261,7 @@ def vocabulary_of(size):
     return Vocabulary(size, 0, 0, 0, 0, special, special.astype(np.int32))
 
 
-def test_a_fingerprint_knows_shards_that_were_changed(tmp_path, monkeypatch):
+def test_a_fingerprint_detects_changed_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_BLOCK", 64)
     monkeypatch.setattr(shards, "_BLOCKS", 5)
     documents = [[number % 60] * 7 for number in range(400)]
@@ -278,7 +280,7 @@ def test_a_fingerprint_knows_shards_that_were_changed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 320, 321, 100_000])
-def test_the_blocks_of_a_fingerprint_lie_in_the_file(size, monkeypatch):
+def test_the_blocks_of_a_fingerprint_are_inside_the_file(size, monkeypatch):
     monkeypatch.setattr(shards, "_BLOCK", 64)
     monkeypatch.setattr(shards, "_BLOCKS", 5)
     places = shards._sampled(size)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.packed import IGNORED, Sequences, unpack
 from modernbert.stream.loader import Batch
-from modernbert.stream.staging import Arriving, Inputs, Staging, padded_rows, send
+from modernbert.stream.staging import HostCopy, Inputs, Staging, numbers_to_device, padded_predictions
 
 CPU = torch.device("cpu")
 LENGTH = 16
@@ -35,26 +35,26 @@ drawn = st.tuples(st.lists(row, min_size=1, max_size=12), st.floats(0, 0.9), st.
 
 @settings(deadline=None)
 @given(drawn)
-def test_what_is_staged_is_the_batch_and_padding_that_predicts_nothing(drawn):
+def test_a_staged_batch_is_the_batch_with_padding_without_predictions(drawn):
     batch = batch_of(*drawn)
     staged = staging().stage(batch, 7)
-    inputs, real, predicted = staged.on(CPU), len(batch.input_ids), len(batch.rows)
+    inputs, real, predicted = staged.to(CPU), len(batch.input_ids), len(batch.predicted_positions)
     assert torch.equal(inputs.tokens[:real], batch.input_ids)
     assert (inputs.tokens[real:] == 95).all()
-    assert len(inputs.tokens) == batch.num_rows * LENGTH
-    assert torch.equal(inputs.rows[:predicted], batch.rows)
+    assert len(inputs.tokens) == batch.num_packed_sequences * LENGTH
+    assert torch.equal(inputs.predicted_positions[:predicted], batch.predicted_positions)
     assert torch.equal(inputs.targets[:predicted], batch.targets)
-    assert (inputs.rows[predicted:] == 0).all()
+    assert (inputs.predicted_positions[predicted:] == 0).all()
     assert (inputs.targets[predicted:] == IGNORED).all()
-    assert (inputs.predicted.shape, float(inputs.predicted)) == ((), 7)
+    assert (inputs.total_predicted.shape, float(inputs.total_predicted)) == ((), 7)
 
 
 @settings(deadline=None)
 @given(drawn)
-def test_staged_sequences_are_those_of_the_batch_then_fillers_then_empty_ones(drawn):
+def test_staged_sequences_are_those_of_the_batch_then_padding_then_empty_ones(drawn):
     batch = batch_of(*drawn)
     staged = staging().stage(batch, 1)
-    sequences = staged.on(CPU).sequences
+    sequences = staged.to(CPU).sequences
     wanted = Sequences.from_lengths(staged.lengths)
     assert staged.lengths[: batch.sequences.num_sequences] == batch.sequences.lengths
     assert sequences.lengths == wanted.lengths
@@ -78,7 +78,7 @@ def test_shapes_repeat():
     assert len(found) == 1
 
 
-def test_more_sequences_than_before_are_covered_and_stay_covered():
+def test_the_number_of_sequences_grows_and_never_shrinks():
     one = staging()
     few, many = batch_of([(LENGTH,)] * 64), batch_of([(4, 4, 4, 4)] * 64)
     sizes = [one.stage(batch, 1).shape.sequences for batch in (few, many, few)]
@@ -86,18 +86,18 @@ def test_more_sequences_than_before_are_covered_and_stay_covered():
 
 
 @pytest.mark.parametrize("tokens", [512, 16_384, 98_304])
-def test_the_padded_rows_hold_what_masking_gives_and_what_is_far_from_usual(tokens):
-    usual = padded_rows(tokens, 0.3, 0)
+def test_padded_predictions_cover_usual_and_unusual_masks(tokens):
+    usual = padded_predictions(tokens, 0.3, 0)
     drawn = np.random.default_rng(0).binomial(tokens, 0.3, 10_000)
     assert drawn.max() < usual <= tokens * 0.3 + 6 * (0.21 * tokens) ** 0.5 + 256
     assert usual % 256 == 0
-    assert padded_rows(tokens, 0.3, usual + 1) == usual + 256
+    assert padded_predictions(tokens, 0.3, usual + 1) == usual + 256
 
 
-def test_every_view_begins_where_wide_loads_may():
+def test_every_view_is_aligned_for_wide_loads():
     inputs = staging().stage(batch_of([(5, 6), (3,)]), 1).on(CPU)
     sequences = inputs.sequences
-    views = [inputs.tokens, inputs.rows, inputs.targets, inputs.predicted]
+    views = [inputs.tokens, inputs.predicted_positions, inputs.targets, inputs.total_predicted]
     views += [sequences.cu_seqlens, sequences.positions, sequences.slots]
     starts = [view.data_ptr() for view in views]
     assert all((one - other) % 128 == 0 for one, other in itertools.pairwise(starts))
@@ -110,10 +110,10 @@ def test_padding_changes_neither_loss_nor_gradients():
     model = MaskedLM(EncoderConfig(vocab_size=96, local_attention=8, **sizes)).eval()
 
     def loss(inputs: Inputs):
-        logits = model(inputs.tokens, inputs.sequences).index_select(0, inputs.rows)
+        logits = model(inputs.tokens, inputs.sequences).index_select(0, inputs.predicted_positions)
         nats = F.cross_entropy(logits, inputs.targets, ignore_index=IGNORED, reduction="sum")
         model.zero_grad()
-        (nats / inputs.predicted).backward()
+        (nats / inputs.total_predicted).backward()
         return nats.detach(), [parameter.grad for parameter in model.parameters()]
 
     batch = batch_of([(9, 7), (5, 3), (16,)])
@@ -122,5 +122,5 @@ def test_padding_changes_neither_loss_nor_gradients():
     torch.testing.assert_close(padded, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_numbers_come_back_as_they_were():
-    assert Arriving(send([3.0, 1 / 3, True], CPU)).read() == [3.0, 1 / 3, 1.0]
+def test_numbers_are_unchanged_by_the_round_trip():
+    assert HostCopy(numbers_to_device([3.0, 1 / 3, True], CPU)).read() == [3.0, 1 / 3, 1.0]

@@ -42,7 +42,7 @@ def test_choices_in_columns_in_a_list_and_with_names(tmp_path):
         ({"question": "q", "choices": ["one", "two"]}, "missing column"),
         ({"question": "q", "label": 0}, "missing column"),
         ({"question": "", "choices": ["one", "two"], "label": 0}, "empty text"),
-        ({"question": "q", "choices": ["one", "\ud83d"], "label": 0}, "half a surrogate pair"),
+        ({"question": "q", "choices": ["one", "\ud83d"], "label": 0}, "unpaired surrogate"),
         ({"question": "q", "choices": ["one", "two"], "label": "9" * 5000}, "label outside the choices"),
     ],
 )

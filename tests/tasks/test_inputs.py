@@ -69,7 +69,7 @@ def called(predictors, name, texts):
         (float("nan"), r"2 is not a number \(NaN, an empty cell of a table\) and should be a text"),
         (3, "2 is 3 and should be a text"),
         (b"fire", "2 is b'fire' and should be a text"),
-        ("fire \ud83d", "2 holds half a surrogate pair"),
+        ("fire \ud83d", "2 holds an unpaired surrogate"),
         (" ", "2 is empty"),
         (pandas.NA, "2 is <NA> and should be a text"),
     ],
@@ -151,7 +151,7 @@ def test_folders_of_other_trainers_and_of_older_versions_give_whole_words(start)
     assert (other.rule.units, older.rule.units, marks.rule.units) == ("whole words", "whole words", "tokens")
     text = 'The "Coca-Cola" of O\'Neill, U.S.A.'
     whole = {"The", '"', "Coca-Cola", "of", "O'Neill", ",", "U.S.A."}
-    assert {text[begin:end] for begin, end in other.rule.cut(text)} == whole
+    assert {text[begin:end] for begin, end in other.rule.split(text)} == whole
 
 
 def test_labels_that_are_no_tags_or_lack_the_tag_outside_are_refused(start):

@@ -180,7 +180,7 @@ def test_spans_by_their_offsets_in_every_spelling(tmp_path):
         ({"text": "one  two", "entities": [[3, 5, "A"]]}, "empty span", "holds white space alone"),
         ({"text": "zoe\u0308", "entities": [[0, 3, "A"]]}, "span inside a character", "parts a letter from its marks"),
         ({"text": "क्षि", "entities": [[2, 4, "A"]]}, "span inside a character", "parts a letter from its marks"),
-        ({"words": ["a\ud83d"], "tags": ["O"]}, "half a surrogate pair", "a word holds half"),
+        ({"words": ["a\ud83d"], "tags": ["O"]}, "unpaired surrogate", "a word holds an unpaired"),
         ({"words": ["one"], "tags": "O"}, "strange words", "tags is 'O' and should be a list of texts"),
         ({"text": "one two"}, "missing column", "no column 'entities'"),
         ({"text": "", "entities": []}, "empty text", "text is empty"),

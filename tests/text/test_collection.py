@@ -18,8 +18,8 @@ def beir(folder: Path, judged=JUDGED, documents=DOCUMENTS, queries=QUERIES, spli
     (folder / "qrels").mkdir(parents=True)
     lines = [{"_id": name, "title": title, "text": text} for name, (title, text) in documents.items()]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    asked = [{"_id": name, "text": text} for name, text in queries.items()]
-    (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
+    downloads = [{"_id": name, "text": text} for name, text in queries.items()]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in downloads))
     rows = "".join(f"{query}\t{document}\t{score}\n" for query, document, score in judged)
     (folder / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
     return folder
@@ -69,7 +69,7 @@ def parquet(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [beir, smart, trec, parquet])
-def test_every_form_gives_the_same_collection(make, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_collection(make, tmp_path: Path) -> None:
     found = read_collection(make(tmp_path / "collection"))
     assert {name: (one.title, one.text) for name, one in found.documents.items()} == DOCUMENTS
     assert dict(found.queries) == QUERIES
@@ -77,7 +77,7 @@ def test_every_form_gives_the_same_collection(make, tmp_path: Path) -> None:
     assert found.relevant("2") == ["3"]
 
 
-def test_mldr_has_its_judgements_with_the_queries(tmp_path: Path) -> None:
+def test_mldr_judgements_are_read_from_the_queries_file(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "corpus.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"docid": f"doc-{n}", "text": text}) + "\n" for n, (_, text) in DOCUMENTS.items())
     positive = [{"docid": "doc-3", "text": "Heat in slabs."}]
@@ -88,13 +88,13 @@ def test_mldr_has_its_judgements_with_the_queries(tmp_path: Path) -> None:
     assert found.relevant("q-1") == ["doc-3"]
 
 
-def test_queries_are_numbered_by_their_order_where_judgements_do_so(tmp_path: Path) -> None:
+def test_queries_are_named_by_their_order_if_the_judgements_do_so(tmp_path: Path) -> None:
     folder = smart(tmp_path / "cranfield")
     (folder / "cran.qry").write_text(".I 004\n.W\nlift of wings\n.I 008\n.W\nheat conduction\n")
     assert dict(read_collection(folder).queries) == QUERIES
 
 
-def test_a_listing_of_relevant_documents_has_no_grades(tmp_path: Path) -> None:
+def test_a_list_of_relevant_documents_gives_grade_1(tmp_path: Path) -> None:
     folder = smart(tmp_path / "cisi")
     (folder / "cranqrel").unlink()
     (folder / "CISI.REL").write_text("1\t1\t0\t0.000000\n2\t3\t0\t0.000000\n")
@@ -102,7 +102,7 @@ def test_a_listing_of_relevant_documents_has_no_grades(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"judged": [("1", "9", 1)]}, r"qrels/test.tsv:2: there is no document '9'"),
         ({"judged": [("7", "1", 1)]}, r"qrels/test.tsv:2: there is no query '7'"),
@@ -112,12 +112,12 @@ def test_a_listing_of_relevant_documents_has_no_grades(tmp_path: Path) -> None:
         ({"queries": QUERIES | {"2": ""}}, r"queries.jsonl:2: the query '2' is empty"),
     ],
 )
-def test_what_is_wrong_is_told_with_file_and_line(changes, said: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=said):
+def test_an_invalid_record_is_an_error_with_file_and_line(changes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         read_collection(beir(tmp_path / "bad", **changes))
 
 
-def test_bad_parts_are_left_out_and_counted_if_one_asks_for_it(tmp_path: Path) -> None:
+def test_invalid_records_are_counted_with_skip_bad(tmp_path: Path) -> None:
     judged = [*JUDGED, ("1", "9", 1), ("2", "4", 1)]
     folder = beir(tmp_path / "bad", judged=judged, documents=DOCUMENTS | {"4": ("", "")})
     found = read_collection(folder, skip_bad=True)
@@ -125,7 +125,7 @@ def test_bad_parts_are_left_out_and_counted_if_one_asks_for_it(tmp_path: Path) -
     assert found.relevant("2") == ["3"]
 
 
-def test_a_folder_without_a_collection_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_a_collection_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello\n")
     with pytest.raises(DataError, match="no documents and no queries and no judgements were found"):
         read_collection(tmp_path)
@@ -133,7 +133,7 @@ def test_a_folder_without_a_collection_is_one_sentence(tmp_path: Path) -> None:
         read_collection(beir(tmp_path / "beir"), "dev")
 
 
-def test_a_name_that_the_hub_does_not_have_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_hub_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def offline(*_: object, **__: object) -> str:
@@ -144,14 +144,14 @@ def test_a_name_that_the_hub_does_not_have_is_one_sentence(monkeypatch: pytest.M
         read_collection("zeta-alpha-ai/NanoNothing")
 
 
-def test_mldr_and_nanobeir_are_asked_of_the_hub_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mldr_and_nanobeir_are_downloaded_from_the_hub_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 
-    asked: list[tuple[str, list[str]]] = []
+    downloads: list[tuple[str, list[str]]] = []
 
     def download(name: str, *, repo_type: str, allow_patterns: list[str]) -> str:
         assert repo_type == "dataset"
-        asked.append((name, allow_patterns))
+        downloads.append((name, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -162,4 +162,4 @@ def test_mldr_and_nanobeir_are_asked_of_the_hub_by_name(monkeypatch: pytest.Monk
     (mldr / "corpus.jsonl").write_text('{"docid": "a", "text": "b"}\n')
     (mldr / "test.jsonl").write_text('{"query_id": "q", "query": "b?", "positive_passages": [{"docid": "a"}]}\n')
     assert read_collection("Shitao/MLDR:en").relevant("q") == ["a"]
-    assert asked[1] == ("Shitao/MLDR", ["mldr-v1.0-en/corpus.jsonl.gz", "mldr-v1.0-en/test.jsonl.gz"])
+    assert downloads[1] == ("Shitao/MLDR", ["mldr-v1.0-en/corpus.jsonl.gz", "mldr-v1.0-en/test.jsonl.gz"])

@@ -9,15 +9,15 @@ from pyarrow import parquet
 
 from modernbert.errors import DataError
 from modernbert.tasks.texts import read_texts_with_labels
-from modernbert.text.documents import Document, Skipped, find_files, first_bytes, read_documents, read_texts
+from modernbert.text.documents import Document, Skipped, find_files, read_documents, read_texts, take_bytes
 from modernbert.text.opening import UnreadableError
 
 LINES = b'{"text": "one"}\nnot json\n{"title": "no text"}\n{"text": "  "}\n{"text": "\xff"}\n\n[1]\n{"text": "two"}\n'
-REASONS = ["broken line", "no text", "empty text", "not UTF-8", "no text"]
+REASONS = ["broken line", "not a text", "empty text", "not UTF-8", "not a text"]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
-def test_what_is_broken_in_json_lines_is_named_and_the_rest_goes_on(tmp_path, ending):
+def test_invalid_json_lines_are_reported_and_reading_continues(tmp_path, ending):
     path = tmp_path / f"x.jsonl{ending}"
     compress = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
     path.write_bytes(compress(LINES))
@@ -27,10 +27,10 @@ def test_what_is_broken_in_json_lines_is_named_and_the_rest_goes_on(tmp_path, en
     assert found[1].origin == f"{path}:2"
 
 
-def test_half_a_surrogate_pair_is_skipped_as_no_tokenizer_takes_it(tmp_path):
+def test_an_unpaired_surrogate_is_skipped_as_no_tokenizer_accepts_it(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "a broken \\ud83d letter"}\n{"text": "a whole \\ud83d\\ude00 one"}\n')
     skipped, document = read_documents(tmp_path / "x.jsonl")
-    assert skipped.reason == "half a surrogate pair"
+    assert skipped.reason == "unpaired surrogate"
     assert document.text == "a whole 😀 one"
 
 
@@ -49,31 +49,31 @@ def test_half_a_surrogate_pair_is_skipped_as_no_tokenizer_takes_it(tmp_path):
         ("x.csv.gz", gzip.compress(b"label,text\nred,one\n", mtime=0), ["one"]),
     ],
 )
-def test_a_corpus_reads_what_labelled_data_may_be_written_in(tmp_path, name, raw, texts):
+def test_a_corpus_reads_the_formats_of_labelled_data(tmp_path, name, raw, texts):
     (tmp_path / name).write_bytes(raw)
     assert [one.text for one in read_documents(tmp_path / name)] == texts
     if not name.endswith(".txt"):
         assert [one.text for one in read_texts_with_labels(tmp_path / name, label=None)] == texts
 
 
-def test_what_is_broken_in_other_files_is_named_too(tmp_path):
+def test_invalid_records_of_other_formats_are_reported(tmp_path):
     def reasons(name, raw):
         (tmp_path / name).write_bytes(raw)
         return [one.reason if isinstance(one, Skipped) else one.text for one in read_documents(tmp_path / name)]
 
-    assert reasons("x.csv", b"text,label\none,a\ntwo\n\xff,b\n") == ["one", "other number of columns", "not UTF-8"]
+    assert reasons("x.csv", b"text,label\none,a\ntwo\n\xff,b\n") == ["one", "wrong number of columns", "not UTF-8"]
     assert reasons("y.csv", b'text,label\none,a\n"two,a\n') == ["one", "quotation marks"]
-    assert reasons("x.json", b'[{"text": "one"}, 3, {"text": nothing}]') == ["one", "no text", "broken file"]
+    assert reasons("x.json", b'[{"text": "one"}, 3, {"text": nothing}]') == ["one", "not a text", "broken file"]
     assert reasons("x.jsonl", b'{"text": \n{"text": "two"}\n') == ["broken line", "two"]
     assert reasons("y.json", b'{"rows":\n[]}') == ["broken file"]
 
 
-def test_an_error_of_reading_survives_the_way_from_another_process():
+def test_a_read_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(UnreadableError("damaged file", "x is damaged", "x:3")))
     assert (error.reason, str(error), error.origin) == ("damaged file", "x is damaged", "x:3")
 
 
-def test_a_table_without_the_column_of_the_text_is_refused_with_the_remedy(tmp_path):
+def test_a_table_without_the_text_column_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "x.csv").write_text("body,label\none,a\n")
     with pytest.raises(DataError, match=r"no column 'text'; it has body, label\. Name it in text_key, or .* \"text\""):
         list(read_documents(tmp_path / "x.csv"))
@@ -82,7 +82,7 @@ def test_a_table_without_the_column_of_the_text_is_refused_with_the_remedy(tmp_p
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
-def test_a_truncated_file_gives_what_it_still_holds(tmp_path, ending):
+def test_a_truncated_file_gives_its_readable_documents(tmp_path, ending):
     text = "".join(json.dumps({"text": f"document {i} {i * 7919 % 1000}"}) + "\n" for i in range(5000)).encode()
     whole = gzip.compress(text) if ending == ".gz" else zstandard.ZstdCompressor().compress(text)
     path = tmp_path / f"x.jsonl{ending}"
@@ -125,12 +125,12 @@ def test_a_path_without_a_file_is_refused(path):
         find_files([path])
 
 
-def test_no_text_at_all_is_an_error(tmp_path):
+def test_files_without_any_text_are_an_error(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"body": "text"}\n')
     with pytest.raises(DataError, match="is 'text' the name of the text column"):
         list(read_texts([str(tmp_path / "x.jsonl")]))
 
 
-def test_reading_stops_after_so_many_bytes():
-    assert list(first_bytes(iter(["ああ", "い", "う"]), 6)) == ["ああ"]
-    assert list(first_bytes(iter(["a", "b"]), None)) == ["a", "b"]
+def test_reading_stops_after_a_number_of_bytes():
+    assert list(take_bytes(iter(["ああ", "い", "う"]), 6)) == ["ああ"]
+    assert list(take_bytes(iter(["a", "b"]), None)) == ["a", "b"]

@@ -28,7 +28,7 @@ def tokenized(tokenizer, text):
     texts=st.lists(st.tuples(TEXTS, st.none() | TEXTS.filter(bool)), min_size=1, max_size=3),
     max_length=st.integers(5, 40),
 )
-def test_ids_are_those_of_transformers_with_truncation(tokenizer_folder, texts, max_length):
+def test_truncated_ids_are_those_of_transformers(tokenizer_folder, texts, max_length):
     theirs = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     firsts, seconds = [first for first, _ in texts], [second for _, second in texts]
     found = encode_texts(load_tokenizer(tokenizer_folder), firsts, seconds, max_length=max_length)
@@ -39,19 +39,19 @@ def test_ids_are_those_of_transformers_with_truncation(tokenizer_folder, texts, 
     assert found.truncated == sum(length > max_length for length in whole)
 
 
-def test_ids_are_those_that_the_published_tokenizer_gives(shared):
+def test_ids_are_those_of_the_published_tokenizer(shared):
     tokenizer = load_tokenizer(shared / "modernbert-tokenizer")
     cases = json.loads((shared / "modernbert-tokenizer" / "golden_ids.json").read_text(encoding="utf-8"))["cases"]
     found = encode_texts(tokenizer, [case["text"] for case in cases], max_length=8192)
     assert [ids.tolist() for ids in found.ids] == [case["input_ids"] for case in cases]
 
 
-def test_a_length_without_room_is_refused(byte_level):
+def test_a_max_length_too_short_for_a_text_is_refused(byte_level):
     with pytest.raises(ConfigError, match="no room"):
         encode_texts(byte_level, ["a"], ["b"], max_length=4)
 
 
-def test_special_tokens_that_are_written_in_a_text_are_text(byte_level):
+def test_special_tokens_written_in_a_text_are_text(byte_level):
     cls_id, sep_id, mask_id = (byte_level.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]"))
     text = "write [MASK] and [SEP] here"
     [ids] = encode_texts(byte_level, [text], max_length=64).ids

@@ -24,7 +24,7 @@ def tokenized(tokenizer, text):
 
 @settings(max_examples=150, deadline=None)
 @given(text=TEXTS)
-def test_offsets_rise_and_cover_everything_but_white_space(tokenizer, text):
+def test_offsets_rise_and_cover_all_but_white_space(tokenizer, text):
     found = tokenized(tokenizer, text)
     assert (np.diff(found.offsets, axis=0) >= 0).all()
     covered = np.zeros(len(text), dtype=bool)
@@ -34,14 +34,14 @@ def test_offsets_rise_and_cover_everything_but_white_space(tokenizer, text):
     assert all(character.isspace() for character, seen in zip(text, covered, strict=True) if not seen)
 
 
-@given(num_tokens=st.integers(0, 200), room=st.integers(1, 50), stride=st.integers(0, 60))
-def test_windows_cover_everything_and_share_what_was_asked_for(num_tokens, room, stride):
-    cut = windows(num_tokens, room, stride)
+@given(num_tokens=st.integers(0, 200), max_tokens=st.integers(1, 50), overlap=st.integers(0, 60))
+def test_windows_cover_all_tokens_and_share_the_overlap(num_tokens, max_tokens, overlap):
+    cut = windows(num_tokens, max_tokens, overlap)
     assert cut[0][0] == 0
     assert cut[-1][1] == num_tokens
     for one, other in pairwise(cut):
-        assert one[1] - other[0] == min(stride, room // 2)
-        assert one[1] - one[0] == room
+        assert one[1] - other[0] == min(overlap, max_tokens // 2)
+        assert one[1] - one[0] == max_tokens
     best = best_windows(cut)
     for token, number in enumerate(best.tolist()):
         contexts = [

@@ -63,12 +63,12 @@ def test_lines_are_counted_over_quoted_line_breaks_and_empty_lines(tmp_path):
     assert [(one.text, one.origin.line) for one in read_texts_with_labels(path)] == [("one\ntwo", 2), ("three", 5)]
 
 
-def test_one_object_a_line_is_read_under_the_name_json_too(tmp_path):
+def test_a_json_file_with_one_object_a_line_is_read(tmp_path):
     (tmp_path / "x.json").write_text('{"text": "one", "label": 0}\n{"text": "two", "label": 1.0}\n')
     assert [one.label for one in read_texts_with_labels(tmp_path / "x.json")] == ["0", "1"]
 
 
-def test_elements_of_a_json_array_stand_where_they_begin(tmp_path):
+def test_an_element_of_a_json_array_has_the_line_where_it_begins(tmp_path):
     (tmp_path / "x.json").write_text('[\n  {"text": "one",\n   "label": "a"},\n\n  {"text": "two", "label": "b"}]\n')
     assert [one.origin.line for one in read_texts_with_labels(tmp_path / "x.json")] == [2, 5]
 
@@ -79,7 +79,7 @@ def test_a_document_longer_than_the_csv_module_allows_is_read(tmp_path):
     assert len(example.text) == 250_000
 
 
-def test_a_file_without_a_good_example_is_an_error_even_if_bad_ones_are_skipped(tmp_path):
+def test_a_file_without_a_valid_example_is_an_error_even_with_skip_bad(tmp_path):
     (tmp_path / "x.csv").write_text("sentence,label\nx,a\n")
     with pytest.raises(DataError, match=r"no example that can be used; the first is .*x\.csv:2: there is no column"):
         list(read_texts_with_labels(tmp_path / "x.csv", skip_bad=True))
@@ -98,13 +98,13 @@ def test_a_file_without_a_good_example_is_an_error_even_if_bad_ones_are_skipped(
         ("x.json", b"[{", "cannot be read as JSON"),
         ("x.json", b'{"rows":\n[]}', "neither an array"),
         ("x.parquet", b"PAR1", "is damaged"),
-        ("x.doc", b"text", "does not tell its format"),
+        ("x.doc", b"text", "does not indicate its format"),
     ],
     ids=[
         "quotes", "repeated column", "encoding", "cut gzip", "cut json", "no rows", "cut parquet", "unknown format",
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, name, content, sentence):
+def test_an_unreadable_file_is_an_error_with_its_reason(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=sentence):
         list(read_texts_with_labels(tmp_path / name, skip_bad=True))
@@ -134,28 +134,28 @@ def test_quoted_line_breaks_and_tabs_of_a_tsv_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "raw", "sentence"),
     [
-        ("x.csv", b"text,label\rfire,red\rgrass,green\r", "lines end with a carriage return alone"),
-        ("x.tsv", b"text\tlabel\rfire\tred", "lines end with a carriage return alone"),
-        ("x.csv", b"text,label\nfire\rsea,red\n", "x\\.csv:2: a carriage return .* stands inside the line"),
-        ("x.conll", b"Anna B-PER\rsleeps O\r", "lines end with a carriage return alone"),
-        ("x.jsonl", b'{"text": "a", "label": "b"}\r{"text": "c", "label": "d"}\r', "carriage return alone"),
+        ("x.csv", b"text,label\rfire,red\rgrass,green\r", "lines end with a carriage return"),
+        ("x.tsv", b"text\tlabel\rfire\tred", "lines end with a carriage return"),
+        ("x.csv", b"text,label\nfire\rsea,red\n", "x\\.csv:2: there is a carriage return .* inside the line"),
+        ("x.conll", b"Anna B-PER\rsleeps O\r", "lines end with a carriage return"),
+        ("x.jsonl", b'{"text": "a", "label": "b"}\r{"text": "c", "label": "d"}\r', "lines end with a carriage return"),
     ],
 )
-def test_carriage_returns_alone_are_named_as_the_cause(tmp_path, name, raw, sentence):
+def test_lines_that_end_with_carriage_returns_are_an_error_with_this_reason(tmp_path, name, raw, sentence):
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(DataError, match=sentence):
         list(read_spans(tmp_path / name) if name == "x.conll" else read_texts_with_labels(tmp_path / name))
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
-def test_a_line_that_tells_what_stands_between_columns_is_followed(tmp_path, quote):
+def test_a_first_line_with_the_delimiter_sets_it(tmp_path, quote):
     (tmp_path / "x.csv").write_bytes(f"\ufeff{quote}sep=;{quote}\r\ntext;label\r\nfire, blood;red\r\n;\r\n".encode())
     assert next(iter(read_texts_with_labels(tmp_path / "x.csv"))).text == "fire, blood"
     with pytest.raises(DataError, match=r"x\.csv:4: text is empty"):
         list(read_texts_with_labels(tmp_path / "x.csv"))
 
 
-def test_names_of_classes_in_the_schema_of_a_parquet_file_are_read(tmp_path):
+def test_class_names_in_the_schema_of_a_parquet_file_are_read(tmp_path):
     features = {
         "text": {"dtype": "string", "_type": "Value"},
         "label": {"names": ["bad", "good"], "_type": "ClassLabel"},
@@ -178,13 +178,13 @@ def test_names_of_classes_in_the_schema_of_a_parquet_file_are_read(tmp_path):
         list(read_spans(path, words="tokens", tags="ner_tags"))
 
 
-def test_a_line_of_another_number_of_columns_is_told(tmp_path):
+def test_a_line_with_another_number_of_columns_is_an_error(tmp_path):
     (tmp_path / "x.tsv").write_text("text\tlabel\na\tb\tc\nd\te\n")
     with pytest.raises(DataError, match=r"x\.tsv:2: there are 3 columns where 2 are expected \(text, label\)"):
         list(read_texts_with_labels(tmp_path / "x.tsv"))
     examples = read_texts_with_labels(tmp_path / "x.tsv", skip_bad=True)
     assert [one.text for one in examples] == ["d"]
-    assert examples.skipped == {"other number of columns": 1}
+    assert examples.skipped == {"wrong number of columns": 1}
     wider = Source(path=str(tmp_path / "x.tsv"), further_columns=True)
     assert [one.label for one in read_texts_with_labels(wider)] == ["b", "e"]
 
@@ -203,14 +203,14 @@ def test_a_line_of_another_number_of_columns_is_told(tmp_path):
         ("x.csv", "a,b\nc,d\n", r"there are a, b; name .* data\.text, .* data\.train\.columns where .* no header\.$"),
     ],
 )
-def test_a_column_that_is_not_there_is_told_with_the_remedy(tmp_path, name, content, remedy):
+def test_a_missing_column_is_an_error_with_the_remedy(tmp_path, name, content, remedy):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=rf"{name}:[12]: .*{remedy}"):
         list(read_texts_with_labels(tmp_path / name))
 
 
 @pytest.mark.parametrize("literal_quotes", [False, True])
-def test_space_around_names_in_a_header_is_left_out(tmp_path, literal_quotes):
+def test_spaces_around_names_in_a_header_are_removed(tmp_path, literal_quotes):
     (tmp_path / "x.csv").write_text("text , label\na,b\n")
     source = Source(path=str(tmp_path / "x.csv"), literal_quotes=literal_quotes)
     assert [(one.text, one.label) for one in read_texts_with_labels(source)] == [("a", "b")]
@@ -223,12 +223,12 @@ def test_a_delimiter_is_one_character():
     assert Source(path="x", delimiter=", ", literal_quotes=True).delimiter == ", "
 
 
-def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+def test_records_are_read_lazily(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "one", "label": "a"}\nbroken\n')
     assert next(iter(read_texts_with_labels(tmp_path / "x.jsonl"))).text == "one"
 
 
-def test_a_hub_data_set_gives_names_of_classes(tmp_path, monkeypatch):
+def test_a_hub_data_set_gives_class_names(tmp_path, monkeypatch):
     """A folder of Parquet files loads as a data set does; its schema carries the names, as on the hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
@@ -249,7 +249,7 @@ def test_a_hub_data_set_gives_names_of_classes(tmp_path, monkeypatch):
         list(read_texts_with_labels(Source(path=str(tmp_path / "set"), format="hub", split="nowhere")))
 
 
-def test_the_task_files_are_read_without_one_bad_line(shared):
+def test_the_task_files_have_no_invalid_line(shared):
     tasks = shared / "data" / "tasks"
     if not tasks.is_dir():
         pytest.skip("the task files are not beside this checkout")
@@ -261,15 +261,15 @@ def test_the_task_files_are_read_without_one_bad_line(shared):
 
 
 @pytest.mark.parametrize("name", ["reviews.xlsx", "Reviews.XLS", "reviews.ods"])
-def test_a_spreadsheet_is_named_with_the_way_out(name, tmp_path):
-    with pytest.raises(DataError, match="is a spreadsheet, which is not read; save it as CSV"):
+def test_a_spreadsheet_is_an_error_with_the_remedy(name, tmp_path):
+    with pytest.raises(DataError, match="is a spreadsheet, which cannot be read; save it as CSV"):
         format_of(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [("x.csv", "text,label\n東京は晴れ,良い\n"), ("x.conll", "東京 B-P\n晴れ O\n")]
 )
-def test_files_of_another_encoding_are_read_where_it_is_named(name, text, tmp_path):
+def test_files_with_another_encoding_are_read(name, text, tmp_path):
     (tmp_path / name).write_bytes(text.encode("cp932"))
     (tmp_path / f"utf-8-{name}").write_bytes(text.encode())
     named = [one.values for one in read_records(Source(path=str(tmp_path / name), encoding="cp932"))]
@@ -279,7 +279,7 @@ def test_files_of_another_encoding_are_read_where_it_is_named(name, text, tmp_pa
         list(read_records(Source(path=str(tmp_path / name))))
 
 
-def test_a_byte_order_mark_may_be_named_as_part_of_the_encoding(tmp_path):
+def test_the_encoding_may_include_a_byte_order_mark(tmp_path):
     for encoding in ("utf-8", "utf-8-sig"):
         (tmp_path / "x.csv").write_text("text,label\n東京,a\n", encoding=encoding)
         for named in ("utf-8", "utf-8-sig", "UTF_8_SIG"):
@@ -288,6 +288,6 @@ def test_a_byte_order_mark_may_be_named_as_part_of_the_encoding(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-17", "utf-16", ""])
-def test_an_encoding_that_cannot_be_is_refused(encoding):
+def test_an_invalid_encoding_is_refused(encoding):
     with pytest.raises(ConfigError, match=r"encoding|line feed"):
         parse(Source, {"path": "x.csv", "encoding": encoding}, "test")

@@ -13,12 +13,12 @@ def read(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_an_iterator_of_mappings_is_written_as_it_is(tmp_path):
+def test_an_iterator_of_mappings_is_written_unchanged(tmp_path):
     path = write_rows(iter(ROWS), tmp_path, "train")
     assert read(path) == ROWS
 
 
-def test_other_rows_get_another_file_and_the_same_rows_the_same(tmp_path):
+def test_equal_rows_have_the_same_file_and_other_rows_another_one(tmp_path):
     first = write_rows(ROWS, tmp_path, "train")
     assert write_rows(list(ROWS), tmp_path, "train") == first
     assert write_rows(ROWS[:1], tmp_path, "train") != first
@@ -26,7 +26,7 @@ def test_other_rows_get_another_file_and_the_same_rows_the_same(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_numbers_of_numpy_and_missing_values_become_those_of_json(tmp_path):
+def test_numpy_numbers_and_missing_values_are_written_as_json(tmp_path):
     path = write_rows([{"a": np.float32(0.25), "b": np.arange(3), "c": float("nan"), "d": (1, 2)}], tmp_path, "train")
     assert read(path) == [{"a": 0.25, "b": [0, 1, 2], "c": None, "d": [1, 2]}]
 
@@ -36,7 +36,7 @@ def test_a_data_frame_of_pandas_is_read(tmp_path):
     assert read(write_rows(pandas.DataFrame(ROWS), tmp_path, "train")) == ROWS
 
 
-def test_classes_of_a_data_set_become_their_names(tmp_path):
+def test_class_numbers_of_a_data_set_become_names(tmp_path):
     datasets = pytest.importorskip("datasets", reason="the package datasets is an extra")
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
@@ -46,7 +46,7 @@ def test_classes_of_a_data_set_become_their_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([], "no row"),
         ("a text", "Rows are a str"),
@@ -58,7 +58,7 @@ def test_classes_of_a_data_set_become_their_names(tmp_path):
         ([{"a": float("inf")}], "Row 1: a is inf"),
     ],
 )
-def test_what_are_no_rows_is_said_and_nothing_is_left(rows, said, tmp_path):
-    with pytest.raises(DataError, match=said):
+def test_invalid_rows_are_an_error_and_leave_no_file(rows, message, tmp_path):
+    with pytest.raises(DataError, match=message):
         write_rows(rows, tmp_path / "data", "train")
     assert not list(tmp_path.rglob("*.jsonl"))

@@ -45,7 +45,7 @@ def test_the_published_tokenizer_gives_the_recorded_ids(shared):
         assert tokenizer.encode(case["text"]).ids == case["input_ids"], case["text"]
 
 
-def test_the_published_vocabulary_is_described(shared):
+def test_the_published_vocabulary_has_its_special_tokens_and_size(shared):
     vocabulary = Vocabulary.of(load_tokenizer(shared / "modernbert-tokenizer"))
     assert (vocabulary.size, vocabulary.cls_id, vocabulary.sep_id) == (50_368, 50_281, 50_282)
     assert (vocabulary.pad_id, vocabulary.mask_id) == (50_283, 50_284)
@@ -55,7 +55,7 @@ def test_the_published_vocabulary_is_described(shared):
 
 @settings(deadline=None, max_examples=60)
 @given(text=any_text)
-def test_decoding_gives_the_text_back_up_to_nfc(folders, text):
+def test_decoding_restores_the_text_up_to_nfc(folders, text):
     for kind in ("bpe", "unigram"):
         tokenizer = _load(folders / kind)
         ids = tokenizer.encode(text, add_special_tokens=False).ids
@@ -85,7 +85,7 @@ def test_hard_texts_round_trip(folder, text):
     assert tokenizer.decode(ids, skip_special_tokens=False) == unicodedata.normalize("NFC", text)
 
 
-def test_mask_swallows_the_space_before_it(folder):
+def test_mask_includes_the_space_before_it(folder):
     tokenizer = _load(folder)
     mask = tokenizer.token_to_id("[MASK]")
     ids = tokenizer.encode("ab [MASK] cd", add_special_tokens=False).ids
@@ -106,7 +106,7 @@ def test_the_vocabulary_is_a_multiple_of_64_and_full(folder):
     assert sorted(tokenizer.get_vocab().values()) == list(range(size))
 
 
-def test_what_the_corpus_cannot_fill_is_unused(tmp_path):
+def test_entries_that_the_corpus_cannot_fill_are_unused(tmp_path):
     tokenizer = train_tokenizer(["aaa"], tmp_path / "t", vocab_size=448)
     assert tokenizer.get_vocab_size() == 448
     assert tokenizer.token_to_id("[unused0]") is not None
@@ -123,7 +123,7 @@ def test_transformers_gives_the_same_ids(folder):
     assert theirs.model_max_length == 8192
 
 
-def test_byte_level_training_repeats_to_the_byte(folders, tmp_path):
+def test_byte_level_training_is_deterministic(folders, tmp_path):
     train_tokenizer(read_texts(["python:json", "python:textwrap"]), tmp_path / "again", vocab_size=1024)
     assert (tmp_path / "again" / "tokenizer.json").read_bytes() == (folders / "bpe" / "tokenizer.json").read_bytes()
 
@@ -136,7 +136,7 @@ def test_special_tokens_are_never_ordinary(folder):
     assert len(vocabulary.ordinary) + vocabulary.special.sum() == vocabulary.size
 
 
-def test_a_tokenizer_is_measured(folder):
+def test_a_tokenizer_is_evaluated(folder):
     report = evaluate_tokenizer(_load(folder), ["one two three", "日本"])
     assert report.documents == 2
     assert report.bytes == 13 + 6
@@ -146,7 +146,7 @@ def test_a_tokenizer_is_measured(folder):
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "no tokenizer.json"), ("{", "cannot be read as a tokenizer")])
-def test_a_folder_that_holds_no_tokenizer_is_one_sentence(tmp_path, content, message):
+def test_a_folder_without_a_tokenizer_is_an_error(tmp_path, content, message):
     if content:
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(DataError, match=message):
@@ -161,7 +161,7 @@ def test_a_tokenizer_without_mask_is_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_what_else_is_in_the_folder_stays(tmp_path):
+def test_other_files_in_the_folder_stay(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for text in ("text", "another text"):
         train_tokenizer([text], tmp_path, vocab_size=320)
@@ -210,7 +210,7 @@ def ids_of(vocabulary: Vocabulary) -> list[int]:
 
 @pytest.mark.parametrize("framed", [True, False])
 @pytest.mark.parametrize("beside", FILES[1:])
-def test_special_tokens_have_the_names_that_the_folder_gives_them(beside, framed, folder, tmp_path):
+def test_special_tokens_have_the_names_in_the_folder(beside, framed, folder, tmp_path):
     other = renamed(folder, tmp_path / "other", (FILES[0], beside))
     if not framed:
         without_frame(other / "tokenizer.json")
@@ -232,7 +232,7 @@ def test_special_tokens_are_found_by_the_ids_of_config_json(folder, tmp_path):
     assert ids_of(Vocabulary.of(load_tokenizer(other))) == list(ids.values())
 
 
-def test_what_a_text_is_framed_with_goes_before_what_is_called_cls(folder, tmp_path):
+def test_the_tokens_that_a_tokenizer_adds_come_before_a_token_named_cls(folder, tmp_path):
     """As in Japanese models that have a <cls> of their own and yet begin with <s>."""
     tokenizer = load_tokenizer(folder)
     tokenizer.add_special_tokens(["<cls>", "<sep>"])
@@ -243,7 +243,7 @@ def test_what_a_text_is_framed_with_goes_before_what_is_called_cls(folder, tmp_p
     assert (names.cls, names.sep, names.mask) == ("[CLS]", "[SEP]", "[MASK]")
 
 
-def test_a_token_that_the_tokenizer_has_not_is_not_taken(folder, tmp_path):
+def test_a_configured_token_that_the_tokenizer_lacks_is_ignored(folder, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     (tmp_path / "special_tokens_map.json").write_text('{"mask_token": "<gone>", "pad_token": {"content": 3}}')
     assert SpecialTokens.of(load_tokenizer(tmp_path)).mask == "[MASK]"
@@ -264,14 +264,14 @@ def test_a_repository_needs_no_special_tokens_map(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"x"', "{", "[" * 100_000])
-def test_files_beside_a_tokenizer_that_hold_something_else_are_one_sentence(text, folder, tmp_path):
+def test_invalid_files_beside_a_tokenizer_are_an_error(text, folder, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(text)
     with pytest.raises(DataError, match=r"tokenizer_config\.json (cannot be read|holds a)"):
         load_tokenizer(tmp_path)
 
 
-def test_pieces_of_sentencepiece_count_their_bytes():
+def test_sentencepiece_tokens_have_their_byte_lengths():
     from tokenizers import decoders, models, pre_tokenizers
 
     names = ["<s>", "</s>", "<pad>", "<mask>", "<unk>"]
@@ -283,6 +283,6 @@ def test_pieces_of_sentencepiece_count_their_bytes():
     assert vocabulary.byte_lengths[: len(pieces)].tolist() == [0, 0, 0, 0, 0, 1, 2, 3, 1, 1]
 
 
-def test_a_vocabulary_that_holds_no_bytes_is_refused(tmp_path):
+def test_a_vocabulary_too_small_for_all_bytes_is_refused(tmp_path):
     with pytest.raises(DataError, match="too small"):
         train_tokenizer(["text"], tmp_path / "t", vocab_size=128)

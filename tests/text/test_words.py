@@ -14,7 +14,7 @@ from modernbert.tasks.tokens.tags import Span, bio_tags, spans_of_tags
 from modernbert.tasks.tokens.windows import decode_spans, encode_spans, span_inside_word
 from modernbert.text.records import Origin
 from modernbert.text.tokenizer import load_tokenizer, train_tokenizer
-from modernbert.text.words import WordRule, inside_word, join, parts_cluster
+from modernbert.text.words import WordRule, inside_word, join, splits_cluster
 
 HERE = Origin("test", 1)
 WORDS = {
@@ -70,7 +70,7 @@ def certain(labels, classes):
 def learned(tokenizer, text, spans, rule, words=None):
     """What a model gives back that has learned its labels, and what is counted as lost."""
     tags = bio_tags(["A", "B"])
-    example = SpanExample(text, spans, rule.cut(text), HERE)
+    example = SpanExample(text, spans, rule.split(text), HERE)
     encoded = encode_spans(tokenizer, [example], tags, max_length=40, overlap=10)
     logits = [certain(window.labels, len(tags)) for window in encoded.windows]
     [decoded] = decode_spans(encoded, logits, [words])
@@ -89,7 +89,7 @@ def labelled(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(labelled(), st.sampled_from([" ", "", "_", " | "]))
-def test_labels_of_words_come_back_from_the_text_alone_or_are_counted_as_lost(tokenizer, example, joined_by):
+def test_labels_of_words_are_recovered_from_the_text_alone_or_counted_as_lost(tokenizer, example, joined_by):
     words, tags = example
     text, places = join(words, joined_by)
     gold = spans_of_tags(places, tags)
@@ -99,7 +99,7 @@ def test_labels_of_words_come_back_from_the_text_alone_or_are_counted_as_lost(to
 
 @settings(max_examples=100, deadline=None)
 @given(labelled())
-def test_nothing_is_lost_where_words_stand_apart_and_no_token_covers_two(byte_level, example):
+def test_no_span_is_lost_if_words_are_separate_and_no_token_covers_two(byte_level, example):
     words, tags = example
     text, places = join(words, " ")
     gold = spans_of_tags(places, tags)
@@ -109,7 +109,7 @@ def test_nothing_is_lost_where_words_stand_apart_and_no_token_covers_two(byte_le
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(WORDS)), st.data())
-def test_spans_by_offsets_come_back_or_are_counted_as_lost(tokenizer, script, data):
+def test_spans_by_offsets_are_recovered_or_counted_as_lost(tokenizer, script, data):
     text = " ".join(data.draw(st.lists(st.sampled_from(WORDS[script]), min_size=1, max_size=6)))
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=4)))
     gold = tuple(
@@ -123,17 +123,17 @@ def test_spans_by_offsets_come_back_or_are_counted_as_lost(tokenizer, script, da
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["tokens", "words", "characters", "whole words"]), st.data())
-def test_no_unit_parts_a_letter_from_its_marks(tokenizer, units, data):
+def test_no_unit_separates_a_letter_from_its_marks(tokenizer, units, data):
     script = data.draw(st.sampled_from(sorted(WORDS)))
     text = data.draw(st.sampled_from([" ", ""])).join(data.draw(st.lists(st.sampled_from(WORDS[script]), min_size=1)))
-    example = SpanExample(text, (), WordRule(units).cut(text), HERE)
+    example = SpanExample(text, (), WordRule(units).split(text), HERE)
     [found] = encode_spans(tokenizer, [example], bio_tags(["A"]), max_length=500, overlap=0).units
     starts = {match.start() for match in regex.finditer(r"\X", text)} | {len(text)}
     assert {place for unit in found.places for place in unit} <= starts
 
 
-def pieces(text, rule):
-    return [text[begin:end] for begin, end in rule.cut(text)]
+def units_of(text, rule):
+    return [text[begin:end] for begin, end in rule.split(text)]
 
 
 @pytest.mark.parametrize(
@@ -149,25 +149,25 @@ def pieces(text, rule):
         (" \n", []),
     ],
 )
-def test_units_of_words_are_made_of_the_text_alone(text, expected):
-    assert pieces(text, WordRule("words")) == expected
+def test_units_depend_on_the_text_alone(text, expected):
+    assert units_of(text, WordRule("words")) == expected
 
 
-def test_units_end_where_the_joint_of_the_words_stands():
-    assert pieces("Angela_Merkel_met", WordRule.of_words("_")) == ["Angela", "Merkel", "met"]
-    assert pieces("e\u0301ab", WordRule.of_words("")) == ["e\u0301", "a", "b"]
+def test_units_end_at_the_separator_of_the_words():
+    assert units_of("Angela_Merkel_met", WordRule.of_words("_")) == ["Angela", "Merkel", "met"]
+    assert units_of("e\u0301ab", WordRule.of_words("")) == ["e\u0301", "a", "b"]
 
 
-def test_whole_words_are_what_stands_between_spaces_without_the_marks_around_it():
+def test_whole_words_are_the_text_between_spaces_without_punctuation_around_it():
     text = 'He: "Coca-Cola, AT&T (the U.S.)" @piet 3M. 東京A'
-    assert pieces(text, WordRule("whole words")) == [
+    assert units_of(text, WordRule("whole words")) == [
         "He", ":", '"', "Coca-Cola", ",", "AT&T", "(", "the", "U.S.", ")", '"', "@piet", "3M", ".", "東", "京", "A",
     ]  # fmt: skip
 
 
-def test_the_first_token_speaks_for_a_whole_word(byte_level):
+def test_the_first_token_of_a_whole_word_decides_its_tag(byte_level):
     text, rule, tags = "of Coca-Cola, import", WordRule("whole words"), bio_tags(["A"])
-    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.cut(text), HERE)], tags, max_length=64, overlap=0)
+    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.split(text), HERE)], tags, max_length=64, overlap=0)
     [window], [units] = encoded.windows, encoded.units
     assert len(window.ids) - 2 > len(units.places) == 4
     logits = np.random.default_rng(0).normal(size=(len(window.ids), 3))  # of tokens that were never trained
@@ -187,10 +187,10 @@ def test_a_token_of_two_words_neither_breaks_an_entity_nor_counts_as_found():
     assert learned(tokenizer, text, (Span(0, 3, "A"),), rule) == ({Span(0, 4, "A")}, {Span(0, 3, "A")})
 
 
-def test_no_span_ends_inside_a_word_that_was_handed_over(byte_level):
+def test_no_span_ends_inside_a_word_of_a_given_list(byte_level):
     text, rule = "met AT&T now", WordRule("words")
     tags = bio_tags(["A"])
-    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.cut(text), HERE)], tags, max_length=64, overlap=0)
+    encoded = encode_spans(byte_level, [SpanExample(text, (), rule.split(text), HERE)], tags, max_length=64, overlap=0)
     [window], [units] = encoded.windows, encoded.units
     logits = np.zeros((len(window.ids), 3))
     for anchor, tag in zip(units.anchors, ["O", "B-A", "O", "O", "O"], strict=True):
@@ -204,16 +204,16 @@ def test_no_span_ends_inside_a_word_that_was_handed_over(byte_level):
     assert text[span.begin : span.end] == "AT&T"
 
 
-def test_places_inside_characters_and_words():
+def test_positions_inside_characters_and_words():
     text = "ab e\u0301c 東京 서울 1x"
-    assert [place for place in range(len(text) + 1) if parts_cluster(text, place)] == [4]
+    assert [place for place in range(len(text) + 1) if splits_cluster(text, place)] == [4]
     assert [place for place in range(len(text) + 1) if inside_word(text, place)] == [1, 4, 5]
     text = "FCvs NY1 India 12a"
     ends = [place for place in range(len(text) + 1) if inside_word(text, place)]
     assert [text[place - 1 : place + 1] for place in ends] == ["FC", "vs", "NY", "In", "nd", "di", "ia", "12"]
 
 
-def test_a_span_that_cuts_a_word_is_seen_where_no_token_ends_there(byte_level):
+def test_a_span_that_cuts_a_word_is_detected_if_no_token_ends_there(byte_level):
     text = "import json"
     example = SpanExample(text, (Span(0, 4, "A"), Span(7, 11, "A")), None, HERE)
     assert span_inside_word(byte_level, example) == (Span(0, 4, "A"), Span(0, 6, "A"))

@@ -239,7 +239,7 @@ def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
     loader, model, optimizer = plain.data.loader("only"), plain.model, plain.optimizer
     wanted, tokens = [], 0
     while tokens < phase.tokens:
-        rows = loader.next_rows(phase.batch_tokens.at(len(wanted)) // 128)
+        rows = loader.next_packed_sequences(phase.batch_tokens.at(len(wanted)) // 128)
         batches = [loader.batch(rows[first : first + 4]) for first in range(0, len(rows), 4)]
         tokens += sum(len(batch.input_ids) for batch in batches)
         predicted = torch.tensor(float(sum((batch.labels != -100).sum() for batch in batches)))
@@ -295,14 +295,14 @@ def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
 
 
 def test_an_error_of_the_loader_comes_out_as_it_is_when_its_update_is_due(recipe_for, tmp_path, monkeypatch):
-    original = Loader.next_rows
+    original = Loader.next_packed_sequences
 
-    def next_rows(self, count):
+    def next_packed_sequences(self, count):
         if self.state()["rows"] >= 6 * 4:
             raise DataError("the disk with the shards is gone")
         return original(self, count)
 
-    monkeypatch.setattr(Loader, "next_rows", next_rows)
+    monkeypatch.setattr(Loader, "next_packed_sequences", next_packed_sequences)
     with pytest.raises(DataError, match="the disk with the shards is gone"):
         pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000)}))
     assert len(losses(tmp_path / "run")) == 6
@@ -475,7 +475,7 @@ def test_a_shard_that_vanishes_in_the_run_is_one_sentence_and_the_last_checkpoin
         return original(self, *arguments)
 
     monkeypatch.setattr(module.Pretraining, "_update", update)
-    with pytest.raises(DataError, match=r"library\.ds is gone; put it back and give the same command again"):
+    with pytest.raises(DataError, match=r"library\.ds is missing; put it back and give the same command again"):
         pretrain(recipe)
     monkeypatch.undo()
     (tmp_path / "elsewhere").rename(shards / "library.ds")

@@ -46,23 +46,23 @@ def alone():
 
 def shown(update):
     ids = [(batch.input_ids.tolist(), batch.labels.tolist()) for batch in update.batches]
-    return ids, update.rows, update.predicted, update.tokens, update.slots, update.loader_state
+    return ids, update.packed_sequences, update.predicted, update.tokens, update.capacity, update.loader_state
 
 
 def test_updates_made_ahead_are_those_of_a_plain_loop_and_end_with_the_phase(loader):
     stream, wanted, tokens = loader(), [], 0
     while tokens < 6_000:
-        rows = stream.next_rows(phase().batch_tokens.at(len(wanted)) // 64)
-        batches = [stream.batch(rows[first : first + 3]) for first in range(0, len(rows), 3)]
+        packed = stream.next_packed_sequences(phase().batch_tokens.at(len(wanted)) // 64)
+        batches = [stream.batch(packed[first : first + 3]) for first in range(0, len(packed), 3)]
         ids = [(batch.input_ids.tolist(), batch.labels.tolist()) for batch in batches]
         predicted = sum(int((batch.labels != -100).sum()) for batch in batches)
         read = sum(len(batch.input_ids) for batch in batches)
-        wanted.append((ids, rows, predicted, read, 64 * len(rows), stream.state()))
+        wanted.append((ids, packed, predicted, read, 64 * len(packed), stream.state()))
         tokens += read
     with Prefetch(planned_updates(loader(), phase(), alone(), 200), ahead=3) as updates:
         found = [shown(update) for update in updates]
     assert found == wanted
-    assert len({slots for *_, slots, _ in wanted}) == 4  # the warm-up was on the way
+    assert len({capacity for *_, capacity, _ in wanted}) == 4  # the batch size grows
 
 
 @pytest.mark.parametrize("taken", [1, 4, 9])
@@ -90,12 +90,15 @@ def test_processes_read_the_same_rows_and_make_as_many_passes(loader, size):
     ]
     for one, *shares in zip(whole, *parts, strict=True):
         assert {share.tokens for share in shares} == {one.tokens}
-        assert all(share.rows == one.rows and share.loader_state == one.loader_state for share in shares)
+        assert all(
+            share.packed_sequences == one.packed_sequences and share.loader_state == one.loader_state
+            for share in shares
+        )
         assert sum(share.predicted for share in shares) == one.predicted
         assert {len(share.batches) for share in shares} == {-(-5 // size)}
-        predicted = [batch for share in shares for batch in share.batches if len(batch.rows)]
+        predicted = [batch for share in shares for batch in share.batches if len(batch.predicted_positions)]
         assert torch.equal(torch.cat([b.input_ids for b in predicted]), torch.cat([b.input_ids for b in one.batches]))
-        assert sum(len(batch.rows) for batch in predicted) == one.predicted
+        assert sum(len(batch.predicted_positions) for batch in predicted) == one.predicted
 
 
 def test_the_tokens_of_an_update_are_those_of_its_batches(loader):
@@ -107,13 +110,13 @@ def test_the_tokens_of_an_update_are_those_of_its_batches(loader):
 def test_a_batch_too_small_for_the_processes_is_refused_in_every_one(loader):
     for rank in range(3):
         updates = planned_updates(loader(), phase(), Processes(rank, 3, torch.device("cpu")), 200)
-        with pytest.raises(ConfigError, match="A batch of 2 rows has none for some of the 3 processes"):
+        with pytest.raises(ConfigError, match="A batch of 2 packed sequences is too small for 3 processes"):
             next(updates)
 
 
 def test_rows_and_targets_are_where_the_labels_are(loader):
     batch = loader().next_batch(9)
-    assert torch.equal(batch.rows, (batch.labels != -100).nonzero().squeeze(1))
+    assert torch.equal(batch.predicted_positions, (batch.labels != -100).nonzero().squeeze(1))
     assert torch.equal(batch.targets, batch.labels[batch.labels != -100])
-    assert (batch.rows.dtype, batch.targets.dtype) == (torch.int64, torch.int64)
-    assert len(batch.without_labels().rows) == 0
+    assert (batch.predicted_positions.dtype, batch.targets.dtype) == (torch.int64, torch.int64)
+    assert len(batch.without_labels().predicted_positions) == 0

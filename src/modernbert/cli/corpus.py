@@ -39,12 +39,12 @@ def tokenizer_train(
     limit_bytes: Annotated[int | None, typer.Option(help="Maximum number of bytes of text to read.")] = None,
 ) -> None:
     """Train a tokenizer with ModernBERT's special tokens."""
-    from modernbert.text.documents import first_bytes, read_texts
+    from modernbert.text.documents import read_texts, take_bytes
     from modernbert.text.tokenizer import train_tokenizer
 
     if kind not in ("bpe", "unigram"):
         raise ConfigError(f"There is no tokenizer kind {kind!r}; choose bpe or unigram.")
-    texts = first_bytes(read_texts(corpus, text_key), limit_bytes)
+    texts = take_bytes(read_texts(corpus, text_key), limit_bytes)
     tokenizer = train_tokenizer(texts, output, vocab_size=vocab_size, kind=kind)  # type: ignore[arg-type]
     typer.echo(f"{output}: {tokenizer.get_vocab_size(with_added_tokens=True):,} entries")
 
@@ -65,10 +65,10 @@ def tokenizer_evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure how well a tokenizer fits some texts."""
-    from modernbert.text.documents import first_bytes, read_texts
+    from modernbert.text.documents import read_texts, take_bytes
     from modernbert.text.tokenizer import evaluate_tokenizer, load_tokenizer
 
-    texts = first_bytes(read_texts(corpus, text_key), limit_bytes)
+    texts = take_bytes(read_texts(corpus, text_key), limit_bytes)
     report = asdict(evaluate_tokenizer(load_tokenizer(tokenizer), texts))
     print_record(report, as_json)
 

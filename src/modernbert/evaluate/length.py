@@ -83,7 +83,9 @@ def quality_by_length(
         raise ConfigError(f"The lengths must be from 8 to {reads} tokens, which is what {model} reads.")
     masked = [
         mask_tokens(ids, vocabulary, ratio=mask_ratio, seed=seed, step=number)
-        for number, ids in enumerate(_stretches(tokenizer, sources, text_key, Frame.room(chosen[-1]), stretches))
+        for number, ids in enumerate(
+            _stretches(tokenizer, sources, text_key, Frame.content_length(chosen[-1]), stretches)
+        )
     ]
     results = []
     with Progress(total=len(chosen) * len(masked), unit=" stretches", desc="lengths") as progress:
@@ -102,7 +104,7 @@ def quality_by_length(
             results.append(
                 AtLength(
                     length,
-                    sum(batch.num_rows for batch in batches),
+                    sum(batch.num_packed_sequences for batch in batches),
                     int(totals.predictions),
                     found["loss"],
                     found["accuracy"],
@@ -135,7 +137,7 @@ def _stretches(tokenizer: Tokenizer, sources: Sequence[str], text_key: str, size
 def _batches(masked: Sequence[tuple[Row, Row]], length: int, vocabulary: Vocabulary) -> Iterator[Batch]:
     """The stretches cut into rows of `length` tokens with [CLS] and [SEP], as many together as fit."""
     frame = Frame(vocabulary.cls_id, vocabulary.sep_id)
-    room = frame.room(length)
+    room = frame.content_length(length)
     rows = [
         (
             frame.ids(inputs[begin : begin + room]).astype(np.int64),

@@ -167,7 +167,7 @@ def source_names(sources: Sequence[str]) -> list[str]:
 
 def _rows(tokenizer: Tokenizer, texts: Iterator[str], max_length: int) -> Iterator[Row]:
     frame = Frame.of(tokenizer)
-    room = frame.room(max_length)
+    room = frame.content_length(max_length)
     tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids

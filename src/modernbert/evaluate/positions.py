@@ -116,7 +116,7 @@ def _phase_ends(run: Path, recipe: PretrainRecipe) -> Mapping[str, Path]:
 def _long_rows(recipe: PretrainRecipe, vocabulary: Vocabulary, length: int, rows: int) -> list[np.ndarray]:
     """Full rows of held-out documents, as many from every source as there are, in turn."""
     frame = Frame(vocabulary.cls_id, vocabulary.sep_id)
-    room = frame.room(length)
+    room = frame.content_length(length)
     by_source = []
     for data in recipe.data.values():
         held_out = Shards.open(data.path).split(recipe.validation.fraction).validation

@@ -14,7 +14,7 @@ from torch import nn
 from modernbert.kernels.cross_entropy import BLOCK_ELEMENTS, chunk_rows
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.runtime import Precision, cpu_name, product_rates
-from modernbert.stream.lengths import Rows
+from modernbert.stream.lengths import PackingStatistics
 from modernbert.text.framing import FRAME_TOKENS
 
 _FP32 = 4
@@ -143,7 +143,7 @@ class Flops:
         return (self.layers + self.attention) / 3
 
 
-def count_flops(config: EncoderConfig, rows: Rows, mask_ratio: float) -> Flops:
+def count_flops(config: EncoderConfig, rows: PackingStatistics, mask_ratio: float) -> Flops:
     """Matrix products only, three times the forward pass: the backward pass has two products for each of its own.
 
     Attention counts the keys that a token sees in its own document, so it depends on `rows`.

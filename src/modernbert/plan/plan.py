@@ -25,9 +25,9 @@ from modernbert.plan.costs import (
 from modernbert.plan.inputs import Lengths, document_lengths, model_shape
 from modernbert.runtime import Precision, select_precision
 from modernbert.stream.lengths import (
-    Rows,
-    mixed_rows,
-    packed_rows,
+    PackingStatistics,
+    mixture_statistics,
+    packing_statistics,
 )
 from modernbert.stream.mixture import cap_repeats
 from modernbert.text.framing import FRAME_TOKENS
@@ -195,12 +195,12 @@ def plan(
     config = model_shape(recipe, vocab_size)
     lengths = document_lengths(recipe, shards, histogram)
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
-    packed: dict[tuple[int, int], Rows] = {}  # sources that share their lengths are packed once
+    packed: dict[tuple[int, int], PackingStatistics] = {}  # sources that share their lengths are packed once
 
-    def rows_of(source: str, max_length: int) -> Rows:
+    def rows_of(source: str, max_length: int) -> PackingStatistics:
         key = (id(lengths.sources[source]), max_length)
         if key not in packed:
-            packed[key] = packed_rows(lengths.sources[source], max_length, windows)
+            packed[key] = packing_statistics(lengths.sources[source], max_length, windows)
         return packed[key]
 
     phases = []
@@ -210,7 +210,7 @@ def plan(
             totals = {source: int(lengths.sources[source].sum()) for source in weights}
             weights = cap_repeats(weights, totals, phase.tokens, phase.max_repeats)
         packed_sources = {source: rows_of(source, phase.max_length) for source in weights}
-        rows = mixed_rows(packed_sources, weights)
+        rows = mixture_statistics(packed_sources, weights)
         planned = _plan_phase(name, phase, recipe, config, rows, cluster)
         phases.append(replace(planned, epochs=_epochs(phase.tokens, weights, packed_sources, lengths)))
     parameters, precision = count_parameters(config), cluster.precision(recipe.run)
@@ -228,7 +228,7 @@ def plan(
 
 
 def _epochs(
-    tokens: int, weights: Mapping[str, float], packed: Mapping[str, Rows], lengths: Lengths
+    tokens: int, weights: Mapping[str, float], packed: Mapping[str, PackingStatistics], lengths: Lengths
 ) -> dict[str, float]:
     """The epochs of each source in a phase. [CLS] and [SEP] count as tokens of the phase, but not of the source."""
     found = {}
@@ -246,7 +246,7 @@ def _first_batch(phase: Phase) -> int:
 
 
 def simulate_updates(
-    batch: BatchSize, max_length: int, tokens: int, tokens_per_row: Fraction | int
+    batch: BatchSize, max_length: int, tokens: int, tokens_per_sequence: Fraction | int
 ) -> tuple[Stage, ...]:
     """The updates of a phase by batch size, as if stepping through `BatchSize.at` until `tokens` are read.
 
@@ -258,25 +258,25 @@ def simulate_updates(
         if left <= 0:
             break
         rows = max(1, size // max_length)
-        wanted = math.ceil(left / (rows * tokens_per_row))
+        wanted = math.ceil(left / (rows * tokens_per_sequence))
         updates = wanted if number == len(sizes) else min(each, wanted)
         stages.append(Stage(size, rows, updates))
-        left -= updates * rows * tokens_per_row
+        left -= updates * rows * tokens_per_sequence
     return tuple(stages)
 
 
 def _plan_phase(
-    name: str, phase: Phase, recipe: PretrainRecipe, config: EncoderConfig, rows: Rows, cluster: Cluster
+    name: str, phase: Phase, recipe: PretrainRecipe, config: EncoderConfig, rows: PackingStatistics, cluster: Cluster
 ) -> PhasePlan:
     run, batch, length = recipe.run, phase.batch_tokens, phase.max_length
-    stages = simulate_updates(batch, length, phase.tokens, rows.tokens_per_row)
+    stages = simulate_updates(batch, length, phase.tokens, rows.tokens_per_sequence)
     count = cluster.num_devices
     if stages[0].rows < count:
         raise ConfigError(
             f"A batch of {stages[0].rows} packed sequences in phases.{name} is too small for {count} devices; "
             "raise batch_tokens (and its start), or give fewer --gpus."
         )
-    warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_row)
+    warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_sequence)
     flops = count_flops(config, rows, phase.mask_ratio)
     work = flops.total + (flops.recomputed if run.activation_checkpointing else 0.0)
     precision = cluster.precision(run)

@@ -97,7 +97,7 @@ class EntitiesEngine:
         for number, text in enumerate(texts, 1):
             check_words(text, f"Text {number}")
         examples = [
-            SpanExample(text, (), self.predictor.rule.cut(text), Origin("text", number))
+            SpanExample(text, (), self.predictor.rule.split(text), Origin("text", number))
             for number, text in enumerate(texts, 1)
         ]
         spans = encode_spans(

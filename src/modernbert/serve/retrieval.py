@@ -25,7 +25,7 @@ from modernbert.serve.texts import Side, Text, encode
 from modernbert.tasks.retrieval import RetrievalPredictor
 from modernbert.tasks.retrieval_texts import own_mask
 from modernbert.text.framing import FRAME_TOKENS
-from modernbert.text.tokenizer import with_markers_in_text
+from modernbert.text.tokenizer import with_prompt_special_tokens
 
 _SPARSE_AT_ONCE = 256  # texts whose weights of the whole vocabulary are in memory together
 
@@ -60,7 +60,7 @@ class _Texts:
         self.settings = predictor.model.settings
         self.device = next(predictor.model.parameters()).device
         self._tokenizer: Callable[[str], Tokenizer] = cache(
-            lambda prompt: with_markers_in_text(predictor.tokenizer, prompt, lower_case=self.settings.lower_case)
+            lambda prompt: with_prompt_special_tokens(predictor.tokenizer, prompt, lower_case=self.settings.lower_case)
         )
 
     def prompt(self, name: str | None) -> str:

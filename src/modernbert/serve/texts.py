@@ -50,7 +50,7 @@ def encode(
             encoded.append(np.array(_kept(ids, max_length, side), dtype=np.int32))
             continue
         parts = [next(found).ids for _ in _parts(text)]
-        room = frame.room(max_length, len(parts))
+        room = frame.content_length(max_length, len(parts))
         _check_length(sum(map(len, parts)) + max_length - room, max_length, truncate)
         rooms = (room,) if len(parts) == 1 else longest_first(len(parts[0]), len(parts[1]), room)
         encoded.append(frame.ids(*(_kept(part, kept, side) for part, kept in zip(parts, rooms, strict=True))))
@@ -62,14 +62,14 @@ def check_text(text: str) -> None:
 
     Raises:
         EmptyInputError: it has no character.
-        TokenizerError: it holds half a surrogate pair.
+        TokenizerError: it holds an unpaired surrogate.
     """
     if not text:
         raise EmptyInputError("`inputs` cannot be empty")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise TokenizerError("the text holds half a surrogate pair, which is not Unicode") from None
+        raise TokenizerError("the text holds an unpaired surrogate, which is not Unicode") from None
 
 
 def check_words(text: str, name: str) -> None:
@@ -77,7 +77,7 @@ def check_words(text: str, name: str) -> None:
 
     Raises:
         EmptyInputError: it is such a text.
-        TokenizerError: it holds half a surrogate pair.
+        TokenizerError: it holds an unpaired surrogate.
     """
     check_text(text)
     try:

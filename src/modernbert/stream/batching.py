@@ -1,4 +1,4 @@
-"""Texts in batches, by number or by tokens, and the order of an epoch."""
+"""Batches by number of examples or by tokens, and the order of an epoch."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,35 +16,35 @@ def shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 def batches_of(order: Iterable[int], examples: int) -> Batches:
     """Batches of this number of examples; the last one may be smaller."""
-    whole = [int(index) for index in order]
-    return [whole[first : first + examples] for first in range(0, len(whole), examples)]
+    indices = [int(index) for index in order]
+    return [indices[first : first + examples] for first in range(0, len(indices), examples)]
 
 
 def batches_within(order: Iterable[int], lengths: Sequence[int], tokens: int) -> Batches:
-    """Neighbours together, as many as have `tokens` tokens in all; a longer one is alone."""
+    """Batches of consecutive items with at most `tokens` tokens; a longer item is a batch of its own."""
     batches: Batches = []
-    room = 0
+    remaining = 0
     for index in (int(index) for index in order):
-        if not batches or lengths[index] > room:
+        if not batches or lengths[index] > remaining:
             batches.append([])
-            room = tokens
+            remaining = tokens
         batches[-1].append(index)
-        room -= lengths[index]
+        remaining -= lengths[index]
     return batches
 
 
 def balanced_share(lengths: Sequence[int], parts: int, part: int) -> list[int]:
-    """The numbers of one part's items, in their order, where all parts are to have about equally many tokens.
+    """The indices of one part's items, in order, if items are split into parts with about equally many tokens.
 
-    The longest items are given out first, each to the part that has the fewest tokens.
+    The longest items are assigned first, each to the part with the fewest tokens.
     """
     if parts == 1:
         return list(range(len(lengths)))
     tokens = [0] * parts
-    own = []
+    share = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         least = tokens.index(min(tokens))
         tokens[least] += lengths[index]
         if least == part:
-            own.append(index)
-    return sorted(own)
+            share.append(index)
+    return sorted(share)

@@ -1,4 +1,4 @@
-"""Masked, packed batches for a training loop of one's own: a `collate_fn` for PyTorch's DataLoader."""
+"""Masked, packed batches for a custom training loop: a `collate_fn` for PyTorch's DataLoader."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,20 +23,20 @@ Example = str | Mapping[str, Any] | Sequence[int] | npt.NDArray[Any] | torch.Ten
 def collate_mlm(
     tokenizer: Tokenizer | str | Path, *, max_length: int = 1024, mask_ratio: float = 0.3, seed: int = 0
 ) -> "CollateMLM":
-    """A `collate_fn` that makes one packed, masked batch of the examples that a DataLoader gives it.
+    """A `collate_fn` that packs and masks the examples of a batch.
 
     An example is a text, token ids without special tokens, or a mapping with `text` or `input_ids`. Each becomes one
-    sequence with [CLS] and [SEP], or several where it is longer than `max_length` tokens: nothing is cut off, nothing
-    is padded. What the batch holds goes into the model as it is:
+    sequence with [CLS] and [SEP], or several if it is longer than `max_length` tokens. Nothing is truncated or padded.
+    Use the batch with a model:
 
         loss = model.loss(batch.input_ids, batch.sequences, batch.labels)
 
-    Masks differ from batch to batch and, with workers, from epoch to epoch; they follow from `seed` and, in a worker,
-    from PyTorch's own seed (`torch.manual_seed`).
+    Masks differ from batch to batch and, with workers, from epoch to epoch. They depend on `seed` and, in a worker, on
+    PyTorch's own seed (`torch.manual_seed`).
 
     Raises:
-        ConfigError: `max_length` leaves no room for a token, or `mask_ratio` is not above 0 and at most 1.
-        DataError: the tokenizer cannot be read; later, from the function: an example is of none of these kinds, an id
+        ConfigError: `max_length` is too short for a token, or `mask_ratio` is not above 0 and at most 1.
+        DataError: the tokenizer cannot be read. The returned function raises it if an example has another type, an id
             is not in the vocabulary, or a batch has no token.
     """
     if max_length <= FRAME_TOKENS:
@@ -48,7 +48,7 @@ def collate_mlm(
 
 
 class CollateMLM:
-    """What `collate_mlm` gives. Its `vocabulary.size` is the number of ids that a model has to embed."""
+    """The function that `collate_mlm` returns. `vocabulary.size` is the number of embeddings that a model needs."""
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, mask_ratio: float, seed: int) -> None:
         self.tokenizer = tokenizer
@@ -61,10 +61,10 @@ class CollateMLM:
     def __call__(self, examples: Sequence[Example]) -> Batch:
         framed: list[npt.NDArray[np.int64]] = []
         frame = Frame(self.vocabulary.cls_id, self.vocabulary.sep_id)
-        room = frame.room(self.max_length)
+        content_length = frame.content_length(self.max_length)
         for ids in self._ids(examples):
-            for begin in range(0, len(ids), room):
-                framed.append(frame.ids(ids[begin : begin + room]).astype(np.int64))
+            for begin in range(0, len(ids), content_length):
+                framed.append(frame.ids(ids[begin : begin + content_length]).astype(np.int64))
         if not framed:
             raise DataError("A batch has no token: every example in it is empty.")
         worker = get_worker_info()
@@ -77,17 +77,18 @@ class CollateMLM:
             input_ids=torch.from_numpy(inputs),
             labels=torch.from_numpy(labels),
             sequences=Sequences.from_lengths(map(len, framed)),
-            num_rows=len(examples),
+            num_packed_sequences=len(examples),
         )
 
     def _ids(self, examples: Sequence[Example]) -> list[npt.NDArray[np.int64]]:
         """Token ids of each example, without special tokens."""
-        given = [self._content(example) for example in examples]
-        texts = [one for one in given if isinstance(one, str)]
-        self.tokenizer.encode_special_tokens = True  # [MASK] that is written in a text is text
+        contents = [self._content(example) for example in examples]
+        texts = [one for one in contents if isinstance(one, str)]
+        self.tokenizer.encode_special_tokens = True  # [MASK] written in a text is text
         encoded = iter(self.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         return [
-            np.array(next(encoded).ids, dtype=np.int64) if isinstance(one, str) else self._checked(one) for one in given
+            np.array(next(encoded).ids, dtype=np.int64) if isinstance(one, str) else self._check_ids(one)
+            for one in contents
         ]
 
     @staticmethod
@@ -99,13 +100,13 @@ class CollateMLM:
             raise DataError(f"An example has neither text nor input_ids; it has {', '.join(map(str, example))}.")
         return example
 
-    def _checked(self, ids: Sequence[int] | npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
-        found = np.asarray(ids)
-        if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+    def _check_ids(self, ids: Sequence[int] | npt.NDArray[Any] | torch.Tensor) -> npt.NDArray[np.int64]:
+        checked = np.asarray(ids)
+        if checked.ndim != 1 or (checked.size and not np.issubdtype(checked.dtype, np.integer)):
             raise DataError(f"An example is neither a text nor a list of token ids: {str(ids)[:60]!r}.")
-        if found.size and not (found.min() >= 0 and found.max() < self.vocabulary.size):
+        if checked.size and not (checked.min() >= 0 and checked.max() < self.vocabulary.size):
             raise DataError(
-                f"An example has the id {found.min() if found.min() < 0 else found.max()}, "
+                f"An example has the id {checked.min() if checked.min() < 0 else checked.max()}, "
                 f"and the vocabulary has {self.vocabulary.size}; use the tokenizer that made the ids."
             )
-        return found.astype(np.int64)
+        return checked.astype(np.int64)

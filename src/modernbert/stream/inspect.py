@@ -37,20 +37,20 @@ class Inspection:
 
 
 def inspect(folder: str | Path, max_length: int, seed: int = 0) -> Inspection:
-    """Pack one epoch of a shard folder and count.
+    """Pack one epoch of a shard folder and compute its statistics.
 
     Raises:
         DataError: the folder has no valid shards.
     """
     shards = Shards.open(folder)
     packer = Packer(Documents.all_of(shards), max_length, seed)
-    rows = chunks = filled = 0
+    packed = chunks = filled = 0
     while True:
-        row = packer.next_row()
+        sequence = packer.next_packed_sequence()
         if packer.position.epoch:
             break
-        rows, chunks = rows + 1, chunks + len(row)
-        filled += sum(chunk.length + FRAME_TOKENS for chunk in row)
+        packed, chunks = packed + 1, chunks + len(sequence)
+        filled += sum(chunk.length + FRAME_TOKENS for chunk in sequence)
     edges = [0, *(2**power for power in range(4, 64) if 2 ** (power - 1) <= shards.lengths.max())]
     counts = np.histogram(shards.lengths, bins=edges)[0]
     return Inspection(
@@ -58,10 +58,10 @@ def inspect(folder: str | Path, max_length: int, seed: int = 0) -> Inspection:
         max_length=max_length,
         documents=shards.num_documents,
         tokens=shards.num_tokens,
-        packed_sequences=rows,
+        packed_sequences=packed,
         chunks=chunks,
-        chunks_per_sequence=chunks / rows,
-        packing_efficiency=filled / (rows * max_length),
+        chunks_per_sequence=chunks / packed,
+        packing_efficiency=filled / (packed * max_length),
         median_length=int(np.median(shards.lengths)),
         longest=int(shards.lengths.max()),
         histogram=tuple(map(Bin, edges[:-1], edges[1:], counts.tolist())),

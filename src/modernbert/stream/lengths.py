@@ -18,7 +18,7 @@ from modernbert.text.framing import FRAME_TOKENS
 
 Ints = npt.NDArray[np.int64]
 
-SAMPLE_DOCUMENTS = 4 * 16_384  # and about as many chunks: whole buffers of the packer
+SAMPLE_DOCUMENTS = 4 * 16_384  # a multiple of the packer's buffer
 ASSUMPTION = "assumed: log-normal, median 500 tokens, sigma 1.2"
 
 
@@ -63,55 +63,59 @@ def histogram_lengths(path: Path) -> Ints:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackingStatistics:
     """Averages over the packed sequences of a source or a mixture."""
 
     max_length: int
-    tokens_per_row: Fraction  # with [CLS] and [SEP], without padding
+    tokens_per_sequence: Fraction  # including [CLS] and [SEP], without padding
     chunks_per_token: float
     keys: Mapping[int | None, float]  # mean number of keys that a token attends to, by window; None is global
 
     @property
     def packing_efficiency(self) -> float:
-        return float(self.tokens_per_row / self.max_length)
+        return float(self.tokens_per_sequence / self.max_length)
 
 
-def packed_rows(lengths: Ints, max_length: int, windows: Collection[int | None]) -> Rows:
-    """Pack documents of these lengths (a sample, if there are many) as training does, and compute the averages.
+def packing_statistics(lengths: Ints, max_length: int, windows: Collection[int | None]) -> PackingStatistics:
+    """Pack documents of these lengths (a sample of them, if there are many) as training does, and compute averages.
 
     Raises:
-        ConfigError: `max_length` leaves no room beside [CLS] and [SEP].
+        ConfigError: `max_length` is too short for [CLS], [SEP] and a token.
         DataError: the documents hold no token.
     """
     if len(lengths) > SAMPLE_DOCUMENTS:
         lengths = np.random.Generator(np.random.PCG64DXSM(0)).choice(lengths, SAMPLE_DOCUMENTS)
     ends = np.cumsum(lengths).astype(np.uint64)
-    shard = Shard(Path("sample"), np.zeros(0, dtype=np.uint16), ends)  # the packer looks at lengths only
+    shard = Shard(Path("sample"), np.zeros(0, dtype=np.uint16), ends)  # the packer reads lengths only
     packer = Packer(Documents.all_of(Shards(Path("sample"), [shard], None)), max_length, seed=0)
     sizes: list[int] = []
-    rows = buffer = 0
+    packed = buffer = 0
     while True:
-        row = packer.next_row()
-        at = packer.position
-        if at.epoch or (at.buffer > buffer and len(sizes) >= SAMPLE_DOCUMENTS):  # enough, and no buffer cut short
+        sequence = packer.next_packed_sequence()
+        position = packer.position
+        enough = position.buffer > buffer and len(sizes) >= SAMPLE_DOCUMENTS  # after a complete buffer
+        if position.epoch or enough:
             break
-        buffer = at.buffer
-        rows += 1
-        sizes += [chunk.length + FRAME_TOKENS for chunk in row]
+        buffer = position.buffer
+        packed += 1
+        sizes += [chunk.length + FRAME_TOKENS for chunk in sequence]
     size = np.array(sizes)
     tokens = int(size.sum())
     keys = {window: float(visible_keys(size, window).sum() / tokens) for window in windows}
-    return Rows(max_length, Fraction(tokens, rows), len(size) / tokens, keys)
+    return PackingStatistics(max_length, Fraction(tokens, packed), len(size) / tokens, keys)
 
 
-def mixed_rows(sources: Mapping[str, Rows], weights: Mapping[str, float]) -> Rows:
-    """The rows of a mixture whose sources have these shares of the tokens."""
+def mixture_statistics(sources: Mapping[str, PackingStatistics], weights: Mapping[str, float]) -> PackingStatistics:
+    """The statistics of a mixture whose sources have these shares of the tokens."""
     total = sum(map(Fraction, weights.values()))
     shares = {name: Fraction(weight) / total for name, weight in weights.items()}
     first = next(iter(sources.values()))
-    return Rows(
+    sequences_per_token = sum(
+        (share / sources[name].tokens_per_sequence for name, share in shares.items()), Fraction(0)
+    )
+    return PackingStatistics(
         max_length=first.max_length,
-        tokens_per_row=1 / sum((share / sources[name].tokens_per_row for name, share in shares.items()), Fraction(0)),
+        tokens_per_sequence=1 / sequences_per_token,
         chunks_per_token=sum(float(share) * sources[name].chunks_per_token for name, share in shares.items()),
         keys={
             window: sum(float(share) * sources[name].keys[window] for name, share in shares.items())
@@ -121,7 +125,7 @@ def mixed_rows(sources: Mapping[str, Rows], weights: Mapping[str, float]) -> Row
 
 
 def visible_keys(lengths: Ints, window: int | None) -> Ints:
-    """Pairs of a query and a key that it sees, in sequences of these lengths: n^2, or those with |i - j| <= window."""
+    """Number of query-key pairs with attention in sequences of these lengths: all, or those with |i - j| <= window."""
     if window is None:
         return lengths**2
     reach = np.minimum(window, lengths - 1)

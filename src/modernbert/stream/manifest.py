@@ -1,4 +1,4 @@
-"""What a shard folder holds, written beside the shards."""
+"""The manifest of a shard folder, a file beside the shards."""
 
 import json
 from pathlib import Path
@@ -50,5 +50,5 @@ class Manifest(Config):
             raise DataError(f"{path} is damaged; remove {folder} and run `modernbert corpus` again.") from None
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder that nobody reads yet."""
+        """Write the manifest into a folder that no process reads yet."""
         (folder / NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Weights of a mixture when no source may be repeated too often."""
+"""Weights of a mixture with a limit on the repetitions of a source."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ from modernbert.errors import ConfigError
 def cap_repeats(
     weights: Mapping[str, float], source_tokens: Mapping[str, int], tokens: int, max_repeats: float
 ) -> dict[str, float]:
-    """Shares of the sources over `tokens`, so that none gives more than `max_repeats` epochs. They sum to 1.
+    """Shares of the sources in `tokens` tokens, with at most `max_repeats` epochs of each source. They sum to 1.
 
-    What a source cannot give, the others give in proportion to their weights, until they reach their own limit.
-    (Repeating a source about four times costs little, beyond that it gives less and less: Muennighoff et al. 2023,
+    A source that is too small is replaced by the others in proportion to their weights, up to their own limits.
+    (About four epochs of a source cost little quality, more of them help less and less: Muennighoff et al. 2023,
     arXiv 2305.16264.)
 
     Raises:

@@ -1,4 +1,4 @@
-"""Documents into rows of a token budget: best fit, split where they are longer, in an order that a seed fixes."""
+"""Pack documents into sequences of a maximum length: best fit, split if they are longer, in an order set by a seed."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.stream.shards import Counts, Documents
 from modernbert.text.framing import FRAME_TOKENS
 
-_BUFFER_DOCUMENTS = 16_384  # packed together: large enough that the last, unfilled row is below 0.1 %
+_BUFFER_DOCUMENTS = 16_384  # packed together; the last, incomplete sequence of a buffer is below 0.1 % of it
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A document, or the part of one that fits a row."""
+    """A document, or a part of one that fits into a packed sequence."""
 
     document: int
     start: int
@@ -25,29 +25,29 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a source stands: rows before `row` of this buffer of this epoch are used."""
+    """The position in a source: `row` is the index of the next packed sequence in a buffer of an epoch."""
 
     epoch: int = 0
     buffer: int = 0
     row: int = 0
 
 
-def cut(lengths: Ints, max_length: int) -> tuple[Ints, Ints, Ints]:
-    """Cut documents into chunks of at most `max_length - 2` tokens: index of the document, start, length of each."""
-    room = max_length - FRAME_TOKENS
-    counts = -(-lengths // room)
+def split_documents(lengths: Ints, max_length: int) -> tuple[Ints, Ints, Ints]:
+    """Split documents into chunks of at most `max_length - 2` tokens: index of the document, start, length of each."""
+    chunk_length = max_length - FRAME_TOKENS
+    counts = -(-lengths // chunk_length)
     owner = np.repeat(np.arange(len(lengths)), counts)
-    start = (np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)) * room
-    return owner, start, np.minimum(room, lengths[owner] - start)
+    start = (np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)) * chunk_length
+    return owner, start, np.minimum(chunk_length, lengths[owner] - start)
 
 
 def best_fit(sizes: Ints, capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: put each item, largest first, into the fullest row that still holds it.
+    """Best-fit decreasing: put each item, largest first, into the fullest bin that has space for it.
 
-    Rows are lists of item numbers; none exceeds `capacity`, and no item may. The open rows are kept by remaining space,
-    and a bit mask of the spaces that occur finds the smallest sufficient one.
+    Bins are lists of item indices. No bin exceeds `capacity`, and no item may. Open bins are grouped by remaining
+    space; a bit mask of the existing spaces gives the smallest sufficient one.
     """
-    rows: list[list[int]] = []
+    bins: list[list[int]] = []
     by_space: list[list[int]] = [[] for _ in range(capacity + 1)]
     spaces = 0
     order = np.argsort(-sizes, kind="stable")
@@ -55,34 +55,36 @@ def best_fit(sizes: Ints, capacity: int) -> list[list[int]]:
         fitting = spaces >> size
         if fitting:
             space = size + (fitting & -fitting).bit_length() - 1
-            row = by_space[space].pop()
+            bin_ = by_space[space].pop()
             if not by_space[space]:
                 spaces ^= 1 << space
-            rows[row].append(item)
+            bins[bin_].append(item)
         else:
-            space, row = capacity, len(rows)
-            rows.append([item])
+            space, bin_ = capacity, len(bins)
+            bins.append([item])
         left = space - size
-        if left > FRAME_TOKENS:  # less holds no chunk
-            by_space[left].append(row)
+        if left > FRAME_TOKENS:  # smaller spaces fit no chunk
+            by_space[left].append(bin_)
             spaces |= 1 << left
-    return rows
+    return bins
 
 
 class Packer:
-    """The endless rows of one source. Every token comes exactly once an epoch; each epoch has its own order.
+    """An endless stream of packed sequences of one source. Each epoch has every token once, in its own order.
 
-    An epoch is a PCG64DXSM permutation of the documents, cut into buffers; each buffer is packed by itself and its rows
-    are shuffled. So a `Position` of three integers is the whole state.
+    An epoch is a PCG64DXSM permutation of the documents, split into buffers. Each buffer is packed separately, and its
+    packed sequences are shuffled. So the complete state is a `Position` of three integers.
 
     Raises:
-        ConfigError: `max_length` leaves no room beside [CLS] and [SEP].
+        ConfigError: `max_length` is too short for [CLS], [SEP] and a token.
         DataError: the documents hold no token.
     """
 
     def __init__(self, documents: Documents, max_length: int, seed: int, position: Position | None = None) -> None:
         if max_length <= FRAME_TOKENS:
-            raise ConfigError(f"A row of {max_length} tokens has no room beside [CLS] and [SEP]; give at least 3.")
+            raise ConfigError(
+                f"A max_length of {max_length} is too short for [CLS], [SEP] and a token; give at least 3."
+            )
         if not documents.lengths.any():
             raise DataError(f"{documents.shards.folder} holds no token; write it again from a corpus with text.")
         self._documents = documents
@@ -91,33 +93,35 @@ class Packer:
         self.position = position or Position()
         self._order_epoch = -1
         self._order: Counts = documents.indices[:0]
-        self._rows_of = (-1, -1)
-        self._rows: list[list[int]] = []
+        self._packed_buffer = (-1, -1)
+        self._packed: list[list[int]] = []
         none: Ints = np.empty(0, dtype=np.int64)
         self._chunks: tuple[Counts, Ints, Ints] = (self._order, none, none)
 
-    def next_row(self) -> list[Chunk]:
-        """The next row. Passes into the next buffer and the next epoch by itself."""
+    def next_packed_sequence(self) -> list[Chunk]:
+        """The next packed sequence; after the last one of a buffer or an epoch, that of the next one."""
         while True:
-            at = self.position
-            if at.buffer * _BUFFER_DOCUMENTS >= len(self._documents.indices):
-                self.position = Position(epoch=at.epoch + 1)
+            position = self.position
+            if position.buffer * _BUFFER_DOCUMENTS >= len(self._documents.indices):
+                self.position = Position(epoch=position.epoch + 1)
                 continue
-            if self._rows_of != (at.epoch, at.buffer):
-                self._pack(at.epoch, at.buffer)
-            if at.row < len(self._rows):
-                self.position = Position(at.epoch, at.buffer, at.row + 1)
-                document, start, length = (column[self._rows[at.row]].tolist() for column in self._chunks)
+            if self._packed_buffer != (position.epoch, position.buffer):
+                self._pack(position.epoch, position.buffer)
+            if position.row < len(self._packed):
+                self.position = Position(position.epoch, position.buffer, position.row + 1)
+                document, start, length = (column[self._packed[position.row]].tolist() for column in self._chunks)
                 return list(map(Chunk, document, start, length))
-            self.position = Position(at.epoch, at.buffer + 1)
+            self.position = Position(position.epoch, position.buffer + 1)
 
     def _pack(self, epoch: int, buffer: int) -> None:
         if self._order_epoch != epoch:
             generator = np.random.Generator(np.random.PCG64DXSM([self._seed, epoch]))
             self._order, self._order_epoch = generator.permutation(self._documents.indices), epoch
         members = self._order[buffer * _BUFFER_DOCUMENTS : (buffer + 1) * _BUFFER_DOCUMENTS]
-        owner, start, length = cut(self._documents.shards.lengths[members].astype(np.int64), self._max_length)
+        owner, start, length = split_documents(
+            self._documents.shards.lengths[members].astype(np.int64), self._max_length
+        )
         self._chunks = (members[owner], start, length)
-        self._rows = best_fit(length + FRAME_TOKENS, self._max_length)
-        np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(self._rows)
-        self._rows_of = (epoch, buffer)
+        self._packed = best_fit(length + FRAME_TOKENS, self._max_length)
+        np.random.Generator(np.random.PCG64DXSM([self._seed, epoch, buffer])).shuffle(self._packed)
+        self._packed_buffer = (epoch, buffer)

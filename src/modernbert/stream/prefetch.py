@@ -1,4 +1,4 @@
-"""What comes next is made in a thread, while the one before is still in use."""
+"""Compute the next items of an iterable in a thread, while the current one is in use."""
 
 import threading
 from collections import deque
@@ -10,21 +10,20 @@ Item = TypeVar("Item")
 
 
 class Prefetch(Generic[Item]):
-    """The items of an iterable in their order, at most `ahead` of them ready before they are asked for.
+    """The items of an iterable in order, at most `ahead` of them computed in advance.
 
-    The thread runs while the `with` block is entered, and is over when the block is left. It calls the iterable alone,
-    so that need not be safe for several threads. An error in it comes out of `next` after the items made before it, as
-    it is.
+    The thread runs inside the `with` block. No other thread uses the iterable, so it need not be thread-safe.
+    `next` raises an error of the iterable unchanged, after the items before it.
     """
 
     def __init__(self, items: Iterable[Item], ahead: int) -> None:
         self._ready: deque[Item] = deque()
         self._ahead = ahead
         self._changed = threading.Condition()
-        self._over = False  # no further item will come
-        self._closed = False  # no further item is wanted
+        self._exhausted = False  # the iterable has no further item
+        self._closed = False  # the block has ended
         self._error: BaseException | None = None
-        # A daemon, so that a process in which nobody left the block can end.
+        # A daemon, so that a process can end inside the block.
         self._thread = threading.Thread(target=self._make, args=(items,), name="prefetch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -45,7 +44,7 @@ class Prefetch(Generic[Item]):
 
     def __next__(self) -> Item:
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._over)
+            self._changed.wait_for(lambda: self._ready or self._exhausted)
             if self._ready:
                 item = self._ready.popleft()
                 self._changed.notify_all()
@@ -64,9 +63,9 @@ class Prefetch(Generic[Item]):
                         return
                     self._ready.append(item)
                     self._changed.notify_all()
-        except BaseException as error:  # raised again where the items are used
+        except BaseException as error:  # raised again in __next__
             self._error = error
         finally:
             with self._changed:
-                self._over = True
+                self._exhausted = True
                 self._changed.notify_all()

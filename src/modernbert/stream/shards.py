@@ -16,12 +16,12 @@ from modernbert.stream.manifest import Manifest
 from modernbert.text.tokenizer import Vocabulary
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
-# Numbers or lengths of all documents of a corpus, which is what grows with it in memory: 4 bytes each while 4 suffice.
+# Indices or lengths of all documents of a corpus, whose memory grows with it: 4 bytes each as long as they suffice.
 Counts = npt.NDArray[np.signedinteger]
 
-_SAMPLE_DOCUMENTS = 1000  # looked at before a run, to see whose ids they are
-_BLOCK, _BLOCKS = 1 << 16, 256  # what is hashed of a large shard
-_SPLIT_SEED = 1234  # which documents are held out depends on the corpus alone, never on the seed of a run
+_SAMPLE_DOCUMENTS = 1000  # checked before a run against the tokenizer
+_BLOCK, _BLOCKS = 1 << 16, 256  # size and number of the blocks of a large shard that are hashed
+_SPLIT_SEED = 1234  # the held-out documents depend on the corpus alone, not on the seed of a run
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Shards:
         self.folder = folder
         self.manifest = manifest
         self._shards = tuple(shards)
-        self._vocab_size: int | None = None  # once it was checked; no id that is read is above
+        self._vocab_size: int | None = None  # set by `check_vocabulary`; larger ids are then an error
         self._first_document = np.cumsum([0, *(len(shard.ends) for shard in shards)])
 
     @classmethod
     def open(cls, folder: str | Path) -> "Shards":
-        """Map the shards of a folder that `modernbert corpus` or datatrove wrote. Nothing is read yet.
+        """Map the shards of a folder that `modernbert corpus` or datatrove wrote, without reading them.
 
-        Subfolders are not searched: each is a source of its own.
+        Subfolders are not searched: each is a separate source.
 
         Raises:
             DataError: there is no folder or no shard in it, or a shard does not match its index or the manifest.
@@ -59,7 +59,7 @@ class Shards:
         for file in manifest.files if manifest else ():
             if not (folder / file.name).is_file():
                 raise DataError(
-                    f"{folder / file.name} is gone, which the manifest beside it names; put it back, or remove "
+                    f"{folder / file.name} is missing, but its manifest names it; put it back, or remove "
                     f"{folder} and run `modernbert corpus` again."
                 )
         shards = [_open_shard(path, manifest) for path in sorted(folder.glob("*.ds"))]
@@ -79,22 +79,22 @@ class Shards:
         return found
 
     def check_present(self) -> None:
-        """Refuse to go on when a shard was removed or changed in size after it was opened.
+        """Check that no shard was removed or changed in size after it was opened.
 
         Raises:
-            DataError: naming the shard.
+            DataError: a shard has changed; the message names it.
         """
         for shard in self._shards:
             size = shard.path.stat().st_size if shard.path.is_file() else None
             if size != shard.tokens.nbytes:
-                what = "is gone" if size is None else f"has now {size:,} bytes instead of {shard.tokens.nbytes:,}"
-                raise DataError(f"{shard.path} {what}; put it back and give the same command again.")
+                problem = "is missing" if size is None else f"has now {size:,} bytes instead of {shard.tokens.nbytes:,}"
+                raise DataError(f"{shard.path} {problem}; put it back and give the same command again.")
 
     def fingerprint(self) -> str:
-        """A hash by which a run knows its shards again: names, sizes, where documents end, and ids.
+        """A hash by which a run recognizes its shards: names, sizes, document ends, and ids.
 
-        Of a shard above 16 MiB it reads 256 blocks of 64 KiB, evenly spread, so that a corpus of any size takes
-        seconds: it detects shards that were rebuilt or swapped, but possibly not a single changed id.
+        From a shard above 16 MiB it reads 256 blocks of 64 KiB, evenly spread, which takes seconds for any corpus. It
+        detects shards that were rebuilt or swapped, but possibly not a single changed id.
         """
         digest = hashlib.sha256()
         for shard in self._shards:
@@ -102,8 +102,8 @@ class Shards:
             digest.update(f"{shard.path.name} {size} {len(shard.ends)}\n".encode())
             digest.update(np.ascontiguousarray(shard.ends).tobytes())
             with shard.path.open("rb") as file:
-                for place in _sampled(size):
-                    file.seek(place)
+                for offset in _block_offsets(size):
+                    file.seek(offset)
                     digest.update(file.read(_BLOCK))
         return digest.hexdigest()
 
@@ -120,15 +120,15 @@ class Shards:
         """Tokens of every document.
 
         Raises:
-            DataError: the ends in an index go down.
+            DataError: the document ends in an index decrease.
         """
         parts: list[Counts] = []
         for shard in self._shards:
             _check_size(shard.path.with_name(f"{shard.path.name}.index"), shard.ends)
             lengths = np.diff(shard.ends.astype(np.int64), prepend=0)
             if lengths.min(initial=0) < 0:
-                raise DataError(f"The document ends in {shard.path}.index go down; write the shard again.")
-            parts.append(lengths.astype(_width_for(int(lengths.max(initial=0)))))
+                raise DataError(f"The document ends in {shard.path}.index decrease; write the shard again.")
+            parts.append(lengths.astype(_dtype_for(int(lengths.max(initial=0)))))
         return np.concatenate(parts)
 
     def document(self, index: int) -> Tokens:
@@ -139,7 +139,7 @@ class Shards:
         """Some ids of one document, from `start` to `stop` (None: its end).
 
         Raises:
-            DataError: the shard was cut off since it was opened, or, after `check_vocabulary`, an id is outside the
+            DataError: the shard was truncated after it was opened, or, after `check_vocabulary`, an id is outside the
                 vocabulary.
         """
         number = int(np.searchsorted(self._first_document, index, side="right")) - 1
@@ -157,11 +157,11 @@ class Shards:
         return ids
 
     def check_vocabulary(self, vocabulary: Vocabulary, tokenizer_sha256: str) -> None:
-        """Refuse shards of another tokenizer. Without a manifest, look at the ids of the first documents.
+        """Check that the shards were written with this tokenizer, by the manifest and the ids of the first documents.
 
         Raises:
-            DataError: they were written with another tokenizer, hold ids outside the vocabulary, or come with [CLS] and
-                [SEP], which packing would add a second time.
+            DataError: they were written with another tokenizer, have ids outside the vocabulary, or already have [CLS]
+                and [SEP], which packing would add a second time.
         """
         if self.manifest is not None and self.manifest.tokenizer_sha256 != tokenizer_sha256:
             raise DataError(
@@ -186,14 +186,14 @@ class Shards:
         self._vocab_size = vocabulary.size
 
     def split(self, validation_fraction: float) -> "Split":
-        """Hold out a fraction of the documents, at least one: always the same ones.
+        """Hold out a fraction of the documents, at least one, and always the same ones.
 
         Raises:
             DataError: there is only one document.
         """
         if self.num_documents < 2:
             raise DataError(f"{self.folder} holds one document only; at least two are needed to hold one out.")
-        order = np.random.Generator(np.random.PCG64DXSM(_SPLIT_SEED)).permutation(_numbers(self.num_documents))
+        order = np.random.Generator(np.random.PCG64DXSM(_SPLIT_SEED)).permutation(_indices(self.num_documents))
         held_out = min(max(1, round(validation_fraction * self.num_documents)), self.num_documents - 1)
         return Split(Documents(self, np.sort(order[held_out:])), Documents(self, np.sort(order[:held_out])))
 
@@ -207,15 +207,15 @@ class Documents:
 
     @classmethod
     def all_of(cls, shards: Shards) -> "Documents":
-        return cls(shards, _numbers(shards.num_documents))
+        return cls(shards, _indices(shards.num_documents))
 
     @property
     def lengths(self) -> Counts:
-        """Tokens of every document, in the order of `indices`; put together at each call."""
+        """Tokens of every document, in the order of `indices`; computed at each call."""
         return self.shards.lengths[self.indices]
 
     def between(self, min_tokens: int, max_tokens: int | None) -> "Documents":
-        """Those of at least `min_tokens` and at most `max_tokens` tokens (None: no limit)."""
+        """The documents of at least `min_tokens` and at most `max_tokens` tokens (None: no limit)."""
         if min_tokens == 0 and max_tokens is None:
             return self
         lengths = self.lengths
@@ -227,7 +227,7 @@ class Documents:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What is trained on and what is held out."""
+    """The training documents and the held-out documents."""
 
     train: Documents
     validation: Documents
@@ -238,10 +238,10 @@ def _open_shard(path: Path, manifest: Manifest | None) -> Shard:
     if not index.is_file():
         raise DataError(f"{path} has no {index.name} beside it; copy both, or write the shard again.")
     if index.stat().st_size % 8:
-        raise DataError(f"{index} is cut off: it is no whole number of 8-byte document ends; write the shard again.")
+        raise DataError(f"{index} is truncated: its size is not a multiple of 8 bytes; write the shard again.")
     ends = np.memmap(index, dtype="<u8", mode="r") if index.stat().st_size else np.zeros(0, dtype="<u8")
     num_tokens, size = int(ends[-1]) if len(ends) else 0, path.stat().st_size
-    width = manifest.token_bytes if manifest else _width(path, num_tokens)
+    width = manifest.token_bytes if manifest else _token_bytes(path, num_tokens)
     if size != num_tokens * width:
         raise DataError(
             f"{path} has {size:,} bytes but its index says {num_tokens:,} tokens of {width} bytes; write it again."
@@ -251,16 +251,16 @@ def _open_shard(path: Path, manifest: Manifest | None) -> Shard:
         return Shard(path, np.zeros(0, dtype=dtype), ends)
     tokens = np.memmap(path, dtype=dtype, mode="r")
     if hasattr(mmap, "MADV_RANDOM") and isinstance(tokens.base, mmap.mmap):
-        # Documents come in random order: what the system reads ahead is not theirs. docs/benchmarks/loader.md has both.
+        # Documents are read in random order, so the system's read-ahead is useless: docs/benchmarks/loader.md.
         tokens.base.madvise(mmap.MADV_RANDOM)
     return Shard(path, tokens, ends)
 
 
 def _check_size(path: Path, mapped: npt.NDArray[Any]) -> None:
-    """See that a mapped file is still as long as it was: to read behind its end kills a process (SIGBUS).
+    """Check that a mapped file has not become shorter: a read after its end kills the process (SIGBUS).
 
     Raises:
-        DataError: it is shorter.
+        DataError: the file is shorter.
     """
     mapping = getattr(mapped, "_mmap", None)
     if mapping is not None and mapping.size() < mapped.nbytes:
@@ -270,25 +270,25 @@ def _check_size(path: Path, mapped: npt.NDArray[Any]) -> None:
         )
 
 
-def _sampled(size: int) -> list[int]:
-    """Where the blocks of a file begin that `fingerprint` reads: all of a small one, the first and last of any."""
+def _block_offsets(size: int) -> list[int]:
+    """The offsets of the blocks that `fingerprint` reads: all of a small file, otherwise evenly spread ones."""
     blocks = -(-size // _BLOCK)
     if blocks <= _BLOCKS:
         return [block * _BLOCK for block in range(blocks)]
     return [round(number * (size - _BLOCK) / (_BLOCKS - 1)) for number in range(_BLOCKS)]
 
 
-def _numbers(count: int) -> Counts:
+def _indices(count: int) -> Counts:
     """0, 1, 2, ... below `count`."""
-    return np.arange(count, dtype=_width_for(count))
+    return np.arange(count, dtype=_dtype_for(count))
 
 
-def _width_for(highest: int) -> type[np.signedinteger]:
+def _dtype_for(highest: int) -> type[np.signedinteger]:
     return np.int32 if highest <= np.iinfo(np.int32).max else np.int64
 
 
-def _width(path: Path, num_tokens: int) -> int:
-    """Bytes of an id: the last field of the first line of `.ds.metadata`, otherwise what the sizes say."""
+def _token_bytes(path: Path, num_tokens: int) -> int:
+    """Bytes of an id: the last field of the first line of `.ds.metadata`, otherwise derived from the file size."""
     metadata = path.with_name(f"{path.name}.metadata")
     if metadata.is_file():
         field = metadata.read_text(encoding="utf-8", errors="replace").partition("\n")[0].rpartition("|")[2]

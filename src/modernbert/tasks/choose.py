@@ -247,8 +247,8 @@ def _offered(record: Record, choices: str | Sequence[str]) -> tuple[tuple[str, .
         sentence = "a choice is empty; give it a text, or leave the example out."
         return RejectedRecord("empty text", sentence, record.origin), names
     if not all(map(is_unicode, offered)):
-        sentence = "a choice holds half a surrogate pair; write it again."
-        return RejectedRecord("half a surrogate pair", sentence, record.origin), names
+        sentence = "a choice holds an unpaired surrogate; write it again."
+        return RejectedRecord("unpaired surrogate", sentence, record.origin), names
     return tuple(offered), names
 
 

@@ -47,7 +47,7 @@ def checked(text: object, name: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # no tokenizer takes it
-        raise DataError(f"{name} holds half a surrogate pair ({text[:60]!a}); write it again.") from None
+        raise DataError(f"{name} holds an unpaired surrogate ({text[:60]!a}); write it again.") from None
     return str(text)
 
 

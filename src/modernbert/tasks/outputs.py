@@ -13,7 +13,7 @@ from modernbert.model.heads import TaskModel
 from modernbert.packed import Sequences, to_device
 from modernbert.runtime import Precision, autocast
 from modernbert.stream.batching import batches_within
-from modernbert.stream.staging import Arriving
+from modernbert.stream.staging import HostCopy
 from modernbert.text.framing import EncodedTexts, Ids
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def outputs(
     device = next(model.parameters()).device
     tokens_at_once = tokens_at_once or suitable_tokens(device)
     results: list[Tensor] = []
-    pending: deque[tuple[Arriving, tuple[int, ...]]] = deque()
+    pending: deque[tuple[HostCopy, tuple[int, ...]]] = deque()
 
     def take() -> None:
         arriving, lengths = pending.popleft()
@@ -54,7 +54,7 @@ def outputs(
         tokens = to_device(torch.from_numpy(np.concatenate([texts[index] for index in batch])), device)
         with autocast(device, precision):
             computed = model(tokens, sequences).float()
-        pending.append((Arriving(computed), sequences.lengths))
+        pending.append((HostCopy(computed), sequences.lengths))
         if len(pending) > 1:  # the device works on a batch while the host unpacks the one before and packs the next
             take()
     while pending:

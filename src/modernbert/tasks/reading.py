@@ -59,13 +59,13 @@ def text_in(record: Record, column: str) -> str | RejectedRecord:
         return missing_column(record, column)
     value = record.values[column]
     if not isinstance(value, str):
-        return RejectedRecord("no text", f"{column} is {value!r} and should be a text.", record.origin)
+        return RejectedRecord("not a text", f"{column} is {value!r} and should be a text.", record.origin)
     if not value.strip():
         sentence = f"{column} is empty; give it a text, or leave the example out."
         return RejectedRecord("empty text", sentence, record.origin)
     if not is_unicode(value):
-        sentence = f"{column} holds half a surrogate pair; write it again."
-        return RejectedRecord("half a surrogate pair", sentence, record.origin)
+        sentence = f"{column} holds an unpaired surrogate; write it again."
+        return RejectedRecord("unpaired surrogate", sentence, record.origin)
     return value
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from modernbert.errors import DataError
 from modernbert.model.retrieval_settings import Expansion, MultiVectorSettings, RetrievalSettings, Role
 from modernbert.text.framing import FRAME_TOKENS, EncodedTexts, Ids, encode_texts, special_ids
-from modernbert.text.tokenizer import SpecialTokens, with_markers_in_text
+from modernbert.text.tokenizer import SpecialTokens, with_prompt_special_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class RetrievalTokenizer:
         self._for = lru_cache(maxsize=16)(self._derived)
 
     def _derived(self, prompt: str) -> Tokenizer:
-        return with_markers_in_text(self._tokenizer, prompt, lower_case=self._lower)
+        return with_prompt_special_tokens(self._tokenizer, prompt, lower_case=self._lower)
 
     def encode(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> EncodedTexts:
         """`[CLS] prompt text [SEP]` of each text, of at most `max_length` tokens."""

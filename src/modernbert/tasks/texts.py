@@ -212,9 +212,9 @@ def _label(
     if kind == "class":
         remedy = '; numbers are learned with task = "regress"' if isinstance(value, float) else ""
         sentence = f"{column} is {value!r} and should be a label{remedy}."
-        return label_text(value) or RejectedRecord("no label", sentence, record.origin)
+        return label_text(value) or RejectedRecord("not a label", sentence, record.origin)
     pieces = _pieces(value, separator) if isinstance(value, str) else value
-    not_a_list = RejectedRecord("no label", f"{column} is {value!r} and should be a list of labels.", record.origin)
+    not_a_list = RejectedRecord("not a label", f"{column} is {value!r} and should be a list of labels.", record.origin)
     if not isinstance(pieces, list) or (isinstance(value, str) and not is_unicode(value)):
         return not_a_list
     several = [label_text(piece) for piece in pieces]

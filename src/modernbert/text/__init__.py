@@ -1,1 +1,1 @@
-"""Text as it lies in files."""
+"""Readers of text files, tokenizers, and texts as token ids."""

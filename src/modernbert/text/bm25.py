@@ -51,16 +51,16 @@ def words_of(text: str) -> list[str]:
 
     Bigrams are the usual replacement for words there (Nie et al. 2000, for Chinese). A single character is a word.
     """
-    found: list[str] = []
+    words: list[str] = []
     for match in _WORD.finditer(text.casefold()):
-        place = 0
+        begin = 0
         word = match.group()
         for part in _UNSPACED.finditer(word):
-            if part.start() > place:
-                found.append(word[place : part.start()])
+            if part.start() > begin:
+                words.append(word[begin : part.start()])
             characters = part.group()
-            found += [characters[n : n + 2] for n in range(max(1, len(characters) - 1))]
-            place = part.end()
-        if place < len(word):
-            found.append(word[place:])
-    return found
+            words += [characters[n : n + 2] for n in range(max(1, len(characters) - 1))]
+            begin = part.end()
+        if begin < len(word):
+            words.append(word[begin:])
+    return words

@@ -11,7 +11,7 @@ def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def with_class_names(values: Mapping[str, Any], names: Mapping[str, list[str]]) -> dict[str, Any]:
-    """A row with names in place of class numbers; a number without a name, such as -1, means no label (None)."""
+    """A row with class names in place of numbers. A number without a name, such as -1, becomes None (no label)."""
     return {column: _named(value, names[column]) if column in names else value for column, value in values.items()}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modernbert.errors import DataError
-from modernbert.text.collection import Builder, Judgement, whole_number
+from modernbert.text.collection import CollectionBuilder, Judgement, whole_number
 from modernbert.text.opening import read_raw_lines
 from modernbert.text.records import Origin, RejectedRecord
 
@@ -29,17 +29,17 @@ class Entry:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-def read_classic(folder: Path, builder: Builder, judged: bool = True) -> None:
-    """The documents, queries and judgements of the files in a folder, each told by what it holds.
+def read_classic(folder: Path, builder: CollectionBuilder, with_queries: bool = True) -> None:
+    """Read the documents, queries and judgements in a folder. The content of a file decides which of them it has.
 
     Raises:
-        DataError: documents, queries or judgements are not there.
+        DataError: documents, queries or judgements are missing.
     """
     kinds: dict[str, list[Path]] = {"documents": [], "queries": [], "judgements": []}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         if kind := _kind(path):
             kinds[kind].append(path)
-    if missing := [kind for kind, paths in kinds.items() if not paths and (judged or kind == "documents")]:
+    if missing := [kind for kind, paths in kinds.items() if not paths and (with_queries or kind == "documents")]:
         raise DataError(
             f"{folder} holds no collection: no {' and no '.join(missing)} were found; give a folder with corpus.jsonl, "
             "queries.jsonl and qrels/, or with files of TREC (<DOC>, <top>) or SMART (.I, .W)."
@@ -47,23 +47,23 @@ def read_classic(folder: Path, builder: Builder, judged: bool = True) -> None:
     for path in kinds["documents"]:
         for entry in _entries(path):
             title, text = _document(entry)
-            builder.document(entry.name, title, text, entry.origin)
-    if not judged:
+            builder.add_document(entry.name, title, text, entry.origin)
+    if not with_queries:
         return
     judgements = [one for path in kinds["judgements"] for one in _judgements(path, builder)]
     entries = [entry for path in kinds["queries"] for entry in _entries(path)]
-    if _by_order(entries, judgements):
-        logger.info("%s: queries are numbered by their order, since the judgements name them so.", folder)
+    if _numbered_by_order(entries, judgements):
+        logger.info("%s: the judgements number the queries by their order, so the queries are named by it.", folder)
         for number, entry in enumerate(entries, 1):
             entry.name = str(number)
     for entry in entries:
-        builder.query(entry.name, _query(entry), entry.origin)
+        builder.add_query(entry.name, _query(entry), entry.origin)
     for one in judgements:
-        builder.judgement(one)
+        builder.add_judgement(one)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, raw in read_raw_lines(path):  # old collections have bytes of no encoding in names
+    for number, raw in read_raw_lines(path):  # names in old collections have bytes that are not UTF-8
         yield number, raw.decode("utf-8", "replace").rstrip("\r\n")
 
 
@@ -120,7 +120,7 @@ def _trec_entry(body: str, origin: Origin) -> Entry:
     name = re.sub(r"^Number:\s*", "", found.get("docno") or found.get("num") or "", flags=re.I).strip()
     if not name:
         raise DataError(f"{origin}: there is no <DOCNO> or <num>; name the document or query.")
-    if "docno" in found and "text" not in found:  # everything behind the name is the text
+    if "docno" in found and "text" not in found:  # everything after the name is the text
         rest = re.sub(r"<docno>.*?</docno>", "", body, flags=re.I | re.S)
         rest = re.sub(r"<title>.*?</title>", "", rest, flags=re.I | re.S)
         found["text"] = _TAG.sub(" ", rest).strip()
@@ -143,9 +143,12 @@ def _query(entry: Entry) -> str:
     return fields.get("title") or fields.get("W") or fields.get("") or fields.get("desc") or ""
 
 
-def _judgements(path: Path, builder: Builder) -> Iterator[Judgement]:
-    """TREC: query, 0, document, grade. SMART: query, document, and a code of which 1 is the best and -1 not relevant,
-    or zeros where every line is relevant; all that are relevant have the grade 1."""
+def _judgements(path: Path, builder: CollectionBuilder) -> Iterator[Judgement]:
+    """The judgements in a file. TREC: query, 0, document, grade. SMART: query, document, code.
+
+    A SMART code of 1 is the best and -1 is not relevant; files of relevant documents alone have zeros. Every relevant
+    document of SMART gets the grade 1.
+    """
     for number, line in _lines(path):
         columns, origin = line.split(), Origin(str(path), number)
         if not columns:
@@ -158,15 +161,17 @@ def _judgements(path: Path, builder: Builder) -> Iterator[Judgement]:
             else:
                 query, document, grade = columns[0], columns[1], int(int(columns[2]) > 0)
         except (ValueError, IndexError):
-            builder.bad(
-                RejectedRecord("no judgement", f"{line[:60]!r} is no judgement: query, document and grade.", origin)
+            builder.reject(
+                RejectedRecord(
+                    "invalid judgement", f"{line[:60]!r} is not a judgement; give query, document and grade.", origin
+                )
             )
             continue
         yield Judgement(query.lstrip("0") or "0", document.lstrip("0") or "0", grade, origin)
 
 
-def _by_order(queries: list[Entry], judgements: list[Judgement]) -> bool:
-    """Whether judgements number the queries of a file from 1, where these have other numbers (Cranfield)."""
+def _numbered_by_order(queries: list[Entry], judgements: list[Judgement]) -> bool:
+    """Whether the judgements number the queries by their order from 1, and not by their names (Cranfield)."""
     named = {entry.name for entry in queries}
     judged = {one.query for one in judgements}
     return bool(judged - named) and all(

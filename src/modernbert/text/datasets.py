@@ -30,7 +30,7 @@ def read_parquet(path: Path, column: str | None) -> Iterator[Record | RejectedRe
                     row += 1
                     yield Record(with_class_names(values, names), Origin(str(path), row))
     except (pyarrow.ArrowException, OSError) as error:
-        sentence = f"{path} is damaged after row {row} ({error}); copy or make it again."
+        sentence = f"{path} is damaged after row {row} ({error}); copy it or create it again."
         raise UnreadableError("damaged file", sentence, f"{path}:{row}") from None
 
 

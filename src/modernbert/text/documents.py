@@ -1,6 +1,6 @@
 """Documents from files: JSON lines, JSON, CSV, TSV, Parquet, text and source code, plain or compressed (.gz, .zst).
 
-The readers are those of labelled data (`records`); here what cannot be used is reported, and the rest goes on.
+The readers are those of labelled data (`records`). Here unusable documents are reported, and reading continues.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,16 +10,16 @@ from typing import Literal
 
 from modernbert.errors import DataError
 from modernbert.text.opening import UnreadableError, find_files, read_lines
-from modernbert.text.records import NO_OBJECT, RejectedRecord, format_of, read_file
+from modernbert.text.records import NOT_AN_OBJECT, RejectedRecord, format_of, read_file
 
-__all__ = ["Document", "Kind", "Skipped", "find_files", "first_bytes", "guess_kind", "read_documents", "read_texts"]
+__all__ = ["Document", "Kind", "Skipped", "find_files", "guess_kind", "read_documents", "read_texts", "take_bytes"]
 
 Kind = Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "text"]
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and where it stood."""
+    """A text and the place that it was read from."""
 
     text: str
     origin: str
@@ -34,7 +34,7 @@ class Skipped:
 
 
 def read_documents(path: Path, kind: Kind = "auto", text_key: str = "text") -> Iterator[Document | Skipped]:
-    """All documents of one file, in order; what cannot be read is reported and the rest goes on.
+    """All documents of one file, in order. Unreadable ones are reported, and reading continues.
 
     Raises:
         DataError: a reader for the format is not installed, or a table has no column `text_key`.
@@ -46,7 +46,7 @@ def read_documents(path: Path, kind: Kind = "auto", text_key: str = "text") -> I
             return
         for record in read_file(path, kind, column=text_key):
             if isinstance(record, RejectedRecord):
-                reason = "no text" if record.sentence.startswith(NO_OBJECT) else record.reason
+                reason = "not a text" if record.sentence.startswith(NOT_AN_OBJECT) else record.reason
                 yield Skipped(reason, str(record.origin))
             elif record.from_table and text_key not in record.values:
                 raise DataError(
@@ -63,7 +63,7 @@ def read_texts(paths: Iterable[str], text_key: str = "text") -> Iterator[str]:
     """Every readable text of some paths.
 
     Raises:
-        DataError: a path leads to no file, or no text was found at all.
+        DataError: there is no file at a path, or the files hold no text.
     """
     empty = True
     for path in find_files(paths):
@@ -77,23 +77,23 @@ def read_texts(paths: Iterable[str], text_key: str = "text") -> Iterator[str]:
 
 def guess_kind(path: Path) -> Kind:
     """The kind of a file by its name."""
-    told = format_of(path)
-    return told if told in ("jsonl", "json", "csv", "tsv", "parquet") else "text"
+    format = format_of(path)
+    return format if format in ("jsonl", "json", "csv", "tsv", "parquet") else "text"
 
 
 def _document(text: object, origin: str) -> Document | Skipped:
     if not isinstance(text, str):
-        return Skipped("no text", origin)
+        return Skipped("not a text", origin)
     if not text.strip():
         return Skipped("empty text", origin)
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can say "\\ud83d" alone, and no tokenizer takes it
-        return Skipped("half a surrogate pair", origin)
+    except UnicodeEncodeError:  # JSON may hold "\\ud83d" alone, which no tokenizer accepts
+        return Skipped("unpaired surrogate", origin)
     return Document(text, origin)
 
 
-def first_bytes(texts: Iterator[str], limit: int | None) -> Iterator[str]:
+def take_bytes(texts: Iterator[str], limit: int | None) -> Iterator[str]:
     """The first texts, until `limit` bytes of UTF-8 are reached; all of them if it is None."""
     count = 0
     for text in texts:

@@ -1,4 +1,4 @@
-"""Files that paths mean, and their bytes and lines, compressed or not: what every reader begins with."""
+"""Find files by paths, and read their bytes and lines, compressed or not."""
 
 import glob
 import gzip
@@ -16,23 +16,23 @@ _PYTHON = "python:"
 
 
 class UnreadableError(DataError):
-    """The content of a file cannot be read; `reason` is two or three words to count by, `origin` the place."""
+    """The content of a file cannot be read; `reason` is two or three words for counting, `origin` the file and line."""
 
     def __init__(self, reason: str, sentence: str, origin: str) -> None:
         super().__init__(sentence)
         self.reason = reason
         self.origin = origin
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # it may come from another process
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # the error may come from another process
         return type(self), (self.reason, str(self), self.origin)
 
 
 def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
-    """The files that some paths mean, sorted within each: files, globs, folders (searched by `pattern`), and
-    `python:NAME`, which is a package or module of the running Python's standard library.
+    """The files at some paths, sorted for each path: files, globs, folders (searched by `pattern`), and
+    `python:NAME`, a package or module of the running Python's standard library.
 
     Raises:
-        DataError: a path leads to no file.
+        DataError: there is no file at a path.
     """
     files: list[Path] = []
     for path in paths:
@@ -56,7 +56,7 @@ def _standard_library(name: str) -> list[Path]:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """A file to be read, unpacked where its name ends with .gz or .zst.
+    """Open a file for reading, and decompress it if its name ends with .gz or .zst.
 
     Raises:
         DataError: zstandard is missing.
@@ -73,7 +73,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def read_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file with their numbers and their ends, without a byte order mark.
+    """The lines of a file with their numbers and line endings, without a byte order mark.
 
     Raises:
         UnreadableError: the file is damaged.
@@ -86,13 +86,13 @@ def read_raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     except (OSError, EOFError, zlib.error) as error:
         raise _damaged(path, number, error) from None
     except Exception as error:
-        if type(error).__name__ != "ZstdError":  # zstandard is optional, so its class has no name here
+        if type(error).__name__ != "ZstdError":  # zstandard is optional, so its class cannot be imported
             raise
         raise _damaged(path, number, error) from None
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers and their ends, without a byte order mark.
+    """The lines of a text file with their numbers and line endings, without a byte order mark.
 
     Raises:
         UnreadableError: the file is damaged, or is not in this encoding.
@@ -110,5 +110,5 @@ def read_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
 
 
 def _damaged(path: Path, number: int, error: Exception) -> UnreadableError:
-    sentence = f"{path} is damaged after line {number} ({error}); copy or make it again."
+    sentence = f"{path} is damaged after line {number} ({error}); copy it or create it again."
     return UnreadableError("damaged file", sentence, f"{path}:{number}")

@@ -1,4 +1,4 @@
-"""Records with named values, the places where they stand, and the source that they are read from."""
+"""Records with named values, their origins, and the sources that they are read from."""
 
 import codecs
 import json
@@ -13,14 +13,14 @@ from modernbert.errors import DataError
 
 Format = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "conll", "squad", "hub"]
 
-NO_OBJECT = "this is no JSON object"
+NOT_AN_OBJECT = "this is not a JSON object"
 
 
 class Source(Config):
-    """Where labelled data lies, and how it is written.
+    """Where labelled data is stored, and in which format.
 
     `path` is a file (.gz and .zst too), a glob, or a folder of such files; with format `hub` the name of a data set.
-    Format `auto` goes by the name of a file; `json` is one array, SQuAD's form, or in truth one object a line.
+    Format `auto` is that of the file name; `json` is one array, SQuAD's format, or one object a line.
     """
 
     bare_key: ClassVar[str | None] = "path"
@@ -28,20 +28,20 @@ class Source(Config):
     path: str  # a file, glob or folder; with format `hub` the name of a data set
     format: Format = "auto"  # auto, csv, tsv, jsonl, json, parquet, conll, squad or hub
     columns: tuple[str, ...] | None = None  # names of the columns of a CoNLL file, or of a CSV or TSV without a header
-    comments: str | None = None  # of CoNLL: what they begin with; unset, # before a sentence where no tag ends the line
-    literal_quotes: bool = False  # in CSV and TSV, quotation marks are text like any other, as in GLUE's files
-    further_columns: bool = False  # lines of a CSV or TSV file may have more columns than the header; they are left out
-    encoding: str = "utf-8"  # of CSV, TSV and CoNLL files: cp932 or latin-1, say; JSON and Parquet are UTF-8
+    comments: str | None = None  # of CoNLL: their prefix; unset: # before a sentence, if no tag ends the line
+    literal_quotes: bool = False  # in CSV and TSV, quotation marks are plain text, as in GLUE's files
+    further_columns: bool = False  # ignore columns of a CSV or TSV file beyond those of its header
+    encoding: str = "utf-8"  # of CSV, TSV and CoNLL files, such as cp932 or latin-1; JSON and Parquet are UTF-8
     delimiter: str | None = None  # between columns; a comma in CSV and a tab in TSV unless given
     split: str = "train"  # of a hub data set
-    subset: str | None = None  # which configuration of a hub data set, where it has several
+    subset: str | None = None  # the configuration of a hub data set, if it has several
     limit: PositiveInt | None = None  # only this number of records
 
     @field_validator("encoding")
     @classmethod
     def _check_encoding(cls, value: str) -> str:
         try:
-            if codecs.lookup(value).name == "utf-8-sig":  # a byte order mark is left out of every file
+            if codecs.lookup(value).name == "utf-8-sig":  # readers remove a byte order mark from every file
                 return "utf-8"
             line_feed = "\n".encode(value)
         except (LookupError, ValueError):
@@ -62,7 +62,7 @@ class Source(Config):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an example stands, for messages about it: a file and a line, or a row."""
+    """The file and the line or row of an example, for messages."""
 
     file: str
     line: int
@@ -73,16 +73,16 @@ class Origin:
 
 @dataclass(frozen=True)
 class Record:
-    """Named values and where they stand."""
+    """Named values and their origin."""
 
     values: Mapping[str, Any]
     origin: Origin
-    from_table: bool = False  # the names are those of a header, or of `columns` in its place
+    from_table: bool = False  # the names are those of a header or of `columns`
 
 
 @dataclass(frozen=True)
 class RejectedRecord:
-    """What cannot be used: `reason` in two or three words, to count by, and a sentence that says what to do."""
+    """A record that cannot be used: `reason` in two or three words, for counting, and a sentence with the remedy."""
 
     reason: str
     sentence: str
@@ -93,11 +93,11 @@ class RejectedRecord:
 
 
 def missing_column(record: Record, column: str) -> RejectedRecord:
-    """What to say of a record that lacks a column."""
+    """The rejection of a record without a required column."""
     has = [str(name) for name in record.values]
     near = next((name for name in has if name.strip().casefold() == column.casefold()), None)
-    if record.from_table and (uncut := uncut_header(has)):
-        remedy = uncut
+    if record.from_table and (delimiter_remedy := wrong_delimiter(has)):
+        remedy = delimiter_remedy
     else:
         remedy = f"did you mean {near!r}? Name" if near is not None else "name"
         remedy += " the columns that hold what is read: data.text, data.label, ... of a recipe"
@@ -109,11 +109,11 @@ def missing_column(record: Record, column: str) -> RejectedRecord:
     )
 
 
-def uncut_header(header: Sequence[str]) -> str | None:
-    """The remedy where a header is one name that holds what seems to stand between columns."""
-    between = next((mark for mark in "\t;|," if len(header) == 1 and mark in header[0]), None)
-    if between is None:
+def wrong_delimiter(header: Sequence[str]) -> str | None:
+    """The remedy if a header is a single name that contains a character which seems to be the delimiter."""
+    delimiter = next((mark for mark in "\t;|," if len(header) == 1 and mark in header[0]), None)
+    if delimiter is None:
         return None
     return (
-        f"{between!r} seems to stand between columns: set delimiter, such as data.train.delimiter={json.dumps(between)}"
+        f"{delimiter!r} seems to be the delimiter: set delimiter, such as data.train.delimiter={json.dumps(delimiter)}"
     )

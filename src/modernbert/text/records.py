@@ -1,4 +1,4 @@
-"""Records with named values, from files of every usual format, each with the place where it stands."""
+"""Records with named values, from files of every usual format, each with its origin."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -10,7 +10,7 @@ from modernbert.text.datasets import read_hub, read_parquet
 from modernbert.text.json_files import read_json_file
 from modernbert.text.opening import find_files
 from modernbert.text.record import (
-    NO_OBJECT,
+    NOT_AN_OBJECT,
     Format,
     Origin,
     Record,
@@ -21,12 +21,12 @@ from modernbert.text.record import (
 from modernbert.text.tables import read_table
 
 __all__ = [
-    "NO_OBJECT", "Format", "Origin", "Record", "RejectedRecord", "Source", "format_of", "missing_column", "read_file",
-    "read_records",
+    "NOT_AN_OBJECT", "Format", "Origin", "Record", "RejectedRecord", "Source", "format_of", "missing_column",
+    "read_file", "read_records",
 ]  # fmt: skip
 
 
-_ENDINGS: dict[str, Format] = {
+_SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
@@ -42,13 +42,13 @@ _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 
 
 def read_records(source: Source) -> Iterator[Record | RejectedRecord]:
-    """All records of a source, in order. CSV, TSV, JSON lines, CoNLL and Parquet are read as they are asked for.
+    """All records of a source, in order. CSV, TSV, JSON lines, CoNLL and Parquet are read lazily.
 
-    CoNLL columns give `words`, `tags` and `lines`, the numbers of their lines, and each column by its number. SQuAD
-    gives a record for each question: `id`, `question`, `context`, `answers`, a list of {"text", "answer_start"}.
+    A record of CoNLL has `words`, `tags` and `lines`, the numbers of their lines, and each column by its number. SQuAD
+    has a record for each question: `id`, `question`, `context`, `answers`, a list of {"text", "answer_start"}.
 
     Raises:
-        DataError: there is no such file, its format is not known or not kept, it is damaged or not UTF-8, or a package
+        DataError: there is no such file, its format is unknown or violated, it is damaged or not UTF-8, or a package
             that reads it is missing.
     """
     return islice(_records(source), source.limit)
@@ -63,11 +63,11 @@ def _records(source: Source) -> Iterator[Record | RejectedRecord]:
 
 
 def read_file(path: Path, kind: Format, column: str | None = None) -> Iterator[Record | RejectedRecord]:
-    """The records of one file, as those of a source; only their value in `column` has to be there.
+    """The records of one file. If `column` is set, only that column has to be read.
 
     Raises:
-        UnreadableError: its content cannot be read.
-        DataError: a package that reads it is missing, or a Parquet file has no such column.
+        UnreadableError: the content of the file cannot be read.
+        DataError: a package that reads the format is missing, or a Parquet file has no such column.
     """
     return _file(path, kind, Source(path=str(path)), column)
 
@@ -81,21 +81,21 @@ def _file(path: Path, kind: Format, source: Source, column: str | None = None) -
 
 
 def format_of(path: Path) -> Format | None:
-    """The format that the name of a file indicates, compressed (.gz, .zst) or not; None where it indicates none.
+    """The format that a file name indicates, compressed (.gz, .zst) or not, or None.
 
     Raises:
-        DataError: it is a spreadsheet.
+        DataError: the file is a spreadsheet.
     """
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     if Path(name).suffix in _SPREADSHEETS:
-        raise DataError(f"{path} is a spreadsheet, which is not read; save it as CSV (UTF-8) and give that file.")
-    return _ENDINGS.get(Path(name).suffix)
+        raise DataError(f"{path} is a spreadsheet, which cannot be read; save it as CSV (UTF-8) and give that file.")
+    return _SUFFIXES.get(Path(name).suffix)
 
 
 def _format(path: Path) -> Format:
     found = format_of(path)
     if found is None:
         raise DataError(
-            f"The name of {path} does not tell its format; name one of csv, tsv, jsonl, json, parquet, conll, squad."
+            f"The name of {path} does not indicate its format; set csv, tsv, jsonl, json, parquet, conll or squad."
         )
     return found

@@ -66,7 +66,7 @@ def _plain(value: Any, name: str, row: int) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else None if math.isnan(value) else _refuse(value, name, row)
+        return value if math.isfinite(value) else None if math.isnan(value) else _reject(value, name, row)
     if isinstance(value, list | tuple):
         return [_plain(one, name, row) for one in value]
     if isinstance(value, Mapping):
@@ -75,10 +75,10 @@ def _plain(value: Any, name: str, row: int) -> Any:
         return value.isoformat()
     if type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values
         return None
-    return _refuse(value, name, row)
+    return _reject(value, name, row)
 
 
-def _refuse(value: Any, name: str, row: int) -> Any:
+def _reject(value: Any, name: str, row: int) -> Any:
     raise DataError(
         f"Row {row}: {name} is {value!r}, a {type(value).__name__}; give texts, numbers, lists or mappings."
     )

@@ -25,11 +25,10 @@ logger = logging.getLogger(__name__)
 Kind = Literal["bpe", "unigram"]
 
 SPECIAL_TOKENS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
-_SPACES = [" " * n for n in range(24, 1, -1)]  # one token for each run, so that code stays short
-_ATTRIBUTE = "special_tokens_of_folder"  # of a Tokenizer, which allows attributes but no subclass
-# For each part that a special token plays: its keys in special_tokens_map.json and tokenizer_config.json, then names
-# that are taken where nothing is said.
-_PARTS = {
+_SPACES = [" " * n for n in range(24, 1, -1)]  # one token for each run of spaces, so that code has few tokens
+_ATTRIBUTE = "special_tokens_of_folder"  # set on a Tokenizer, which allows attributes but no subclass
+# For each role of a special token: its keys in special_tokens_map.json and tokenizer_config.json, then default names.
+_ROLES = {
     "cls": (("cls_token", "bos_token"), ("[CLS]", "<cls>", "<s>")),
     "sep": (("sep_token", "eos_token"), ("[SEP]", "<sep>", "</s>")),
     "pad": (("pad_token",), ("[PAD]", "<pad>")),
@@ -38,39 +37,39 @@ _PARTS = {
 }
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _UNUSED = re.compile(r"\[unused\d+\]")
-# A word with the space before it, digits, punctuation, line breaks, other white space. For Unigram, whose pieces stay
-# inside one match; byte-level BPE brings its own.
+# A word with the space before it, digits, punctuation, line breaks, other white space. For Unigram, whose tokens stay
+# inside one match; byte-level BPE has its own pattern.
 _WORDS = Regex(r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|[\r\n]+|[^\S\r\n]+(?=\S)|\s+")
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The special tokens of a tokenizer by what they do, whatever their names."""
+    """The special tokens of a tokenizer by their role, whatever their names."""
 
     cls: str  # begins every sequence
-    sep: str  # ends every sequence, and stands between the two of a pair
+    sep: str  # ends every sequence, and separates the texts of a pair
     pad: str
     mask: str
     unk: str | None  # byte-level tokenizers need none
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "SpecialTokens":
-        """Those that `load_tokenizer` found in its folder; of another tokenizer, what it tells by itself."""
+        """Those that `load_tokenizer` found in the folder, or those of the tokenizer itself."""
         found = getattr(tokenizer, _ATTRIBUTE, None)
         return found if isinstance(found, cls) else _special_tokens(tokenizer, [])
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """What data and model need to know of a tokenizer."""
+    """What data and model need to know about a tokenizer."""
 
     size: int
     cls_id: int
     sep_id: int
     pad_id: int
     mask_id: int
-    special: npt.NDArray[np.bool_]  # (size,) never masked, never drawn: special and unused tokens, ids without a token
-    byte_lengths: npt.NDArray[np.int32]  # (size,) UTF-8 bytes that a token stands for, 0 for special ones
+    special: npt.NDArray[np.bool_]  # (size,) special and unused tokens, ids without a token: never masked or sampled
+    byte_lengths: npt.NDArray[np.int32]  # (size,) UTF-8 bytes of a token's text, 0 for special ones
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
@@ -91,7 +90,7 @@ class Vocabulary:
                 continue
             special[index] = False
             if byte_level and index not in added:
-                lengths[index] = len(token)  # one character stands for one byte
+                lengths[index] = len(token)  # one character is one byte
             elif _BYTE.fullmatch(token):
                 lengths[index] = 1
             else:
@@ -100,18 +99,18 @@ class Vocabulary:
 
     @cached_property
     def ordinary(self) -> npt.NDArray[np.int64]:
-        """The ids that stand for text: what a random replacement is drawn from."""
+        """The ids of text: random replacements are sampled from them."""
         return np.flatnonzero(~self.special)
 
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Tokenizer:
     """A tokenizer from a folder, a tokenizer.json, or the hub (through its cache).
 
-    Its special tokens are those that it frames a text with, and those that special_tokens_map.json,
-    tokenizer_config.json or config.json beside it name (`SpecialTokens.of`).
+    Its special tokens are those that it adds to a text, and those named in special_tokens_map.json,
+    tokenizer_config.json or config.json beside it (`SpecialTokens.of`).
 
     Raises:
-        DataError: it cannot be found or read, or has no token to begin, end, pad or mask with.
+        DataError: it cannot be found or read, or has no CLS, SEP, PAD or MASK token.
     """
     path = tokenizer_file(source, revision=revision, token=token)
     try:
@@ -121,28 +120,28 @@ def load_tokenizer(source: str | Path, *, revision: str | None = None, token: st
     tokenizer.no_padding()
     tokenizer.no_truncation()
     files = [path.with_name(name) for name in ("special_tokens_map.json", "tokenizer_config.json", "config.json")]
-    said = [read_object(file) for file in files if file.is_file()]
+    configs = [read_object(file) for file in files if file.is_file()]
     try:
-        setattr(tokenizer, _ATTRIBUTE, _special_tokens(tokenizer, said))
+        setattr(tokenizer, _ATTRIBUTE, _special_tokens(tokenizer, configs))
     except LookupError as error:
-        keys, names = _PARTS[str(error.args[0])]
+        keys, names = _ROLES[str(error.args[0])]
         raise DataError(
-            f"{path} has no {names[0]}, and nothing beside it names a token in its place: set {keys[0]} in "
-            "tokenizer_config.json; a tokenizer that has all of them comes from `modernbert tokenizer train`."
+            f"{path} has no {names[0]}, and no file beside it names another token for it: set {keys[0]} in "
+            "tokenizer_config.json. `modernbert tokenizer train` writes a tokenizer with all special tokens."
         ) from None
     return tokenizer
 
 
 def num_ids(tokenizer: Tokenizer) -> int:
-    """One more than the highest id: what a model must embed. Ids may have gaps, so it is not the number of entries."""
+    """One more than the highest id: the number of embeddings that a model needs. Ids may have gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def check_fits(tokenizer: Tokenizer, vocab_size: int, model: str | Path) -> None:
-    """See that a model has an embedding for every token.
+    """Check that a model has an embedding for every token.
 
     Raises:
-        DataError: it has not.
+        DataError: an id has no embedding.
     """
     if (ids := num_ids(tokenizer)) > vocab_size:
         raise DataError(
@@ -151,11 +150,11 @@ def check_fits(tokenizer: Tokenizer, vocab_size: int, model: str | Path) -> None
         )
 
 
-def _special_tokens(tokenizer: Tokenizer, said: Sequence[Mapping[str, Any]]) -> SpecialTokens:
-    """What is framed with comes first, since the model was trained so; then what the files say, in their order.
+def _special_tokens(tokenizer: Tokenizer, configs: Sequence[Mapping[str, Any]]) -> SpecialTokens:
+    """Tokens that the tokenizer adds come first, since the model was trained with them; then those of the configs.
 
     Raises:
-        LookupError: with the name of a part that no token plays.
+        LookupError: no token has a role; the argument is the role.
     """
     framed = tokenizer.encode("a")
     found: dict[str, str] = {}
@@ -164,15 +163,15 @@ def _special_tokens(tokenizer: Tokenizer, said: Sequence[Mapping[str, Any]]) -> 
         *framed.special_tokens_mask[-1:],
     ] == [1, 1]:
         found = {"cls": framed.tokens[0], "sep": framed.tokens[-1]}
-    for part, (keys, names) in _PARTS.items():
-        candidates = [values.get(key) for key in keys for values in said]
-        candidates += [_token_of(tokenizer, values.get(f"{key}_id")) for key in keys for values in said]
+    for role, (keys, names) in _ROLES.items():
+        candidates = [values.get(key) for key in keys for values in configs]
+        candidates += [_token_of(tokenizer, values.get(f"{key}_id")) for key in keys for values in configs]
         for candidate in [*candidates, *names]:
             name = candidate.get("content") if isinstance(candidate, dict) else candidate
-            if part not in found and isinstance(name, str) and tokenizer.token_to_id(name) is not None:
-                found[part] = name
-        if part not in found and part != "unk":
-            raise LookupError(part)
+            if role not in found and isinstance(name, str) and tokenizer.token_to_id(name) is not None:
+                found[role] = name
+        if role not in found and role != "unk":
+            raise LookupError(role)
     return SpecialTokens(found["cls"], found["sep"], found["pad"], found["mask"], found.get("unk"))
 
 
@@ -197,10 +196,10 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def tokenizer_file(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
-    """The tokenizer.json that a folder, a file or a hub id means.
+    """The path of tokenizer.json in a folder, a file or a hub repository.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no tokenizer.
     """
     path = Path(source)
     if path.is_file():
@@ -221,27 +220,27 @@ def tokenizer_file(source: str | Path, *, revision: str | None = None, token: st
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(
-            f"There is no tokenizer {str(source)!r}: no such folder here, and the hub gives none ({reason}); "
+            f"There is no tokenizer {str(source)!r}, neither as a local folder nor on the hub ({reason}); "
             "give the path of a tokenizer folder, or check the name and the network."
         ) from None
     return Path(found)
 
 
 def sha256(source: str | Path) -> str:
-    """The hash of a tokenizer.json, by which shards remember who wrote them."""
+    """The hash of a tokenizer.json, which the manifest of shards records."""
     return hashlib.sha256(tokenizer_file(source).read_bytes()).hexdigest()
 
 
 def train_tokenizer(texts: Iterable[str], output: str | Path, *, vocab_size: int, kind: Kind = "bpe") -> Tokenizer:
     """Train a tokenizer and write its folder, which `transformers` loads too.
 
-    `bpe` is byte-level BPE as published (arXiv 2412.13663, section 2.1.3), the same file for the same texts. `unigram`
-    (Kudo 2018, arXiv 1804.10959) works on characters with a byte for whatever it has not seen, for languages without
-    spaces; the library visits words in random order, so two runs may differ in rare pieces. Both give back every text
-    exactly, up to NFC. `vocab_size` counts everything and is rounded up to a multiple of 64; what the texts cannot
-    fill is [unusedN].
+    `bpe` is byte-level BPE as published (arXiv 2412.13663, section 2.1.3); the same texts give the same file. `unigram`
+    (Kudo 2018, arXiv 1804.10959) works on characters, with bytes for unknown ones, for languages without spaces; the
+    library visits words in random order, so two runs may differ in rare tokens. Both decode every text exactly, up to
+    NFC. `vocab_size` includes all tokens and is rounded up to a multiple of 64; entries that the texts cannot fill are
+    [unusedN].
 
-    In a folder that exists its tokenizer is replaced, and everything else stays.
+    In an existing folder, the tokenizer is replaced, and other files stay.
 
     Raises:
         DataError: there is no text, the vocabulary is too small, or `output` holds a model, which needs its own
@@ -273,7 +272,7 @@ def train_tokenizer(texts: Iterable[str], output: str | Path, *, vocab_size: int
 
 
 def _check_output(output: Path) -> None:
-    """Refuse to write a tokenizer where it would take the place of something that is needed."""
+    """Check that writing a tokenizer would not replace a file that is needed."""
     for path in (*output.glob("*.safetensors"), *output.glob("*.safetensors.index.json")):
         raise DataError(f"{output} holds a model ({path.name}), which needs its own tokenizer; choose another folder.")
     path = output / "tokenizer.json"
@@ -314,10 +313,10 @@ def _train_unigram(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size - len(bytes_), special_tokens=["[UNK]"], unk_token="[UNK]", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece != "[UNK]"]
-    lowest = min((score for _, score in pieces), default=0.0)
-    pieces.sort(key=lambda piece: (-piece[1], piece[0]))
-    vocabulary = [("[UNK]", 0.0), *((byte, lowest - 100.0) for byte in bytes_), *pieces]
+    entries = [(token, score) for token, score in json.loads(tokenizer.to_str())["model"]["vocab"] if token != "[UNK]"]
+    lowest = min((score for _, score in entries), default=0.0)
+    entries.sort(key=lambda token: (-token[1], token[0]))
+    vocabulary = [("[UNK]", 0.0), *((byte, lowest - 100.0) for byte in bytes_), *entries]
     tokenizer.model = models.Unigram(vocabulary, unk_id=0, byte_fallback=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
@@ -402,15 +401,15 @@ def evaluate_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> TokenizerR
     )
 
 
-def with_markers_in_text(tokenizer: Tokenizer, prompt: str, *, lower_case: bool = False) -> Tokenizer:
-    """A copy that reads the special tokens written in `prompt` as such in any text, and all other ones as text.
+def with_prompt_special_tokens(tokenizer: Tokenizer, prompt: str, *, lower_case: bool = False) -> Tokenizer:
+    """A copy that recognizes the special tokens of `prompt` in any text, and reads other special tokens as text.
 
-    With `lower_case` it lower-cases first.
+    With `lower_case`, it lower-cases texts first.
     """
     values = json.loads(tokenizer.to_str())
     for token in values["added_tokens"]:
         if token["content"] in prompt:
-            token["special"] = False  # what is not special is found although special tokens are text
+            token["special"] = False  # tokens that are not special are recognized although special tokens are text
     copy = Tokenizer.from_str(json.dumps(values))
     if lower_case:
         rest = [] if copy.normalizer is None else [copy.normalizer]

@@ -1,6 +1,6 @@
-"""Where a text may be cut into the pieces that get one tag each.
+"""Split texts into the units that get one tag each.
 
-A grapheme cluster (a letter with its combining marks, an emoji sequence) is never parted: Unicode Standard Annex 29, as
+A grapheme cluster (a letter with its combining marks, an emoji sequence) is never split: Unicode Standard Annex 29, as
 the package `regex` implements it.
 """
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 import regex
 
-Places = tuple[tuple[int, int], ...]
+WordOffsets = tuple[tuple[int, int], ...]  # begin and end of each word or unit, in characters
 Units = Literal["tokens", "words", "characters", "whole words"]
 
 # Scripts that are written without spaces, and Hangul, whose particles follow a name without one.
@@ -19,7 +19,7 @@ _UNSPACED = (
     r"\p{Javanese}\p{Balinese}\p{Tai_Tham}\p{New_Tai_Lue}\p{Tai_Le}\p{Tai_Viet}ーｰ々〆"
 )
 _CLUSTER = regex.compile(r"\X")
-_APART = regex.compile(r"\p{GCB=Other}{2}")  # between two such characters a cluster always ends
+_APART = regex.compile(r"\p{GCB=Other}{2}")  # a cluster always ends between two of these characters
 _UNSPACED_CLUSTER = regex.compile(rf"[{_UNSPACED}]")
 _WORD_CLUSTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _BOTH = {"letters": regex.compile(r"[\p{L}\p{M}]{2}"), "digits": regex.compile(r"\p{N}{2}")}
@@ -32,13 +32,13 @@ _ABBREVIATION = regex.compile(r"(?:\p{L}\p{M}*\.){2,}")
 
 @dataclass(frozen=True)
 class WordRule:
-    """How texts are cut into units. It is kept in the folder of a model, so that training and prediction cut alike.
+    """How texts are split into units. The folder of a model keeps it, so that training and prediction split alike.
 
-    - `words`: runs of letters and digits; every other character, and every character of a script without spaces, alone.
-    - `characters`: every character. Both leave out white space, and cut where `joined_by` stands.
-    - `whole words`: what stands between spaces, without the marks around it, for models of which only the first token
-      of each word was trained and nobody knows how the words were made.
-    - `tokens`: the smallest pieces that end where tokens end.
+    - `words`: runs of letters and digits. Any other character, and each character of a script without spaces, is one.
+    - `characters`: every character. `words` and `characters` leave out white space and `joined_by`.
+    - `whole words`: the text between spaces, without the punctuation around it. For models that were trained on the
+      first token of each word, in an unknown definition of words.
+    - `tokens`: the smallest parts of the text that end at the end of a token.
     """
 
     units: Units
@@ -46,25 +46,25 @@ class WordRule:
 
     @classmethod
     def of_words(cls, joined_by: str) -> "WordRule":
-        """The rule for data whose words are given, joined by something or by nothing."""
+        """The rule for data with words, which are joined by a text or (empty) by nothing."""
         return cls("words" if joined_by else "characters", joined_by)
 
-    def cut(self, text: str) -> Places | None:
-        """The units of a text; None where its tokens decide."""
+    def split(self, text: str) -> WordOffsets | None:
+        """The units of a text; None if its tokens decide."""
         if self.units == "tokens":
             return None
         if self.units == "whole words":
             return _whole_words(text)
-        return tuple(_pieces(text, self.joined_by, alone=self.units == "characters"))
+        return tuple(_split(text, self.joined_by, by_character=self.units == "characters"))
 
 
-def join(words: Sequence[str], joined_by: str) -> tuple[str, Places]:
-    """The text of some words, and where they stand in it."""
-    places, begin = [], 0
+def join(words: Sequence[str], joined_by: str) -> tuple[str, WordOffsets]:
+    """The text of some words, and their offsets in it."""
+    offsets, begin = [], 0
     for word in words:
-        places.append((begin, begin + len(word)))
+        offsets.append((begin, begin + len(word)))
         begin += len(word) + len(joined_by)
-    return joined_by.join(words), tuple(places)
+    return joined_by.join(words), tuple(offsets)
 
 
 def clusters(text: str) -> Iterator[tuple[int, int]]:
@@ -72,28 +72,28 @@ def clusters(text: str) -> Iterator[tuple[int, int]]:
     return (match.span() for match in _CLUSTER.finditer(text))
 
 
-def parts_cluster(text: str, place: int) -> bool:
-    """Whether a cut at a place would part a letter from its marks."""
-    if not 0 < place < len(text) or _APART.match(text, place - 1):
+def splits_cluster(text: str, position: int) -> bool:
+    """Whether a split at a position would separate a letter from its combining marks."""
+    if not 0 < position < len(text) or _APART.match(text, position - 1):
         return False
-    begin = max(0, place - 64)  # clusters are shorter: a search from there finds their ends again
-    return place - begin not in {one for one, _ in clusters(text[begin : place + 1])}
+    begin = max(0, position - 64)  # clusters are shorter, so a search from there finds their ends
+    return position - begin not in {one for one, _ in clusters(text[begin : position + 1])}
 
 
-def inside_word(text: str, place: int) -> bool:
-    """Whether a place is between two letters, or two digits, of a script that is written with spaces.
+def inside_word(text: str, position: int) -> bool:
+    """Whether a position is between two letters, or two digits, of a script that is written with spaces.
 
-    Between a letter and a digit, and behind an abbreviation in capitals (the FC of "FCvs"), a word may well end.
+    A word may end between a letter and a digit, and after an abbreviation in capitals (the FC of "FCvs").
     """
-    if not 0 < place < len(text) or any(_UNSPACED_CLUSTER.match(text, at) for at in (place - 1, place)):
+    if not 0 < position < len(text) or any(_UNSPACED_CLUSTER.match(text, at) for at in (position - 1, position)):
         return False
-    if place >= 2 and _ABBREVIATED.match(text, place - 2):
+    if position >= 2 and _ABBREVIATED.match(text, position - 2):
         return False
-    return any(_BOTH[kind].match(text, place - 1) is not None for kind in ("letters", "digits"))
+    return any(_BOTH[kind].match(text, position - 1) is not None for kind in ("letters", "digits"))
 
 
-def word_around(text: str, begin: int, end: int) -> tuple[int, int]:
-    """The stretch widened to the letters and digits that it cuts."""
+def widen_to_words(text: str, begin: int, end: int) -> tuple[int, int]:
+    """A span, widened to the whole words that it begins or ends in."""
     while inside_word(text, begin):
         begin -= 1
     while inside_word(text, end):
@@ -101,54 +101,55 @@ def word_around(text: str, begin: int, end: int) -> tuple[int, int]:
     return begin, end
 
 
-def _pieces(text: str, joined_by: str, alone: bool) -> Iterator[tuple[int, int]]:
-    joints = _joints(text, joined_by)
-    word = None  # where the one that goes on has begun
+def _split(text: str, joined_by: str, by_character: bool) -> Iterator[tuple[int, int]]:
+    separators = _separators(text, joined_by)
+    word_begin = None  # begin of the current word
     for begin, end in clusters(text):
-        blank = text[begin:end].isspace() or begin in joints
-        goes_on = not (blank or alone or _UNSPACED_CLUSTER.match(text, begin)) and _WORD_CLUSTER.match(text, begin)
-        if word is not None and not goes_on:
-            yield word, begin
-            word = None
-        if goes_on and word is None:
-            word = begin
-        elif not goes_on and not blank:
+        blank = text[begin:end].isspace() or begin in separators
+        alone = blank or by_character or _UNSPACED_CLUSTER.match(text, begin)
+        in_word = not alone and _WORD_CLUSTER.match(text, begin)
+        if word_begin is not None and not in_word:
+            yield word_begin, begin
+            word_begin = None
+        if in_word and word_begin is None:
+            word_begin = begin
+        elif not in_word and not blank:
             yield begin + len(text[begin:end]) - len(text[begin:end].lstrip()), end
-    if word is not None:
-        yield word, len(text)
+    if word_begin is not None:
+        yield word_begin, len(text)
 
 
-def _joints(text: str, joined_by: str) -> set[int]:
-    """The characters that stand between words, where it is not white space that does."""
+def _separators(text: str, joined_by: str) -> set[int]:
+    """The positions of the separators between words, unless these are white space."""
     if not joined_by.strip():
         return set()
     return {at for match in regex.finditer(regex.escape(joined_by), text) for at in range(*match.span())}
 
 
-def _whole_words(text: str) -> Places:
-    found: list[tuple[int, int]] = []
+def _whole_words(text: str) -> WordOffsets:
+    words: list[tuple[int, int]] = []
     for chunk in _CHUNK.finditer(text):
         begin, end = chunk.span()
         while begin < end - 1 and _OPENS.match(text, begin):
-            found.append((begin, begin + 1))
+            words.append((begin, begin + 1))
             begin += 1
-        behind: list[tuple[int, int]] = []
+        trailing: list[tuple[int, int]] = []
         while end > begin + 1 and _CLOSES.match(text, end - 1) and not _ABBREVIATION.fullmatch(text, begin, end):
-            behind.append((end - 1, end))
+            trailing.append((end - 1, end))
             end -= 1
-        found += _runs(text, begin, end)
-        found += reversed(behind)
-    return tuple(found)
+        words += _runs(text, begin, end)
+        words += reversed(trailing)
+    return tuple(words)
 
 
 def _runs(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """A stretch without spaces as it is, but for characters of scripts that never have any."""
+    """A text without spaces as one unit, but each character of a script without spaces as its own unit."""
     start = begin
-    for one, other in clusters(text[begin:end]):
-        if _UNSPACED_CLUSTER.match(text, begin + one):
-            if start < begin + one:
-                yield start, begin + one
-            yield begin + one, begin + other
-            start = begin + other
+    for first, last in clusters(text[begin:end]):
+        if _UNSPACED_CLUSTER.match(text, begin + first):
+            if start < begin + first:
+                yield start, begin + first
+            yield begin + first, begin + last
+            start = begin + last
     if start < end:
         yield start, end

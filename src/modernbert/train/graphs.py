@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from modernbert.stream.staging import Inputs, Shape, Staged
+from modernbert.stream.staging import Inputs, Shape, StagedBatch
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ class Graphs:
         self._recorded: dict[Shape, _Recorded] = {}
         self._recorder = self._make_recorder()
 
-    def __call__(self, staged: Staged) -> Tensor:
+    def __call__(self, staged: StagedBatch) -> Tensor:
         if self._is_due(staged.shape):
             self._record(staged.shape)
         if staged.shape in self._recorded:
             return self._recorded[staged.shape](staged)
         self._passes[staged.shape] += 1
-        return self._run(staged.on(self._device))
+        return self._run(staged.to(self._device))
 
     def _is_due(self, shape: Shape) -> bool:
         return (
@@ -94,7 +94,7 @@ class _Recorded:
     inputs: Inputs
     replay: Callable[[], Tensor]
 
-    def __call__(self, staged: Staged) -> Tensor:
+    def __call__(self, staged: StagedBatch) -> Tensor:
         self.buffer.copy_(staged.buffer, non_blocking=True)
         return self.replay()
 

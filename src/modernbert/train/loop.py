@@ -40,7 +40,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.model.folder import Pretrained
 from modernbert.run_metrics import Metrics
 from modernbert.runtime import Precision
-from modernbert.stream.staging import Arriving, send
+from modernbert.stream.staging import HostCopy, numbers_to_device
 from modernbert.train import checkpoint
 from modernbert.train.distributed import Parallel, Parallelism, Processes
 from modernbert.train.optimizer import StableAdamW
@@ -240,7 +240,7 @@ class TrainingLoop(ABC, Generic[U, P]):
     def _update(self, planned: U, stop: StopRequest) -> Launched[U, P]:
         """Start one optimizer step over the global batch."""
         progress = self.after(planned)
-        counts = send([planned.count, stop.requested], self.processes.device)
+        counts = numbers_to_device([planned.count, stop.requested], self.processes.device)
         self.processes.add_up(counts)
         torch.manual_seed(self.dropout_seed(progress.step))
         loss = self.backward(planned, counts[0]).to(counts.dtype)
@@ -250,7 +250,7 @@ class TrainingLoop(ABC, Generic[U, P]):
         norm = self.optimizer.step(self.max_grad_norm)
         self.clear_gradients()
         self.processes.add_up(loss)
-        results = Arriving(torch.stack([loss, norm.to(counts.dtype), *counts.unbind()]))
+        results = HostCopy(torch.stack([loss, norm.to(counts.dtype), *counts.unbind()]))
         return Launched(planned, progress, rate, False, results)
 
     def clear_gradients(self) -> None:

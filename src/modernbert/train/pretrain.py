@@ -228,8 +228,8 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
             staged = self._staging.stage(batch, planned.predicted)
             if self._graphs is not None:  # one process, whose own count is that of all
                 return self._graphs(staged)
-            inputs = staged.on(self.processes.device)
-            return self._backward(replace(inputs, predicted=count.to(torch.float32)))
+            inputs = staged.to(self.processes.device)
+            return self._backward(replace(inputs, total_predicted=count.to(torch.float32)))
 
         return self.accumulate(planned.batches, microbatch, torch.float32)
 
@@ -239,8 +239,10 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         DDP and FSDP take the mean over the processes, so that part is multiplied by their number.
         """
         with autocast(self.processes.device, self.precision):
-            nats = self.parallelism.objective(inputs.tokens, inputs.sequences, inputs.rows, inputs.targets)
-        share: Tensor = nats / inputs.predicted
+            nats = self.parallelism.objective(
+                inputs.tokens, inputs.sequences, inputs.total_predicted_positions, inputs.targets
+            )
+        share: Tensor = nats / inputs.total_predicted
         (share * self.processes.size).backward()
         return share.detach()
 
@@ -291,8 +293,8 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         if usual is None:
             return
         documents: dict[str, list[int]] = {}
-        for row in step.planned.rows:
-            documents.setdefault(row.source, []).extend(chunk.document for chunk in row.chunks)
+        for packed in step.planned.packed_sequences:
+            documents.setdefault(packed.source, []).extend(chunk.document for chunk in packed.chunks)
         shown = "; ".join(
             f"{source} {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}"
             for source, ids in documents.items()
@@ -307,14 +309,14 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
 
     def report(self, interval: Interval[PlannedUpdate, Progress]) -> dict[str, Any]:
         last = interval.last
-        slots = sum(step.planned.slots for step in interval.steps)
+        capacity = sum(step.planned.capacity for step in interval.steps)
         speed, done = interval.tokens_per_second, min(1.0, last.progress.tokens / self.total_tokens)
         logger.info(
             "step %6d  %s  loss %.4f  lr %.2e  %s tokens/s  %3.0f %%  %s left",
             last.progress.step, self._name, interval.loss, last.learning_rate, f"{speed:,.0f}", 100 * done,
             _clock((self.total_tokens - last.progress.tokens) / speed),
         )  # fmt: skip
-        return {"phase": self._name, "batch_tokens": last.planned.slots, "fill": interval.tokens / slots}
+        return {"phase": self._name, "batch_tokens": last.planned.capacity, "fill": interval.tokens / capacity}
 
     def evaluate(self, planned: PlannedUpdate) -> None:
         """Evaluate on the held-out documents of the phase's sources, each process on a part of them."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from modernbert.stream.staging import Arriving
+from modernbert.stream.staging import HostCopy
 
 
 class Progress(Protocol):
@@ -48,7 +48,7 @@ class Launched(Generic[U, P]):
     progress: P  # after it
     learning_rate: float
     report: bool  # whether the interval that is reported ends with it
-    results: Arriving  # loss, gradient norm, count, and how many processes were asked to stop
+    results: HostCopy  # loss, gradient norm, count, and how many processes were asked to stop
 
 
 @dataclass(frozen=True, eq=False)

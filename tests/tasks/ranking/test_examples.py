@@ -74,7 +74,7 @@ def test_identifiers_are_looked_up_in_their_files(tmp_path: Path) -> None:
         ({"words": "q", "positive": "p"}, "there is no column 'query'"),
     ],
 )
-def test_what_is_wrong_is_told_with_file_and_line(record, said: str, tmp_path: Path) -> None:
+def test_an_invalid_record_is_an_error_with_file_and_line(record, said: str, tmp_path: Path) -> None:
     source = written(tmp_path / "data.jsonl", {"query": "q", "positive": "p"}, record)
     with pytest.raises(DataError, match=rf"data.jsonl:2: {said}"):
         read_ranking(source, RankingColumns())

@@ -72,7 +72,7 @@ def encode_questions(
     for number, (example, question, encoding) in enumerate(zip(examples, questions, encoded_contexts, strict=True)):
         context = TokenizedText.of(example.context, encoding)
         contexts.append(context)
-        kept = question.ids[: max(1, frame.room(max_length, 2) // 2)]
+        kept = question.ids[: max(1, frame.content_length(max_length, 2) // 2)]
         truncated += len(kept) < len(question.ids)
         place = None
         if example.answers:
@@ -80,7 +80,7 @@ def encode_questions(
             place = context.covering(answer.begin, answer.begin + len(answer.text))
             lost += place is None
         context_at = len(kept) + 2
-        for begin, end in windows(len(context.ids), frame.room(max_length, 2) - len(kept), overlap):
+        for begin, end in windows(len(context.ids), frame.content_length(max_length, 2) - len(kept), overlap):
             ids = frame.ids(kept, context.ids[begin:end])
             labels = np.zeros(2, dtype=np.int64)
             if place is not None and begin <= place[0] and place[1] < end:

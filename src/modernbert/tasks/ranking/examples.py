@@ -174,7 +174,7 @@ def _text(record: Record, column: str, value: Any, table: dict[str, str] | None)
             )
         value = table[name]
     if not isinstance(value, str):
-        return RejectedRecord("no text", f"{column} is {value!r} and should be a text.", record.origin)
+        return RejectedRecord("not a text", f"{column} is {value!r} and should be a text.", record.origin)
     if not value.strip():
         return RejectedRecord(
             "empty text", f"{column} is empty; give it a text, or leave the example out.", record.origin
@@ -183,7 +183,7 @@ def _text(record: Record, column: str, value: Any, table: dict[str, str] | None)
         value.encode("utf-8")
     except UnicodeEncodeError:
         return RejectedRecord(
-            "half a surrogate pair", f"{column} holds half a surrogate pair; write it again.", record.origin
+            "unpaired surrogate", f"{column} holds an unpaired surrogate; write it again.", record.origin
         )
     return value.strip()
 

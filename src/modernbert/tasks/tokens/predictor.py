@@ -16,7 +16,7 @@ from modernbert.tasks.tokens.reading import SpanExample
 from modernbert.tasks.tokens.windows import decode_spans, encode_spans
 from modernbert.text.conll import is_tag
 from modernbert.text.records import Origin
-from modernbert.text.words import Places, join
+from modernbert.text.words import WordOffsets, join
 
 Words = Sequence[str]  # of one text, a list or tuple
 
@@ -68,7 +68,7 @@ class TokenClassifier(Predictor[Head]):
             return self([texts])[0]
         joined = [self._joined(number, one) for number, one in enumerate(listed(texts), 1)]
         examples = [
-            SpanExample(text, (), self.rule.cut(text), Origin("text", number))
+            SpanExample(text, (), self.rule.split(text), Origin("text", number))
             for number, (text, _) in enumerate(joined, 1)
         ]
         tags = self.model.config.labels
@@ -84,7 +84,7 @@ class TokenClassifier(Predictor[Head]):
         """The text that a list of words is read as."""
         return join(words, self.rule.joined_by)[0]
 
-    def _joined(self, number: int, given: object) -> tuple[str, Places | None]:
+    def _joined(self, number: int, given: object) -> tuple[str, WordOffsets | None]:
         if not isinstance(given, list | tuple) or not given:
             return checked(given, f"Text {number}"), None
         words = [checked(word, f"Word {place} of text {number}") for place, word in enumerate(given, 1)]

@@ -21,7 +21,7 @@ from modernbert.tasks.reading import (
 from modernbert.tasks.tokens.tags import Span, spans_of_tags
 from modernbert.text.conll import is_tag
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
-from modernbert.text.words import Places, join, parts_cluster
+from modernbert.text.words import WordOffsets, join, splits_cluster
 
 _BEGIN = ("begin", "start", "start_offset")
 _END = ("end", "end_offset")
@@ -39,7 +39,7 @@ class SpanExample:
 
     text: str
     spans: tuple[Span, ...]
-    words: Places | None
+    words: WordOffsets | None
     origin: Origin
 
 
@@ -126,7 +126,7 @@ def marked_example(record: Record, text: str, column: str) -> SpanExample | Reje
             sentence = f"the span {begin} to {end} ({label}) holds white space alone; mark a word."
             return RejectedRecord("empty span", sentence, record.origin)
         begin, end = end - len(text[begin:end].lstrip()), begin + len(text[begin:end].rstrip())
-        if parts_cluster(text, begin) or parts_cluster(text, end):
+        if splits_cluster(text, begin) or splits_cluster(text, end):
             sentence = (
                 f"the span {begin} to {end} ({label}), {text[begin:end]!r}, parts a letter from its marks; count "
                 "characters, marks included."
@@ -172,7 +172,7 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
         return RejectedRecord("empty text", "a word is empty; leave it out.", record.origin)
     if not all(map(is_unicode, words)):
         return RejectedRecord(
-            "half a surrogate pair", "a word holds half a surrogate pair; write it again.", record.origin
+            "unpaired surrogate", "a word holds an unpaired surrogate; write it again.", record.origin
         )
     for number, tag in enumerate(tags):
         if not is_tag(tag) or not is_unicode(tag):

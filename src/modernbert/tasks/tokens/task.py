@@ -43,7 +43,7 @@ from modernbert.tasks.tokens.windows import (
     spans_that_cut_words,
 )
 from modernbert.text.records import RejectedRecord, Source
-from modernbert.text.words import WordRule, word_around
+from modernbert.text.words import WordRule, widen_to_words
 
 
 class Tokens(Task[SpanExample, ScoredSpans]):
@@ -100,7 +100,7 @@ class Tokens(Task[SpanExample, ScoredSpans]):
         total = sum(len(example.spans) for example in marked)
         if len(cut) > max(2, total / 10):
             example, span = cut[0]
-            whole = Span(*word_around(example.text, span.begin, span.end), span.label)
+            whole = Span(*widen_to_words(example.text, span.begin, span.end), span.label)
             raise _cut_word(example, span, whole, f"as {len(cut)} of {total} spans do; ").error()
 
     def learn_labels(self, examples: Sequence[SpanExample]) -> None:
@@ -148,7 +148,7 @@ class Tokens(Task[SpanExample, ScoredSpans]):
     def encode(self, examples: list[SpanExample]) -> Encoded[SpanExample]:
         encoded = encode_spans(
             self.tokenizer,
-            [replace(example, words=self.rule.cut(example.text)) for example in examples],
+            [replace(example, words=self.rule.split(example.text)) for example in examples],
             self.tags,
             max_length=self.max_length,
             overlap=self.overlap_tokens,

@@ -13,7 +13,7 @@ from modernbert.tasks.tokens.reading import SpanExample
 from modernbert.tasks.tokens.tags import Span, best_path, bio_tags, changes_inside_word, label_changes, spans_of_tags
 from modernbert.text.framing import Frame, Ids, encodings
 from modernbert.text.offsets import TokenizedText, best_windows, windows
-from modernbert.text.words import Places, inside_word, parts_cluster, word_around
+from modernbert.text.words import WordOffsets, inside_word, splits_cluster, widen_to_words
 
 ScoredSpans = tuple[tuple[Span, float], ...]  # the spans of one text, each with its probability
 
@@ -27,12 +27,12 @@ class Units:
     them.
     """
 
-    places: Places
+    places: WordOffsets
     anchors: npt.NDArray[np.int64]
     of_tokens: npt.NDArray[np.int64]  # (tokens,) the unit of each token whose label is learned, -1 for the others
 
     @classmethod
-    def of(cls, text: TokenizedText, words: Places | None) -> "Units":
+    def of(cls, text: TokenizedText, words: WordOffsets | None) -> "Units":
         if words is not None and len(text.ids):
             return cls._of_words(text, words)
         places: list[tuple[int, int]] = []
@@ -41,7 +41,7 @@ class Units:
         for token, (begin, end) in enumerate(text.offsets.tolist()):
             if begin == end:
                 continue  # white space belongs to no span, and ends none
-            if places and (begin < places[-1][1] or (begin == places[-1][1] and parts_cluster(text.text, begin))):
+            if places and (begin < places[-1][1] or (begin == places[-1][1] and splits_cluster(text.text, begin))):
                 places[-1] = (places[-1][0], max(end, places[-1][1]))
             else:
                 places.append((begin, end))
@@ -50,7 +50,7 @@ class Units:
         return cls(tuple(places), np.array(anchors, dtype=np.int64), of_tokens)
 
     @classmethod
-    def _of_words(cls, text: TokenizedText, words: Places) -> "Units":
+    def _of_words(cls, text: TokenizedText, words: WordOffsets) -> "Units":
         begins = np.array([begin for begin, _ in words], dtype=np.int64)
         of_words = np.searchsorted(text.offsets[:, 1], begins, side="right").clip(max=len(text.ids) - 1)
         anchors, first = np.unique(of_words, return_index=True)
@@ -123,7 +123,7 @@ def encode_spans(
         recovered = set(spans_of_tags(units.places, own))
         lost += [(number, span) for span in example.spans if span not in recovered]
         labels = _token_labels(units, own, numbers)
-        for begin, end in windows(len(text.ids), frame.room(max_length), overlap):
+        for begin, end in windows(len(text.ids), frame.content_length(max_length), overlap):
             ids = frame.ids(text.ids[begin:end])
             cut.append(SpanWindow(number, begin, end, ids, framed_labels(labels[begin:end])))
         texts.append(text)
@@ -150,14 +150,14 @@ def span_inside_word(tokenizer: Tokenizer, example: SpanExample) -> tuple[Span, 
                                              max_length=len(text.encode()) * 4 + 16, overlap=0).lost}  # fmt: skip
     for span in suspects:
         if span in lost:
-            return span, Span(*word_around(text, span.begin, span.end), span.label)
+            return span, Span(*widen_to_words(text, span.begin, span.end), span.label)
     return None
 
 
 def decode_spans(
     encoded: EncodedSpans,
     logits: Sequence[npt.NDArray[np.floating]],
-    words: Sequence[Places | None] | None = None,
+    words: Sequence[WordOffsets | None] | None = None,
 ) -> list[ScoredSpans]:
     """The spans of each text, each with the mean probability of its tags.
 
@@ -194,7 +194,7 @@ def decode_spans(
     return decoded
 
 
-def _inside(places: Places, words: Places) -> npt.NDArray[np.bool_]:
+def _inside(places: WordOffsets, words: WordOffsets) -> npt.NDArray[np.bool_]:
     """Which units begin inside a word, and not with it."""
     begins, ends = np.array(words, dtype=np.int64).reshape(-1, 2).T
     units = np.array([begin for begin, _ in places], dtype=np.int64)
@@ -213,7 +213,7 @@ def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int])
     return labels
 
 
-def _scored(places: Places, tags: Sequence[str], probabilities: npt.NDArray[np.float64]) -> ScoredSpans:
+def _scored(places: WordOffsets, tags: Sequence[str], probabilities: npt.NDArray[np.float64]) -> ScoredSpans:
     begins = {begin: number for number, (begin, _) in enumerate(places)}
     ends = {end: number for number, (_, end) in enumerate(places)}
     return tuple(

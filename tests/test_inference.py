@@ -74,7 +74,7 @@ def test_special_tokens_are_no_candidates(fill):
         (3, 5, "3 should be a text, or a list of texts"),
     ],
 )
-def test_wrong_input_is_one_sentence(fill, text, top_k, message):
+def test_invalid_input_is_an_error(fill, text, top_k, message):
     with pytest.raises(DataError, match=message):
         fill(text, top_k)
 

@@ -17,7 +17,7 @@ from typing import get_args
 from modernbert.config import Config
 from modernbert.model.pooling import PoolingMode
 from modernbert.run_metrics import TrackerName
-from modernbert.tasks.kinds import task_class, trainable
+from modernbert.tasks.kinds import task_class, trainable_tasks
 from modernbert.tasks.ranking.examples import RankingColumns
 from modernbert.tasks.ranking.settings import LossName, RankingKind, RankingLoss
 from modernbert.tasks.ranking.unlabelled import PairKind, Unlabelled
@@ -79,7 +79,7 @@ def _columns() -> str:
         "|---|---|---|---|",
     ]
     rows: dict[str, list[str]] = {}  # what a key is, and the tasks that have it
-    for task in trainable():
+    for task in trainable_tasks():
         kind = task_class(task).columns_type
         for name in kind.model_fields:
             meaning = next(_comments(base)[name][1] for base in kind.__mro__ if name in _comments(base))

@@ -87,7 +87,7 @@ def test_a_folder_is_measured_as_its_report_measures_it(task, make, more, model,
     if task == "classify":
         assert "accuracy" in CliRunner().invoke(app, command).stdout
         write_csv(tmp_path / "other.csv", [("a fire", "violet")], ("sentence", "label"))
-        with pytest.raises(DataError, match=r"other\.csv:2: the label 'violet' is none of blue, green, red"):
+        with pytest.raises(DataError, match=r"other\.csv:2: the label 'violet' is not one of blue, green, red"):
             measure_folder(folder, tmp_path / "other.csv", device="cpu")
         write_csv(tmp_path / "named.csv", sentences(20, 3))
         assert len(measure_folder(folder, tmp_path / "named.csv", ["data.text=text"], device="cpu").results) == 20

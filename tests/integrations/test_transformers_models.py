@@ -288,7 +288,7 @@ def test_a_batch_of_many_tokens_goes_through_in_parts(monkeypatch):
     model = make("ModernBertForTokenClassification")
     reference = copy.deepcopy(model)
     modernbert.accelerate(model, precision="float32")
-    monkeypatch.setattr(backbone, "suitable_tokens", lambda device: 45)
+    monkeypatch.setattr(backbone, "default_tokens_at_once", lambda device: 45)
     compare("ModernBertForTokenClassification", model, reference, batch((40, 7, 23, 1, 12, 44)))
 
 

@@ -79,7 +79,7 @@ def test_bf16_is_no_less_precise_than_the_modules(level):
     assert error(found, exact) < error(plain(half, [300, 7]), exact)
 
 
-def test_int8_stays_close(level):
+def test_int8_results_are_close_to_fp32(level):
     module = encoder("heads of 64", initializer_range=0.1)
     exact = plain(module, [300, 7])
     assert error(InferenceEncoder(module, int8=True)(*batch([300, 7])), exact) < 0.05

@@ -117,7 +117,7 @@ def test_no_source_is_more_than_a_packed_sequence_ahead_of_its_weight(sources, w
 @pytest.mark.parametrize("weights", [{}, {"large": 1.0, "other": 1.0}, {"large": 1.0, "small": 0.0}])
 def test_weights_of_other_sources_are_refused(sources, weights):
     chosen = {name: sources[name] for name in ("large", "small")}
-    with pytest.raises(ConfigError, match="need a weight above 0 each"):
+    with pytest.raises(ConfigError, match="need one weight above 0 each"):
         Loader(chosen, weights, VOCABULARY, max_length=64, mask_ratio=0.3, seed=0)
 
 

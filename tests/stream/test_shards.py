@@ -283,7 +283,7 @@ def test_a_fingerprint_detects_changed_shards(tmp_path, monkeypatch):
 def test_the_blocks_of_a_fingerprint_are_inside_the_file(size, monkeypatch):
     monkeypatch.setattr(shards, "_BLOCK", 64)
     monkeypatch.setattr(shards, "_BLOCKS", 5)
-    places = shards._sampled(size)
+    places = shards._block_offsets(size)
     assert len(places) == min(5, -(-size // 64))
     assert all(0 <= place < size for place in places)
     if size:

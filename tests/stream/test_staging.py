@@ -95,7 +95,7 @@ def test_padded_predictions_cover_usual_and_unusual_masks(tokens):
 
 
 def test_every_view_is_aligned_for_wide_loads():
-    inputs = staging().stage(batch_of([(5, 6), (3,)]), 1).on(CPU)
+    inputs = staging().stage(batch_of([(5, 6), (3,)]), 1).to(CPU)
     sequences = inputs.sequences
     views = [inputs.tokens, inputs.predicted_positions, inputs.targets, inputs.total_predicted]
     views += [sequences.cu_seqlens, sequences.positions, sequences.slots]
@@ -118,7 +118,7 @@ def test_padding_changes_neither_loss_nor_gradients():
 
     batch = batch_of([(9, 7), (5, 3), (16,)])
     plain = loss(Inputs.of(batch, torch.tensor(11.0), CPU))
-    padded = loss(staging().stage(batch, 11).on(CPU))
+    padded = loss(staging().stage(batch, 11).to(CPU))
     torch.testing.assert_close(padded, plain, rtol=1e-5, atol=1e-6)
 
 

@@ -35,7 +35,7 @@ SQUAD = {
 }
 
 
-def test_squad_files_give_a_question_each(tmp_path):
+def test_a_squad_file_gives_a_record_for_each_question(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(SQUAD, ensure_ascii=False, indent=1))
     first, second = read_questions(tmp_path / "x.json")
     assert (first.identifier, first.question, first.answers) == ("q1", "首都は？", (Answer("東京", 6),))
@@ -45,7 +45,7 @@ def test_squad_files_give_a_question_each(tmp_path):
     assert '"q2"' in lines[second.origin.line - 1]
 
 
-def test_questions_in_columns_as_on_the_hub(tmp_path):
+def test_questions_are_read_from_columns_as_on_the_hub(tmp_path):
     record = {"id": 7, "question": "q", "context": "the answer", "answers": {"text": ["answer"], "answer_start": [4]}}
     (tmp_path / "x.jsonl").write_text(json.dumps(record) + "\n")
     [example] = read_questions(tmp_path / "x.jsonl")
@@ -54,14 +54,14 @@ def test_questions_in_columns_as_on_the_hub(tmp_path):
     assert example.identifier.endswith("x.jsonl:1")
 
 
-def test_an_answer_that_is_not_at_its_place_is_told_with_the_place_where_it_is(tmp_path):
+def test_an_answer_at_another_offset_is_an_error_with_its_true_offset(tmp_path):
     record = {"id": "a", "question": "q", "context": "the answer", "answers": [{"text": "answer", "answer_start": 5}]}
     (tmp_path / "x.jsonl").write_text(json.dumps(record) + "\n")
-    with pytest.raises(DataError, match=r"x\.jsonl:1: question a: the answer 'answer' is not at 5; it stands at 4\."):
+    with pytest.raises(DataError, match=r"x\.jsonl:1: question a: the answer 'answer' is not at 5; it is at 4\."):
         list(read_questions(tmp_path / "x.jsonl"))
 
 
-def test_questions_without_the_column_id_are_named_by_their_place(tmp_path):
+def test_questions_without_the_column_id_are_named_by_file_and_line(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"question": "Who?", "context": "A cat.", "answers": [], "name": 3}\n' * 2)
     places = [f"{path}:1", f"{path}:2"]
@@ -73,7 +73,7 @@ def test_questions_without_the_column_id_are_named_by_their_place(tmp_path):
 
 
 @pytest.mark.parametrize("identifier", [20, "二十", "twenty"])
-def test_a_squad_question_without_answers_is_told_with_its_line_and_not_taken_as_unanswerable(tmp_path, identifier):
+def test_a_squad_question_without_answers_is_an_error_and_not_unanswerable(tmp_path, identifier):
     questions = [
         {"id": 10, "question": "Who?", "answers": [{"text": "A", "answer_start": 0}]},
         {"id": 11, "question": "Why?", "is_impossible": True},
@@ -90,7 +90,7 @@ def test_a_squad_question_without_answers_is_told_with_its_line_and_not_taken_as
     assert [len(one.answers) for one in read_questions(path, skip_bad=True)] == [1, 0]
 
 
-def test_a_squad_file_that_breaks_its_form_is_told(tmp_path):
+def test_a_squad_file_with_an_invalid_format_is_an_error(tmp_path):
     (tmp_path / "x.json").write_text('{"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "a"}]}]}]}')
     with pytest.raises(DataError, match="SQuAD's form"):
         list(read_questions(tmp_path / "x.json"))
@@ -118,7 +118,7 @@ def certain_answer(window):
 
 @settings(max_examples=150, deadline=None)
 @given(context=TEXTS, question=TEXTS, data=st.data())
-def test_answers_that_end_on_tokens_come_back_through_windows(tokenizer, context, question, data):
+def test_answers_at_token_boundaries_are_recovered_from_windows(tokenizer, context, question, data):
     units = Units.of(tokenized(tokenizer, context), None)
     if not units.places:
         return
@@ -138,7 +138,7 @@ def test_answers_that_end_on_tokens_come_back_through_windows(tokenizer, context
     assert sum(reply.probability for reply in replies) == pytest.approx(1)
 
 
-def test_no_answer_is_said_by_its_score_and_the_threshold(byte_level):
+def test_no_answer_depends_on_its_score_and_the_threshold(byte_level):
     example = QuestionExample("q", "where?", "in the house", (), HERE)
     encoded = encode_questions(byte_level, [example], max_length=64, overlap=0)
     [window] = encoded.windows
@@ -154,7 +154,7 @@ def test_no_answer_is_said_by_its_score_and_the_threshold(byte_level):
     assert [reply.text for reply in held_back].count("") == 1
 
 
-def test_no_answer_needs_every_window_to_say_so(byte_level):
+def test_no_answer_needs_a_high_score_in_every_window(byte_level):
     example = QuestionExample("q", "where?", "in the house " * 30, (), HERE)
     encoded = encode_questions(byte_level, [example], max_length=64, overlap=8)
     assert len(encoded.windows) > 2
@@ -167,7 +167,7 @@ def test_no_answer_needs_every_window_to_say_so(byte_level):
 
 
 @given(st.data())
-def test_the_best_pairs_are_those_of_the_slow_way(data):
+def test_the_best_pairs_equal_those_of_an_exhaustive_search(data):
     count, longest, n_best = (data.draw(st.integers(1, 8)) for _ in range(3))
     scores = st.lists(st.integers(-9, 9), min_size=count, max_size=count)
     begins, ends = (np.array(data.draw(scores), dtype=np.float64) for _ in range(2))
@@ -177,7 +177,7 @@ def test_the_best_pairs_are_those_of_the_slow_way(data):
     assert all(i <= j < i + longest and begins[i] + ends[j] == score for i, j, score in found)
 
 
-def test_a_long_question_leaves_half_of_the_room(byte_level):
+def test_a_long_question_is_truncated_to_half_of_the_window(byte_level):
     example = QuestionExample("q", "why " * 100, "in the house " * 30, (), HERE)
     encoded = encode_questions(byte_level, [example], max_length=43, overlap=128)
     assert encoded.truncated == 1
@@ -203,7 +203,7 @@ def test_a_long_question_leaves_half_of_the_room(byte_level):
         ("the", ["cat", "a"], 0, 0),
     ],
 )
-def test_answers_are_scored_by_the_definition_of_the_squad_script(predicted, answers, exact, f1):
+def test_answers_are_scored_as_in_the_squad_script(predicted, answers, exact, f1):
     assert squad_scores([predicted], [answers]).tolist() == [[exact, pytest.approx(f1)]]
 
 
@@ -211,7 +211,7 @@ WORDS = st.lists(st.sampled_from(["the", "a", "cat", "Cat.", "dog"]), max_size=6
 
 
 @given(WORDS, st.lists(WORDS, max_size=3))
-def test_the_best_accepted_answer_counts_and_order_does_not(predicted, answers):
+def test_the_best_accepted_answer_counts_in_any_order(predicted, answers):
     [[exact, f1]] = squad_scores([predicted], [answers]).tolist()
     accepted = [answer for answer in answers if normalized_answer(answer)]
     alone = [squad_scores([predicted], [[answer]])[0] for answer in accepted] or [squad_scores([predicted], [[]])[0]]

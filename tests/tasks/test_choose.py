@@ -18,7 +18,7 @@ from modernbert.text.records import Origin
 from modernbert.text.tokenizer import load_tokenizer
 
 
-def test_choices_in_columns_in_a_list_and_with_names(tmp_path):
+def test_choices_are_read_from_columns_or_a_list_with_or_without_names(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"question": "q", "a": "one", "b": "two", "label": 1}\n')
     [example] = read_choices(path, choices=("a", "b"))
@@ -37,7 +37,7 @@ def test_choices_in_columns_in_a_list_and_with_names(tmp_path):
     [
         ({"question": "q", "choices": ["one", "two"], "label": 2}, "label outside the choices"),
         ({"question": "q", "choices": ["one", "two"], "label": -1}, "label outside the choices"),
-        ({"question": "q", "choices": ["one"], "label": 0}, "no choices"),
+        ({"question": "q", "choices": ["one"], "label": 0}, "invalid choices"),
         ({"question": "q", "choices": ["one", " "], "label": 0}, "empty text"),
         ({"question": "q", "choices": ["one", "two"]}, "missing column"),
         ({"question": "q", "label": 0}, "missing column"),
@@ -46,7 +46,7 @@ def test_choices_in_columns_in_a_list_and_with_names(tmp_path):
         ({"question": "q", "choices": ["one", "two"], "label": "9" * 5000}, "label outside the choices"),
     ],
 )
-def test_what_is_wrong_with_choices_is_counted(tmp_path, record, reason):
+def test_invalid_choices_are_counted(tmp_path, record, reason):
     good = {"question": "q", "choices": ["one", "two"], "label": 0}
     (tmp_path / "x.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(record) + "\n")
     with pytest.raises(DataError, match=r"x\.jsonl:2: "):
@@ -59,7 +59,7 @@ def test_what_is_wrong_with_choices_is_counted(tmp_path, record, reason):
 HERE = Origin("test", 1)
 
 
-def test_choices_follow_each_other_with_their_question(byte_level):
+def test_every_choice_is_encoded_with_its_question_in_order(byte_level):
     example = ChoiceExample("Which?", ("this", "that", "other"), 1, HERE)
     ids = encode_choices(byte_level, [example, example], max_length=32).ids
     assert len(ids) == 6
@@ -86,7 +86,7 @@ def answer(folder):
     return ChoiceAnswerer.from_pretrained(folder, device="cpu")
 
 
-def test_scores_are_those_of_the_head_on_each_choice_alone(folder, answer):
+def test_scores_equal_those_of_each_choice_alone(folder, answer):
     head, tokenizer = MultipleChoice.from_pretrained(folder, dtype=torch.float32), load_tokenizer(folder)
     for question, choices, ranked in zip(QUESTIONS, CHOICES, answer(QUESTIONS, CHOICES), strict=True):
         expected = []
@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_head_on_each_choice_alone(folder, answer):
         assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
 
 
-def test_many_questions_give_what_each_gives_alone(answer):
+def test_many_questions_give_the_same_results_as_each_alone(answer):
     together = answer(QUESTIONS * 300, CHOICES * 300)  # more tokens than are run at once
     for question, choices, ranked in zip(QUESTIONS, CHOICES, together[-3:], strict=True):
         alone = answer(question, choices)
@@ -111,7 +111,7 @@ def test_many_questions_give_what_each_gives_alone(answer):
         assert [one.score for one in alone] == pytest.approx([one.score for one in ranked], abs=1e-5)
 
 
-def test_int8_stays_close(folder, answer):
+def test_int8_results_are_close_to_fp32(folder, answer):
     if reason := native.unavailable():
         pytest.skip(f"the native backend {reason}")
     exact = {one.index: one.score for one in answer(QUESTIONS[0], CHOICES[0])}
@@ -121,11 +121,11 @@ def test_int8_stays_close(folder, answer):
     assert scores != pytest.approx(exact, abs=1e-6)
 
 
-def test_a_question_that_is_too_long_is_cut_and_that_is_said(folder, answer, caplog):
+def test_a_question_that_is_too_long_is_truncated_and_logged(folder, answer, caplog):
     question = "parser " * 30
     with caplog.at_level(logging.WARNING, "modernbert"):
         cut = ChoiceAnswerer.from_pretrained(folder, device="cpu", max_length=16)(question, CHOICES[0])
-    assert "4 of 4 texts are longer than 16 tokens and were cut." in caplog.text
+    assert "4 of 4 texts are longer than 16 tokens and were truncated." in caplog.text
     whole = answer(question, CHOICES[0])
     assert {one.index: one.score for one in cut} != pytest.approx({one.index: one.score for one in whole}, abs=1e-6)
 
@@ -143,12 +143,12 @@ def test_a_question_that_is_too_long_is_cut_and_that_is_said(folder, answer, cap
         (["who", "what"], [["me", "you"]], "one list of choices for each of the 2 questions"),
     ],
 )
-def test_wrong_input_is_one_sentence(answer, questions, choices, message):
+def test_invalid_input_is_an_error(answer, questions, choices, message):
     with pytest.raises(DataError, match=message):
         answer(questions, choices)
 
 
-def test_no_questions_have_no_answers(answer):
+def test_an_empty_list_of_questions_gives_an_empty_list(answer):
     assert answer([], []) == []
 
 

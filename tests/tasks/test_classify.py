@@ -12,7 +12,7 @@ from modernbert.tasks.task import named_weights
 from modernbert.tasks.texts import read_texts_with_labels
 
 
-def test_numbers_several_labels_and_pairs(tmp_path):
+def test_numbers_multiple_labels_and_pairs_are_read(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text('one,two,score,topics,toxic,rude\na,b,2.5,"x, y",1,0\nc,d,3,,0,0\n')
     pairs = read_texts_with_labels(path, text="one", pair="two", label="score", kind="number")
@@ -36,8 +36,8 @@ def test_numbers_several_labels_and_pairs(tmp_path):
         ('{"text": "x", "label": "\\ud83d"}', {}, "not a label", "should be a label"),
         ('{"text": "x", "label": ["\\ud83d"]}', {"kind": "classes"}, "not a label", "list of labels"),
         ('{"text": "x", "label": "a,\\ud83d"}', {"kind": "classes"}, "not a label", "list of labels"),
-        ('{"text": "x", "label": "c"}', {"labels": ["a", "b"]}, "unknown label", "'c' is none of a, b"),
-        ('{"text": "x", "label": ["c"]}', {"labels": ["a"], "kind": "classes"}, "unknown label", "'c' is none of a"),
+        ('{"text": "x", "label": "c"}', {"labels": ["a", "b"]}, "unknown label", "'c' is not one of a, b"),
+        ('{"text": "x", "label": ["c"]}', {"labels": ["a"], "kind": "classes"}, "unknown label", "'c' is not one of a"),
         ('{"text": "x", "label": {}}', {"kind": "classes"}, "not a label", "list of labels"),
         ('{"text": "x", "label": "high"}', {"kind": "number"}, "not a number", "'high'"),
         ('{"text": "x", "label": NaN}', {"kind": "number"}, "not a number", "nan"),
@@ -46,7 +46,7 @@ def test_numbers_several_labels_and_pairs(tmp_path):
         ("[1]", {}, "broken line", "no JSON object"),
     ],
 )
-def test_what_is_wrong_with_a_text_is_said_with_its_line_or_counted(tmp_path, line, options, reason, sentence):
+def test_an_invalid_text_is_an_error_with_file_and_line_or_counted(tmp_path, line, options, reason, sentence):
     path = tmp_path / "x.jsonl"
     good = {"classes": '["a"]', "number": "1"}.get(options.get("kind", ""), '"a"')
     good = "1" if "label" in options else good
@@ -78,14 +78,14 @@ def test_what_is_wrong_with_a_text_is_said_with_its_line_or_counted(tmp_path, li
         ("(blue)", ("(blue)",)),
     ],
 )
-def test_a_list_of_labels_that_is_written_as_a_text_is_a_list(tmp_path, written, labels):
+def test_a_list_of_labels_written_as_a_text_is_a_list(tmp_path, written, labels):
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": written}) + "\n")
     [example] = read_texts_with_labels(tmp_path / "x.jsonl", kind="classes")
     assert example.label == labels
 
 
 @pytest.mark.parametrize("vector", [[1, 0, 1], [0.0, 0.0], [True, False, False], "[0, 1, 0]", "0,1,1", "[0 1 0]"])
-def test_zeros_and_ones_for_labels_are_refused(tmp_path, vector):
+def test_zeros_and_ones_instead_of_labels_are_refused(tmp_path, vector):
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": vector}) + "\n")
     with pytest.raises(DataError, match=r"x\.jsonl:1: label is .* names of those that are, or a column of 0 and 1"):
         list(read_texts_with_labels(tmp_path / "x.jsonl", kind="classes"))

@@ -8,10 +8,10 @@ from corpora import make_model
 from modernbert.errors import ConfigError
 from modernbert.model.config import EncoderConfig
 from modernbert.model.folder import read_config
-from modernbert.tasks.answer.folder import AnswerFolder
+from modernbert.tasks.answer.folder import AnswerFolderSettings
 from modernbert.tasks.folder_settings import FolderSettings
-from modernbert.tasks.texts import TextFolder
-from modernbert.tasks.tokens.folder import SpanFolder, rule_of
+from modernbert.tasks.texts import TextFolderSettings
+from modernbert.tasks.tokens.folder import SpanFolderSettings, rule_of
 from modernbert.text.words import WordRule
 
 # What the version before `modernbert_task` wrote into the config.json of every fine-tuned model.
@@ -27,20 +27,20 @@ def old_config(architecture, **keys):
 
 def test_the_keys_of_an_old_folder_are_read():
     texts = old_config("ModernBertForSequenceClassification", reads_pairs=True, read_tokens=200)
-    assert TextFolder.of(texts) == TextFolder(pairs=True, max_length=200)
+    assert TextFolderSettings.of(texts) == TextFolderSettings(pairs=True, max_length=200)
     spans = old_config("ModernBertForTokenClassification", span_units="characters", joined_by="", overlap_tokens=9)
-    assert SpanFolder.of(spans) == SpanFolder(units="characters", joined_by="", overlap_tokens=9)
+    assert SpanFolderSettings.of(spans) == SpanFolderSettings(units="characters", joined_by="", overlap_tokens=9)
     assert rule_of(spans) == WordRule("characters", "")
     answers = old_config("ModernBertForQuestionAnswering", always_answers=True, max_answer_tokens=7)
-    assert AnswerFolder.of(answers) == AnswerFolder(always_answers=True, max_answer_tokens=7)
+    assert AnswerFolderSettings.of(answers) == AnswerFolderSettings(always_answers=True, max_answer_tokens=7)
 
 
 @pytest.mark.parametrize(("labelled", "units"), [(True, "whole words"), (False, "tokens"), (None, "whole words")])
-def test_still_older_folders_of_spans_keep_their_units(labelled, units):
+def test_the_oldest_span_folders_keep_their_units(labelled, units):
     assert rule_of(old_config("ModernBertForTokenClassification", label_words=labelled)).units == units
 
 
-def test_a_masked_language_model_has_no_task_though_old_ones_have_the_keys():
+def test_a_masked_language_model_has_no_task_even_with_old_keys():
     assert old_config("ModernBertForMaskedLM").modernbert_task is None
     assert "modernbert_task" not in old_config("ModernBertForMaskedLM").to_hf()
 
@@ -52,7 +52,7 @@ def test_a_rewritten_folder_has_one_object_and_the_same_settings(tmp_path):
     assert EncoderConfig.from_hf(values).modernbert_task == config.modernbert_task
 
 
-def test_keys_of_a_newer_version_are_left_alone_and_bad_values_are_an_error():
+def test_keys_of_a_newer_version_are_ignored_and_invalid_values_are_an_error():
     config = EncoderConfig(modernbert_task={"kind": "tokens", "of_tomorrow": 1, "max_length": 32})
     assert FolderSettings.of(config).max_length == 32
     with pytest.raises(ConfigError, match=r"modernbert_task: max_length"):

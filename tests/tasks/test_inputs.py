@@ -75,14 +75,14 @@ def called(predictors, name, texts):
     ],
     ids=["None", "NaN", "number", "bytes", "surrogate", "empty", "NA"],
 )
-def test_what_is_no_text_is_named(predictors, name, wrong, sentence):
+def test_an_invalid_text_is_an_error_with_its_number(predictors, name, wrong, sentence):
     with pytest.raises(DataError, match=sentence):
         called(predictors, name, ["fire [MASK]", wrong])
 
 
 @pytest.mark.parametrize("name", ["classes", "spans", "masks", "questions"])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_any_sequence_of_texts_is_a_list_of_texts(predictors, name, size):
+def test_any_sequence_of_texts_is_accepted(predictors, name, size):
     texts = ["fire [MASK]", "the sea [MASK]", "sky [MASK]"][:size]
     expected = called(predictors, name, texts)
     assert len(expected) == size
@@ -108,19 +108,19 @@ def test_only_a_tuple_of_two_inside_a_sequence_is_a_pair(predictors):
 
 
 @pytest.mark.parametrize("wrong", [None, 3, {"text": "fire"}, b"fire", {"fire", "water"}, np.array("fire")])
-def test_no_sequence_of_texts_is_one_sentence(predictors, wrong):
+def test_a_value_that_is_not_a_sequence_is_an_error(predictors, wrong):
     for name in ("classes", "spans", "masks"):
         with pytest.raises(DataError, match="should be a text, or a list of texts"):
             predictors[name](wrong)
 
 
-def test_the_columns_of_a_table_are_not_taken_for_texts(predictors):
+def test_a_table_is_not_read_as_a_list_of_its_columns(predictors):
     for name in ("classes", "spans", "masks"):
         with pytest.raises(DataError, match="give one of its columns"):
             predictors[name](pandas.DataFrame({"text": ["fire"], "label": ["hot"]}))
 
 
-def test_words_are_handed_over_as_lists(predictors):
+def test_words_are_given_as_lists(predictors):
     find = predictors["spans"]
     words = ["the", "AT&T", "fire"]
     assert find.text_of(words) == "the AT&T fire"
@@ -154,13 +154,13 @@ def test_folders_of_other_trainers_and_of_older_versions_give_whole_words(start)
     assert {text[begin:end] for begin, end in other.rule.split(text)} == whole
 
 
-def test_labels_that_are_no_tags_or_lack_the_tag_outside_are_refused(start):
+def test_labels_that_are_not_tags_or_lack_the_tag_O_are_refused(start):
     for number, labels in enumerate(({0: "B-X", 1: "I-X"}, {0: "O", 1: "X"})):
         with pytest.raises(CheckpointError, match="are not tags of spans"):
             TokenClassifier.from_pretrained(saved(start, TokenHead, f"no tags {number}", id2label=labels), device="cpu")
 
 
-def test_a_file_of_json_lines_is_read_as_such_and_not_as_its_text(classes, answers, tmp_path):
+def test_a_file_of_json_lines_is_not_read_as_plain_text(classes, answers, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "fire"}\n{"text": "the sea"}\n')
     found = shown("predict", "--file", tmp_path / "x.jsonl", "--model", classes)
     assert [one["text"] for one in found] == ["fire", "the sea"]
@@ -181,7 +181,7 @@ def shown(*command):
     return json.loads(result.stdout)
 
 
-def test_result_n_of_a_file_is_that_of_its_line_n(classes, spans, answers, start, tmp_path):
+def test_result_n_of_a_file_belongs_to_line_n(classes, spans, answers, start, tmp_path):
     file = tmp_path / "x.txt"
     file.write_bytes(b"fire [MASK]\n\n   \r\nsea [MASK]\r\n")
     (tmp_path / "context.txt").write_text("in the house")
@@ -195,7 +195,7 @@ def test_result_n_of_a_file_is_that_of_its_line_n(classes, spans, answers, start
     ]  # fmt: skip
 
 
-def test_a_tab_makes_a_pair_only_for_a_model_of_pairs(start, classes):
+def test_a_tab_separates_a_pair_only_for_a_model_of_pairs(start, classes):
     pairs = saved(start, SequenceClassifier, "pairs", id2label={0: "a", 1: "b"}, modernbert_task={"pairs": True})
     text = "fire\tsea"
     [single], [pair] = (shown("predict", text, "--model", folder) for folder in (classes, pairs))

@@ -13,7 +13,7 @@ from labelled import sentences, write_csv
 from modernbert.config import dump, load, parse
 from modernbert.errors import ConfigError
 from modernbert.model.folder import read_architecture, read_config
-from modernbert.tasks.kinds import KINDS, Kind, kind_of_model, predictor_class, task_class, trainable
+from modernbert.tasks.kinds import KINDS, Kind, kind_of_model, predictor_class, task_class, trainable_tasks
 from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.task import Task
 from modernbert.train.finetune import finetune
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 PAGE = ROOT / "docs" / "contributing.md"
 
 
-@pytest.mark.parametrize("name", trainable())
-def test_a_task_has_the_name_that_the_table_gives_it(name):
+@pytest.mark.parametrize("name", trainable_tasks())
+def test_a_task_has_its_name_in_the_table(name):
     assert issubclass(task_class(name), Task)
     assert task_class(name).name == name
 
@@ -33,7 +33,7 @@ def test_a_task_has_the_name_that_the_table_gives_it(name):
 def test_a_predictor_loads_what_its_task_trains(name):
     predictor = predictor_class(name)
     assert issubclass(predictor, Predictor)
-    if name in trainable():
+    if name in trainable_tasks():
         assert predictor.kind is task_class(name).head
 
 
@@ -42,7 +42,7 @@ def test_the_table_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
-def test_a_new_task_is_one_file_one_line_and_one_recipe(tmp_path, monkeypatch):
+def test_a_new_task_needs_one_file_one_line_and_one_recipe(tmp_path, monkeypatch):
     """The example of the page, as written but for the places of its files."""
     [code], [text] = blocks(PAGE, "python"), blocks(PAGE, "toml")
     (tmp_path / "rate.py").write_text(code)
@@ -67,7 +67,7 @@ def values(task="classify", **data):
     return {"task": task, "model": "m", "output": "out", "data": {"train": "x.csv", **data}}
 
 
-def test_a_recipe_has_the_columns_of_its_task_and_no_others():
+def test_a_recipe_has_only_the_columns_of_its_task():
     recipe = parse(FinetuneRecipe, values("answer", question="ask"), "x")
     assert recipe.data.columns.question == "ask"
     with pytest.raises(ConfigError, match=r"data\.spans is not a known key"):
@@ -77,7 +77,7 @@ def test_a_recipe_has_the_columns_of_its_task_and_no_others():
     assert parse(FinetuneRecipe, values("multi-label", label=["a", "b"]), "x").data.columns.label == ("a", "b")
 
 
-def test_the_recipe_of_an_older_run_is_the_same_recipe(tmp_path):
+def test_the_recipe_of_an_older_run_equals_the_new_one(tmp_path):
     """Older versions wrote the columns of every task, with their defaults."""
     recipe = parse(FinetuneRecipe, values(text="body"), "x")
     old = {"spans": "entities", "joined_by": " ", "inside_words": False, "question": "question", "context": "context"}
@@ -87,7 +87,7 @@ def test_the_recipe_of_an_older_run_is_the_same_recipe(tmp_path):
     assert load(FinetuneRecipe, tmp_path / "recipe.toml") == recipe
 
 
-def test_a_task_that_does_not_exist_is_one_sentence():
+def test_an_unknown_task_is_an_error():
     with pytest.raises(ConfigError, match=r"There is no task 'sort' .* choose one of classify, multi-label"):
         parse(FinetuneRecipe, values("sort"), "x")
     with pytest.raises(ConfigError, match="There is no task 'fill-mask' to fine-tune for"):

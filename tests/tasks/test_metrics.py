@@ -39,7 +39,7 @@ def test_class_metrics_agree_with_scikit_learn(pairs):
 
 
 @given(st.integers(1, 10).flatmap(lambda n: st.lists(st.lists(st.integers(0, 1), min_size=3, max_size=3), min_size=n)))
-def test_metrics_of_several_labels_agree_with_scikit_learn(rows):
+def test_multilabel_metrics_agree_with_scikit_learn(rows):
     wanted = np.array(rows)
     predicted = np.roll(wanted, 1, axis=0)
     for average in ("micro", "macro"):
@@ -48,7 +48,7 @@ def test_metrics_of_several_labels_agree_with_scikit_learn(rows):
     assert accuracy(predicted, wanted) == sklearn.metrics.accuracy_score(wanted, predicted)
 
 
-def test_correlations_agree_with_scipy_and_are_0_where_nothing_varies():
+def test_correlations_agree_with_scipy_and_are_0_without_variance():
     generator = np.random.default_rng(0)
     wanted = generator.integers(0, 6, 100).astype(float)
     predicted = wanted + generator.normal(size=100)
@@ -57,7 +57,7 @@ def test_correlations_agree_with_scipy_and_are_0_where_nothing_varies():
     assert pearson(np.ones(100), wanted) == spearman(np.ones(100), wanted) == 0.0
 
 
-def test_the_interval_holds_the_value_is_narrow_with_many_examples_and_repeats_with_the_seed():
+def test_an_interval_contains_the_value_shrinks_with_examples_and_depends_on_the_seed():
     generator = np.random.default_rng(1)
     wanted = generator.integers(0, 2, 2000)
     predicted = np.where(generator.random(2000) < 0.8, wanted, 1 - wanted)
@@ -82,7 +82,7 @@ def test_intervals_of_spans_answers_and_correlations():
     assert bootstrap(pearson, numbers, numbers, samples=50).low == pytest.approx(1)
 
 
-def test_a_missing_package_is_told_with_the_extra_that_brings_it(monkeypatch):
+def test_a_missing_package_is_an_error_with_the_install_command(monkeypatch):
     import sys
 
     from modernbert.errors import DataError

@@ -13,7 +13,7 @@ TEXTS = [np.arange(2, 2 + length, dtype=np.int64) for length in (5, 9, 1, 7, 3, 
 
 
 @pytest.mark.parametrize("kind", [SequenceClassifier, TokenClassifier])
-def test_every_text_gets_its_own_answer_however_they_are_batched(kind, tmp_path):
+def test_outputs_do_not_depend_on_the_batches(kind, tmp_path):
     torch.manual_seed(0)
     model = kind.from_pretrained(make_model(tmp_path)).eval()
     alone = [outputs(model, [ids])[0] for ids in TEXTS]
@@ -24,7 +24,7 @@ def test_every_text_gets_its_own_answer_however_they_are_batched(kind, tmp_path)
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_not_finite_is_refused_in_whatever_batch(tmp_path):
+def test_outputs_that_are_not_finite_are_refused_in_any_batch(tmp_path):
     model = SequenceClassifier.from_pretrained(make_model(tmp_path)).eval()
     with torch.no_grad():
         model.classifier.bias.fill_(torch.nan)

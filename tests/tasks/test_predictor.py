@@ -33,7 +33,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("predictor", KINDS, ids=lambda kind: kind.__name__)
-def test_it_loads_models_of_its_own_kind_and_no_others(predictor, folders):
+def test_a_predictor_loads_only_models_of_its_kind(predictor, folders):
     for kind in KINDS.values():
         if kind is KINDS[predictor]:
             loaded = predictor.from_pretrained(folders / kind.__name__, device="cpu", max_length=77)
@@ -48,7 +48,7 @@ def test_it_loads_models_of_its_own_kind_and_no_others(predictor, folders):
 
 
 @pytest.mark.parametrize("max_length", [-1, 0, 129, 100_000])
-def test_it_refuses_lengths_that_the_model_does_not_read(max_length, folders):
+def test_a_max_length_outside_the_range_of_the_model_is_refused(max_length, folders):
     with pytest.raises(ConfigError, match=f"max_length is {max_length}, but the model reads 1 to 128 tokens"):
         Classifier.from_pretrained(folders / "SequenceClassifier", device="cpu", max_length=max_length)
 
@@ -59,7 +59,7 @@ def copy_of(folder, target):
 
 
 @pytest.mark.parametrize("predictor", KINDS, ids=lambda kind: kind.__name__)
-def test_a_tokenizer_with_ids_that_the_model_does_not_embed_is_one_sentence_at_load(predictor, folders, tmp_path):
+def test_a_tokenizer_with_ids_without_embeddings_is_refused(predictor, folders, tmp_path):
     folder = copy_of(folders / KINDS[predictor].__name__, tmp_path / "model")
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens(["<ent>", "</ent>"])
@@ -84,7 +84,7 @@ def test_a_model_may_embed_more_ids_than_its_tokenizer_has(vocab_size, folders, 
     assert [one.token_id for one in found[0]] == [one.token_id for one in expected[0]]
 
 
-def test_a_model_whose_special_tokens_have_other_names_fills_masks_as_before(folders, tmp_path):
+def test_fill_mask_works_with_other_names_of_special_tokens(folders, tmp_path):
     folder = copy_of(folders / "MaskedLM", tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         text = (folder / name).read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_a_model_whose_special_tokens_have_other_names_fills_masks_as_before(fol
 
 
 @pytest.mark.parametrize("top_k", [-1, 0])
-def test_a_number_of_answers_below_one_is_refused(top_k, folders):
+def test_a_top_k_below_one_is_refused(top_k, folders):
     answerer = QuestionAnswerer.from_pretrained(folders / "QuestionAnswering", device="cpu")
     with pytest.raises(DataError, match=f"top_k is {top_k}; ask for at least one"):
         answerer("What?", "A text.", top_k=top_k)
@@ -108,7 +108,7 @@ def test_a_number_of_answers_below_one_is_refused(top_k, folders):
 
 
 @pytest.mark.parametrize("top_k", [True, 1.5, "3", None])
-def test_a_number_of_answers_that_is_no_whole_number_is_refused(top_k, folders):
+def test_a_top_k_that_is_not_a_whole_number_is_refused(top_k, folders):
     with pytest.raises(DataError, match=f"top_k is {top_k!r} and should be a whole number"):
         QuestionAnswerer.from_pretrained(folders / "QuestionAnswering", device="cpu")("What?", "A text.", top_k=top_k)
     with pytest.raises(DataError, match=f"top_k is {top_k!r} and should be a whole number"):
@@ -116,18 +116,18 @@ def test_a_number_of_answers_that_is_no_whole_number_is_refused(top_k, folders):
 
 
 @pytest.mark.parametrize("source", [None, 3, "a" * 5000, f"somebody/{'b' * 300}"])
-def test_what_is_no_path_is_one_sentence(source):
+def test_an_invalid_path_is_an_error(source):
     with pytest.raises(CheckpointError, match=r"should be the path of a model folder|There is no model folder"):
         Classifier.from_pretrained(source)
 
 
 @pytest.mark.parametrize("dtype", ["float32", torch.int8, 5])
-def test_a_dtype_that_weights_do_not_have_is_one_sentence(dtype, folders):
+def test_an_unsupported_dtype_is_an_error(dtype, folders):
     with pytest.raises(ConfigError, match=r"Weights have no dtype .*; take torch\.float32"):
         Classifier.from_pretrained(folders / "SequenceClassifier", device="cpu", dtype=dtype)
 
 
-def test_a_device_of_torch_is_a_device(folders):
+def test_a_torch_device_is_accepted(folders):
     loaded = Classifier.from_pretrained(folders / "SequenceClassifier", device=torch.device("cpu"))
     assert len(loaded("A text.")) == 2
     with pytest.raises(ConfigError, match="There is no device '3'"):
@@ -135,7 +135,7 @@ def test_a_device_of_torch_is_a_device(folders):
 
 
 @pytest.mark.parametrize("predictor", KINDS, ids=lambda kind: kind.__name__)
-def test_no_prediction_is_made_of_what_is_not_a_number(predictor, folders):
+def test_outputs_that_are_not_finite_are_refused(predictor, folders):
     loaded = predictor.from_pretrained(folders / KINDS[predictor].__name__, device="cpu")
     loaded.model.head.norm.weight.data.fill_(float("nan"))
     arguments = {

@@ -45,7 +45,7 @@ def test_vectors_do_not_depend_on_batches_or_neighbours(embedder):
     assert embedder.encode([]).shape == (0, 64)
 
 
-def test_a_prompt_is_chosen_by_role_by_name_or_given(embedder):
+def test_a_prompt_is_chosen_by_role_or_name_or_given(embedder):
     plain = embedder.encode([PROMPTS["query"] + QUERIES[0]])
     for found in (
         embedder.encode_query(QUERIES[:1]),
@@ -58,16 +58,16 @@ def test_a_prompt_is_chosen_by_role_by_name_or_given(embedder):
         embedder.encode(TEXTS, prompt_name="other")
 
 
-def test_long_texts_are_cut_and_counted_once(embedder, caplog):
+def test_long_texts_are_truncated_and_counted_once(embedder, caplog):
     with caplog.at_level(logging.WARNING):
         cut = embedder.encode([LONG, LONG, "short"])
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 3 texts are longer than 64 tokens and were cut; chunk=True reads all of them."
+        "2 of 3 texts are longer than 64 tokens and were truncated; chunk=True reads all of them."
     ]
     np.testing.assert_allclose(cut[0], cut[1], atol=1e-6)
 
 
-def test_chunks_cover_a_long_text_and_their_mean_or_best_counts(embedder, caplog):
+def test_chunks_cover_a_long_text_and_give_the_mean_or_the_best_score(embedder, caplog):
     with caplog.at_level(logging.WARNING):
         chunks = embedder.encode_chunks(["short", LONG])
         whole = embedder.encode_document(["short", LONG], chunk=True)
@@ -81,7 +81,7 @@ def test_chunks_cover_a_long_text_and_their_mean_or_best_counts(embedder, caplog
     np.testing.assert_allclose(best[:, 1], (queries @ chunks.vectors[1:].T).max(1), atol=1e-5)
 
 
-def test_fewer_dimensions_are_the_first_ones(embedder):
+def test_truncate_dim_keeps_the_first_dimensions(embedder):
     whole, first = embedder.encode(TEXTS), embedder.encode(TEXTS, truncate_dim=8, normalize_embeddings=True)
     expected = whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True)
     np.testing.assert_allclose(first, expected, atol=1e-6)
@@ -89,7 +89,7 @@ def test_fewer_dimensions_are_the_first_ones(embedder):
         embedder.encode(TEXTS, truncate_dim=65)
 
 
-def test_fewer_bits_need_vectors_to_calibrate_on(embedder):
+def test_quantization_needs_calibration_vectors(embedder):
     vectors = embedder.encode(TEXTS)
     packed = embedder.encode(TEXTS[:1], precision="int8", calibration=vectors)
     assert np.abs(packed.astype(int) - quantize(vectors, "int8")[:1].astype(int)).max() <= 1
@@ -117,7 +117,7 @@ def test_documents_are_ranked_from_the_best(reranker):
     np.testing.assert_allclose(1 / (1 + np.exp(-raw)), scores, rtol=1e-5)
 
 
-def test_the_best_or_mean_chunk_of_a_document_counts(reranker):
+def test_the_score_of_a_document_is_the_best_or_the_mean_of_its_chunks(reranker):
     long = " ".join([LONG, LONG])
     parts, _ = reranker._chunks([(QUERIES[0], long)], "")
     assert len(parts) > 1
@@ -145,12 +145,12 @@ def test_an_untrained_head_does_not_predict(base):
 
 
 @pytest.mark.parametrize("texts", [["one", ""], ["one", None], [3], {"a": 1}, 7])
-def test_what_is_no_text_is_refused(texts, embedder):
+def test_a_value_that_is_not_a_text_is_refused(texts, embedder):
     with pytest.raises(DataError):
         embedder.encode(texts)
 
 
 @pytest.mark.parametrize("pairs", [[("one", "")], [("one",)], ["ab"], [("one", "two", "three")]])
-def test_what_is_no_pair_is_refused(pairs, reranker):
+def test_a_value_that_is_not_a_pair_is_refused(pairs, reranker):
     with pytest.raises(DataError):
         reranker.predict(pairs)

@@ -69,7 +69,7 @@ def read_columns(tmp_path, text, **options):
 
 @pytest.mark.parametrize("behind", ["", "\n"])
 @pytest.mark.parametrize("marker", ["-DOCSTART- -X- O O\n", "-DOCSTART-\n", "-DOCSTART- O\n", "-DOCSTART-\tO\r\n"])
-def test_of_a_marker_and_what_follows_only_the_line_of_the_marker_goes(tmp_path, marker, behind):
+def test_only_the_line_of_a_document_marker_is_removed(tmp_path, marker, behind):
     text = f"{marker}{behind}Anna B-PER\nsleeps O\n\nOslo B-LOC\n{marker}{behind}Rome B-LOC\n"
     expected = [("Anna sleeps", [("PER", "Anna")]), ("Oslo", [("LOC", "Oslo")]), ("Rome", [("LOC", "Rome")])]
     assert read_columns(tmp_path, text) == expected
@@ -92,7 +92,7 @@ def test_columns_are_named_by_number_or_by_name(tmp_path):
         read_columns(tmp_path, "a O\n", tags="7")
 
 
-def test_a_first_column_that_counts_is_no_word(tmp_path):
+def test_a_first_column_of_word_numbers_is_not_the_word(tmp_path):
     with pytest.raises(DataError, match=r"x\.conll:1: the columns 3 and 4 all hold tags; name .* data\.tags = 3"):
         read_columns(tmp_path, NUMBERED)
     text = "1\tAnna\tNNP\tB-PER\n2-3\tim\t_\t_\n2\tin\tIN\tO\n3\tdem\tDT\tO\n"
@@ -102,7 +102,7 @@ def test_a_first_column_that_counts_is_no_word(tmp_path):
     assert [text for text, _ in read_columns(tmp_path, "1 O\n2 B-X\n")] == ["1 2"]
 
 
-def test_comments_are_told_by_what_they_begin_with_or_noticed(tmp_path):
+def test_comments_are_found_by_their_prefix_or_detected(tmp_path):
     text = "# id 1\tdomain=en\n# text = Anna\nAnna _ B-PER\n# _ O\n\n#newdoc id\nOslo _ B-LOC\n"
     assert read_columns(tmp_path, text) == [("Anna #", [("PER", "Anna")]), ("Oslo", [("LOC", "Oslo")])]
     assert read_columns(tmp_path, "%% O\nAnna B-PER\n%% x\n", comments="%%") == [("Anna", [("PER", "Anna")])]
@@ -118,7 +118,7 @@ def test_bmes_and_bmeo_are_read_as_bioes(tmp_path):
     assert second == ("王 明 京 在", [("PER", "王 明"), ("LOC", "京")])
 
 
-def test_white_space_at_the_ends_of_a_span_is_no_part_of_it(tmp_path):
+def test_white_space_at_the_ends_of_a_span_is_removed(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "Piet \\u00a0reads", "entities": [[0, 6, "PER"], [5, 11, "ACT"]]}\n')
     with pytest.raises(DataError, match="overlap"):
         list(read_spans(Source(path=str(write(tmp_path, [[0, 6, "A"], [4, 8, "B"]])))))
@@ -168,28 +168,28 @@ def test_spans_by_their_offsets_in_every_spelling(tmp_path):
         ({"text": "one two", "entities": [[0, 8, "A"]]}, "span outside its text", "outside its text of 7 characters"),
         ({"text": "one two", "entities": [[3, 3, "A"]]}, "span outside its text", "3 to 3"),
         ({"text": "one two", "entities": [[4, 7, "A"], [0, 5, "B"]]}, "overlapping spans", r"0 to 5 .B. and 4 to 7"),
-        ({"text": "one two", "entities": [[0, "3", "A"]]}, "strange span", "should give begin, end and label"),
-        ({"text": "one two", "entities": [[False, 3, "A"]]}, "strange span", "should give begin, end and label"),
-        ({"text": "one two", "entities": [[0, 3, " "]]}, "strange span", "should give begin, end and label"),
-        ({"text": "one two", "entities": [[0, 3, "\ud83d"]]}, "strange span", "should give begin, end and label"),
-        ({"words": ["one"], "tags": ["B-\ud83d"]}, "strange tag", "is not a tag"),
-        ({"text": "one two", "entities": None}, "no spans", "should be a list"),
-        ({"text": "one two", "entities": [{"span": [1, 4], "type": "A", "name": "one"}]}, "another text in the span",
+        ({"text": "one two", "entities": [[0, "3", "A"]]}, "invalid span", "should give begin, end and label"),
+        ({"text": "one two", "entities": [[False, 3, "A"]]}, "invalid span", "should give begin, end and label"),
+        ({"text": "one two", "entities": [[0, 3, " "]]}, "invalid span", "should give begin, end and label"),
+        ({"text": "one two", "entities": [[0, 3, "\ud83d"]]}, "invalid span", "should give begin, end and label"),
+        ({"words": ["one"], "tags": ["B-\ud83d"]}, "invalid tag", "is not a tag"),
+        ({"text": "one two", "entities": None}, "invalid spans", "should be a list"),
+        ({"text": "one two", "entities": [{"span": [1, 4], "type": "A", "name": "one"}]}, "other text in the span",
          "'ne ' and not 'one'; count characters"),
-        ({"text": "one two", "entities": [[0, 3, "C"]]}, "unknown label", "'C' is none of A, B"),
+        ({"text": "one two", "entities": [[0, 3, "C"]]}, "unknown label", "'C' is not one of A, B"),
         ({"text": "one  two", "entities": [[3, 5, "A"]]}, "empty span", "holds white space alone"),
-        ({"text": "zoe\u0308", "entities": [[0, 3, "A"]]}, "span inside a character", "parts a letter from its marks"),
-        ({"text": "क्षि", "entities": [[2, 4, "A"]]}, "span inside a character", "parts a letter from its marks"),
+        ({"text": "zoe\u0308", "entities": [[0, 3, "A"]]}, "span inside a character", "splits a letter from its marks"),
+        ({"text": "क्षि", "entities": [[2, 4, "A"]]}, "span inside a character", "splits a letter from its marks"),
         ({"words": ["a\ud83d"], "tags": ["O"]}, "unpaired surrogate", "a word holds an unpaired"),
-        ({"words": ["one"], "tags": "O"}, "strange words", "tags is 'O' and should be a list of texts"),
+        ({"words": ["one"], "tags": "O"}, "invalid words", "tags is 'O' and should be a list of texts"),
         ({"text": "one two"}, "missing column", "no column 'entities'"),
         ({"text": "", "entities": []}, "empty text", "text is empty"),
-        ({"words": ["one"], "tags": ["B-A", "O"]}, "strange words", "same length"),
-        ({"words": ["one"], "tags": ["A"]}, "strange tag", "'A' is not a tag"),
+        ({"words": ["one"], "tags": ["B-A", "O"]}, "invalid words", "same length"),
+        ({"words": ["one"], "tags": ["A"]}, "invalid tag", "'A' is not a tag"),
         ({"words": ["one", " "], "tags": ["O", "O"]}, "empty text", "a word is empty"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_spans_is_said_with_its_line_or_counted(tmp_path, record, reason, sentence):
+def test_invalid_spans_are_an_error_with_file_and_line_or_counted(tmp_path, record, reason, sentence):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"text": "good", "entities": [[0, 4, "A"]]}) + "\n" + json.dumps(record) + "\n")
     with pytest.raises(DataError, match=rf"x\.jsonl:2: .*{sentence}"):
@@ -199,20 +199,20 @@ def test_what_is_wrong_with_spans_is_said_with_its_line_or_counted(tmp_path, rec
     assert examples.skipped == {reason: 1}
 
 
-def test_white_space_around_the_label_of_a_span_is_no_part_of_it(tmp_path):
+def test_white_space_around_the_label_of_a_span_is_removed(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "one two", "entities": [[0, 3, "A "], [4, 7, " A"]]}')
     [example] = read_spans(tmp_path / "x.jsonl")
     assert [span.label for span in example.spans] == ["A", "A"]
 
 
-def test_a_strange_tag_or_none_in_conll_is_told_with_its_own_line(tmp_path):
+def test_an_invalid_or_missing_tag_in_conll_is_an_error_with_its_line(tmp_path):
     path = tmp_path / "x.conll"
     path.write_text("a O\nb X\n\nc O\nd\n\ne B-A\n")
     with pytest.raises(DataError, match=r"x\.conll:2: 'X' is not a tag"):
         list(read_spans(path))
     examples = read_spans(path, skip_bad=True)
     assert [one.text for one in examples] == ["e"]
-    assert examples.skipped == {"strange tag": 1, "no tag": 1}
+    assert examples.skipped == {"invalid tag": 1, "no tag": 1}
 
 
 HERE = Origin("test", 1)
@@ -231,7 +231,7 @@ def tokenized(tokenizer, text):
 
 @settings(max_examples=150, deadline=None)
 @given(text=TEXTS, data=st.data())
-def test_spans_that_end_on_tokens_come_back_through_tokens_and_windows(tokenizer, text, data):
+def test_spans_at_token_boundaries_are_recovered_from_windows(tokenizer, text, data):
     units = Units.of(tokenized(tokenizer, text), None)
     spans, unit = [], 0
     while unit < len(units.places):
@@ -261,7 +261,7 @@ def certain(labels, classes):
     words=st.lists(st.tuples(st.text("abcé日本😀.", min_size=1, max_size=6), st.sampled_from("OABI")), min_size=1),
     max_length=st.integers(3, 30),
 )
-def test_words_with_labels_come_back_and_only_their_first_tokens_are_learned(byte_level, words, max_length):
+def test_labelled_words_are_recovered_and_only_first_tokens_have_labels(byte_level, words, max_length):
     tags = [{"O": "O", "A": "B-A", "B": "B-B", "I": "I-A"}[tag] for _, tag in words]
     begins = np.cumsum([0, *(len(word) + 1 for word, _ in words)])[:-1].tolist()
     places = tuple((begin, begin + len(word)) for begin, (word, _) in zip(begins, words, strict=True))
@@ -273,7 +273,7 @@ def test_words_with_labels_come_back_and_only_their_first_tokens_are_learned(byt
         assert (encoded.windows[0].labels != IGNORED).sum() == len(words)
 
 
-def test_bytes_of_a_character_are_never_parted_whatever_is_predicted(tokenizer):
+def test_no_prediction_splits_the_bytes_of_a_character(tokenizer):
     text = "a👨\u200d👩日本語b"
     example = SpanExample(text, (), None, HERE)
     encoded = encode_spans(tokenizer, [example], bio_tags(["A"]), max_length=100, overlap=0)
@@ -287,7 +287,7 @@ def test_bytes_of_a_character_are_never_parted_whatever_is_predicted(tokenizer):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_the_best_path_is_the_best_of_all_that_are_allowed(length, seed):
+def test_the_best_path_is_the_best_of_all_allowed_paths(length, seed):
     random = np.random.default_rng(seed)
     scores, forbidden = random.normal(size=(length, 3)), random.random((3, 3)) < 0.4
     forbidden[:, 0] = False
@@ -311,7 +311,7 @@ def decoded(tokenizer, tags, favourites):
     return [(places.index((span.begin, span.begin + 2)), span.label, round(score, 3)) for span, score in found]
 
 
-def test_a_span_keeps_its_label_though_a_tag_inside_it_would_rather_have_another(byte_level):
+def test_a_span_keeps_its_label_although_a_tag_inside_it_prefers_another(byte_level):
     tags = bio_tags(["PER", "ORG"])
     assert decoded(byte_level, tags, [("B-PER", "O"), ("I-ORG", "I-PER"), ("I-PER", "O")]) == [(0, "PER", 0.533)]
     assert decoded(byte_level, tags, [("B-PER", "B-ORG"), ("I-ORG", "I-PER"), ("I-ORG", "O")]) == [(0, "ORG", 0.533)]
@@ -337,7 +337,7 @@ def certain_answer(window):
     return logits
 
 
-def test_the_japanese_entities_and_answers_of_the_task_files_come_back(shared):
+def test_the_japanese_entities_and_answers_of_the_task_files_are_recovered(shared):
     """Under the published tokenizer, which cuts Japanese into bytes: what ends inside a token is counted as lost."""
     from modernbert.tasks.tokens.reading import read_spans
 
@@ -384,7 +384,7 @@ def test_span_f1_agrees_with_seqeval_on_the_same_predictions(texts):
                 assert scores.expected == report[label]["support"]
 
 
-def test_a_span_counts_only_with_both_ends_and_its_label():
+def test_a_span_is_correct_only_with_both_ends_and_its_label():
     wanted = [[Span(0, 3, "A"), Span(5, 7, "B")], []]
     predicted = [[Span(0, 3, "B"), Span(5, 7, "B"), Span(8, 9, "A")], [Span(0, 1, "A")]]
     assert span_counts(predicted, wanted).tolist() == [[1, 3, 2], [0, 1, 0]]

@@ -66,7 +66,7 @@ def test_a_replay_reads_the_batch_it_is_given():
     run, _ = passes(FakeRecorder())
     for number in range(10):
         one = staged(4, seed=number)
-        wanted = one.on(CPU)
+        wanted = one.to(CPU)
         assert run(one) == wanted.tokens.sum() + wanted.targets.sum()
 
 
@@ -76,7 +76,7 @@ def test_every_shape_has_a_graph_of_its_own_and_at_most_four_have_one():
     for rows in (1, 2, 3, 4, 5, 6):
         for number in range(5):
             one = staged(rows, seed=number)
-            assert run(one) == one.on(CPU).tokens.sum() + one.on(CPU).targets.sum()
+            assert run(one) == one.to(CPU).tokens.sum() + one.on(CPU).targets.sum()
     assert recorder.recorded == 4
     assert recorder.replayed == 4 * 2
 

@@ -149,7 +149,7 @@ def test_a_sparse_ranker_may_look_its_queries_up(table: str, model, collection, 
         expected = (
             run.objective._embed(Chunk("query", tuple(item.query for item in run.items[:5]), (0,) * 5)) * found / idf
         )
-    names = [item.name for item in run.items[:5]]
+    names = [item.query_text for item in run.items[:5]]
     torch.testing.assert_close(predictor.encode_query(names).to_dense(), expected, rtol=1e-5, atol=1e-6)
     further = recipe(tmp_path / "out", collection, tmp_path / "further", "sparse", **changes)
     assert torch.equal(RankerTraining(further, examples, None, 0, ALONE).ranker.query_table.detach(), found)

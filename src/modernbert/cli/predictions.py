@@ -18,7 +18,7 @@ from modernbert.tasks.answer import QuestionAnswerer
 from modernbert.tasks.choose import ChoiceAnswerer, read_choices
 from modernbert.tasks.classify import Classifier
 from modernbert.tasks.predictor import Predictor
-from modernbert.tasks.texts import TextFolder
+from modernbert.tasks.texts import TextFolderSettings
 from modernbert.tasks.tokens import TokenClassifier
 from modernbert.text.records import Record, format_of
 
@@ -83,7 +83,9 @@ def predictions(wanted: Wanted) -> Iterator[tuple[Row | None, Shown]]:
         asked, show = _questions(wanted, folder, table), _answers
         predictor = QuestionAnswerer
     elif found == SequenceClassifier.architecture:
-        pairs = TextFolder.of(read_config(folder)).pairs is not False  # for a folder of another trainer, unknown
+        pairs = (
+            TextFolderSettings.of(read_config(folder)).pairs is not False
+        )  # for a folder of another trainer, unknown
         asked, show = _texts(wanted, folder, table, pairs), _labels
         predictor = Classifier
     else:

@@ -51,10 +51,10 @@ def mine(
     """
     from modernbert.evaluate.retrieval import open_predictor
     from modernbert.files import atomic_write
-    from modernbert.tasks.ranking.examples import RankingColumns, judged_pairs, read_ranking
+    from modernbert.tasks.ranking.examples import RankingColumns, read_ranking, relevant_pairs
     from modernbert.tasks.ranking.mining import Mining
     from modernbert.tasks.ranking.mining import mine as find
-    from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker
+    from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Ranker
     from modernbert.tasks.ranking.scoring import mining_report, write_examples
     from modernbert.tasks.rerank import Reranker
     from modernbert.text.collection import read_collection, read_documents
@@ -69,7 +69,7 @@ def mine(
         texts = None if documents is not None else list({text: None for pair in pairs for text in pair.documents})
     else:
         collection = read_collection(source, split, skip_bad=skip_bad)
-        pairs = judged_pairs(collection)
+        pairs = relevant_pairs(collection)
         texts = [one.content for one in collection.documents.values()]
     if documents is not None:
         texts = [one.content for one in read_documents(documents, skip_bad=skip_bad).values()]
@@ -79,7 +79,7 @@ def mine(
         predictor = open_predictor(model, None, device, False)
         if isinstance(predictor, Reranker):
             raise ConfigError(f"{model} is a reranker; give it as --check.")
-        ranker = Model(predictor, model)
+        ranker = EmbedderRanker(predictor, model)
     checker = None if check is None else Reranker.from_pretrained(check, device=device)
     found = find(pairs, texts, ranker, settings, checker)
     count = write_examples(found.examples, output)
@@ -110,11 +110,13 @@ def score(
     """Score the documents of each query with a teacher, for losses that learn scores (distillation)."""
     from modernbert.evaluate.retrieval import open_predictor
     from modernbert.tasks.ranking.examples import RankingColumns, read_ranking
-    from modernbert.tasks.ranking.scoring import scored, teacher_of, write_examples
+    from modernbert.tasks.ranking.scoring import as_teacher, with_teacher_scores, write_examples
     from modernbert.text.records import Source
 
     examples = read_ranking(Source(path=source), RankingColumns(), skip_bad=skip_bad)
-    count = write_examples(scored(examples, teacher_of(open_predictor(teacher, None, device, False))), output)
+    count = write_examples(
+        with_teacher_scores(examples, as_teacher(open_predictor(teacher, None, device, False))), output
+    )
     print_record({"queries": count, "pairs": sum(len(one.documents) for one in examples), "data": str(output)}, as_json)
 
 

@@ -9,7 +9,7 @@ from modernbert.model.folder import find_folder, read_architecture, read_config
 from modernbert.model.heads import TaskModel
 from modernbert.runtime import select_device
 from modernbert.tasks.folder_settings import FolderSettings
-from modernbert.tasks.kinds import kind_of_model, make_task, trainable
+from modernbert.tasks.kinds import kind_of_model, make_task, trainable_tasks
 from modernbert.tasks.outputs import outputs
 from modernbert.text.records import format_of
 from modernbert.text.tokenizer import load_tokenizer
@@ -65,7 +65,7 @@ def recipe_for(folder: Path, data: Path, overrides: Iterable[str] = ()) -> Finet
         config = read_config(folder)
         task = kind_of_model(read_architecture(folder), config)
         values = {
-            "task": task if task in trainable() else "classify",
+            "task": task if task in trainable_tasks() else "classify",
             "model": str(folder),
             "output": "output/measured",
             "data": {"train": str(data)},

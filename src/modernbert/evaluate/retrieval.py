@@ -14,7 +14,7 @@ from modernbert.model.retrieval_folder import predictor_name
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.measures import MEASURES, System, difference, evaluate_fusion, evaluate_ranker
-from modernbert.tasks.ranking.rankers import Bm25, Model, Reranked, Scored
+from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Scored, TwoStageRanker
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.collection import read_collection
@@ -52,7 +52,7 @@ def evaluate_retrieval(
     device: str = "auto",
     skip_bad: bool = False,
 ) -> Table:
-    """How good BM25 and models are on a collection: alone, BM25 fused with each, and the best `depth` reranked.
+    """How good BM25 and models are on a collection: alone, BM25 fuse_runs with each, and the best `depth` reranked.
 
     A model is a folder or hub id of any of the four kinds, told by its files; a plain encoder is one whose mean is
     taken. Rerankers put the first stage in order, which is BM25, or the first model without BM25. In a fusion BM25
@@ -76,7 +76,7 @@ def evaluate_retrieval(
         predictor = open_predictor(path, max_length, device, int8)
         if isinstance(predictor, Reranker):
             raise ConfigError(f"{path} is a reranker; give it as --rerank.")
-        run, system = evaluate_ranker(collection, Model(predictor, path))
+        run, system = evaluate_ranker(collection, EmbedderRanker(predictor, path))
         runs.append(run)
         systems.append(system)
     if not runs:
@@ -91,7 +91,7 @@ def evaluate_retrieval(
         if not isinstance(predictor, Reranker):
             raise ConfigError(f"{path} is no reranker; give it as a model.")
         first = systems[0].name
-        ranker = Reranked(runs[0], predictor, depth, f"{path} over {depth} of {first}")
+        ranker = TwoStageRanker(runs[0], predictor, depth, f"{path} over {depth} of {first}")
         systems.append(evaluate_ranker(collection, ranker)[1])
     return Table(source, len(collection.documents), len(collection.queries), systems)
 

@@ -17,7 +17,7 @@ from modernbert.model.optimized import InferenceEncoder, unsupported_reason
 from modernbert.packed import Sequences
 from modernbert.runtime import fast_bf16
 from modernbert.stream.batching import batches_within
-from modernbert.tasks.outputs import suitable_tokens
+from modernbert.tasks.outputs import default_tokens_at_once
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Backbone:
         encoder, dtype = self._encoder(), self.dtype
         lengths = rows.lengths
         begin = 0
-        for batch in batches_within(range(len(lengths)), lengths, suitable_tokens(self.device)):
+        for batch in batches_within(range(len(lengths)), lengths, default_tokens_at_once(self.device)):
             sequences = Sequences.from_lengths([lengths[index] for index in batch], self.device)
             tokens = rows.tokens[begin : begin + sequences.num_tokens]
             begin += sequences.num_tokens

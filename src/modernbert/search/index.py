@@ -11,7 +11,7 @@ from modernbert.search.build import BUILDING, FORMAT, Models, open_stages, read_
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import Passage, Passages
 from modernbert.search.stages import Found, Method, Stage
-from modernbert.tasks.inputs import checked_count, checked_list
+from modernbert.tasks.inputs import check_count, check_texts
 from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.rerank import Reranker
 
@@ -79,8 +79,8 @@ class Index:
         """
         if not 0 < bm25_weight < math.inf:
             raise ConfigError(f"bm25_weight is {bm25_weight}; it must be a positive number.")
-        queries = checked_list(queries, "Query")
-        top_k, candidates = checked_count(top_k, "top_k", "passage"), checked_count(candidates, "candidates", "passage")
+        queries = check_texts(queries, "Query")
+        top_k, candidates = check_count(top_k, "top_k", "passage"), check_count(candidates, "candidates", "passage")
         wanted = self._wanted(method)
         weights = [bm25_weight if one == "bm25" else 1.0 for one in wanted]
         count = max(top_k, candidates) if reranker is not None or len(wanted) > 1 else top_k

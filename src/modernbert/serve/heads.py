@@ -18,7 +18,7 @@ from modernbert.serve.failures import InvalidRequestError
 from modernbert.serve.items import Item, ItemFailed
 from modernbert.serve.texts import Side, Text, check_words, encode
 from modernbert.tasks.answer import QuestionAnswerer
-from modernbert.tasks.answer.folder import AnswerFolder
+from modernbert.tasks.answer.folder import AnswerFolderSettings
 from modernbert.tasks.answer.reading import QuestionExample
 from modernbert.tasks.answer.windows import Answer, EncodedQuestions, decode_answers, encode_questions
 from modernbert.tasks.classify import Classifier
@@ -147,7 +147,7 @@ class AnswersEngine:
         return self.encode([("warm", "warm")])[1]
 
     def decode(self, encoded: EncodedQuestions, logits: Sequence[Numbers], top_k: int) -> list[list[Answer]]:
-        settings = AnswerFolder.of(self.predictor.model.config)
+        settings = AnswerFolderSettings.of(self.predictor.model.config)
         found = decode_answers(
             encoded,
             logits,

@@ -23,7 +23,7 @@ from modernbert.serve.items import Item, ItemFailed
 from modernbert.serve.models import Kind
 from modernbert.serve.texts import Side, Text, encode
 from modernbert.tasks.retrieval import RetrievalPredictor
-from modernbert.tasks.retrieval_texts import own_mask
+from modernbert.tasks.retrieval_texts import query_token_mask
 from modernbert.text.framing import FRAME_TOKENS
 from modernbert.text.tokenizer import with_prompt_special_tokens
 
@@ -218,7 +218,11 @@ class MultiVectorEngine(_Texts):
     def run(self, items: Sequence[Item]) -> Sequence[Any]:
         def compute(unseen: bool, group: list[Item]) -> list[Any]:
             tokens, sequences = packed(group, self.device)
-            seen = own_mask([item.wanted[1] for item in group], sequences.lengths).to(self.device) if unseen else None
+            seen = (
+                query_token_mask([item.wanted[1] for item in group], sequences.lengths).to(self.device)
+                if unseen
+                else None
+            )
             rows = self.model(tokens, sequences, seen).split(sequences.lengths)
             return [self._kept(item, row) for item, row in zip(group, rows, strict=True)]
 

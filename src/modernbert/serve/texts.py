@@ -9,7 +9,7 @@ from tokenizers import Encoding, Tokenizer
 from modernbert.errors import DataError
 from modernbert.serve.failures import EmptyInputError, InvalidRequestError, TokenizerError
 from modernbert.serve.items import Ids
-from modernbert.tasks.inputs import checked
+from modernbert.tasks import inputs
 from modernbert.text.framing import Frame, encodings, longest_first
 
 Text = str | tuple[str, str] | list[int]  # a text, a pair of texts, or ids that are taken as they are
@@ -81,7 +81,7 @@ def check_words(text: str, name: str) -> None:
     """
     check_text(text)
     try:
-        checked(text, name)
+        inputs.check_text(text, name)
     except DataError as error:
         raise EmptyInputError(str(error)) from None
 

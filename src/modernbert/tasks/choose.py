@@ -13,12 +13,12 @@ from torch import Tensor
 
 from modernbert.errors import DataError
 from modernbert.model.heads import MultipleChoice, TaskModel
-from modernbert.tasks.inputs import checked, listed
+from modernbert.tasks.inputs import as_list, check_text
 from modernbert.tasks.metrics import accuracy
-from modernbert.tasks.outputs import outputs, warn_of_cut
+from modernbert.tasks.outputs import outputs, warn_truncated
 from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.reading import Columns, Examples, is_unicode, label_text, text_in
-from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Measure, Outputs, Task, place_of
+from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Measure, Outputs, Task, origin_fields
 from modernbert.text.framing import EncodedTexts, encode_texts
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
 
@@ -27,7 +27,7 @@ Probabilities = npt.NDArray[np.floating]  # (choices,)
 
 @dataclass(frozen=True)
 class ChoiceExample:
-    """A question and its possible answers; `label` is the number of the correct one, or None in prediction."""
+    """A question and its choices; `label` is the index of the correct one, or None in prediction."""
 
     question: str
     choices: tuple[str, ...]
@@ -40,7 +40,7 @@ class ChoiceColumns(Columns):
 
     question: str = "question"  # the column of the questions
     choices: str | tuple[str, ...] = "choices"  # one column of lists, or several columns
-    label: str = "label"  # the number of the correct choice, from 0, or its text
+    label: str = "label"  # the index of the correct choice, from 0, or its text
 
 
 def read_choices(
@@ -51,51 +51,51 @@ def read_choices(
     label: str | None = "label",
     skip_bad: bool = False,
 ) -> Examples[ChoiceExample]:
-    """Questions with possible answers. `choices` is one column that holds a list, or several columns.
+    """Questions with choices. `choices` is one column with a list, or several columns.
 
-    `label` is the number of the correct one, from 0, or its text, or, where the list comes as {"text", "label"}, its
-    name. Without it no label is read, for prediction.
+    `label` is the index of the correct choice, from 0, or its text, or its name if `choices` has the form {"text",
+    "label"}. If `label` is None, no labels are read, for prediction.
     """
 
     def make(record: Record) -> ChoiceExample | RejectedRecord:
         text = text_in(record, question)
         if isinstance(text, RejectedRecord):
             return text
-        offered, names = _offered(record, choices)
-        if isinstance(offered, RejectedRecord):
-            return offered
+        texts, names = _choices(record, choices)
+        if isinstance(texts, RejectedRecord):
+            return texts
         if label is None:
-            return ChoiceExample(text, offered, None, record.origin)
+            return ChoiceExample(text, texts, None, record.origin)
         if label not in record.values:
             return missing_column(record, label)
-        correct = _correct_choice(record.values[label], offered, names)
+        correct = _correct_choice(record.values[label], texts, names)
         if correct is None:
             sentence = (
                 f"{label} is {record.values[label]!r}; give the number of the correct choice, from 0 to "
-                f"{len(offered) - 1}, or its text."
+                f"{len(texts) - 1}, or its text."
             )
             return RejectedRecord("label outside the choices", sentence, record.origin)
-        return ChoiceExample(text, offered, correct, record.origin)
+        return ChoiceExample(text, texts, correct, record.origin)
 
     return Examples(source, make, skip_bad)
 
 
 def encode_choices(tokenizer: Tokenizer, examples: Sequence[ChoiceExample], *, max_length: int) -> EncodedTexts:
-    """The pair of question and choice for every choice of every example, one after the other."""
+    """A pair of question and choice for every choice of every example, in order."""
     questions = [example.question for example in examples for _ in example.choices]
     choices = [choice for example in examples for choice in example.choices]
     return encode_texts(tokenizer, questions, choices, max_length=max_length)
 
 
 def decode_choices(examples: Sequence[ChoiceExample], scores: Iterable[SupportsFloat]) -> list[Probabilities]:
-    """The probability of each choice of each question, from one score for each choice of all questions in order."""
+    """The probabilities of the choices of each question, from the scores of all choices of all questions in order."""
     remaining = iter(scores)
-    own = [torch.tensor([float(next(remaining)) for _ in example.choices]) for example in examples]
-    return [one.softmax(-1).numpy() for one in own]
+    by_question = [torch.tensor([float(next(remaining)) for _ in example.choices]) for example in examples]
+    return [question_scores.softmax(-1).numpy() for question_scores in by_question]
 
 
 class Choose(Task[ChoiceExample, Probabilities]):
-    """The correct one of several answers, whose number may differ between questions."""
+    """Choose the correct one of several answers. Questions may have different numbers of choices."""
 
     name = "choose"
     head = MultipleChoice
@@ -137,14 +137,14 @@ class Choose(Task[ChoiceExample, Probabilities]):
         return {"accuracy": Measure(accuracy, (chosen, np.array([_expected(example) for example in examples])))}
 
     def baseline(self, train: Sequence[ChoiceExample], examples: Sequence[ChoiceExample]) -> list[Probabilities]:
-        """Always the position that is correct most often."""
-        most = int(np.bincount([_expected(example) for example in train]).argmax())
-        return [np.eye(len(example.choices))[most % len(example.choices)] for example in examples]
+        """The index that is correct most often."""
+        index = int(np.bincount([_expected(example) for example in train]).argmax())
+        return [np.eye(len(example.choices))[index % len(example.choices)] for example in examples]
 
     def result(self, example: ChoiceExample, prediction: Probabilities) -> ExampleResult:
         best = int(prediction.argmax())
         record = {
-            **place_of(example.origin),
+            **origin_fields(example.origin),
             "question": example.question,
             "choices": list(example.choices),
             "expected": _expected(example),
@@ -159,9 +159,9 @@ class Choose(Task[ChoiceExample, Probabilities]):
 
 @dataclass(frozen=True)
 class Choice:
-    """A possible answer: its text, and its number among the choices of its question, from 0.
+    """A choice: its text and its index among the choices of its question, from 0.
 
-    `score` is the logit that the model gives it; `probability` is among the choices of the question.
+    `score` is its logit; the probabilities of the choices of a question add up to 1.
     """
 
     index: int
@@ -171,7 +171,7 @@ class Choice:
 
 
 class ChoiceAnswerer(Predictor[MultipleChoice]):
-    """Ranks the possible answers to a question. Question and choice are read together and cut to `max_length`."""
+    """Ranks the choices of a question. Question and choice are read together and truncated to `max_length`."""
 
     kind = MultipleChoice
 
@@ -184,8 +184,8 @@ class ChoiceAnswerer(Predictor[MultipleChoice]):
     ) -> list[Choice] | list[list[Choice]]:
         """The choices of a question, best first. The probabilities add up to 1.
 
-        A list of questions and a list of their choices, which may be a different number for each, give a list of such
-        lists. The number of pairs of question and choice that are too long and are cut is logged.
+        For a list of questions, give a list of lists of choices; the result is a list for each question. The number of
+        truncated pairs of question and choice is logged.
 
         Raises:
             DataError: a question or a choice is empty, a question has fewer than two choices, or there are not as many
@@ -193,15 +193,15 @@ class ChoiceAnswerer(Predictor[MultipleChoice]):
         """
         if isinstance(questions, str):
             return self._rank([_example(1, questions, choices)])[0]
-        asked, offered = listed(questions), [] if isinstance(choices, str) else listed(choices)
-        if len(asked) != len(offered):
-            raise DataError(f"Give one list of choices for each of the {len(asked)} questions.")
-        pairs = zip(asked, offered, strict=True)
+        question_list, choice_lists = as_list(questions), [] if isinstance(choices, str) else as_list(choices)
+        if len(question_list) != len(choice_lists):
+            raise DataError(f"Give one list of choices for each of the {len(question_list)} questions.")
+        pairs = zip(question_list, choice_lists, strict=True)
         return self._rank([_example(number, *pair) for number, pair in enumerate(pairs, 1)])
 
     def _rank(self, examples: list[ChoiceExample]) -> list[list[Choice]]:
         encoded = encode_choices(self.tokenizer, examples, max_length=self.max_length)
-        warn_of_cut(encoded, self.max_length)
+        warn_truncated(encoded, self.max_length)
         scores = [float(one) for one in outputs(self.model, encoded.ids)]
         remaining = iter(scores)
         return [
@@ -211,59 +211,61 @@ class ChoiceAnswerer(Predictor[MultipleChoice]):
 
 
 def _example(number: int, question: object, choices: object) -> ChoiceExample:
-    asked = checked(question, f"Question {number}")
-    offered = [] if isinstance(choices, str) else listed(choices)
-    if len(offered) < 2:
+    question_text = check_text(question, f"Question {number}")
+    choice_list = [] if isinstance(choices, str) else as_list(choices)
+    if len(choice_list) < 2:
         raise DataError(f"Question {number} needs a list of at least two choices, all texts.")
-    texts = tuple(checked(one, f"Choice {place} of question {number}") for place, one in enumerate(offered, 1))
-    return ChoiceExample(asked, texts, None, Origin("question", number))
+    texts = tuple(
+        check_text(choice, f"Choice {index} of question {number}") for index, choice in enumerate(choice_list, 1)
+    )
+    return ChoiceExample(question_text, texts, None, Origin("question", number))
 
 
 def _ranked(example: ChoiceExample, scores: Sequence[float], probabilities: Probabilities) -> list[Choice]:
-    rows = zip(example.choices, scores, probabilities.tolist(), strict=True)
-    choices = [Choice(index, text, score, probability) for index, (text, score, probability) in enumerate(rows)]
+    scored = zip(example.choices, scores, probabilities.tolist(), strict=True)
+    choices = [Choice(index, text, score, probability) for index, (text, score, probability) in enumerate(scored)]
     return sorted(choices, key=lambda one: -one.score)
 
 
-def _offered(record: Record, choices: str | Sequence[str]) -> tuple[tuple[str, ...] | RejectedRecord, list[str]]:
-    """The choices of a record, and the names that it has for them."""
+def _choices(record: Record, choices: str | Sequence[str]) -> tuple[tuple[str, ...] | RejectedRecord, list[str]]:
+    """The choices of a record, and their names."""
     names: list[str] = []
-    offered: Any
+    texts: Any
     if isinstance(choices, str):
         if choices not in record.values:
             return missing_column(record, choices), names
-        offered = record.values[choices]
-        if isinstance(offered, dict) and isinstance(offered.get("label"), list):
-            offered, names = offered.get("text"), [str(name) for name in offered["label"]]
+        texts = record.values[choices]
+        if isinstance(texts, dict) and isinstance(texts.get("label"), list):
+            texts, names = texts.get("text"), [str(name) for name in texts["label"]]
     else:
-        offered = [text_in(record, column) for column in choices]
-        for one in offered:
+        texts = [text_in(record, column) for column in choices]
+        for one in texts:
             if isinstance(one, RejectedRecord):
                 return one, names
-    if not isinstance(offered, list) or len(offered) < 2 or not all(isinstance(one, str) for one in offered):
+    if not isinstance(texts, list) or len(texts) < 2 or not all(isinstance(one, str) for one in texts):
         sentence = "there must be a list of at least two choices, all texts."
-        return RejectedRecord("no choices", sentence, record.origin), names
-    if not all(one.strip() for one in offered):
+        return RejectedRecord("invalid choices", sentence, record.origin), names
+    if not all(one.strip() for one in texts):
         sentence = "a choice is empty; give it a text, or leave the example out."
         return RejectedRecord("empty text", sentence, record.origin), names
-    if not all(map(is_unicode, offered)):
+    if not all(map(is_unicode, texts)):
         sentence = "a choice holds an unpaired surrogate; write it again."
         return RejectedRecord("unpaired surrogate", sentence, record.origin), names
-    return tuple(offered), names
+    return tuple(texts), names
 
 
-def _correct_choice(value: Any, offered: Sequence[str], names: Sequence[str]) -> int | None:
+def _correct_choice(value: Any, choices: Sequence[str], names: Sequence[str]) -> int | None:
     if isinstance(value, str) and value in names:
         return names.index(value)
-    if isinstance(value, str) and value in offered:
-        return offered.index(value)
-    written = label_text(value)
-    for texts in (names, offered):
-        same = [number for number, text in enumerate(texts) if isinstance(value, str) and label_text(text) == written]
+    if isinstance(value, str) and value in choices:
+        return choices.index(value)
+    label = label_text(value)
+    for texts in (names, choices):
+        same = [number for number, text in enumerate(texts) if isinstance(value, str) and label_text(text) == label]
         if len(same) == 1:
             return same[0]
-    number = int(written) if written is not None and written.isdecimal() and len(written) < 10 else -1
-    return number if 0 <= number < len(offered) else None
+    number = int(label) if label is not None and label.isdecimal() and len(label) < 10 else -1
+    return number if 0 <= number < len(choices) else None
 
 
 def _expected(example: ChoiceExample) -> int:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from modernbert.errors import DataError
 from modernbert.model import SequenceClassifier
-from modernbert.tasks.inputs import checked, listed
+from modernbert.tasks.inputs import as_list, check_text
 from modernbert.tasks.metrics import Metric, accuracy, macro_f1, matthews, multilabel_f1
-from modernbert.tasks.outputs import outputs, warn_of_cut
+from modernbert.tasks.outputs import outputs, warn_truncated
 from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.reading import composed
 from modernbert.tasks.task import ExampleResult, Item, Measure, balanced, named_weights
@@ -84,8 +84,8 @@ class Classify(TextTask):
 
     def baseline(self, train: Sequence[TextExample], examples: Sequence[TextExample]) -> list[Scores]:
         """The most frequent class."""
-        most = np.array(list(self.count_labels(train).values())).argmax()
-        return [np.eye(len(self.names))[most]] * len(examples)
+        most_frequent = np.array(list(self.count_labels(train).values())).argmax()
+        return [np.eye(len(self.names))[most_frequent]] * len(examples)
 
     def count_labels(self, examples: Sequence[TextExample]) -> dict[str, int]:
         counts = Counter(str(example.label) for example in examples)
@@ -93,7 +93,7 @@ class Classify(TextTask):
 
     def result(self, example: TextExample, prediction: Scores) -> ExampleResult:
         best = self.names[int(prediction.argmax())]
-        error = 0.0 if best == example.label else float(prediction.max())  # the probability of the false class
+        error = 0.0 if best == example.label else float(prediction.max())  # the probability of the wrong class
         return self.text_result(example, example.label, best, error, prediction)
 
     def confusion(
@@ -123,19 +123,18 @@ class MultiLabel(TextTask):
 
     def learn_labels(self, examples: Sequence[TextExample]) -> None:
         columns = self.columns.label
-        labels = {label for example in examples for label in _several(example)}
+        labels = {label for example in examples for label in _labels(example)}
         self.names = ordered_labels(labels) if isinstance(columns, str) else tuple(map(composed, columns))
         if not labels:
             raise DataError("No training example has a label; name the column of the labels in data.label.")
-        if isinstance(columns, str) and labels == {"0", "1"} and all(len(_several(one)) == 2 for one in examples):
+        if isinstance(columns, str) and labels == {"0", "1"} and all(len(_labels(one)) == 2 for one in examples):
             raise DataError(
-                f"Every training example has both labels, 0 and 1; if {columns} says for each label whether it is "
-                "there, give the names of those that are, or a column of 0 and 1 for each label and their names in "
-                "data.label."
+                f"Every training example has both labels, 0 and 1; if {columns} has a 0 or 1 for each label, "
+                "give the names of the labels with 1, or a column of 0 and 1 for each label, named in data.label."
             )
 
     def labels_of(self, example: TextExample) -> Sequence[str]:
-        return _several(example)
+        return _labels(example)
 
     def weights(self, examples: Sequence[TextExample]) -> Tensor | None:
         chosen = self.settings.class_weights
@@ -147,18 +146,18 @@ class MultiLabel(TextTask):
         return torch.from_numpy(((len(examples) - held) / held.clip(min=1)).astype(np.float32))
 
     def target(self, example: TextExample) -> npt.NDArray[np.generic]:
-        return np.array([name in _several(example) for name in self.names], dtype=np.float32)
+        return np.array([name in _labels(example) for name in self.names], dtype=np.float32)
 
     def measures(self, examples: Sequence[TextExample], predictions: Sequence[Scores]) -> dict[str, Measure]:
         both = (np.stack(predictions) >= 0.5, np.stack([self.target(example) for example in examples]) > 0)
         return {name: Measure(_LABEL_METRICS[name], both) for name in self.metric_names}
 
     def baseline(self, train: Sequence[TextExample], examples: Sequence[TextExample]) -> list[Scores]:
-        """Every label with the probability of its frequency."""
+        """The frequency of each label as its probability."""
         return [np.stack([self.target(example) for example in train]).astype(np.float64).mean(0)] * len(examples)
 
     def count_labels(self, examples: Sequence[TextExample]) -> dict[str, int]:
-        counts = Counter(label for example in examples for label in _several(example))
+        counts = Counter(label for example in examples for label in _labels(example))
         return {name: counts[name] for name in self.names}
 
     def result(self, example: TextExample, prediction: Scores) -> ExampleResult:
@@ -166,19 +165,19 @@ class MultiLabel(TextTask):
         target = self.target(example).astype(np.float64)
         distances = np.abs(target - prediction)
         error = float(distances.max()) if ((prediction >= 0.5) != target).any() else 0.0
-        return self.text_result(example, sorted(_several(example)), predicted, error, prediction)
+        return self.text_result(example, sorted(_labels(example)), predicted, error, prediction)
 
 
 @dataclass(frozen=True)
 class LabelScore:
-    """A label and its probability; of a model that predicts numbers, its name and the number."""
+    """A label and its probability, or the name and the value of a predicted number."""
 
     label: str
     score: float
 
 
 class Classifier(Predictor[SequenceClassifier]):
-    """The labels that a fine-tuned model gives to texts, or to pairs of texts. Longer ones are cut to `max_length`."""
+    """Predicts labels for texts or pairs of texts. Longer ones are truncated to `max_length`."""
 
     kind = SequenceClassifier
 
@@ -187,25 +186,25 @@ class Classifier(Predictor[SequenceClassifier]):
     @overload
     def __call__(self, texts: Sequence[Text]) -> list[list[LabelScore]]: ...
     def __call__(self, texts: str | Sequence[Text]) -> list[LabelScore] | list[list[LabelScore]]:
-        """Every label with its probability, best first; a list of such for any sequence of texts (list, tuple, array).
+        """Every label with its probability, best first; for a sequence (list, tuple, array), a list of results.
 
-        In place of a text in a sequence a tuple of two is a pair; of one pair alone give `[(first, second)]`.
-        Classes share a probability of 1; where a text may have several labels, each has its own. The number of texts
-        that are too long and are cut is logged.
+        An element of a sequence may be a tuple of two texts, which is a pair; for one pair, give `[(first, second)]`.
+        The probabilities of classes add up to 1; those of multi-label models are independent. The number of truncated
+        texts is logged.
 
         Raises:
             DataError: a text is empty or is not a text.
         """
         if isinstance(texts, str):
             return self._classify([texts])[0]
-        return self._classify(listed(texts))
+        return self._classify(as_list(texts))
 
     def _classify(self, texts: Sequence[object]) -> list[list[LabelScore]]:
         pairs = [_pair(number, text) for number, text in enumerate(texts, 1)]
         encoded = encode_texts(
             self.tokenizer, [text for text, _ in pairs], [pair for _, pair in pairs], max_length=self.max_length
         )
-        warn_of_cut(encoded, self.max_length)
+        warn_truncated(encoded, self.max_length)
         problem_type, labels = self.model.problem_type, self.model.config.labels
         scores = [decode_scores(logits.numpy(), problem_type).tolist() for logits in outputs(self.model, encoded.ids)]
         ranked = [sorted(zip(values, labels, strict=True), key=lambda one: -one[0]) for values in scores]
@@ -213,14 +212,14 @@ class Classifier(Predictor[SequenceClassifier]):
 
 
 def ordered_labels(names: set[str]) -> tuple[str, ...]:
-    """By number if all are whole numbers, otherwise by name."""
+    """Sorted by value if all are whole numbers, otherwise by name."""
     if all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
-def _several(example: TextExample) -> tuple[str, ...]:
-    assert isinstance(example.label, tuple), "read as several classes"
+def _labels(example: TextExample) -> tuple[str, ...]:
+    assert isinstance(example.label, tuple), "read_texts_with_labels reads several classes"
     return example.label
 
 
@@ -232,11 +231,11 @@ def _is_number(label: str) -> bool:
     return True
 
 
-def _pair(number: int, given: object) -> tuple[str, str | None]:
-    if isinstance(given, tuple) and len(given) == 2:
-        first, second = (checked(one, f"The {which} text of pair {number}")
-                         for one, which in zip(given, ("first", "second"), strict=True))  # fmt: skip
+def _pair(number: int, value: object) -> tuple[str, str | None]:
+    if isinstance(value, tuple) and len(value) == 2:
+        first, second = (check_text(one, f"The {which} text of pair {number}")
+                         for one, which in zip(value, ("first", "second"), strict=True))  # fmt: skip
         return first, second
-    if isinstance(given, tuple | list):
-        raise DataError(f"Text {number} is a {type(given).__name__} of {len(given)}; a pair is a tuple of two texts.")
-    return checked(given, f"Text {number}"), None
+    if isinstance(value, tuple | list):
+        raise DataError(f"Text {number} is a {type(value).__name__} of {len(value)}; a pair is a tuple of two texts.")
+    return check_text(value, f"Text {number}"), None

@@ -10,7 +10,7 @@ from modernbert.installation import install_command
 
 
 def ward_clusters(vectors: Float[Tensor, "rows dim"], count: int) -> Int[Tensor, "rows"]:
-    """For each vector the number of its cluster, of at most `count`, by Ward's method on cosine distances.
+    """For each vector the index of its cluster, at most `count` clusters, by Ward's method on cosine distances.
 
     Raises:
         DataError: scipy is missing.

@@ -1,4 +1,4 @@
-"""Embed texts: one vector for each."""
+"""Embed texts as one vector each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from modernbert.tasks.similarity import similarity
 
 @dataclass(frozen=True, eq=False)
 class ChunkedEmbeddings:
-    """Vectors of chunks (chunks, dim), and for each chunk the number of its text."""
+    """Vectors of chunks (chunks, dim), and for each chunk the index of its text."""
 
     vectors: Vectors
     owners: npt.NDArray[np.int64]
@@ -29,15 +29,15 @@ class ChunkedEmbeddings:
     def best(self, scores: Float[Tensor, "queries chunks"]) -> Float[Tensor, "queries texts"]:
         """For each text the score of its best chunk."""
         owners = torch.from_numpy(self.owners).expand(len(scores), -1)
-        found = scores.new_full((len(scores), int(self.owners[-1]) + 1), -torch.inf)
-        return found.scatter_reduce(1, owners, scores, "amax")
+        best = scores.new_full((len(scores), int(self.owners[-1]) + 1), -torch.inf)
+        return best.scatter_reduce(1, owners, scores, "amax")
 
 
 class Embedder(RetrievalPredictor[DenseEncoder]):
-    """Vectors of texts, such that texts of like meaning have like vectors.
+    """Vectors of texts; texts with similar meanings have similar vectors.
 
-    From folders of this package and of sentence-transformers (every version); from a plain encoder, the mean of its
-    tokens. Batches by tokens, whatever the lengths of the texts; the order of the texts is kept.
+    It loads folders of this package and of sentence-transformers (every version). A plain encoder gives the mean of its
+    tokens. Batches have a maximum number of tokens; the order of the texts is kept.
     """
 
     kind = DenseEncoder
@@ -62,17 +62,17 @@ class Embedder(RetrievalPredictor[DenseEncoder]):
         show_progress_bar: bool = False,
         tokens_at_once: int | None = None,
     ) -> Vectors:
-        """Vectors (texts, dim) in fp32; of one text given alone, (dim,).
+        """Vectors (texts, dim) in fp32; for a single text, (dim,).
 
-        `prompt`, or the prompt of the name `prompt_name`, stands before each text. `truncate_dim` keeps the first
-        dimensions (for models that were trained so), `normalize_embeddings` gives each vector unit length then.
-        `precision` packs them (`quantize`), with the ranges of the vectors `calibration`.
+        `prompt`, or the prompt with the name `prompt_name`, precedes each text. `truncate_dim` keeps the first
+        dimensions (for Matryoshka models); `normalize_embeddings` then gives each vector unit length. `precision`
+        quantizes them (`quantize`), with the ranges of the vectors `calibration`.
 
-        A text that is too long is cut, which is reported; with `chunk` it is read in chunks that share `overlap`
-        tokens, and its vector is the mean of theirs.
+        A text that is too long is truncated, and the number of such texts is logged. With `chunk` it is split into
+        chunks that share `overlap` tokens, and its vector is the mean of their vectors.
 
         Raises:
-            DataError: a text is empty or no text, or there is no such prompt.
+            DataError: a text is empty or not a text, or there is no such prompt.
             ConfigError: `truncate_dim` is larger than a vector.
         """
         return self._encode(
@@ -81,11 +81,11 @@ class Embedder(RetrievalPredictor[DenseEncoder]):
         )  # fmt: skip
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> Vectors:
-        """As `encode`, with the prompt "query" of the model unless another one is given."""
+        """Like `encode`, with the prompt "query" of the model by default."""
         return self._encode_role("query", texts, **options)
 
     def encode_document(self, texts: str | Sequence[str], **options: Any) -> Vectors:
-        """As `encode`, with the prompt "document" (or "passage" or "corpus") of the model unless one is given."""
+        """Like `encode`, with the prompt "document" (or "passage" or "corpus") of the model by default."""
         return self._encode_role("document", texts, **options)
 
     def encode_chunks(
@@ -98,7 +98,7 @@ class Embedder(RetrievalPredictor[DenseEncoder]):
         overlap: int | None = None,
         role: Role | None = "document",
     ) -> ChunkedEmbeddings:
-        """A vector for each chunk of each text; `similarity` takes the best chunk of each text then."""
+        """A vector for each chunk of each text; `similarity` then uses the best chunk of each text."""
         prompt = self._prompt(prompt, prompt_name, role)
         parts, owners = self._chunks(as_texts(texts)[0], prompt, overlap)
         vectors = self._vectors(parts, prompt, self._dimensions(truncate_dim), False, None)
@@ -109,7 +109,7 @@ class Embedder(RetrievalPredictor[DenseEncoder]):
     @overload
     def similarity(self, one: Any, other: Any) -> Tensor: ...
     def similarity(self, one: Any, other: Any) -> Tensor:
-        """How alike each vector of `one` is to each of `other`, by the function of the model; higher is more alike."""
+        """The similarity of each vector of `one` with each of `other`, by the model's function; higher is closer."""
         name = self.model.settings.similarity
         if isinstance(other, ChunkedEmbeddings):
             return other.best(similarity(one, other.vectors, name))
@@ -144,29 +144,29 @@ class Embedder(RetrievalPredictor[DenseEncoder]):
                 vectors = F.normalize(vectors, dim=-1)
         if normalize:
             vectors = F.normalize(vectors, dim=-1)
-        packed = quantize(vectors.numpy(), precision, calibration)
-        return packed[0] if single else packed
+        quantized = quantize(vectors.numpy(), precision, calibration)
+        return quantized[0] if single else quantized
 
     def _dimensions(self, truncate_dim: int | None) -> int | None:
-        wanted = truncate_dim or self.model.settings.truncate_dim
-        if wanted is not None and not 1 <= wanted <= self.model.dimensions:
-            raise ConfigError(f"truncate_dim is {wanted}, but a vector has {self.model.dimensions} dimensions.")
-        return wanted
+        dimensions = truncate_dim or self.model.settings.truncate_dim
+        if dimensions is not None and not 1 <= dimensions <= self.model.dimensions:
+            raise ConfigError(f"truncate_dim is {dimensions}, but a vector has {self.model.dimensions} dimensions.")
+        return dimensions
 
     def _chunks(self, texts: Sequence[str], prompt: str, overlap: int | None) -> tuple[list[str], list[int]]:
-        shared = self.overlap_tokens if overlap is None else overlap
-        found = [self.texts.windows(text, prompt, shared) for text in texts]
-        owners = [number for number, parts in enumerate(found) for _ in parts]
-        return [part for parts in found for part in parts], owners
+        overlap_tokens = self.overlap_tokens if overlap is None else overlap
+        chunks_by_text = [self.texts.windows(text, prompt, overlap_tokens) for text in texts]
+        owners = [number for number, chunks in enumerate(chunks_by_text) for _ in chunks]
+        return [chunk for chunks in chunks_by_text for chunk in chunks], owners
 
     @torch.inference_mode()
     def _vectors(
         self, texts: Sequence[str], prompt: str, dimensions: int | None, progress: bool, tokens_at_once: int | None
     ) -> Tensor:
         encoded = self.texts.encode(texts, prompt)
-        self._warn(encoded, self.max_length)
-        before = self.texts.prompt_tokens(prompt) if not self.model.settings.include_prompt else 0
-        found = torch.empty(len(texts), dimensions or self.model.dimensions)
+        self._warn_truncated(encoded, self.max_length)
+        prompt_tokens = self.texts.prompt_tokens(prompt) if not self.model.settings.include_prompt else 0
+        vectors = torch.empty(len(texts), dimensions or self.model.dimensions)
         for batch, tokens, sequences in self._batches(encoded.ids, progress, tokens_at_once):
-            found[batch] = finite(self.model(tokens, sequences, before))[:, :dimensions]
-        return found
+            vectors[batch] = finite(self.model(tokens, sequences, prompt_tokens))[:, :dimensions]
+        return vectors

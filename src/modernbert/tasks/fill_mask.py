@@ -1,4 +1,4 @@
-"""Predict the words in place of [MASK] (`fill-mask`). There is nothing to fine-tune: pretraining is the training."""
+"""Predict the words in place of [MASK] (`fill-mask`). This task needs no fine-tuning."""
 
 import json
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from modernbert.model import MaskedLM
 from modernbert.model.packaged import packaged_model
 from modernbert.packed import Sequences, to_device
 from modernbert.stream.batching import batches_within
-from modernbert.tasks.inputs import checked_count, checked_list
-from modernbert.tasks.outputs import check_finite, shortened, suitable_tokens
+from modernbert.tasks.inputs import check_count, check_texts
+from modernbert.tasks.outputs import check_finite, default_tokens_at_once, shortened
 from modernbert.tasks.predictor import Predictor
 from modernbert.text.framing import Frame, Ids
 from modernbert.text.tokenizer import SpecialTokens, Vocabulary
@@ -24,7 +24,7 @@ from modernbert.text.tokenizer import SpecialTokens, Vocabulary
 
 @dataclass(frozen=True)
 class Candidate:
-    """One word for one [MASK]. `text` is the whole input with the word in its place and everything else as it is."""
+    """A word for one [MASK]. `text` is the input with the word in place of this [MASK]."""
 
     token: str
     token_id: int
@@ -34,7 +34,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class MaskedText:
-    """A text with its ids, and the places of its [MASK]s in characters."""
+    """A text with its ids, and the offsets of its [MASK]s in characters."""
 
     text: str
     ids: Ids
@@ -45,7 +45,7 @@ Fillings = list[list[Candidate]]  # for each [MASK] of a text, its candidates, b
 
 
 class FillMask(Predictor[MaskedLM]):
-    """The words that a masked language model puts in the place of [MASK]. Texts above `max_length` are refused."""
+    """Predicts the words in place of [MASK]. Texts longer than `max_length` tokens are refused."""
 
     kind = MaskedLM
 
@@ -55,7 +55,7 @@ class FillMask(Predictor[MaskedLM]):
         self.mask = SpecialTokens.of(tokenizer).mask
         self._frame = Frame(self.vocabulary.cls_id, self.vocabulary.sep_id)
         self._encoder = _only_mask_is_special(tokenizer, self.vocabulary.mask_id)
-        self._special = torch.ones(model.config.vocab_size, dtype=torch.bool)  # ids without a token, too
+        self._special = torch.ones(model.config.vocab_size, dtype=torch.bool)  # and ids without a token
         known = torch.from_numpy(self.vocabulary.special)[: model.config.vocab_size]
         self._special[: len(known)] = known
 
@@ -71,10 +71,10 @@ class FillMask(Predictor[MaskedLM]):
         token: str | None = None,
         int8: bool = False,
     ) -> Self:
-        """Load a model as every predictor does; without a source, the one that comes with the package.
+        """Load a model like other predictors; without a source, the model in this package.
 
         Raises:
-            CheckpointError: as every predictor, or no model comes with this installation.
+            CheckpointError: there is no such model, or this installation has no model.
         """
         return super().from_pretrained(
             packaged_model() if source is None else source,
@@ -87,35 +87,35 @@ class FillMask(Predictor[MaskedLM]):
     def __call__(self, texts: Sequence[str], top_k: int = 5) -> list[Fillings]: ...
     @torch.inference_mode()
     def __call__(self, texts: str | Sequence[str], top_k: int = 5) -> Fillings | list[Fillings]:
-        """For each [MASK] of a text its `top_k` most probable words; a list for a list of texts.
+        """For each [MASK] of a text its `top_k` most probable words; for a list of texts, a list of results.
 
-        Special tokens are no candidates; the probabilities are those of the whole vocabulary. In the texts [MASK] alone
-        is special, and [SEP] or the like is text.
+        Special tokens are not candidates; probabilities are over the whole vocabulary. Only [MASK] is a special token
+        in the texts; [SEP] and others are text.
 
         Raises:
             DataError: a text has no [MASK] or is longer than the model can read, or `top_k` is not above 0.
         """
         if isinstance(texts, str):
             return self([texts], top_k)[0]
-        top_k = checked_count(top_k, "top_k", "candidate")
+        top_k = check_count(top_k, "top_k", "candidate")
         results: list[Fillings] = []
-        encoded = [self.encode(text) for text in checked_list(texts, "Text")]
+        encoded = [self.encode(text) for text in check_texts(texts, "Text")]
         lengths = [len(one.ids) for one in encoded]
         for batch in batches_within(
-            range(len(encoded)), lengths, suitable_tokens(next(self.model.parameters()).device)
+            range(len(encoded)), lengths, default_tokens_at_once(next(self.model.parameters()).device)
         ):
             results += self.fill([encoded[index] for index in batch], top_k)
         return results
 
     def encode(self, text: str) -> MaskedText:
-        """The tokens of a text, and where its [MASK] stand.
+        """The tokens of a text, and the offsets of its [MASK]s.
 
         Raises:
-            DataError: it has none, or is longer than the model can read.
+            DataError: the text has no [MASK], or is longer than the model can read.
         """
         encoding = self._encoder.encode(text, add_special_tokens=False)
-        places = zip(encoding.ids, encoding.offsets, strict=True)
-        masks = [place for index, place in places if index == self.vocabulary.mask_id]
+        offsets = zip(encoding.ids, encoding.offsets, strict=True)
+        masks = [offset for index, offset in offsets if index == self.vocabulary.mask_id]
         if not masks:
             raise DataError(f"There is no {self.mask} in {shortened(text)!r}; write {self.mask} in place of a word.")
         ids = self._frame.ids(encoding.ids)
@@ -135,28 +135,28 @@ class FillMask(Predictor[MaskedLM]):
         logits = self.model.logits_at(to_device(tokens, device), sequences, to_device(masked, device)).float().cpu()
         check_finite(logits)
         best = logits.softmax(-1).masked_fill(self._special, 0).topk(min(top_k, int((~self._special).sum())))
-        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [[self._candidates(one.text, place, *next(rows)) for place in one.masks] for one in chunk]
+        candidates = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [[self._candidates(one.text, offset, *next(candidates)) for offset in one.masks] for one in chunk]
 
     def _candidates(
-        self, text: str, place: tuple[int, int], ids: list[int], probabilities: list[float]
+        self, text: str, offset: tuple[int, int], ids: list[int], probabilities: list[float]
     ) -> list[Candidate]:
         tokens = [self.tokenizer.decode([index]) for index in ids]
-        begin, end = place  # of [MASK] and the white space that it swallowed, which stays
-        swallowed, _, behind = text[begin:end].partition(self.mask)
+        begin, end = offset  # of [MASK] with the white space around it, which stays
+        space_before, _, space_after = text[begin:end].partition(self.mask)
         return [
             Candidate(
                 token,
                 index,
                 probability,
-                text[:begin] + swallowed + (token.lstrip(" ") if swallowed else token) + behind + text[end:],
+                text[:begin] + space_before + (token.lstrip(" ") if space_before else token) + space_after + text[end:],
             )
             for token, index, probability in zip(tokens, ids, probabilities, strict=True)
         ]
 
 
 def _only_mask_is_special(tokenizer: Tokenizer, mask_id: int) -> Tokenizer:
-    """The same tokenizer for which other special tokens, written in a text, are text."""
+    """A copy of a tokenizer in which other special tokens, written in a text, are text."""
     values = json.loads(tokenizer.to_str())
     for token in values["added_tokens"]:
         if token["id"] == mask_id:

@@ -1,4 +1,4 @@
-"""The table of tasks: which room of this package holds each of them. A room is imported when its task is used."""
+"""The table of tasks. The module of a task is imported when the task is used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def trainable() -> list[str]:
+def trainable_tasks() -> list[str]:
     """The names of the tasks that a model can be fine-tuned for."""
     return [name for name, kind in KINDS.items() if kind.task is not None]
 
@@ -45,9 +45,9 @@ def task_class(name: str) -> "type[Task[Any, Any]]":
     Raises:
         ConfigError: there is no such task, or a model cannot be fine-tuned for it.
     """
-    if name not in trainable():
-        raise ConfigError(f"There is no task {name!r} to fine-tune for; choose one of {', '.join(trainable())}.")
-    return _imported(KINDS[name].task)
+    if name not in trainable_tasks():
+        raise ConfigError(f"There is no task {name!r} to fine-tune for; choose one of {', '.join(trainable_tasks())}.")
+    return _import_class(KINDS[name].task)
 
 
 def make_task(name: str, settings: "TaskSettings", tokenizer: "Tokenizer", max_length: int) -> "Task[Any, Any]":
@@ -61,31 +61,31 @@ def make_task(name: str, settings: "TaskSettings", tokenizer: "Tokenizer", max_l
 
 def predictor_class(name: str) -> "type[Predictor[Any]] | None":
     """The predictor class of a task, or None."""
-    return _imported(KINDS[name].predictor)
+    return _import_class(KINDS[name].predictor)
 
 
 def kind_of_model(architecture: str | None, config: "EncoderConfig") -> str | None:
-    """The name of the task that a model was trained for, or None where it has no head that is known here.
+    """The name of the task that a model was trained for, or None if its head is unknown.
 
-    A folder of this version says it; otherwise the head tells, and for whole texts the `problem_type`.
+    A folder of this version names the task. Otherwise the head decides, and for text classifiers the `problem_type`.
     """
-    named = (config.modernbert_task or {}).get("kind")
-    if named in KINDS:
-        return str(named)
-    if architecture == _TEXTS:
+    name = (config.modernbert_task or {}).get("kind")
+    if name in KINDS:
+        return str(name)
+    if architecture == _TEXT_HEAD:
         return _PROBLEMS.get(config.problem_type, "regress" if len(config.labels) == 1 else "classify")
     return _HEADS.get(architecture)
 
 
-def _imported(name: str | None) -> Any:
+def _import_class(name: str | None) -> Any:
     if name is None:
         return None
     module, _, attribute = name.rpartition(".")
     return getattr(import_module(module), attribute)
 
 
-# For folders that do not name their task: those of other trainers and of older versions.
-_TEXTS = "ModernBertForSequenceClassification"
+# For folders of other trainers and of older versions, which do not name their task.
+_TEXT_HEAD = "ModernBertForSequenceClassification"
 _PROBLEMS: Mapping[str | None, str] = {
     "regression": "regress",
     "single_label_classification": "classify",

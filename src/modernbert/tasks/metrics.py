@@ -1,7 +1,7 @@
 """Metrics as pure functions of predictions and references, and their confidence intervals.
 
-A metric of whole lists takes (predictions, references). Metrics of spans and answers, in the rooms of their tasks, come
-in two steps, counts or scores of each example and their sum, so that `bootstrap` need not compare texts again.
+A metric takes (predictions, references). Metrics of spans and answers, in the packages of these tasks, have two steps,
+the counts or scores of each example and their sum, so that `bootstrap` need not compare texts again.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ LOWER_IS_BETTER = frozenset({"error"})  # the names of metrics
 
 
 def selection_score(name: str, value: float) -> float:
-    """The value of a metric, with the sign changed where lower is better: the best evaluation has the highest."""
+    """The value of a metric, negated if lower is better: the best evaluation has the highest score."""
     return -value if name in LOWER_IS_BETTER else value
 
 
@@ -36,13 +36,13 @@ class Interval:
 
 
 def accuracy(predictions: Values, references: Values) -> float:
-    """The share of equal ones. Rows of several labels must be equal as a whole."""
+    """The fraction of correct predictions. A row of several labels is correct if all labels are."""
     same = np.asarray(predictions) == np.asarray(references)
     return float(same.all(axis=1).mean() if same.ndim == 2 else same.mean())
 
 
 def binary_f1(predictions: Values, references: Values, positive: Any = 1) -> float:
-    """F1 of the class `positive`; 0 where it is neither predicted nor expected."""
+    """F1 of the class `positive`; 0 if it is neither predicted nor expected."""
     predicted, expected = np.asarray(predictions) == positive, np.asarray(references) == positive
     return f1_of_counts(np.array([[(predicted & expected).sum(), predicted.sum(), expected.sum()]]))
 
@@ -54,7 +54,7 @@ def macro_f1(predictions: Values, references: Values) -> float:
 
 
 def matthews(predictions: Values, references: Values) -> float:
-    """Matthews correlation, of any number of classes (Gorodkin 2004); 0 if one side is all the same."""
+    """Matthews correlation, for any number of classes (Gorodkin 2004); 0 if one side does not vary."""
     correct, predicted, expected = _class_counts(predictions, references)
     count = expected.sum()
     spread = (count**2 - (predicted**2).sum()) * (count**2 - (expected**2).sum())
@@ -62,7 +62,7 @@ def matthews(predictions: Values, references: Values) -> float:
 
 
 def multilabel_f1(predictions: Values, references: Values, average: Literal["micro", "macro"] = "micro") -> float:
-    """F1 over rows of 0 and 1, one for each label: of all decisions together, or the mean of the labels."""
+    """F1 of rows with 0 or 1 for each label: over all decisions (micro), or the mean over labels (macro)."""
     predicted, expected = np.asarray(predictions).astype(bool), np.asarray(references).astype(bool)
     counts = np.stack([(predicted & expected).sum(0), predicted.sum(0), expected.sum(0)], axis=1)
     if average == "micro":
@@ -99,17 +99,17 @@ def mean(scores: npt.NDArray[np.floating]) -> float:
 def bootstrap(metric: Metric, *values: Values, samples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
     """The metric of `values` and its percentile bootstrap interval (Efron 1979) over examples.
 
-    All of `values` are aligned: example i is row i of each. Each sample draws as many examples as there are, with
-    repetition, and the same seed draws the same ones.
+    All of `values` are aligned: example i is row i of each. Each bootstrap sample has as many examples as the
+    data, with repetition, and depends on the seed alone.
     """
     arrays = [np.asarray(value) for value in values]
     count = len(arrays[0])
     generator = np.random.Generator(np.random.PCG64DXSM(seed))
-    found = np.empty(samples)
+    sampled = np.empty(samples)
     for sample in range(samples):
-        chosen = generator.integers(0, count, count)
-        found[sample] = metric(*(array[chosen] for array in arrays))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]).tolist()
+        indices = generator.integers(0, count, count)
+        sampled[sample] = metric(*(array[indices] for array in arrays))
+    low, high = np.quantile(sampled, [(1 - level) / 2, (1 + level) / 2]).tolist()
     return Interval(metric(*arrays), low, high, level)
 
 
@@ -125,13 +125,14 @@ def _correlation(name: str, predictions: Values, references: Values) -> float:
 
 
 def _class_counts(predictions: Values, references: Values) -> tuple[npt.NDArray[np.float64], ...]:
-    """For each class that occurs: how often it is predicted correctly, predicted, and expected.
+    """For each class: the number of correct predictions, of predictions, and of references.
 
-    scikit-learn checks its input for 2 ms a call, which is seconds in a bootstrap; the tests compare with it.
+    scikit-learn gives the same counts (see the tests), but takes 2 ms a call, which is seconds in a bootstrap.
     """
     predicted, expected = np.asarray(predictions), np.asarray(references)
-    classes, numbers = np.unique(np.concatenate([predicted, expected]), return_inverse=True)
-    one, other = numbers[: len(predicted)], numbers[len(predicted) :]
+    classes, class_ids = np.unique(np.concatenate([predicted, expected]), return_inverse=True)
+    predicted_ids, expected_ids = class_ids[: len(predicted)], class_ids[len(predicted) :]
     return tuple(
-        np.bincount(found, minlength=len(classes)).astype(np.float64) for found in (one[one == other], one, other)
+        np.bincount(ids, minlength=len(classes)).astype(np.float64)
+        for ids in (predicted_ids[predicted_ids == expected_ids], predicted_ids, expected_ids)
     )

@@ -1,4 +1,4 @@
-"""Embed texts for late interaction: a vector for each token (ColBERT)."""
+"""Embed texts for late interaction (ColBERT): a vector for each token."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,37 +15,37 @@ from modernbert.model.retrieval_folder import read_modules
 from modernbert.model.retrieval_settings import Role
 from modernbert.tasks.quantization import Vectors
 from modernbert.tasks.retrieval import RetrievalPredictor, as_texts, finite
-from modernbert.tasks.retrieval_texts import EncodedQueries, own_mask
+from modernbert.tasks.retrieval_texts import EncodedQueries, query_token_mask
 
 
 class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
-    """Vectors of the tokens of texts. A query and a document are as alike as, summed over the query's tokens, the
-    most similar token of the document (MaxSim).
+    """Vectors of the tokens of texts. The similarity of a query and a document (MaxSim) is the sum, over the tokens of
+    the query, of the similarity with the closest token of the document.
 
-    From folders of this package, of `MultiVectorEncoder` and of PyLate.
+    It loads folders of this package, of `MultiVectorEncoder` and of PyLate.
     """
 
     kind = MultiVectorEncoder
 
     @classmethod
     def check_folder(cls, folder: Path, source: str | Path) -> None:
-        """Refuse a folder without a projection, which would be reinitialized."""
+        """Refuse a folder without a projection, which would be initialized randomly."""
         if not read_modules(folder):
             raise CheckpointError(
-                f"{source} holds no late-interaction model (it has no modules.json); train one with "
+                f"{source} is not a late-interaction model (it has no modules.json); train one with "
                 '`modernbert finetune`, task = "multi-vector".'
             )
 
     @classmethod
     def optimize(cls, model: MultiVectorEncoder, *, int8: bool) -> None:
-        """As every predictor; the encoder is kept beside, if queries need it."""
+        """Replace the encoder; the original one is kept if queries need it."""
         if model.has_unseen:
             model.keep_unpacked()
         super().optimize(model, int8=int8)
 
     @property
     def document_tokens(self) -> int:
-        """The most tokens of a document that are read."""
+        """The maximum number of tokens of a document."""
         return min(self.max_length, self.model.settings.document_length or self.max_length)
 
     @property
@@ -65,38 +65,37 @@ class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
         show_progress_bar: bool = False,
         tokens_at_once: int | None = None,
     ) -> list[Vectors] | Vectors:
-        """For each text its vectors (tokens, dim) in fp32, without those that the model skips; of one text given
-        alone, one array.
+        """For each text its vectors (tokens, dim) in fp32, without skipped tokens; for a single text, one array.
 
-        Queries and documents have their own prompts, lengths and skipped words. `pool_factor` leaves a fraction of a
-        document's tokens: clusters of like ones, by their mean; the first token stays.
+        Queries and documents have their own prompts, lengths and skipped words. `pool_factor` divides the number of
+        document vectors: similar tokens are replaced by their mean; the first token stays.
 
         Raises:
-            DataError: a text is empty or no text, or there is no such prompt.
+            DataError: a text is empty or not a text, or there is no such prompt.
         """
         role: Role = "query" if is_query else "document"
         listed, single = as_texts(texts)
-        before = self._prompt(prompt, prompt_name, role)
-        found = self._vectors(listed, before, role, show_progress_bar, tokens_at_once)
+        prompt_text = self._prompt(prompt, prompt_name, role)
+        vectors = self._vectors(listed, prompt_text, role, show_progress_bar, tokens_at_once)
         if pool_factor > 1 and not is_query:
-            found = [pool_tokens(one, pool_factor) for one in found]
+            vectors = [pool_tokens(text_vectors, pool_factor) for text_vectors in vectors]
         if normalize_embeddings:
-            found = [F.normalize(one, dim=-1) for one in found]
-        return found[0].numpy() if single else [one.numpy() for one in found]
+            vectors = [F.normalize(text_vectors, dim=-1) for text_vectors in vectors]
+        return vectors[0].numpy() if single else [text_vectors.numpy() for text_vectors in vectors]
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> list[Vectors] | Vectors:
-        """As `encode` of queries."""
+        """Like `encode`, for queries."""
         return self.encode(texts, is_query=True, **options)
 
     def encode_document(self, texts: str | Sequence[str], **options: Any) -> list[Vectors] | Vectors:
-        """As `encode` of documents."""
+        """Like `encode`, for documents."""
         return self.encode(texts, is_query=False, **options)
 
     def similarity(
         self, queries: Sequence[Vectors] | Vectors, documents: Sequence[Vectors] | Vectors
     ) -> Float[Tensor, "queries documents"]:
         """MaxSim of each query and each document."""
-        return torch.stack([max_similarity(query, _listed(documents)) for query in _listed(queries)])
+        return torch.stack([max_similarity(query, _as_list(documents)) for query in _as_list(queries)])
 
     @torch.inference_mode()
     def _vectors(
@@ -106,38 +105,42 @@ class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
         if role == "query":
             encoded = self.texts.encode_queries(texts, prompt, settings)
         else:
-            plain = self.texts.encode(texts, prompt, settings.document_length)
-            encoded = EncodedQueries(plain.ids, [len(ids) for ids in plain.ids], plain.truncated)
-        self._warn(encoded, getattr(settings, f"{role}_length") or self.max_length)
+            truncated = self.texts.encode(texts, prompt, settings.document_length)
+            encoded = EncodedQueries(truncated.ids, [len(ids) for ids in truncated.ids], truncated.truncated)
+        self._warn_truncated(encoded, getattr(settings, f"{role}_length") or self.max_length)
         skipped = self.texts.skipped(settings, role)
-        found: list[Tensor] = [torch.empty(0)] * len(texts)
+        vectors_by_text: list[Tensor] = [torch.empty(0)] * len(texts)
         for batch, tokens, sequences in self._batches(encoded.ids, progress, tokens_at_once):
-            seen = None
+            attended = None
             if role == "query" and self.model.has_unseen:
-                seen = own_mask([encoded.own[index] for index in batch], sequences.lengths).to(tokens.device)
-            vectors = finite(self.model(tokens, sequences, seen))
+                attended = query_token_mask(
+                    [encoded.unexpanded_lengths[index] for index in batch], sequences.lengths
+                ).to(tokens.device)
+            vectors = finite(self.model(tokens, sequences, attended))
             kept = ~torch.isin(tokens.cpu(), skipped)
-            parts = zip(vectors.split(sequences.lengths), kept.split(sequences.lengths), strict=True)
-            for index, (rows, scored) in zip(batch, parts, strict=True):
-                found[index] = rows[scored]
-        return found
+            by_text = zip(vectors.split(sequences.lengths), kept.split(sequences.lengths), strict=True)
+            for index, (text_vectors, text_kept) in zip(batch, by_text, strict=True):
+                vectors_by_text[index] = text_vectors[text_kept]
+        return vectors_by_text
 
 
 def max_similarity(query: Any, documents: Sequence[Any]) -> Float[Tensor, "documents"]:
-    """For each document the sum, over the query's vectors, of the largest product with one of the document's."""
+    """For each document the sum, over the vectors of the query, of the largest dot product with a document vector."""
     if not documents:
         return torch.empty(0)
     lengths = torch.tensor([len(one) for one in documents])
     stacked = torch.cat([torch.as_tensor(one).float() for one in documents])
     products = stacked @ torch.as_tensor(query).float().t()
-    owners = torch.repeat_interleave(lengths).unsqueeze(1).expand_as(products)
-    best = products.new_full((len(lengths), products.shape[1]), -torch.inf).scatter_reduce(0, owners, products, "amax")
+    document_ids = torch.repeat_interleave(lengths).unsqueeze(1).expand_as(products)
+    best = products.new_full((len(lengths), products.shape[1]), -torch.inf).scatter_reduce(
+        0, document_ids, products, "amax"
+    )
     return best.sum(1)
 
 
 def pool_tokens(vectors: Float[Tensor, "tokens dim"], factor: float) -> Float[Tensor, "fewer dim"]:
-    """One vector of unit length for each cluster of like tokens: Ward's method on cosine distances, the first token
-    apart (Clavie et al. 2024, arXiv 2409.14683). About 1 / `factor` of the tokens are left.
+    """One vector of unit length for each cluster of similar tokens, by Ward's method on cosine distances, without the
+    first token (Clavie et al. 2024, arXiv 2409.14683). About 1 / `factor` of the vectors remain.
 
     Raises:
         DataError: scipy is missing.
@@ -153,8 +156,8 @@ def pool_tokens(vectors: Float[Tensor, "tokens dim"], factor: float) -> Float[Te
     return F.normalize(torch.cat([first, others]), dim=-1)
 
 
-def _listed(vectors: Sequence[Vectors] | Vectors) -> list[Any]:
+def _as_list(vectors: Sequence[Vectors] | Vectors) -> list[Any]:
     if isinstance(vectors, list | tuple):
         return list(vectors)
-    whole = torch.as_tensor(vectors)
-    return [whole] if whole.dim() == 2 else list(whole)
+    tensor = torch.as_tensor(vectors)
+    return [tensor] if tensor.dim() == 2 else list(tensor)

@@ -1,4 +1,4 @@
-"""Running a trained head on packed batches of texts, and the warning about texts that do not fit."""
+"""Run a trained head on packed batches of texts; warn about truncated texts."""
 
 import logging
 from collections import deque
@@ -19,7 +19,7 @@ from modernbert.text.framing import EncodedTexts, Ids
 logger = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 8192
-CUDA_TOKENS_AT_ONCE = 65_536  # fills a card; a text of 8,192 tokens is then one of several
+CUDA_TOKENS_AT_ONCE = 65_536  # enough to keep a GPU busy, with several texts of 8,192 tokens in a batch
 
 
 @torch.inference_mode()
@@ -30,21 +30,21 @@ def outputs(
     precision: Precision = "fp32",
     finite: bool = True,
 ) -> list[Tensor]:
-    """The outputs of a head for each sequence of ids, in fp32 on the CPU: one row, or a row for each token.
+    """The outputs of a head for each sequence of ids, in fp32 on the CPU: one vector, or a vector for each token.
 
-    Batches hold as many tokens as suit the device, unless `tokens_at_once` is given.
+    The number of tokens in a batch depends on the device, unless `tokens_at_once` is given.
 
     Raises:
-        CheckpointError: with `finite`, where the model computes NaN or infinity.
+        CheckpointError: with `finite`, the model computes NaN or infinity.
     """
     device = next(model.parameters()).device
-    tokens_at_once = tokens_at_once or suitable_tokens(device)
+    tokens_at_once = tokens_at_once or default_tokens_at_once(device)
     results: list[Tensor] = []
     pending: deque[tuple[HostCopy, tuple[int, ...]]] = deque()
 
-    def take() -> None:
-        arriving, lengths = pending.popleft()
-        computed = arriving.tensor()
+    def collect() -> None:
+        copy, lengths = pending.popleft()
+        computed = copy.tensor()
         if finite:
             check_finite(computed)
         results.extend(computed.split(lengths) if model.per_token else computed.unbind())
@@ -55,41 +55,43 @@ def outputs(
         with autocast(device, precision):
             computed = model(tokens, sequences).float()
         pending.append((HostCopy(computed), sequences.lengths))
-        if len(pending) > 1:  # the device works on a batch while the host unpacks the one before and packs the next
-            take()
+        if (
+            len(pending) > 1
+        ):  # while the device computes a batch, the host unpacks the previous one and packs the next one
+            collect()
     while pending:
-        take()
+        collect()
     return results
 
 
-def suitable_tokens(device: torch.device) -> int:
-    """Tokens of a batch that keep a device busy."""
+def default_tokens_at_once(device: torch.device) -> int:
+    """The number of tokens in a batch that keeps a device busy."""
     return CUDA_TOKENS_AT_ONCE if device.type == "cuda" else TOKENS_AT_ONCE
 
 
 def check_finite(outputs: Tensor) -> None:
-    """Refuse outputs that are not numbers.
+    """Check that outputs are finite.
 
     Raises:
-        CheckpointError: the model has computed NaN or infinity.
+        CheckpointError: an output is NaN or infinity.
     """
     if not outputs.isfinite().all():
         raise CheckpointError(
-            "The model computes NaN or infinity for these texts: load it with dtype=torch.float32, or take another "
-            "checkpoint if that does not help."
+            "The model computes NaN or infinity for these texts: load it with dtype=torch.float32; if that does "
+            "not help, use another checkpoint."
         )
 
 
 def default_overlap(max_length: int) -> int:
-    """The number of tokens that neighbouring windows over a long text share, where no other is set."""
+    """The default number of tokens that neighbouring windows over a long text share."""
     return min(128, max_length // 4)
 
 
-def warn_of_cut(encoded: EncodedTexts, max_length: int) -> None:
-    """Log how many texts were cut to fit, if any were."""
+def warn_truncated(encoded: EncodedTexts, max_length: int) -> None:
+    """Log the number of truncated texts, if there are any."""
     if encoded.truncated:
         logger.warning(
-            "%d of %d texts are longer than %s tokens and were cut.",
+            "%d of %d texts are longer than %s tokens and were truncated.",
             encoded.truncated, len(encoded.ids), f"{max_length:,}",
         )  # fmt: skip
 

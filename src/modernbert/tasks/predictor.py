@@ -22,10 +22,10 @@ M = TypeVar("M", bound=Pretrained)
 
 
 class Predictor(Generic[M]):
-    """A model of the class's own kind, and its tokenizer. Called with texts, it returns predictions for them.
+    """A model of the class `kind` and its tokenizer. Called with texts, it returns predictions for them.
 
-    `max_length` is the number of tokens that it reads at once: unless given, the one that the head was trained with, or
-    all that the encoder reads where the folder does not say.
+    `max_length` is the number of tokens that it reads at once. The default is the value of the training, or, if the
+    folder does not have it, all that the encoder reads.
     """
 
     kind: type[M]
@@ -34,15 +34,15 @@ class Predictor(Generic[M]):
         self.model = model.eval()
         self.tokenizer = tokenizer
         config = model.config
-        reads = config.max_position_embeddings
-        if max_length is not None and not 1 <= max_length <= reads:
+        most = config.max_position_embeddings
+        if max_length is not None and not 1 <= max_length <= most:
             raise ConfigError(
-                f"max_length is {max_length}, but the model reads 1 to {reads} tokens; choose one of those."
+                f"max_length is {max_length}, but the model reads 1 to {most} tokens; choose a number in this range."
             )
-        trained = FolderSettings.of(config)
-        self.max_length = max_length or trained.max_length or reads
-        own = trained.overlap_tokens
-        self.overlap_tokens = default_overlap(self.max_length) if own is None else own
+        settings = FolderSettings.of(config)
+        self.max_length = max_length or settings.max_length or most
+        overlap = settings.overlap_tokens
+        self.overlap_tokens = default_overlap(self.max_length) if overlap is None else overlap
 
     @classmethod
     def from_pretrained(
@@ -56,32 +56,32 @@ class Predictor(Generic[M]):
         token: str | None = None,
         int8: bool = False,
     ) -> Self:
-        """Load model and tokenizer of a folder or a hub id, ready to run; with linear layers in int8 if asked to.
+        """Load model and tokenizer of a folder or a hub id, ready to run; optionally with linear layers in int8.
 
-        On a CUDA device the weights are bf16 unless `dtype` is given, elsewhere as they are in the file.
+        On a CUDA device the weights are bf16 unless `dtype` is given; elsewhere they have the dtype of the file.
 
-        What is done with a text of more than `max_length` tokens, the class says.
+        The class defines how it reads a text of more than `max_length` tokens.
 
         Raises:
-            CheckpointError: there is no such model, or it is one of another kind.
-            DataError: it has no tokenizer, or one with ids that the model does not embed.
-            ConfigError: the model does not read `max_length` tokens, or there is no such device.
-            BackendError: int8 is wanted and the native kernels cannot run here, or do not take this model.
+            CheckpointError: there is no such model, or it is of another kind.
+            DataError: it has no tokenizer, or the tokenizer has ids without an embedding.
+            ConfigError: the model cannot read `max_length` tokens, or there is no such device.
+            BackendError: int8 is set, and the native kernels are not available or do not support this model.
         """
         folder = find_folder(source, revision, token)
         if issubclass(cls.kind, TaskModel):
-            found = read_architecture(folder)
-            if found != cls.kind.architecture:  # its head would be initialized randomly
+            architecture = read_architecture(folder)
+            if architecture != cls.kind.architecture:  # its head would be initialized randomly
                 raise CheckpointError(
-                    f"{source} holds a {found or 'model without a head'} and not a {cls.kind.architecture}; "
+                    f"{source} holds a {architecture or 'model without a head'} and not a {cls.kind.architecture}; "
                     "train one with `modernbert finetune`."
                 )
         cls.check_folder(folder, source)
-        place = select_device(device)
-        if dtype is None and place.type == "cuda":
+        chosen_device = select_device(device)
+        if dtype is None and chosen_device.type == "cuda":
             dtype = torch.bfloat16
-            logger.info("%s runs in bf16 on %s; dtype=torch.float32 keeps fp32.", source, place)
-        model = cls.kind.from_pretrained(folder, device=place, dtype=dtype)
+            logger.info("%s runs in bf16 on %s; dtype=torch.float32 keeps fp32.", source, chosen_device)
+        model = cls.kind.from_pretrained(folder, device=chosen_device, dtype=dtype)
         cls.optimize(model, int8=int8)
         tokenizer = load_tokenizer(model.tokenizer_source or folder)
         check_fits(tokenizer, model.config.vocab_size, source)
@@ -89,13 +89,13 @@ class Predictor(Generic[M]):
 
     @classmethod
     def check_folder(cls, folder: Path, source: str | Path) -> None:
-        """Refuse a folder that `kind` would load and complete, but that does not predict.
+        """Check that `kind` would not initialize a missing part of the model randomly.
 
         Raises:
-            CheckpointError: it is one.
+            CheckpointError: the folder lacks a part that predictions need.
         """
 
     @classmethod
     def optimize(cls, model: M, *, int8: bool) -> None:
-        """Put an encoder that runs faster, without gradients, in the place of the model's own."""
+        """Replace the encoder of the model by a faster one without gradients."""
         optimize_for_inference(model, int8=int8)

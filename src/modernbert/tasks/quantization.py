@@ -1,4 +1,4 @@
-"""Vectors in fewer bits, with the numbers that sentence-transformers' `quantize_embeddings` gives."""
+"""Quantized vectors, with the same numbers as sentence-transformers' `quantize_embeddings`."""
 
 from typing import Any, Literal, get_args
 
@@ -12,14 +12,14 @@ Vectors = npt.NDArray[Any]
 
 
 def quantize(vectors: Vectors, precision: Precision, calibration: Vectors | None = None) -> Vectors:
-    """Vectors (rows, dim) in fewer bits.
+    """Quantize vectors (rows, dim).
 
-    `int8` and `uint8` cut the range of each dimension into 256 steps: the range of the vectors `calibration`, or of
-    `vectors` themselves. `binary` and `ubinary` keep the sign of each dimension, eight in a byte (signed or not).
+    `int8` and `uint8` split the range of each dimension into 256 steps: the range in `calibration`, or in `vectors`.
+    `binary` and `ubinary` keep the sign of each dimension, eight in a byte (signed or unsigned).
 
     Raises:
         ConfigError: there is no such precision.
-        DataError: the range would be that of fewer than two vectors, or the calibration has another dimension.
+        DataError: the range depends on fewer than two vectors, or the calibration has another dimension.
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"There is no precision {precision!r}; there are {', '.join(get_args(Precision))}.")
@@ -34,7 +34,7 @@ def quantize(vectors: Vectors, precision: Precision, calibration: Vectors | None
 
 
 def ranges(calibration: Vectors, dimensions: int) -> tuple[Vectors, Vectors]:
-    """The lowest value of each dimension, and the width of one of its 255 steps, in fp32."""
+    """The lowest value of each dimension and the width of its 255 steps, in fp32."""
     if calibration.ndim != 2 or len(calibration) < 2 or calibration.shape[1] != dimensions:
         raise DataError(
             f"int8 and uint8 need the ranges of at least two vectors of {dimensions} dimensions; the calibration is "

@@ -1,4 +1,4 @@
-"""What the rooms of all tasks share in reading labelled data: examples made of records, and columns that hold texts."""
+"""Read labelled data for any task: examples from records, and columns with texts."""
 
 import unicodedata
 from collections import Counter
@@ -20,11 +20,11 @@ class Columns(Config):
 class Examples(Generic[T]):
     """The examples of a source, read lazily; each iteration reads the source again.
 
-    The first record that is not a valid example is an error, unless `skip_bad`: then it is left out, and `skipped`
-    counts the reasons of the last iteration.
+    A record that is not a valid example is an error. With `skip_bad` it is left out, and `skipped` counts the reasons
+    of the last iteration.
 
-    Raises, while it is iterated over:
-        DataError: an example is not valid, none is, or the source cannot be read.
+    Raises, during iteration:
+        DataError: an example is not valid, no example is valid, or the source cannot be read.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Examples(Generic[T]):
             else:
                 raise example.error()
         if empty:
-            because = f"; the first is {first.origin}: {first.sentence}" if first else "; it is empty."
-            raise DataError(f"{self.source.path} holds no example that can be used{because}")
+            reason = f"; the first is {first.origin}: {first.sentence}" if first else "; it is empty."
+            raise DataError(f"{self.source.path} holds no example that can be used{reason}")
 
 
 def text_in(record: Record, column: str) -> str | RejectedRecord:
@@ -70,18 +70,17 @@ def text_in(record: Record, column: str) -> str | RejectedRecord:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text holds no half of a surrogate pair.
+    """Whether a text has no unpaired surrogate.
 
-    JSON can say "\\ud83d" alone, which no tokenizer takes and no file in UTF-8 holds.
+    JSON may hold "\\ud83d" alone, which no tokenizer accepts and UTF-8 cannot encode.
     """
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def label_text(value: object) -> str | None:
-    """A label as text: a whole number without its point, as tables that know no other kind of number write it.
+    """A label as text, or None if the value is not a label. A whole number has no decimal point.
 
-    Letters are composed (Unicode NFC): "é" is one label, whether a file has it as one code point or as two. None of
-    what is no label.
+    Letters are composed (Unicode NFC): "é" is one label, whether a file has it as one code point or as two.
     """
     if isinstance(value, str) and not is_unicode(value):
         return None
@@ -114,7 +113,7 @@ def known_labels(labels: Iterable[str]) -> dict[str, str]:
 
 
 def unknown_label(record: Record, label: str, labels: Collection[str]) -> RejectedRecord:
-    """What to report of a label that training has not seen."""
+    """The rejection of a record whose label is not one of the training labels."""
     known = ", ".join(sorted(labels))
-    sentence = f"the label {label!r} is none of {known}; correct it or add it."
+    sentence = f"the label {label!r} is not one of {known}; correct it, or add it."
     return RejectedRecord("unknown label", sentence, record.origin)

@@ -18,7 +18,7 @@ _METRICS: dict[str, Metric] = {"spearman": spearman, "pearson": pearson, "error"
 
 
 class Regress(TextTask):
-    """A number for each text, learned in standard deviations from the mean of the training set."""
+    """A number for each text, learned as its standard score in the training set."""
 
     name = "regress"
     label_kind: ClassVar[LabelKind] = "number"
@@ -36,7 +36,7 @@ class Regress(TextTask):
         numbers = np.array([_number(example) for example in examples])
         self.mean, self.deviation = float(numbers.mean()), float(numbers.std())
         if not self.deviation:
-            raise DataError(f"Every training example has the number {self.mean:g}; there is nothing to be learned.")
+            raise DataError(f"Every training example has the number {self.mean:g}; there is nothing to learn.")
 
     def target(self, example: TextExample) -> npt.NDArray[np.generic]:
         return np.array([(_number(example) - self.mean) / self.deviation], dtype=np.float32)
@@ -46,7 +46,7 @@ class Regress(TextTask):
 
     @torch.no_grad()
     def finalize(self, model: TaskModel) -> None:
-        """Let the model predict numbers on the scale of the data."""
+        """Scale the outputs of the model to the numbers of the data."""
         model.classifier.weight.mul_(self.deviation)
         model.classifier.bias.mul_(self.deviation).add_(self.mean)
 
@@ -55,7 +55,7 @@ class Regress(TextTask):
         return {name: Measure(_METRICS[name], both) for name in self.metric_names}
 
     def baseline(self, train: Sequence[TextExample], examples: Sequence[TextExample]) -> list[Scores]:
-        """The mean."""
+        """The mean of the training set."""
         return [np.array([self.mean])] * len(examples)
 
     def result(self, example: TextExample, prediction: Scores) -> ExampleResult:

@@ -1,4 +1,4 @@
-"""Texts of queries and documents as token ids: prompts, lengths, pairs, and [MASK] behind queries."""
+"""Token ids of queries and documents: prompts, lengths, pairs, and query expansion with [MASK]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from modernbert.text.tokenizer import SpecialTokens, with_prompt_special_tokens
 
 @dataclass(frozen=True, eq=False)
 class EncodedQueries:
-    """Ids of each query, how many of them are its own (the others are [MASK] behind it), and how many were cut."""
+    """Ids of each query, its length before the expansion with [MASK], and the number of truncated queries."""
 
     ids: list[Ids]
-    own: list[int]
+    unexpanded_lengths: list[int]
     truncated: int
 
 
 class RetrievalTokenizer:
-    """Ids as sentence-transformers gives them to the same model, for prediction and for training.
+    """The same ids as sentence-transformers gives the model, for prediction and for training.
 
-    A prompt stands before the text and is tokenized with it; a special token that is written in a prompt is one, and
-    in a text it is text.
+    A prompt precedes the text and is tokenized with it. A special token written in a prompt is special; in a text it is
+    text.
 
     Raises:
-        DataError: the tokenizer frames a text with something else than [CLS] and [SEP].
+        DataError: the tokenizer does not put exactly [CLS] and [SEP] around a text.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: RetrievalSettings, max_length: int) -> None:
@@ -41,20 +41,20 @@ class RetrievalTokenizer:
         framed = tokenizer.encode("a").ids
         if framed[:1] != [self.cls_id] or framed[-1:] != [self.sep_id]:
             raise DataError(
-                "The tokenizer of this model does not put one special token before a text and one behind it, which is "
-                "the only frame that is implemented."
+                "The tokenizer of this model does not put one special token before a text and one after it; other "
+                "formats are not supported."
             )
         self.max_length = max_length
         self._tokenizer, self._lower = tokenizer, settings.lower_case
-        self._for = lru_cache(maxsize=16)(self._derived)
+        self._tokenizer_for = lru_cache(maxsize=16)(self._derive)
 
-    def _derived(self, prompt: str) -> Tokenizer:
+    def _derive(self, prompt: str) -> Tokenizer:
         return with_prompt_special_tokens(self._tokenizer, prompt, lower_case=self._lower)
 
     def encode(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> EncodedTexts:
         """`[CLS] prompt text [SEP]` of each text, of at most `max_length` tokens."""
         return encode_texts(
-            self._for(prompt), [prompt + text for text in texts], max_length=max_length or self.max_length
+            self._tokenizer_for(prompt), [prompt + text for text in texts], max_length=max_length or self.max_length
         )
 
     def encode_unframed(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> EncodedTexts:
@@ -63,45 +63,47 @@ class RetrievalTokenizer:
         return EncodedTexts([ids[1:-1] for ids in encoded.ids], encoded.truncated)
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]], prompt: str = "") -> EncodedTexts:
-        """`[CLS] prompt query [SEP] document [SEP]` of each pair; of one that is too long the longer text is cut."""
+        """`[CLS] prompt query [SEP] document [SEP]` of each pair; if it is too long, the longer text is truncated."""
         firsts, seconds = [prompt + first for first, _ in pairs], [second for _, second in pairs]
-        return encode_texts(self._for(prompt), firsts, seconds, max_length=self.max_length)
+        return encode_texts(self._tokenizer_for(prompt), firsts, seconds, max_length=self.max_length)
 
     def prompt_tokens(self, prompt: str) -> int:
-        """How many tokens come before the text: [CLS] and the prompt's own."""
+        """The number of tokens before the text: [CLS] and those of the prompt."""
         return len(self.encode([prompt]).ids[0]) - 1 if prompt else 0
 
     def encode_queries(self, texts: Sequence[str], prompt: str, settings: MultiVectorSettings) -> EncodedQueries:
-        """Queries of late interaction, with [MASK] behind them where the model expands queries."""
+        """Queries of late interaction, expanded with [MASK] if the model does so."""
         expansion = settings.expansion
         if expansion is None:
             encoded = self.encode(texts, prompt, settings.query_length)
             return EncodedQueries(encoded.ids, [len(ids) for ids in encoded.ids], encoded.truncated)
-        most = expansion.length if expansion.fixed else max(settings.query_length or self.max_length, expansion.length)
-        encoded = self.encode(texts, prompt, most)
-        filler = self._filler(expansion)
-        filled = [
-            np.append(ids, np.full(max(0, expansion.length - len(ids)), filler, ids.dtype)) for ids in encoded.ids
+        max_length = (
+            expansion.length if expansion.fixed else max(settings.query_length or self.max_length, expansion.length)
+        )
+        encoded = self.encode(texts, prompt, max_length)
+        mask_id = self._expansion_id(expansion)
+        expanded = [
+            np.append(ids, np.full(max(0, expansion.length - len(ids)), mask_id, ids.dtype)) for ids in encoded.ids
         ]
-        return EncodedQueries(filled, [len(ids) for ids in encoded.ids], encoded.truncated)
+        return EncodedQueries(expanded, [len(ids) for ids in encoded.ids], encoded.truncated)
 
-    def _filler(self, expansion: Expansion) -> int:
+    def _expansion_id(self, expansion: Expansion) -> int:
         token = expansion.token or SpecialTokens.of(self._tokenizer).mask
         index = self._tokenizer.token_to_id(token)
         if index is None:
-            raise DataError(f"Queries are to be filled with {token!r}, which the tokenizer does not have.")
+            raise DataError(f"Queries are expanded with {token!r}, which the tokenizer does not have.")
         return index
 
     def skipped(self, settings: MultiVectorSettings, role: Role) -> Tensor:
-        """The ids of tokens that are left out of what is scored for a role."""
+        """The ids of tokens whose vectors are not scored for a role."""
         if role not in settings.skip_roles:
             return torch.empty(0, dtype=torch.int64)
-        kept = {self._tokenizer.token_to_id(word) for word in settings.skip_words}
-        return torch.tensor(sorted(index for index in kept if index is not None), dtype=torch.int64)
+        ids = {self._tokenizer.token_to_id(word) for word in settings.skip_words}
+        return torch.tensor(sorted(index for index in ids if index is not None), dtype=torch.int64)
 
     def windows(self, text: str, prompt: str, overlap: int, max_length: int | None = None) -> list[str]:
-        """A text in parts that fit with the prompt, each sharing about `overlap` tokens with the one before."""
-        tokenizer = self._for("")
+        """Split a text into chunks that fit with the prompt; neighbours share about `overlap` tokens."""
+        tokenizer = self._tokenizer_for("")
         encoding = tokenizer.encode(text, add_special_tokens=False)
         spans = encoding.offsets
         size = (max_length or self.max_length) - 2 - max(0, self.prompt_tokens(prompt) - 1)
@@ -112,10 +114,10 @@ class RetrievalTokenizer:
         return [text[spans[begin][0] : spans[min(begin + size, len(spans)) - 1][1]] for begin in begins]
 
 
-def own_mask(own: Sequence[int], lengths: Sequence[int]) -> Bool[Tensor, "tokens"]:
-    """True at the tokens of queries, false at [MASK] behind them, for queries that are packed one after the other."""
-    assert len(own) == len(lengths)
+def query_token_mask(unexpanded_lengths: Sequence[int], lengths: Sequence[int]) -> Bool[Tensor, "tokens"]:
+    """True at the tokens of packed queries, false at the [MASK] tokens of their expansion."""
+    assert len(unexpanded_lengths) == len(lengths)
     flags = np.zeros(sum(lengths), dtype=np.bool_)
-    for (begin, _), count in zip(pairwise([0, *np.cumsum(lengths)]), own, strict=True):
+    for (begin, _), count in zip(pairwise([0, *np.cumsum(lengths)]), unexpanded_lengths, strict=True):
         flags[begin : begin + count] = True
     return torch.from_numpy(flags)

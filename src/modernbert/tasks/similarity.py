@@ -1,4 +1,4 @@
-"""How alike vectors are: the functions of sentence-transformers, under the same names."""
+"""Similarity of vectors: the functions of sentence-transformers, with the same names."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,16 +12,16 @@ from modernbert.model.retrieval_settings import Similarity
 
 
 def similarity(one: Any, other: Any, name: Similarity = "cosine") -> Float[Tensor, "rows columns"]:
-    """How alike each vector of `one` is to each of `other`; higher is more alike, distances come negated."""
+    """The similarity of each vector of `one` with each of `other`. Distances are negated, so that higher is closer."""
     return _FUNCTIONS[name](_matrix(one), _matrix(other))
 
 
 def _matrix(vectors: Any) -> Tensor:
     if isinstance(vectors, list | tuple):
         vectors = torch.stack([torch.as_tensor(one) for one in vectors])
-    found = torch.as_tensor(vectors)
-    found = found.unsqueeze(0) if found.dim() == 1 else found
-    return found if found.dtype == torch.float64 else found.float()
+    matrix = torch.as_tensor(vectors)
+    matrix = matrix.unsqueeze(0) if matrix.dim() == 1 else matrix
+    return matrix if matrix.dtype == torch.float64 else matrix.float()
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

@@ -30,11 +30,11 @@ Outputs = Sequence[npt.NDArray[np.floating]]  # of the head, one array for each 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What a user decides about a task. `columns` are the task's own; lengths count tokens."""
+    """The settings of a task. `columns` are those of the task; lengths are in tokens."""
 
     columns: Columns
-    max_length: int | None = None  # read at once; None: all that the encoder reads
-    overlap_tokens: int | None = None  # between the windows over a longer text; None: 128, or a quarter of max_length
+    max_length: int | None = None  # maximum tokens of a sequence; None: all that the encoder reads
+    overlap_tokens: int | None = None  # overlap of windows over a longer text; None: 128, or a quarter of max_length
     max_answer_tokens: int = 64
     class_weights: Literal["none", "balanced"] | Mapping[str, float] = "none"
     skip_bad: bool = False  # leave out examples that are not valid, and count them
@@ -44,7 +44,7 @@ class TaskSettings:
 class Item:
     """The smallest unit of training: one sequence of ids, or one for each choice, and the label.
 
-    The label is a class (), numbers (labels,), classes of tokens (tokens,), or the two ends of an answer (2,).
+    The label is a class (), numbers (labels,), classes of tokens (tokens,), or begin and end of an answer (2,).
     """
 
     sequences: tuple[Ids, ...]
@@ -57,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class LabelledBatch:
-    """Items on the device of the model, packed, with what their loss needs."""
+    """Packed items on the device of the model, with the arguments of their loss."""
 
     tokens: Tensor  # (tokens,)
     sequences: Sequences
@@ -69,13 +69,13 @@ class LabelledBatch:
 
 @dataclass(frozen=True, eq=False)
 class Encoded(Generic[E]):
-    """Examples as a model reads them. `state` is what the task needs to make predictions from outputs."""
+    """Examples as a model reads them. The task uses `state` to compute predictions from outputs."""
 
     examples: list[E]
     items: list[Item]
     state: Any = None
-    notes: Mapping[str, int] = field(default_factory=dict)  # counts of what was cut or lost
-    lost: Sequence[str] = ()  # labels that no prediction can equal, each with its place in a file
+    notes: Mapping[str, int] = field(default_factory=dict)  # counts of truncated texts, lost labels and windows
+    lost: Sequence[str] = ()  # labels that no prediction can equal, each with its file and line
 
     @property
     def sequences(self) -> list[Ids]:
@@ -84,7 +84,7 @@ class Encoded(Generic[E]):
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A metric and the aligned arrays that it takes: element i of each belongs to example i."""
+    """A metric and its aligned arguments: element i of each belongs to example i."""
 
     metric: Metric
     values: tuple[npt.NDArray[Any], ...]
@@ -99,7 +99,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class ExampleResult:
-    """One example beside its prediction, as text. `error` is 0 where the prediction is correct; larger is worse."""
+    """An example and its prediction, as text. `error` is 0 if the prediction is correct; larger is worse."""
 
     text: str
     expected: str
@@ -115,46 +115,46 @@ class Task(ABC, Generic[E, P]):
     head: ClassVar[type[TaskModel]]
     columns_type: ClassVar[type[Columns]]
     metric_names: ClassVar[tuple[str, ...]]  # the first one selects the best model, unless the recipe names another
-    has_classes: ClassVar[bool] = False  # whether class weights have a meaning
+    has_classes: ClassVar[bool] = False  # whether class weights are supported
     problem_type: ClassVar[str | None] = None  # as `transformers` calls it
 
     def __init__(self, settings: TaskSettings, tokenizer: Tokenizer, max_length: int) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self.max_length = max_length
-        given = settings.overlap_tokens
-        self.overlap_tokens = default_overlap(max_length) if given is None else given
+        overlap = settings.overlap_tokens
+        self.overlap_tokens = default_overlap(max_length) if overlap is None else overlap
 
     @abstractmethod
     def examples(self, source: Source) -> Examples[E]:
         """The labelled examples of a source. A label that `learn_labels` has not seen is an error."""
 
     def check(self, examples: Sequence[E]) -> None:
-        """Check all training examples together for what no single one of them shows.
+        """Check the training set for mistakes that a single example does not show.
 
         Raises:
-            DataError: they are not of this task.
+            DataError: the examples are not of this task.
         """
 
     def learn_labels(self, examples: Sequence[E]) -> None:
         """Collect the labels of the training examples."""
 
     def restore_labels(self, config: EncoderConfig) -> None:
-        """Take what `learn_labels` has learned from the configuration of a model that was trained for this task.
+        """Restore what `learn_labels` collects from the configuration of a model that was trained for this task.
 
         Raises:
-            ConfigError: its labels are not of this task's form.
+            ConfigError: the labels of the model do not have the form of this task.
         """
 
     def prepare_metrics(self, examples: Sequence[E]) -> None:
-        """Derive from examples what the metrics depend on and a model does not keep."""
+        """Derive from examples the settings of the metrics that a model folder does not have."""
 
     def group(self, example: E) -> str:
         """Examples of the same group are never on both sides of a split."""
         return str(getattr(example, "origin", id(example)))
 
     def labels_of(self, example: E) -> Sequence[str]:
-        """The labels of one example that `learn_labels` can learn: a split leaves each of them in the training set."""
+        """The labels of an example. A split keeps at least one example of every label in the training set."""
         return ()
 
     def stratum(self, example: E) -> str:
@@ -162,11 +162,11 @@ class Task(ABC, Generic[E, P]):
         return ""
 
     def folder_settings(self) -> FolderSettings:
-        """What the folder of the model keeps of this task."""
-        return FolderSettings(**self.reading())
+        """The settings of this task in the model folder."""
+        return FolderSettings(**self.common_settings())
 
-    def reading(self) -> dict[str, Any]:
-        """The settings that every folder keeps, by their names."""
+    def common_settings(self) -> dict[str, Any]:
+        """The settings that the folders of all tasks have."""
         return {
             "kind": self.name,
             "max_length": self.settings.max_length,
@@ -174,7 +174,7 @@ class Task(ABC, Generic[E, P]):
         }
 
     def label_names(self) -> Sequence[str] | None:
-        """The names of the head's outputs; None where they have none."""
+        """The names of the head's outputs, or None."""
         return None
 
     def config_updates(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class Task(ABC, Generic[E, P]):
         }
 
     def weights(self, examples: Sequence[E]) -> Tensor | None:
-        """The weight of each class in the loss; None if all are equal."""
+        """The weight of each class in the loss; None: equal weights."""
         return None
 
     @abstractmethod
@@ -195,7 +195,7 @@ class Task(ABC, Generic[E, P]):
         """Examples as token ids and labels."""
 
     def labels(self, items: Sequence[Item]) -> Tensor:
-        """The labels of a batch, as the head takes them."""
+        """The labels of a batch as one tensor for the head."""
         return torch.from_numpy(np.stack([item.label for item in items]))
 
     def total(self, items: Sequence[Item], weights: Tensor | None) -> float:
@@ -203,7 +203,7 @@ class Task(ABC, Generic[E, P]):
         return float(len(items))
 
     def loss(self, model: TaskModel, items: Sequence[Item], total: float, weights: Tensor | None) -> Tensor:
-        """The share of these items in the loss of a batch."""
+        """The part of these items in the loss of a batch."""
         device = next(model.parameters()).device
         tokens = torch.from_numpy(np.concatenate([ids for item in items for ids in item.sequences]))
         sequences = Sequences.from_lengths(len(ids) for item in items for ids in item.sequences)
@@ -223,11 +223,11 @@ class Task(ABC, Generic[E, P]):
 
     @abstractmethod
     def predictions(self, encoded: Encoded[E], outputs: Outputs) -> list[P]:
-        """One for each example, decoded by the function that the predictor calls too."""
+        """A prediction for each example, decoded by the same function as in the predictor."""
 
     @abstractmethod
     def measures(self, examples: Sequence[E], predictions: Sequence[P]) -> dict[str, Measure]:
-        """Every metric of this task with its values. Higher is better, except for those in `LOWER_IS_BETTER`."""
+        """Every metric of this task. Higher is better, except for those in `LOWER_IS_BETTER`."""
 
     def metrics(self, examples: Sequence[E], predictions: Sequence[P]) -> dict[str, float]:
         """The value of every metric."""
@@ -239,46 +239,46 @@ class Task(ABC, Generic[E, P]):
 
     @abstractmethod
     def result(self, example: E, prediction: P) -> ExampleResult:
-        """One example beside its prediction."""
+        """An example and its prediction, for the report."""
 
     def count_labels(self, examples: Sequence[E]) -> dict[str, int]:
-        """How often each label occurs."""
+        """The number of occurrences of each label."""
         return {}
 
     def confusion(
         self, examples: Sequence[E], predictions: Sequence[P]
     ) -> tuple[Sequence[str], npt.NDArray[np.int64]] | None:
-        """Names, and how often each (row) was predicted as each (column); None where there are no classes."""
+        """Class names, and the confusion matrix (expected, predicted); None if there are no classes."""
         return None
 
     def scores_by_label(self, examples: Sequence[E], predictions: Sequence[P]) -> dict[str, dict[str, float]]:
-        """Precision, recall and F1 of each label; nothing where that is not how the task is measured."""
+        """Precision, recall and F1 of each label, if the task has them."""
         return {}
 
     def finalize(self, model: TaskModel) -> None:
         """Change a trained model so that it can be used without this task."""
 
 
-def place_of(origin: Origin) -> dict[str, Any]:
-    """The keys of a prediction's record that say where its example stands."""
+def origin_fields(origin: Origin) -> dict[str, Any]:
+    """The fields of a prediction's record with the origin of its example."""
     return {"file": origin.file, "line": origin.line}
 
 
 def balanced(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Weights under which every class has the same total, and all examples the same total as without weights."""
+    """Weights that give every class the same total; the total over all examples is as without weights."""
     present = counts > 0
     weights = counts.sum() / (present.sum() * counts.clip(min=1))
     return np.where(present, weights, 1.0).astype(np.float32)
 
 
-def named_weights(given: Mapping[str, float], labels: Sequence[str]) -> npt.NDArray[np.float32]:
+def named_weights(weights: Mapping[str, float], labels: Sequence[str]) -> npt.NDArray[np.float32]:
     """The weights that a recipe gives to labels; 1 for the others.
 
     Raises:
         ConfigError: one of the labels does not exist.
     """
-    weights = {composed(name): weight for name, weight in given.items()}
-    for name in given:
+    weight_of = {composed(name): weight for name, weight in weights.items()}
+    for name in weights:
         if composed(name) not in map(composed, labels):
-            raise ConfigError(f"training.class_weights names {name!r}, which is none of {', '.join(labels)}.")
-    return np.array([weights.get(composed(label), 1.0) for label in labels], dtype=np.float32)
+            raise ConfigError(f"training.class_weights names {name!r}, which is not one of {', '.join(labels)}.")
+    return np.array([weight_of.get(composed(label), 1.0) for label in labels], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Examples that are whole texts or pairs of texts: what the tasks `classify`, `multi-label` and `regress` share."""
+"""Texts or pairs of texts with labels: the common part of the tasks `classify`, `multi-label` and `regress`."""
 
 import ast
 import math
@@ -29,7 +29,7 @@ from modernbert.tasks.reading import (
     text_in,
     unknown_label,
 )
-from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Outputs, Task, place_of
+from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Outputs, Task, origin_fields
 from modernbert.text.framing import encode_texts
 from modernbert.text.records import Origin, Record, RejectedRecord, Source, missing_column
 
@@ -48,14 +48,14 @@ class TextExample:
 
 
 class TextColumns(Columns):
-    """The columns of whole texts."""
+    """The columns of texts with labels."""
 
     several_labels: ClassVar[bool] = False
 
     text: str = "text"  # the column of the texts
     pair: str | None = None  # a second text, read after the first
     label: str | tuple[str, ...] = "label"  # for multi-label also several columns of 0 and 1
-    separator: str = ","  # between the labels of multi-label, where they stand in one column
+    separator: str = ","  # between the labels of multi-label in one column
 
     @field_validator("label")
     @classmethod
@@ -67,8 +67,8 @@ class TextColumns(Columns):
         return value
 
 
-class TextFolder(FolderSettings):
-    """`pairs`: whether training read pairs of texts; None where the folder does not say."""
+class TextFolderSettings(FolderSettings):
+    """`pairs`: whether training read pairs of texts; None if the folder does not have it."""
 
     pairs: bool | None = None
 
@@ -86,9 +86,9 @@ def read_texts_with_labels(
 ) -> Examples[TextExample]:
     """Texts, or pairs of texts, with their labels. `text`, `pair` and `label` are names of columns.
 
-    `class` is one label, as it is written (a number too); `classes` is a list of them, also written as a text
-    (`['red', 'blue']`), or a text cut at `separator`, or with several columns named the names of those that hold 1;
-    `number` is a finite number. Without `label` no label is read, for prediction. `labels` are the only ones allowed.
+    Kinds of labels: `class` is one label, as written, even if it is a number. `classes` is a list of labels, also as a
+    text (`['red', 'blue']`), or a text split at `separator`; with several label columns, the names of those with a 1.
+    `number` is a finite number. If `label` is None, no label is read, for prediction. `labels` are the allowed ones.
     """
     known = None if labels is None else known_labels(labels)
 
@@ -112,7 +112,7 @@ def read_texts_with_labels(
 
 
 class TextTask(Task[TextExample, Scores]):
-    """The part of a task on whole texts that does not depend on the form of the label."""
+    """The part of a task on texts that does not depend on the kind of label."""
 
     head = SequenceClassifier
     columns_type = TextColumns
@@ -143,8 +143,8 @@ class TextTask(Task[TextExample, Scores]):
     def label_names(self) -> Sequence[str]:
         return self.names
 
-    def folder_settings(self) -> TextFolder:
-        return TextFolder(**self.reading(), pairs=self.columns.pair is not None)
+    def folder_settings(self) -> TextFolderSettings:
+        return TextFolderSettings(**self.common_settings(), pairs=self.columns.pair is not None)
 
     def group(self, example: TextExample) -> str:
         return f"{example.text}\n{example.pair}"
@@ -161,7 +161,7 @@ class TextTask(Task[TextExample, Scores]):
 
     @abstractmethod
     def target(self, example: TextExample) -> npt.NDArray[np.generic]:
-        """The label as the head learns it."""
+        """The label as an array for the loss."""
 
     def head_loss(self, model: TaskModel, batch: LabelledBatch) -> Tensor:
         assert isinstance(model, SequenceClassifier)
@@ -174,26 +174,26 @@ class TextTask(Task[TextExample, Scores]):
         self, example: TextExample, expected: object, predicted: object, error: float, scores: Scores
     ) -> ExampleResult:
         """A result with the score of every label in its record."""
-        record: dict[str, Any] = {**place_of(example.origin), "text": example.text}
+        record: dict[str, Any] = {**origin_fields(example.origin), "text": example.text}
         if example.pair is not None:
             record["pair"] = example.pair
         named = {name: float(value) for name, value in zip(self.names, scores, strict=True)}
         text = example.text if example.pair is None else f"{example.text} / {example.pair}"
         record |= {"expected": expected, "predicted": predicted, "scores": named}
-        return ExampleResult(text, _shown(expected), _shown(predicted), error, record)
+        return ExampleResult(text, _display(expected), _display(predicted), error, record)
 
 
 def decode_scores(logits: npt.NDArray[np.floating], problem_type: str | None) -> Scores:
-    """The probability of each label of one text, or its numbers, from the outputs of a `SequenceClassifier`.
+    """The probability of each label of a text, or its numbers, from the outputs of a `SequenceClassifier`.
 
-    Classes share a probability of 1 (softmax); where a text may have several labels, each has its own (sigmoid).
+    The probabilities of classes add up to 1 (softmax); those of multi-label models are independent (sigmoid).
     """
     if problem_type == "single_label_classification":
         return torch.from_numpy(logits).softmax(-1).numpy()
     return torch.from_numpy(logits).sigmoid().numpy() if problem_type == "multi_label_classification" else logits
 
 
-def _shown(value: object) -> str:
+def _display(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
@@ -203,7 +203,7 @@ def _label(
     record: Record, column: str | Sequence[str], kind: LabelKind, separator: str
 ) -> str | tuple[str, ...] | float | RejectedRecord:
     if not isinstance(column, str):
-        return _columns_that_hold(record, column)
+        return _columns_with_1(record, column)
     if column not in record.values:
         return missing_column(record, column)
     value = record.values[column]
@@ -213,24 +213,24 @@ def _label(
         remedy = '; numbers are learned with task = "regress"' if isinstance(value, float) else ""
         sentence = f"{column} is {value!r} and should be a label{remedy}."
         return label_text(value) or RejectedRecord("not a label", sentence, record.origin)
-    pieces = _pieces(value, separator) if isinstance(value, str) else value
+    parts = _split_labels(value, separator) if isinstance(value, str) else value
     not_a_list = RejectedRecord("not a label", f"{column} is {value!r} and should be a list of labels.", record.origin)
-    if not isinstance(pieces, list) or (isinstance(value, str) and not is_unicode(value)):
+    if not isinstance(parts, list) or (isinstance(value, str) and not is_unicode(value)):
         return not_a_list
-    several = [label_text(piece) for piece in pieces]
+    several = [label_text(part) for part in parts]
     if isinstance(value, list) and None in several:
         return not_a_list
     if len(several) > len(set(several)) and set(several) <= {"0", "1", "true", "false"}:
         sentence = (
-            f"{column} is {value!r}, which seems to say for each label whether it is there; give the names of those "
-            "that are, or a column of 0 and 1 for each label and their names in data.label."
+            f"{column} is {value!r}, which seems to have a 0 or 1 for each label; give the names of the labels with "
+            "1, or a column of 0 and 1 for each label and their names in data.label."
         )
         return RejectedRecord("zeros and ones for labels", sentence, record.origin)
     return tuple(dict.fromkeys(one for one in several if one))
 
 
-def _pieces(value: str, separator: str) -> list[Any]:
-    """The labels that a text names: a list as Python, JSON or NumPy writes it, or what stands between separators."""
+def _split_labels(value: str, separator: str) -> list[Any]:
+    """The labels in a text: a list in the notation of Python, JSON or NumPy, or labels between separators."""
     text = value.strip()
     if len(text) < 2 or text[0] + text[-1] not in ("[]", "()", "{}"):
         return value.split(separator)
@@ -243,8 +243,8 @@ def _pieces(value: str, separator: str) -> list[Any]:
         return text[1:-1].split(separator) if text[0] == "[" else value.split(separator)
 
 
-def _columns_that_hold(record: Record, columns: Sequence[str]) -> tuple[str, ...] | RejectedRecord:
-    held = []
+def _columns_with_1(record: Record, columns: Sequence[str]) -> tuple[str, ...] | RejectedRecord:
+    labels = []
     for column in columns:
         if column not in record.values:
             return missing_column(record, column)
@@ -253,8 +253,8 @@ def _columns_that_hold(record: Record, columns: Sequence[str]) -> tuple[str, ...
             sentence = f"{column} is {record.values[column]!r} and should be 0 or 1."
             return RejectedRecord("neither 0 nor 1", sentence, record.origin)
         if value in ("1", "true"):
-            held.append(composed(column))
-    return tuple(held)
+            labels.append(composed(column))
+    return tuple(labels)
 
 
 def _number(value: object, column: str, record: Record) -> float | RejectedRecord:

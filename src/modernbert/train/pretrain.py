@@ -240,7 +240,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         """
         with autocast(self.processes.device, self.precision):
             nats = self.parallelism.objective(
-                inputs.tokens, inputs.sequences, inputs.total_predicted_positions, inputs.targets
+                inputs.tokens, inputs.sequences, inputs.predicted_positions, inputs.targets
             )
         share: Tensor = nats / inputs.total_predicted
         (share * self.processes.size).backward()

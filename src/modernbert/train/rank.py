@@ -24,11 +24,11 @@ from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.batches import batches_without_repeats
 from modernbert.tasks.ranking.encoding import encode_ranking, prompt_of
-from modernbert.tasks.ranking.examples import RankingExample, judged_pairs, read_ranking
+from modernbert.tasks.ranking.examples import RankingExample, read_ranking, relevant_pairs
 from modernbert.tasks.ranking.measures import Quality, System, evaluate_ranker
 from modernbert.tasks.ranking.mining import with_bm25_negatives
 from modernbert.tasks.ranking.objective import Guide, RankingItem, RankingModel, RankingObjective
-from modernbert.tasks.ranking.rankers import Bm25, Model, Ranker, Reranked, Scored
+from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Ranker, Scored, TwoStageRanker
 from modernbert.tasks.ranking.settings import ResolvedLoss
 from modernbert.tasks.ranking.sparsity import initialize_sparse
 from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
@@ -142,7 +142,7 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
         add(read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad), "data.train")
     for path in data.collections:
         collection = read_collection(path, data.split, skip_bad=recipe.skip_bad)
-        add(_with_negatives(judged_pairs(collection), collection.documents.values(), data), path)
+        add(_with_negatives(relevant_pairs(collection), collection.documents.values(), data), path)
     for path in data.documents:
         documents = read_documents(path, skip_bad=recipe.skip_bad).values()
         pairs = list(unlabelled_pairs(documents, data.unlabelled, 0, path))
@@ -190,10 +190,10 @@ class RankerTraining(EpochLoop):
         self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
         if isinstance(ranker, SparseEncoder) and (recipe.random_weights or not _goes_on(recipe)):
             documents = {
-                name: ids for item in self.items for name, ids in zip(item.document_names, item.documents, strict=True)
+                name: ids for item in self.items for name, ids in zip(item.document_texts, item.documents, strict=True)
             }
             initialize_sparse(ranker, list(documents.values()), recipe.settings.active_entries)
-        self.names = [item.names for item in self.items]
+        self.names = [item.unique_texts for item in self.items]
         apart = recipe.data.one_source_per_batch
         self.sources = [example.source if apart else "" for example in examples]
         self.loss = resolved_loss(recipe, examples)
@@ -258,7 +258,7 @@ class RankerTraining(EpochLoop):
             items,
             seed=self.dropout_seed(self.progress.step + 1),
             progress=self.run_fraction(planned),
-            own=self.processes.share(items),
+            local_items=self.processes.share(items),
         )
         self.parallelism.sum_gradients()
         return torch.tensor(loss / self.processes.size, dtype=count.dtype, device=count.device)
@@ -283,9 +283,9 @@ class RankerTraining(EpochLoop):
         predictor = _PREDICTORS[self.recipe.task](self.ranker, self.tokenizer, self.max_length)
         ranker: Ranker
         if first is None:
-            ranker = Model(predictor, self.recipe.task, self.recipe.machine.microbatch_tokens)
+            ranker = EmbedderRanker(predictor, self.recipe.task, self.recipe.machine.microbatch_tokens)
         else:
-            ranker = Reranked(first, predictor, self.recipe.data.validation_depth, self.recipe.task)
+            ranker = TwoStageRanker(first, predictor, self.recipe.data.validation_depth, self.recipe.task)
         found = evaluate_ranker(collection, ranker, _DEPTH)
         self.ranker.train()
         return found
@@ -379,9 +379,9 @@ def _guide(source: str, examples: Sequence[RankingExample]) -> Guide:
     of_document = dict(zip(documents, torch.from_numpy(embedder.encode_document(documents)), strict=True))
 
     def scores(items: Sequence[RankingItem]) -> torch.Tensor:
-        asked = torch.stack([of_query[item.name] for item in items])
+        asked = torch.stack([of_query[item.query_text] for item in items])
         return embedder.similarity(
-            asked, torch.stack([of_document[text] for item in items for text in item.document_names])
+            asked, torch.stack([of_document[text] for item in items for text in item.document_texts])
         )
 
     return scores

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modernbert.errors import DataError
 from modernbert.tasks.ranking.batches import batches_without_repeats
-from modernbert.tasks.ranking.examples import RankingColumns, judged_pairs, read_ranking
+from modernbert.tasks.ranking.examples import RankingColumns, read_ranking, relevant_pairs
 from modernbert.tasks.ranking.mining import Mining, mine, with_bm25_negatives
 from modernbert.tasks.ranking.rankers import Bm25
 from modernbert.tasks.ranking.unlabelled import Unlabelled, sentences, unlabelled_pairs
@@ -36,12 +36,12 @@ def written(path: Path, *records: dict[str, Any]) -> Source:
         ({"query": "q", "positive": "p", "negative": "n", "label": [3, 1]}, ("p", "n"), (3.0, 1.0)),
     ],
 )
-def test_every_usual_form_is_read(record, documents, scores, tmp_path: Path) -> None:
+def test_every_usual_format_of_examples_is_read(record, documents, scores, tmp_path: Path) -> None:
     (found,) = read_ranking(written(tmp_path / "data.jsonl", record), RankingColumns())
     assert (found.query, found.documents, found.scores) == ("q", documents, scores)
 
 
-def test_a_csv_of_questions_and_passages_is_pairs(tmp_path: Path) -> None:
+def test_a_csv_of_questions_and_passages_gives_pairs(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("question,passage\nwhy?,because\nhow?,so\n")
     found = read_ranking(Source(path=str(tmp_path / "pairs.csv")), RankingColumns())
     assert [(one.query, one.documents) for one in found] == [("why?", ("because",)), ("how?", ("so",))]
@@ -57,12 +57,12 @@ def test_identifiers_are_looked_up_in_their_files(tmp_path: Path) -> None:
     (found,) = read_ranking(source, columns)
     assert (found.query, found.documents, found.scores) == ("q", ("y", "x"), (0.9, 0.1))
     written(tmp_path / "train.jsonl", {"query_id": 7, "document_ids": ["c"], "scores": [1]})
-    with pytest.raises(DataError, match=r"train.jsonl:1: document_ids names 'c', of which there is no text"):
+    with pytest.raises(DataError, match=r"train.jsonl:1: document_ids names 'c', which has no text"):
         read_ranking(source, columns)
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         ({"query": "q", "positive": " "}, "positive is empty"),
         ({"query": "", "positive": "p"}, "query is empty"),
@@ -74,15 +74,15 @@ def test_identifiers_are_looked_up_in_their_files(tmp_path: Path) -> None:
         ({"words": "q", "positive": "p"}, "there is no column 'query'"),
     ],
 )
-def test_an_invalid_record_is_an_error_with_file_and_line(record, said: str, tmp_path: Path) -> None:
+def test_an_invalid_record_is_an_error_with_file_and_line(record, message: str, tmp_path: Path) -> None:
     source = written(tmp_path / "data.jsonl", {"query": "q", "positive": "p"}, record)
-    with pytest.raises(DataError, match=rf"data.jsonl:2: {said}"):
+    with pytest.raises(DataError, match=rf"data.jsonl:2: {message}"):
         read_ranking(source, RankingColumns())
     assert len(read_ranking(source, RankingColumns(), skip_bad=True)) == 1
 
 
 @given(st.lists(st.sets(st.integers(0, 12), min_size=1, max_size=3), max_size=40), st.integers(1, 8))
-def test_no_text_is_twice_in_a_batch_and_every_example_is_in_one(names: list[set[int]], size: int) -> None:
+def test_no_text_is_repeated_in_a_batch_and_every_example_is_in_one(names: list[set[int]], size: int) -> None:
     batches = batches_without_repeats(range(len(names)), names, size)
     for batch in batches:
         assert 1 <= len(batch) <= size
@@ -104,7 +104,7 @@ DOCUMENTS = {
 }
 
 
-def test_unlabelled_pairs_are_a_function_of_the_seed_and_parts_of_one_document() -> None:
+def test_unlabelled_pairs_depend_on_the_seed_and_are_parts_of_one_document() -> None:
     settings = Unlabelled(per_document=2)
     found = list(unlabelled_pairs(DOCUMENTS.values(), settings, seed=1))
     assert found == list(unlabelled_pairs(DOCUMENTS.values(), settings, seed=1))
@@ -130,29 +130,29 @@ def collection() -> Collection:
     return Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1, "c": 1, "b": 0}})
 
 
-def test_judged_pairs_know_all_relevant_documents() -> None:
-    first, second = judged_pairs(collection(), {"1": ["b"]})
+def test_relevant_pairs_have_all_relevant_documents() -> None:
+    first, second = relevant_pairs(collection(), {"1": ["b"]})
     assert first.documents == (DOCUMENTS["a"].content, DOCUMENTS["b"].content)
     assert second.documents[0] == DOCUMENTS["c"].content
     assert first.relevant == second.relevant == (DOCUMENTS["a"].content, DOCUMENTS["c"].content)
 
 
-def test_a_relevant_document_is_never_mined() -> None:
+def test_a_relevant_document_is_never_a_negative() -> None:
     pytest.importorskip("bm25s")
     contents = [one.content for one in DOCUMENTS.values()]
-    found = mine(judged_pairs(collection()), contents, Bm25(), Mining(negatives=2, first=1, last=3))
+    found = mine(relevant_pairs(collection()), contents, Bm25(), Mining(negatives=2, first=1, last=3))
     assert found.without == 2  # BM25 finds relevant ones alone
     assert found.left_out["known to be relevant"] == 4
     alone = Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1}})
-    (mined,) = mine(judged_pairs(alone), contents, Bm25(), Mining(negatives=2, first=1, last=3)).examples
+    (mined,) = mine(relevant_pairs(alone), contents, Bm25(), Mining(negatives=2, first=1, last=3)).examples
     assert mined.documents == (DOCUMENTS["a"].content, DOCUMENTS["c"].content)
     near = Mining(negatives=2, first=1, last=3, margin=0.95)
-    assert mine(judged_pairs(alone), contents, Bm25(), near).left_out["too near to the positive"] == 1
-    kept = with_bm25_negatives(judged_pairs(collection()), contents, 1, 1)
+    assert mine(relevant_pairs(alone), contents, Bm25(), near).left_out["too near to the positive"] == 1
+    kept = with_bm25_negatives(relevant_pairs(collection()), contents, 1, 1)
     assert [one.documents for one in kept] == [(contents[0],), (contents[2],)]
 
 
-def test_a_cross_encoder_refuses_what_it_takes_for_relevant() -> None:
+def test_a_cross_encoder_rejects_documents_that_it_rates_as_relevant() -> None:
     pytest.importorskip("bm25s")
 
     class Checker:
@@ -162,6 +162,6 @@ def test_a_cross_encoder_refuses_what_it_takes_for_relevant() -> None:
     alone = Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1}})
     contents = [one.content for one in DOCUMENTS.values()]
     settings = Mining(negatives=2, first=1, last=3)
-    found = mine(judged_pairs(alone), contents, Bm25(), settings, Checker())  # type: ignore[arg-type]
+    found = mine(relevant_pairs(alone), contents, Bm25(), settings, Checker())  # type: ignore[arg-type]
     assert found.left_out["relevant to the cross-encoder"] == 1
     assert found.without == 1

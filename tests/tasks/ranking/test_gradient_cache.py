@@ -73,7 +73,7 @@ def embed_late(model: Encoder, ids: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize(("embed", "loss"), [(pooled, dense_loss), (embed_late, late_loss)])
-def test_cached_gradients_are_the_uncached_ones(embed, loss, keep: bool) -> None:
+def test_cached_gradients_equal_uncached_ones(embed, loss, keep: bool) -> None:
     model, ids = encoder(0.0), texts()
     whole = loss(embed(model, ids))
     whole.backward()
@@ -101,7 +101,7 @@ def test_dropout_is_the_same_in_both_passes() -> None:
     assert not torch.equal(pooled(model, parts[0]), first[0]), "dropout drops"
 
 
-def test_with_dropout_the_gradients_are_those_of_one_graph_with_the_same_dropout() -> None:
+def test_gradients_with_dropout_equal_those_of_one_graph() -> None:
     model = encoder(0.2)
     parts = [[texts()[index] for index in part] for part in PARTS]
     graphs: list[Tensor] = []
@@ -123,7 +123,7 @@ def test_with_dropout_the_gradients_are_those_of_one_graph_with_the_same_dropout
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_another_seed_drops_other_values() -> None:
+def test_another_seed_gives_another_dropout() -> None:
     model, drawn = encoder(0.2), []
     for seed in (1, 2):
         cached_backward([texts()], lambda part: drawn.append(pooled(model, part)) or drawn[-1], dense_loss, seed=seed)
@@ -156,7 +156,7 @@ distributed.destroy_process_group()
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_have_the_gradient_of_all_their_texts(tmp_path: Path) -> None:
+def test_two_processes_have_the_gradient_of_all_texts(tmp_path: Path) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])

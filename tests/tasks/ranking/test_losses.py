@@ -13,7 +13,7 @@ from modernbert.tasks.ranking.contrastive import info_nce, known_positives, like
 from modernbert.tasks.ranking.distillation import kl_divergence, margin_mse, score_mse
 from modernbert.tasks.ranking.graded import angle, cosent, matryoshka
 from modernbert.tasks.ranking.listwise import binary, lambda_loss
-from modernbert.tasks.ranking.maxsim import EMPTY_SCORE, maxsim, maxsim_of_own
+from modernbert.tasks.ranking.maxsim import EMPTY_SCORE, maxsim, maxsim_per_query
 from modernbert.tasks.ranking.sparsity import flops, warmed_up
 
 st = pytest.importorskip("sentence_transformers")
@@ -62,7 +62,7 @@ def test_info_nce_is_multiple_negatives_ranking(both_ways: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["absolute", "relative"])
-def test_a_guide_leaves_out_what_gist_leaves_out(kind: Any) -> None:
+def test_a_guide_excludes_the_same_documents_as_gist(kind: Any) -> None:
     from sentence_transformers.sentence_transformer import losses
 
     queries, positives, negatives = (vectors(9, seed=seed) for seed in (0, 1, 2))
@@ -94,7 +94,7 @@ class Embedded(nn.Module):
         return {"sentence_embedding": features[self.key]}
 
 
-def test_what_is_known_to_be_relevant_is_no_negative() -> None:
+def test_known_positives_are_not_negatives() -> None:
     mask = known_positives([{"a", "c"}, {"b"}, {"a"}], ["a", "b", "a", "c"], [0, 1, 2])
     assert mask.tolist() == [
         [False, False, True, True],
@@ -114,7 +114,7 @@ def test_what_is_known_to_be_relevant_is_no_negative() -> None:
 
 
 @pytest.mark.parametrize("negatives", [1, 3])
-def test_margin_mse_is_theirs(negatives: int) -> None:
+def test_margin_mse_equals_sentence_transformers(negatives: int) -> None:
     from sentence_transformers.sentence_transformer import losses
 
     columns = [vectors(5, seed=seed) for seed in range(2 + negatives)]
@@ -124,7 +124,7 @@ def test_margin_mse_is_theirs(negatives: int) -> None:
     assert_same(margin_mse(scores, teacher), theirs, columns)
 
 
-def test_kl_divergence_is_theirs() -> None:
+def test_kl_divergence_equals_sentence_transformers() -> None:
     from sentence_transformers.sentence_transformer import losses
 
     columns = [vectors(5, seed=seed) for seed in range(4)]
@@ -136,7 +136,7 @@ def test_kl_divergence_is_theirs() -> None:
     assert_same(kl_divergence(scores, teacher, temperature=0.5, teacher_temperature=0.7), theirs, columns)
 
 
-def test_lists_of_other_lengths_are_learned_as_if_they_were_alone() -> None:
+def test_padding_of_lists_does_not_change_the_loss() -> None:
     scores, teacher = vectors(2, 4), vectors(2, 4, seed=1).detach()
     present = torch.tensor([[True, True, True, False], [True, True, True, True]])
     for loss in (margin_mse, kl_divergence, score_mse, binary, lambda_loss):
@@ -152,7 +152,7 @@ def test_lists_of_other_lengths_are_learned_as_if_they_were_alone() -> None:
         assert gradient[0, 3] == 0
 
 
-def test_cosent_and_angle_are_theirs() -> None:
+def test_cosent_and_angle_equal_sentence_transformers() -> None:
     from sentence_transformers.sentence_transformer import losses
 
     x, y = vectors(12), vectors(12, seed=1)
@@ -166,7 +166,7 @@ def test_cosent_and_angle_are_theirs() -> None:
     assert_same(angle(odd[0], odd[1], labels), theirs, odd, tolerance=2e-5)
 
 
-def test_matryoshka_is_theirs() -> None:
+def test_matryoshka_equals_sentence_transformers() -> None:
     from sentence_transformers.sentence_transformer import losses
 
     queries, positives = vectors(6), vectors(6, seed=1)
@@ -214,7 +214,7 @@ class ScoredPairs(nn.Module):
 
 
 @pytest.mark.parametrize("top", [None, 2])
-def test_lambda_loss_is_theirs(top: int | None) -> None:
+def test_lambda_loss_equals_sentence_transformers(top: int | None) -> None:
     from sentence_transformers.cross_encoder import losses
 
     scores, labels, present, counts = lists()
@@ -226,7 +226,7 @@ def test_lambda_loss_is_theirs(top: int | None) -> None:
     assert_same(lambda_loss(scores, labels, present, top=top), theirs, [scores])
 
 
-def test_binary_cross_entropy_and_squared_error_are_torchs() -> None:
+def test_binary_cross_entropy_and_squared_error_equal_torch() -> None:
     scores, labels, present, _ = lists()
     chosen, wanted = scores[present], (labels[present] > 0).float()
     theirs = nn.BCEWithLogitsLoss()(chosen, wanted)
@@ -234,7 +234,7 @@ def test_binary_cross_entropy_and_squared_error_are_torchs() -> None:
     assert_same(score_mse(scores, labels, present), nn.MSELoss()(scores[present], labels[present]), [scores])
 
 
-def test_flops_are_theirs_and_warm_up_with_the_square() -> None:
+def test_flops_equal_sentence_transformers_and_warm_up_quadratically() -> None:
     from sentence_transformers.sparse_encoder import losses
 
     leaf = vectors(6, 40)
@@ -266,7 +266,7 @@ QUERY_LENGTHS, DOCUMENT_LENGTHS = [3, 5, 1, 4], [7, 2, 9, 1, 4, 3, 8, 2]
 
 
 @pytest.mark.parametrize("elements", [1, 40, 1 << 20])
-def test_maxsim_is_theirs_whatever_is_held_at_once(elements: int) -> None:
+def test_maxsim_equals_pylate_for_any_group_size(elements: int) -> None:
     from sentence_transformers.util.similarity import maxsim as theirs
 
     queries, documents = packed(QUERY_LENGTHS, 0), packed(DOCUMENT_LENGTHS, 1)
@@ -277,7 +277,7 @@ def test_maxsim_is_theirs_whatever_is_held_at_once(elements: int) -> None:
     torch.testing.assert_close(ours, theirs(q, d, q_mask, d_mask))
 
 
-def test_a_document_without_vectors_is_last_and_moves_nothing() -> None:
+def test_a_document_without_vectors_is_last_and_has_no_gradient() -> None:
     queries, documents = packed([2, 3], 0), packed([3, 4], 1)
     scores = maxsim(queries, [2, 3], documents, [3, 0, 4, 0])
     assert (scores[:, [1, 3]] == EMPTY_SCORE).all()
@@ -286,7 +286,7 @@ def test_a_document_without_vectors_is_last_and_moves_nothing() -> None:
     assert not gradient.any()
 
 
-def test_contrastive_late_interaction_is_pylates() -> None:
+def test_contrastive_late_interaction_equals_pylate() -> None:
     """PyLate 1.6 `losses.Contrastive`: groups of documents one behind the other, cross-entropy over all of them."""
     queries, positives, negatives = packed(QUERY_LENGTHS, 0), packed([4, 3, 5, 6], 1), packed([2, 7, 3, 4], 2)
     expected = []
@@ -303,7 +303,7 @@ def test_contrastive_late_interaction_is_pylates() -> None:
 
 
 @pytest.mark.parametrize("min_max", [False, True])
-def test_distilled_late_interaction_is_pylates(min_max: bool) -> None:
+def test_distilled_late_interaction_equals_pylate(min_max: bool) -> None:
     """PyLate 1.6 `losses.Distillation`: scores of a query's own documents, brought to 0..1, KL with log targets."""
     queries, documents = packed(QUERY_LENGTHS, 0), packed(DOCUMENT_LENGTHS, 1)
     teacher = vectors(4, 2, seed=7).detach()
@@ -320,17 +320,17 @@ def test_distilled_late_interaction_is_pylates(min_max: bool) -> None:
     theirs = nn.KLDivLoss(reduction="batchmean", log_target=True)(
         F.log_softmax(scores, dim=-1), F.log_softmax(teacher, dim=-1)
     )
-    ours = torch.stack(maxsim_of_own(queries, QUERY_LENGTHS, documents, DOCUMENT_LENGTHS, [2, 2, 2, 2]))
+    ours = torch.stack(maxsim_per_query(queries, QUERY_LENGTHS, documents, DOCUMENT_LENGTHS, [2, 2, 2, 2]))
     assert_same(kl_divergence(ours, teacher, min_max=min_max), theirs, [queries, documents])
 
 
-def test_distilled_late_interaction_is_that_of_sentence_transformers() -> None:
+def test_distilled_late_interaction_equals_sentence_transformers() -> None:
     from sentence_transformers.multi_vector_encoder.scoring import colbert_kd_scores
 
     queries, documents = packed(QUERY_LENGTHS, 0), packed(DOCUMENT_LENGTHS, 1)
     (q, q_mask), (d, d_mask) = padded(queries, QUERY_LENGTHS), padded(documents, DOCUMENT_LENGTHS)
     theirs = colbert_kd_scores(q, d.unflatten(0, (4, 2)), q_mask, d_mask.unflatten(0, (4, 2)))
-    ours = torch.stack(maxsim_of_own(queries, QUERY_LENGTHS, documents, DOCUMENT_LENGTHS, [2] * 4))
+    ours = torch.stack(maxsim_per_query(queries, QUERY_LENGTHS, documents, DOCUMENT_LENGTHS, [2] * 4))
     torch.testing.assert_close(ours, theirs)
     teacher = vectors(4, 2, seed=7).detach()
     target = F.log_softmax(teacher / 0.25, dim=-1)
@@ -338,7 +338,7 @@ def test_distilled_late_interaction_is_that_of_sentence_transformers() -> None:
     assert_same(kl_divergence(ours, teacher, temperature=0.25), loss * 0.25**2, [queries, documents])
 
 
-def test_the_ideal_order_costs_less_than_its_reverse() -> None:
+def test_the_loss_of_the_ideal_order_is_below_that_of_its_reverse() -> None:
     labels = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     present = torch.ones_like(labels, dtype=torch.bool)
     ideal, reverse = (lambda_loss(sign * labels, labels, present) for sign in (1.0, -1.0))

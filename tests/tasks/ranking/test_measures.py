@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from modernbert.tasks.ranking.measures import MEASURES, difference, evaluate_run, mean_of, measured
-from modernbert.tasks.ranking.rankers import Bm25, fused
+from modernbert.tasks.ranking.measures import MEASURES, difference, evaluate_run, mean_with_interval, measure_run
+from modernbert.tasks.ranking.rankers import Bm25, fuse_runs
 from modernbert.text.collection import Collection, Document
 
 pytest.importorskip("ir_measures")
@@ -21,19 +21,19 @@ RUN = {
 }
 
 
-def test_measures_are_those_of_pytrec_eval() -> None:
+def test_measures_equal_pytrec_eval() -> None:
     pytrec_eval = pytest.importorskip("pytrec_eval")
     names = {"nDCG@10": "ndcg_cut_10", "RR": "recip_rank", "R@10": "recall_10", "R@100": "recall_100", "AP@1000": "map"}
     assert set(names) == set(MEASURES)
     evaluator = pytrec_eval.RelevanceEvaluator(QRELS, {"ndcg_cut.10", "recip_rank", "recall.10,100", "map"})
     theirs = evaluator.evaluate(RUN)
-    ours = measured(QRELS, RUN)
+    ours = measure_run(QRELS, RUN)
     for name, column in names.items():
         assert ours[name] == pytest.approx([theirs.get(query, {}).get(column, 0.0) for query in QRELS], abs=1e-9)
 
 
-def test_measures_are_those_reckoned_by_hand() -> None:
-    found = measured(QRELS, RUN)
+def test_measures_equal_a_manual_calculation() -> None:
+    found = measure_run(QRELS, RUN)
     gain = 2 / math.log2(3) + 1 / math.log2(5)  # a second, b fourth
     ideal = 2 + 1 / math.log2(3) + 1 / math.log2(4)
     assert found["nDCG@10"][0] == pytest.approx(gain / ideal)
@@ -42,23 +42,23 @@ def test_measures_are_those_reckoned_by_hand() -> None:
     assert found["R@10"] == pytest.approx([2 / 3, 1.0, 0.0])  # a query without an answer counts
 
 
-def test_an_interval_holds_the_mean_and_shrinks_with_more_queries() -> None:
-    few, many = mean_of([0.0, 1.0] * 5), mean_of([0.0, 1.0] * 500)
+def test_an_interval_contains_the_mean_and_shrinks_with_more_queries() -> None:
+    few, many = mean_with_interval([0.0, 1.0] * 5), mean_with_interval([0.0, 1.0] * 500)
     assert few.low < few.value == 0.5 < few.high
     assert many.high - many.low < (few.high - few.low) / 5
 
 
-def test_fusion_puts_first_what_both_rank_high() -> None:
+def test_fusion_prefers_documents_that_both_rank_high() -> None:
     one, other = [[(0, 9.0), (1, 8.0), (2, 7.0)]], [[(2, 0.9), (0, 0.8)]]
-    assert [place for place, _ in fused([one, other], 3)[0]] == [0, 2, 1]
-    assert fused([one, other], 1)[0] == [(0, pytest.approx(1 / 61 + 1 / 62))]
-    assert [place for place, _ in fused([one, other], 3, (1, 9))[0]] == [2, 0, 1]
-    assert fused([one, other], 1, (1, 9))[0] == [(2, pytest.approx(1 / 63 + 9 / 61))]
+    assert [place for place, _ in fuse_runs([one, other], 3)[0]] == [0, 2, 1]
+    assert fuse_runs([one, other], 1)[0] == [(0, pytest.approx(1 / 61 + 1 / 62))]
+    assert [place for place, _ in fuse_runs([one, other], 3, (1, 9))[0]] == [2, 0, 1]
+    assert fuse_runs([one, other], 1, (1, 9))[0] == [(2, pytest.approx(1 / 63 + 9 / 61))]
     with pytest.raises(ValueError, match="zip"):
-        fused([one, other], 1, (1,))
+        fuse_runs([one, other], 1, (1,))
 
 
-def test_bm25_finds_the_document_with_the_words_and_is_measured() -> None:
+def test_bm25_finds_the_document_with_the_words_and_has_a_cost() -> None:
     pytest.importorskip("bm25s")
     documents = {"a": Document("", "heat in composite slabs"), "b": Document("", "the lift of wings")}
     collection = Collection("small", documents, {"1": "lifting wing"}, {"1": {"b": 1}})

@@ -1,7 +1,7 @@
 """Answer questions from a text, or find that it does not hold the answer (`answer`).
 
-`reading` makes examples of records, `windows` encodes and decodes, `scores` has the metrics, `folder` what a trained
-folder keeps, `task` the training side and `predictor` the class that predicts.
+`reading` reads examples, `windows` encodes and decodes, `scores` has the metrics, `folder` the settings in a model
+folder, `task` the training, and `predictor` the class that predicts.
 """
 
 from modernbert.tasks.answer.predictor import QuestionAnswerer

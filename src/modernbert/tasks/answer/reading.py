@@ -18,7 +18,7 @@ class AcceptedAnswer:
 
 @dataclass(frozen=True)
 class QuestionExample:
-    """A question about a context, with every accepted answer; none means that the context does not answer it."""
+    """A question about a context, with every accepted answer; no answer means that the context does not have one."""
 
     identifier: str
     question: str
@@ -32,8 +32,8 @@ class QuestionColumns(Columns):
 
     question: str = "question"  # the column of the questions
     context: str = "context"  # the text that may hold the answer
-    answers: str = "answers"  # texts and where they begin, in SQuAD's form
-    identifier: str | None = "id"  # of a question, kept in the predictions
+    answers: str = "answers"  # texts and their offsets, in SQuAD's format
+    identifier: str | None = "id"  # of a question, copied to the predictions
 
 
 def read_questions(
@@ -48,8 +48,8 @@ def read_questions(
     """Questions about contexts, with every accepted answer; SQuAD files have these columns.
 
     `answers` holds a list of {"text", "answer_start"} or one {"text": [...], "answer_start": [...]}; an empty one means
-    that the context does not answer. Without `answers` none are read, for prediction. Without `identifier`, or where it
-    is `id` and there is no such column, a question is named by its place.
+    that the context has no answer. If `answers` is None, no answers are read, for prediction. If `identifier` is None,
+    or `id` without such a column, a question is named by its file and line.
     """
 
     def make(record: Record) -> QuestionExample | RejectedRecord:
@@ -68,18 +68,18 @@ def read_questions(
 def question_example(
     record: Record, identifier: str, question: str, context: str, column: str | None
 ) -> QuestionExample | RejectedRecord:
-    """A question with the answers that `column` holds; all of them must stand where they say."""
+    """A question with the answers in `column`, all of which must be at their offsets."""
     answers: list[AcceptedAnswer] = []
     if column is not None:
         if column not in record.values:
             return missing_column(record, column)
         for text, begin in _answers(record.values[column]):
             if not isinstance(text, str) or not isinstance(begin, int) or not text:
-                sentence = f"question {identifier}: an answer needs a text and answer_start, its place in the context."
-                return RejectedRecord("strange answer", sentence, record.origin)
+                sentence = f"question {identifier}: an answer needs a text and answer_start, its offset in the context."
+                return RejectedRecord("invalid answer", sentence, record.origin)
             if begin < 0 or context[begin : begin + len(text)] != text:
                 return RejectedRecord(
-                    "answer not at its place", _misplaced(identifier, context, text, begin), record.origin
+                    "answer not at its offset", _misplaced(identifier, context, text, begin), record.origin
                 )
             answers.append(AcceptedAnswer(text, begin))
     return QuestionExample(identifier, question, context, tuple(answers), record.origin)
@@ -97,6 +97,6 @@ def _answers(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _misplaced(identifier: str, context: str, text: str, begin: int) -> str:
-    place = context.find(text)
-    where = f"it stands at {place}" if place >= 0 else "the context does not hold it"
-    return f"question {identifier}: the answer {text!r} is not at {begin}; {where}. Offsets count characters."
+    offset = context.find(text)
+    remark = f"it is at {offset}" if offset >= 0 else "the context does not hold it"
+    return f"question {identifier}: the answer {text!r} is not at {begin}; {remark}. Offsets count characters."

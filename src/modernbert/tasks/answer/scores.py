@@ -16,21 +16,23 @@ def squad_scores(
 ) -> npt.NDArray[np.float64]:
     """(questions, 2): exact match and F1 of each answer, by the definition of SQuAD's script, from 0 to 1.
 
-    The best of the accepted answers counts. An empty prediction says that there is no answer, which is correct if no
-    answer is accepted. F1 is over `words`, or over `characters` for languages without spaces.
+    The best accepted answer counts. An empty prediction means no answer, which is correct if there is no accepted
+    answer. F1 is over `words`, or over `characters` for languages without spaces.
     """
     scores = []
     for predicted, answers in zip(predictions, references, strict=True):
-        said = normalized_answer(predicted, unit)
+        normalized = normalized_answer(predicted, unit)
         accepted = [answer for text in answers if (answer := normalized_answer(text, unit))] or [""]
-        scores.append([max(each) for each in zip(*(_answer_scores(said, one, unit) for one in accepted), strict=True)])
+        scores.append(
+            [max(each) for each in zip(*(_answer_scores(normalized, one, unit) for one in accepted), strict=True)]
+        )
     return np.array(scores, dtype=np.float64).reshape(-1, 2)
 
 
 def normalized_answer(text: str, unit: Literal["words", "characters"] = "words") -> str:
-    """An answer as it is compared.
+    """An answer, normalized for comparison.
 
-    For words that is SQuAD's own: lower case, no ASCII punctuation, no articles, single spaces. For characters: NFKC,
+    For words as in SQuAD's script: lower case, no ASCII punctuation, no articles, single spaces. For characters: NFKC,
     lower case, no punctuation of any script, no white space.
     """
     if unit == "words":
@@ -49,8 +51,8 @@ def normalized_answer(text: str, unit: Literal["words", "characters"] = "words")
 def _answer_scores(one: str, other: str, unit: Literal["words", "characters"]) -> tuple[float, float]:
     """Exact match and F1 of two normalized answers."""
     exact = float(one == other)
-    pieces = (one.split(), other.split()) if unit == "words" else (list(one), list(other))
-    if not pieces[0] or not pieces[1]:  # no answer, which is correct only where none is expected
+    units = (one.split(), other.split()) if unit == "words" else (list(one), list(other))
+    if not units[0] or not units[1]:  # no answer, which is correct only if no answer is expected
         return exact, exact
-    same = sum((Counter(pieces[0]) & Counter(pieces[1])).values())
-    return exact, 2 * same / (len(pieces[0]) + len(pieces[1]))
+    same = sum((Counter(units[0]) & Counter(units[1])).values())
+    return exact, 2 * same / (len(units[0]) + len(units[1]))

@@ -7,25 +7,25 @@ from torch import Tensor
 
 from modernbert.model.config import EncoderConfig
 from modernbert.model.heads import QuestionAnswering, TaskModel
-from modernbert.tasks.answer.folder import AnswerFolder
+from modernbert.tasks.answer.folder import AnswerFolderSettings
 from modernbert.tasks.answer.reading import QuestionColumns, QuestionExample, read_questions
 from modernbert.tasks.answer.scores import squad_scores
 from modernbert.tasks.answer.windows import Answer, EncodedQuestions, decode_answers, encode_questions
 from modernbert.tasks.metrics import mean
 from modernbert.tasks.reading import Examples
-from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Measure, Outputs, Task, place_of
+from modernbert.tasks.task import Encoded, ExampleResult, Item, LabelledBatch, Measure, Outputs, Task, origin_fields
 from modernbert.text.records import Source
 
 
 class AnswerQuestions(Task[QuestionExample, list[Answer]]):
-    """The stretch of a context that answers a question. A model predicts "no answer" only if training had such ones."""
+    """The span of a context that answers a question. "No answer" is predicted only if the training data has it."""
 
     name = "answer"
     head = QuestionAnswering
     columns_type = QuestionColumns
     metric_names = ("f1", "exact")
     some_unanswered = False
-    unit: Literal["words", "characters"] = "words"  # that F1 is over
+    unit: Literal["words", "characters"] = "words"  # of F1
 
     def examples(self, source: Source) -> Examples[QuestionExample]:
         columns = self.settings.columns
@@ -44,20 +44,20 @@ class AnswerQuestions(Task[QuestionExample, list[Answer]]):
         self.prepare_metrics(examples)
 
     def restore_labels(self, config: EncoderConfig) -> None:
-        self.some_unanswered = not AnswerFolder.of(config).always_answers
+        self.some_unanswered = not AnswerFolderSettings.of(config).always_answers
 
     def prepare_metrics(self, examples: Sequence[QuestionExample]) -> None:
         contexts = {example.context for example in examples}
         characters = sum(map(len, contexts))
         spaces = sum(sum(character.isspace() for character in context) for context in contexts)
-        self.unit = "words" if spaces > 0.05 * characters else "characters"  # in Japanese 1 in 100 is one
+        self.unit = "words" if spaces > 0.05 * characters else "characters"  # about 1 % in Japanese
 
     def group(self, example: QuestionExample) -> str:
         return example.context
 
-    def folder_settings(self) -> AnswerFolder:
-        return AnswerFolder(
-            **self.reading(),
+    def folder_settings(self) -> AnswerFolderSettings:
+        return AnswerFolderSettings(
+            **self.common_settings(),
             max_answer_tokens=self.settings.max_answer_tokens,
             always_answers=not self.some_unanswered,
         )
@@ -94,7 +94,7 @@ class AnswerQuestions(Task[QuestionExample, list[Answer]]):
         expected = [answer.text for answer in example.answers]
         correct = best.text in expected or (not best.text and not expected)
         record = {
-            **place_of(example.origin),
+            **origin_fields(example.origin),
             "id": example.identifier,
             "question": example.question,
             "expected": expected,

@@ -1,1 +1,1 @@
-"""Learning to rank: losses on scores, late-interaction scores, gradients of large batches, and batches of examples."""
+"""Learning to rank: losses, late-interaction scores, gradients of large batches, and batches of examples."""

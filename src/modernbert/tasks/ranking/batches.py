@@ -1,4 +1,4 @@
-"""Batches in which no text is there twice: its second place would be a negative of the first."""
+"""Batches without repeated texts: the second occurrence of a text would be a negative for the first one."""
 
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -7,24 +7,24 @@ Batches = list[list[int]]
 
 
 def batches_without_repeats(
-    order: Iterable[int], names: Sequence[Collection[Hashable]], examples: int, *, last: bool = True
+    order: Iterable[int], texts: Sequence[Collection[Hashable]], examples: int, *, last: bool = True
 ) -> Batches:
-    """Batches of `examples` in the given order; one that shares a name with the batch waits for a later one.
+    """Batches of `examples` examples in order; an example with a text of the current batch is moved to a later batch.
 
-    `names[i]` are the texts of example i. Every example is in one batch. Batches are smaller where everything that is
-    left repeats something; without `last` such ones are left out, if there is a full one.
+    `texts[i]` are the texts of example i. Every example is in one batch. The last batches may be smaller, if all
+    remaining examples share texts; without `last`, smaller batches are left out, unless there is no full one.
     """
     batches: Batches = []
     waiting = deque(int(index) for index in order)
     while waiting:
         batch: list[int] = []
-        taken: set[Hashable] = set()
+        used: set[Hashable] = set()
         later: list[int] = []
         while waiting and len(batch) < examples:
             index = waiting.popleft()
-            if taken.isdisjoint(names[index]):
+            if used.isdisjoint(texts[index]):
                 batch.append(index)
-                taken.update(names[index])
+                used.update(texts[index])
             else:
                 later.append(index)
         waiting.extendleft(reversed(later))

@@ -1,4 +1,4 @@
-"""InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) on a matrix of scores, and what is left out of it."""
+"""InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) on a matrix of scores, and masks of false negatives."""
 
 from collections.abc import Collection, Hashable, Sequence
 from typing import Literal
@@ -19,9 +19,9 @@ def info_nce(
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy (nats) of finding the positive document of each query among all documents.
 
-    `scores` are similarities of any kind, `positives[i]` is the column of the positive of query i. Entries that are
-    `excluded` are no negatives; a positive must never be one of them. With `both_ways` the same is also asked from the
-    positive documents' side, among the queries, and the two losses are averaged.
+    `scores` are similarities of any kind, `positives[i]` is the column of the positive of query i. `excluded` entries
+    are not negatives; a positive must never be excluded. With `both_ways`, the loss is averaged with that of finding
+    the query of each positive document among all queries.
     """
     logits = scores.float() / temperature
     if excluded is not None:
@@ -36,9 +36,9 @@ def info_nce(
 def known_positives(
     relevant: Sequence[Collection[Hashable]], documents: Sequence[Hashable], positives: Sequence[int]
 ) -> Bool[Tensor, "queries documents"]:
-    """Which documents are relevant to a query beside its positive in this batch: they are no negatives.
+    """Which documents of a batch are relevant to a query besides its positive, and so are not negatives.
 
-    `relevant[i]` names all documents known to be relevant to query i, `documents` what each column is.
+    `relevant[i]` are all documents known to be relevant to query i, `documents` those of the columns.
     """
     columns: dict[Hashable, list[int]] = {}
     for column, name in enumerate(documents):
@@ -57,12 +57,12 @@ def likely_positives(
     margin: float,
     kind: Literal["absolute", "relative"] = "absolute",
 ) -> Bool[Tensor, "queries documents"]:
-    """Which documents a guide scores so near to the positive, or above it, that they are probably relevant too.
+    """Which documents are probably relevant, as their score is close to that of the positive, or above it.
 
-    Those above the positive's score minus `margin`; with `relative`, minus `margin` times its absolute value
-    (Solatorio 2024, arXiv 2402.16829; Moreira et al. 2024, arXiv 2407.15831). `guide` may be the scores of another
-    model, or of this one, which the caller detaches.
+    These are above the positive's score minus `margin`; with `relative`, minus `margin` times its absolute value
+    (Solatorio 2024, arXiv 2402.16829; Moreira et al. 2024, arXiv 2407.15831). `guide` are the scores of another
+    model, or detached scores of this one.
     """
-    of_positive = guide.gather(1, positives.unsqueeze(1))
-    threshold = of_positive - (margin if kind == "absolute" else of_positive.abs() * margin)
+    positive_scores = guide.gather(1, positives.unsqueeze(1))
+    threshold = positive_scores - (margin if kind == "absolute" else positive_scores.abs() * margin)
     return (guide > threshold).scatter(1, positives.unsqueeze(1), False)

@@ -1,11 +1,11 @@
-"""Learning scores from those of a teacher."""
+"""Distillation: losses on the scores of a teacher."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-_SMALLEST_RANGE = 1e-8  # of scores that are brought to 0..1, as PyLate has it
+_SMALLEST_RANGE = 1e-8  # of scores that are scaled to 0..1, as in PyLate
 
 
 def margin_mse(
@@ -15,8 +15,8 @@ def margin_mse(
 ) -> Float[Tensor, ""]:
     """Mean squared error of score differences (Hofstätter et al. 2020, arXiv 2010.02666).
 
-    The first document of each query is the positive, whose distance to every other one is learned. Documents that are
-    not `present` fill up shorter lists.
+    The first document of each query is the positive; its score differences to the others are learned. Documents that
+    are not `present` are padding.
     """
     error = (scores[:, :1] - scores[:, 1:]).float() - (teacher[:, :1] - teacher[:, 1:]).float()
     return _mean(error.square(), None if present is None else present[:, 1:])
@@ -42,8 +42,8 @@ def kl_divergence(
 
     Scores are divided by `temperature`, the teacher's by `teacher_temperature` (the same unless given), and the loss
     is multiplied by the square of the former, so that its gradients do not shrink with it (Lin et al. 2020,
-    arXiv 2010.11386). With `min_max` the student's scores of each query are first brought to 0..1, which is how the
-    published ColBERT of ModernBERT was trained (PyLate's `normalize_scores`).
+    arXiv 2010.11386). With `min_max` the student's scores of each query are first scaled to 0..1, as in the training of
+    the published ColBERT of ModernBERT (PyLate's `normalize_scores`).
     """
     scores, teacher = scores.float(), teacher.float()
     if min_max:

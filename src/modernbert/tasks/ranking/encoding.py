@@ -1,4 +1,4 @@
-"""Examples of rankers as token ids."""
+"""Convert examples of rankers to token ids."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def encode_ranking(
 ) -> list[RankingItem]:
     """Items in the order of the examples, with the prompts and lengths of a model's settings.
 
-    Every relevant document that any example with the same query names is known to be relevant in all of them.
+    All examples with the same query share their known relevant documents.
     """
     texts = RetrievalTokenizer(tokenizer, settings, max_length)
     relevant: dict[str, set[str]] = {}
@@ -35,38 +35,38 @@ def encode_ranking(
     if isinstance(settings, RerankSettings):
         pairs = [(example.query, document) for example in examples for document in example.documents]
         ids = iter(texts.encode_pairs(pairs, prompt_of(settings, "query")).ids)
-        queries, own = [np.empty(0, np.int32)] * len(examples), [0] * len(examples)
+        queries, unexpanded_lengths = [np.empty(0, np.int32)] * len(examples), [0] * len(examples)
     else:
-        asked = [example.query for example in examples]
+        query_texts = [example.query for example in examples]
         prompt = prompt_of(settings, "query")
         if isinstance(settings, MultiVectorSettings):
-            encoded = texts.encode_queries(asked, prompt, settings)
-            queries, own = encoded.ids, encoded.own
+            encoded = texts.encode_queries(query_texts, prompt, settings)
+            queries, unexpanded_lengths = encoded.ids, encoded.unexpanded_lengths
             length = settings.document_length
         else:
             if isinstance(settings, SparseSettings) and settings.query_table is not None:
-                queries = texts.encode_unframed(asked, prompt, settings.query_length).ids
+                queries = texts.encode_unframed(query_texts, prompt, settings.query_length).ids
             else:
-                queries = texts.encode(asked, prompt).ids
+                queries = texts.encode(query_texts, prompt).ids
             length = None
-            own = [len(one) for one in queries]
+            unexpanded_lengths = [len(one) for one in queries]
         ids = iter(texts.encode(documents, prompt_of(settings, "document"), length).ids)
     return [
         RankingItem(
             query=query,
             documents=tuple(next(ids) for _ in example.documents),
             scores=example.scores,
-            own=count,
-            name=example.query,
-            document_names=example.documents,
+            unexpanded_length=count,
+            query_text=example.query,
+            document_texts=example.documents,
             relevant=frozenset(relevant[example.query]),
         )
-        for example, query, count in zip(examples, queries, own, strict=True)
+        for example, query, count in zip(examples, queries, unexpanded_lengths, strict=True)
     ]
 
 
 def prompt_of(settings: RetrievalSettings, role: str) -> str:
     """The prompt of queries or documents, as the predictors choose it."""
     names = ("query",) if role == "query" else DOCUMENT_PROMPTS
-    found = [name for name in (*names, settings.default_prompt_name) if name in settings.prompts]
-    return settings.prompts[found[0]] if found and found[0] is not None else ""
+    present = [name for name in (*names, settings.default_prompt_name) if name in settings.prompts]
+    return settings.prompts[present[0]] if present and present[0] is not None else ""

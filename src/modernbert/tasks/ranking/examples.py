@@ -1,4 +1,4 @@
-"""What rankers learn from: queries with documents, in any of the usual forms, read from any file."""
+"""Training examples of rankers: queries with documents, in any of the usual formats, read from any file."""
 
 import math
 import re
@@ -14,11 +14,11 @@ from modernbert.text.records import Origin, Record, RejectedRecord, Source, miss
 
 @dataclass(frozen=True)
 class RankingExample:
-    """A query and documents. Without `scores` the first document is relevant and the others are not.
+    """A query and documents. Without `scores`, the first document is relevant and the others are not.
 
-    With them there is one for each document: a grade, a similarity or what a teacher says. `relevant` are further
-    texts that are known to be relevant, which must not be taken for negatives. `source` is the file or folder that it
-    comes from.
+    `scores` has one score for each document: a grade, a similarity or the score of a teacher. `relevant` are further
+    texts that are known to be relevant, and so must not become negatives. `source` is the file or folder of the
+    example.
     """
 
     query: str
@@ -32,7 +32,7 @@ class RankingExample:
 class RankingColumns(Config):
     """Names of columns; by default, the usual names are tried.
 
-    `query` and `positive` are pairs; with `negative` (one column, several numbered ones, or a list) triples and more;
+    `query` and `positive` form pairs; with `negative` (one column, several numbered ones, or a list) triples and more;
     with `documents` (a list) and `scores` (one number for each) lists. A pair with one score in `scores` is graded.
     Identifiers instead of texts are looked up in `queries_from` and `documents_from`, files with the columns `id` and
     `text` (or `_id`, `query_id`, `document_id`; `query`, `document`, `passage`).
@@ -47,7 +47,7 @@ class RankingColumns(Config):
     documents_from: Source | None = None  # file of the documents, if the columns have identifiers
 
 
-_USUAL: dict[str, tuple[str, ...]] = {
+_DEFAULT_COLUMNS: dict[str, tuple[str, ...]] = {
     "query": ("query", "question", "anchor", "sentence1", "query_id", "text"),
     "positive": ("positive", "passage", "document", "answer", "pos", "sentence2", "context", "pair"),
     "negative": ("negative", "negatives", "neg"),
@@ -57,48 +57,49 @@ _USUAL: dict[str, tuple[str, ...]] = {
 
 
 def read_ranking(source: Source, columns: RankingColumns, *, skip_bad: bool = False) -> list[RankingExample]:
-    """The examples of a file, or with `skip_bad` those that are good.
+    """The examples of a file, or with `skip_bad` the valid ones.
 
     Raises:
-        DataError: the first bad one with file and line: a text is empty or missing, a score is no finite number, a
-            list has another number of scores than documents, an identifier is not known; or there is none at all.
+        DataError: an example is invalid, with file and line: a text is empty or missing, a score is not a finite
+            number, the numbers of scores and documents differ, an identifier is unknown. Or there is no example.
     """
     tables = _Tables(columns)
     examples: list[RankingExample] = []
     first: RejectedRecord | None = None
     for record in read_records(source):
-        found = record if isinstance(record, RejectedRecord) else _example(record, columns, tables)
-        if isinstance(found, RankingExample):
-            examples.append(found)
+        example = record if isinstance(record, RejectedRecord) else _example(record, columns, tables)
+        if isinstance(example, RankingExample):
+            examples.append(example)
         elif not skip_bad:
-            raise found.error()
+            raise example.error()
         else:
-            first = first or found
+            first = first or example
     if not examples:
-        because = f"; the first is {first.origin}: {first.sentence}" if first else "; it is empty."
-        raise DataError(f"{source.path} holds no example that can be used{because}")
+        reason = f"; the first is {first.origin}: {first.sentence}" if first else "; it is empty."
+        raise DataError(f"{source.path} holds no example that can be used{reason}")
     return examples
 
 
-def judged_pairs(collection: Collection, negatives: Mapping[str, Sequence[str]] | None = None) -> list[RankingExample]:
+def relevant_pairs(
+    collection: Collection, negatives: Mapping[str, Sequence[str]] | None = None
+) -> list[RankingExample]:
     """An example for each query and relevant document of a collection.
 
-    `negatives` names documents to learn as negatives, for some queries. All relevant documents of a query are known to
-    be so.
+    `negatives` are names of documents that are negatives of some queries. All relevant documents of a query are known.
     """
-    found = []
+    examples = []
     for query, text in collection.queries.items():
         relevant = collection.relevant(query)
         texts = tuple(collection.documents[name].content for name in relevant)
         others = [collection.documents[name].content for name in (negatives or {}).get(query, ())]
         for positive in texts:
             origin = Origin(f"{collection.name}, query {query}", 0)
-            found.append(RankingExample(text, (positive, *others), None, origin, texts))
-    return found
+            examples.append(RankingExample(text, (positive, *others), None, origin, texts))
+    return examples
 
 
 class _Tables:
-    """Texts by their identifiers, read where the columns hold identifiers."""
+    """Texts by their identifiers, for columns that hold identifiers."""
 
     def __init__(self, columns: RankingColumns) -> None:
         self.queries = _texts_by_name(columns.queries_from, ("query_id", "_id", "id"), ("text", "query"))
@@ -110,29 +111,31 @@ class _Tables:
 def _texts_by_name(source: Source | None, ids: Sequence[str], texts: Sequence[str]) -> dict[str, str] | None:
     if source is None:
         return None
-    found: dict[str, str] = {}
+    texts_by_name: dict[str, str] = {}
     for record in read_records(source):
         if isinstance(record, RejectedRecord):
             raise record.error()
         name, text = (next((one for one in names if one in record.values), None) for names in (ids, texts))
         if name is None or text is None:
             raise missing_column(record, ids[0] if name is None else texts[0]).error()
-        found[str(record.values[name])] = str(record.values[text])
-    return found
+        texts_by_name[str(record.values[name])] = str(record.values[text])
+    return texts_by_name
 
 
 def _example(record: Record, columns: RankingColumns, tables: _Tables) -> RankingExample | RejectedRecord:
-    names = {kind: _column(record, columns, kind) for kind in _USUAL}
+    names = {kind: _column(record, columns, kind) for kind in _DEFAULT_COLUMNS}
     if names["query"] is None:
         return missing_column(record, columns.query or "query")
     query = _text(record, names["query"], record.values[names["query"]], tables.queries)
     if isinstance(query, RejectedRecord):
         return query
     if names["documents"] is not None:
-        offered = record.values[names["documents"]]
-        if not isinstance(offered, list) or not offered:
-            return RejectedRecord("no documents", f"{names['documents']} should be a list of documents.", record.origin)
-        values = [(names["documents"], one) for one in offered]
+        listed = record.values[names["documents"]]
+        if not isinstance(listed, list) or not listed:
+            return RejectedRecord(
+                "invalid documents", f"{names['documents']} should be a list of documents.", record.origin
+            )
+        values = [(names["documents"], one) for one in listed]
     elif names["positive"] is not None:
         values = [(names["positive"], record.values[names["positive"]]), *_negatives(record, names["negative"])]
     else:
@@ -150,27 +153,29 @@ def _example(record: Record, columns: RankingColumns, tables: _Tables) -> Rankin
 
 
 def _column(record: Record, columns: RankingColumns, kind: str) -> str | None:
-    given: str | None = getattr(columns, kind)
-    if given is not None:
-        return given if given in record.values else None
-    return next((name for name in _USUAL[kind] if name in record.values), None)
+    configured: str | None = getattr(columns, kind)
+    if configured is not None:
+        return configured if configured in record.values else None
+    return next((name for name in _DEFAULT_COLUMNS[kind] if name in record.values), None)
 
 
-def _negatives(record: Record, named: str | None) -> list[tuple[str, Any]]:
-    stem = named or "negative"
-    columns = [name for name in record.values if name == stem or re.fullmatch(rf"{re.escape(stem)}_?\d+", str(name))]
-    found: list[tuple[str, Any]] = []
+def _negatives(record: Record, column: str | None) -> list[tuple[str, Any]]:
+    prefix = column or "negative"
+    columns = [
+        name for name in record.values if name == prefix or re.fullmatch(rf"{re.escape(prefix)}_?\d+", str(name))
+    ]
+    negatives: list[tuple[str, Any]] = []
     for name in columns:
         value = record.values[name]
-        found += [(name, one) for one in value] if isinstance(value, list) else [(name, value)]
-    return found
+        negatives += [(name, one) for one in value] if isinstance(value, list) else [(name, value)]
+    return negatives
 
 
 def _text(record: Record, column: str, value: Any, table: dict[str, str] | None) -> str | RejectedRecord:
     if table is not None:
         if (name := str(value)) not in table:
             return RejectedRecord(
-                "unknown identifier", f"{column} names {name!r}, of which there is no text.", record.origin
+                "unknown identifier", f"{column} has the identifier {name!r}, which has no text.", record.origin
             )
         value = table[name]
     if not isinstance(value, str):
@@ -193,7 +198,7 @@ def _scores(record: Record, column: str, count: int) -> tuple[float, ...] | Reje
     listed = value if isinstance(value, list) else [value]
     if len(listed) != count:
         sentence = f"{column} has {len(listed)} numbers for {count} documents; give one for each."
-        return RejectedRecord("other number of scores", sentence, record.origin)
+        return RejectedRecord("wrong number of scores", sentence, record.origin)
     numbers = []
     for one in listed:
         try:

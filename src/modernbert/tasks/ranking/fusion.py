@@ -1,4 +1,4 @@
-"""Rankings of the same documents, put together."""
+"""Fusion of several rankings of the same documents."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,12 +9,12 @@ _CONSTANT = 60  # of Cormack et al. 2009
 def reciprocal_rank_fusion(
     rankings: Sequence[Iterable[int]], weights: Sequence[float] | None = None
 ) -> list[tuple[int, float]]:
-    """Documents with the sum over rankings of weight / (60 + rank), the best first (Cormack et al. 2009).
+    """Documents with the sum over rankings of weight / (60 + rank), best first (Cormack et al. 2009).
 
-    Each ranking lists numbers of documents, the best first. Weights are 1 unless given.
+    Each ranking is a list of document indices, best first. Weights are 1 unless given.
 
     Raises:
-        ValueError: there are not as many weights as rankings.
+        ValueError: the numbers of weights and rankings differ.
     """
     scores: dict[int, float] = defaultdict(float)
     for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):

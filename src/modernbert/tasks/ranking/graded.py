@@ -11,7 +11,7 @@ from torch.nn import functional as F
 def cosent(scores: Float[Tensor, "pairs"], labels: Float[Tensor, "pairs"], *, scale: float = 20.0) -> Float[Tensor, ""]:
     """log(1 + sum over pairs i, j with label i < label j of exp(scale (score i - score j))).
 
-    Every pair of pairs in the wrong order costs (Huang et al. 2024, CoSENT, doi 10.1109/TASLP.2024.3402087).
+    Every two pairs in the wrong order have a cost (Huang et al. 2024, CoSENT, doi 10.1109/TASLP.2024.3402087).
     """
     scores = scores.float() * scale
     differences = scores.unsqueeze(1) - scores.unsqueeze(0)
@@ -20,10 +20,10 @@ def cosent(scores: Float[Tensor, "pairs"], labels: Float[Tensor, "pairs"], *, sc
 
 
 def angle_similarity(x: Float[Tensor, "pairs dim"], y: Float[Tensor, "pairs dim"]) -> Float[Tensor, "pairs"]:
-    """How near the angles of two vectors are, read as complex ones: the first half real, the second imaginary.
+    """Similarity of the angles of two vectors, read as complex ones: the first half real, the second imaginary.
 
-    |Re + Im of the sum of x conj(y)| over unit vectors (Li & Li 2024, AnglE, arXiv 2309.12871, as the authors'
-    code has it). A vector of odd length gets a 0.
+    |Re + Im of the sum of x conj(y)| over unit vectors (Li & Li 2024, AnglE, arXiv 2309.12871, as in the
+    authors' code). A vector of odd length is padded with a 0.
     """
     if x.shape[1] % 2:
         x, y = F.pad(x, (0, 1)), F.pad(y, (0, 1))
@@ -46,10 +46,9 @@ def matryoshka(
     dimensions: Sequence[int],
     weights: Sequence[float] | None = None,
 ) -> Float[Tensor, ""]:
-    """The weighted sum of a loss over vectors cut to each of `dimensions` and brought to length 1 again.
+    """The weighted sum of a loss over vectors truncated to each of `dimensions` and normalized.
 
-    So that the first numbers of a vector are a vector of their own (Kusupati et al. 2022, arXiv 2205.13147). Weights
-    are 1 unless given.
+    So vectors can be truncated after training (Kusupati et al. 2022, arXiv 2205.13147). Weights are 1 unless given.
     """
     total = vectors.new_zeros(())
     for size, weight in zip(dimensions, weights or [1.0] * len(dimensions), strict=True):

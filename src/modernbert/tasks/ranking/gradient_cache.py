@@ -1,7 +1,7 @@
 """Gradients of a loss over many vectors, with the activations of one mini-batch in memory.
 
-GradCache (Gao et al. 2021, arXiv 2101.06983): embed everything without gradients, take the loss of all vectors and its
-gradient with respect to them, then embed each mini-batch again and send its part of that gradient through the model.
+GradCache (Gao et al. 2021, arXiv 2101.06983): embed all texts without gradients, compute the loss of all vectors and
+its gradient with respect to them, then embed each mini-batch again and backpropagate its part of that gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,61 +11,62 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-Part = TypeVar("Part")
-_NEXT_PART = 0x9E3779B97F4A7C15  # so far apart are the seeds of two mini-batches: 2^64 divided by the golden ratio
+MiniBatch = TypeVar("MiniBatch")
+_SEED_STEP = 0x9E3779B97F4A7C15  # between the seeds of two mini-batches: 2^64 divided by the golden ratio
 
 
 def cached_backward(
-    parts: Sequence[Part],
-    embed: Callable[[Part], Float[Tensor, "rows dim"]],
+    mini_batches: Sequence[MiniBatch],
+    embed: Callable[[MiniBatch], Float[Tensor, "rows dim"]],
     loss: Callable[[Float[Tensor, "rows dim"]], Float[Tensor, ""]],
     *,
     seed: int,
     keep: bool = False,
     group: distributed.ProcessGroup | None = None,
 ) -> float:
-    """Add the gradients of `loss` to the parameters behind `embed`, and return its value.
+    """Add the gradients of `loss` to the parameters of `embed`, and return the value of the loss.
 
-    `embed` gives the vectors of one mini-batch: one row for each of its texts, or several. `loss` takes those of all
-    mini-batches, one after the other. Gradients are those of `loss(concatenated embeddings).backward()`: dropout is a
-    function of `seed` and the number of a mini-batch, so the second pass drops what the first one dropped. With `keep`,
-    and of a single mini-batch, activations stay in memory and everything is embedded once; across processes never.
+    `embed` returns the vectors of one mini-batch: one or several rows for each text. The argument of `loss` is the
+    concatenated vectors of all mini-batches. The gradients are those of `loss(concatenated vectors).backward()`:
+    dropout depends on `seed` and the index of a mini-batch, so it is the same in both passes. With `keep`, or with a
+    single mini-batch, activations stay in memory and texts are embedded once, but not with several processes.
 
-    With `group`, `loss` takes the vectors of all processes, in the order of their ranks, and every process must compute
-    the same loss of them. Each then holds the gradient of that whole loss through its own vectors, and **the sum of
-    the parameters' gradients over the processes** is the gradient of the loss; adding them up is the caller's.
-    `seed` is the same everywhere.
+    With `group`, the argument of `loss` is the vectors of all processes, in the order of their ranks, and every process
+    must compute the same loss. Each process then has the gradient of the complete loss through its own vectors.
+    **The caller must sum the gradients of the parameters over the processes.** `seed` is the same in all of them.
     """
     rank = 0 if group is None else distributed.get_rank(group)
-    first = rank << 32  # numbers of this process's mini-batches begin here
-    if (keep or len(parts) == 1) and group is None:
-        value = loss(torch.cat([_seeded(embed, part, seed, first + number) for number, part in enumerate(parts)]))
+    first = rank << 32  # index of this process's first mini-batch
+    if (keep or len(mini_batches) == 1) and group is None:
+        value = loss(
+            torch.cat([_seeded(embed, part, seed, first + number) for number, part in enumerate(mini_batches)])
+        )
         value.backward()
         return float(value.detach())
     with torch.no_grad():
-        vectors = [_seeded(embed, part, seed, first + number) for number, part in enumerate(parts)]
+        vectors = [_seeded(embed, part, seed, first + number) for number, part in enumerate(mini_batches)]
     lengths = [len(each) for each in vectors]
-    own = torch.cat(vectors)
-    gathered = [own] if group is None else _gather(own, group)
-    everything = torch.cat(gathered).requires_grad_()
-    value = loss(everything)
+    local = torch.cat(vectors)
+    gathered = [local] if group is None else _gather(local, group)
+    all_vectors = torch.cat(gathered).requires_grad_()
+    value = loss(all_vectors)
     value.backward()
-    assert everything.grad is not None, "the loss depends on the vectors"
-    gradient = everything.grad.split([len(each) for each in gathered])[rank]
-    for number, (part, own_gradient) in enumerate(zip(parts, gradient.split(lengths), strict=True)):
+    assert all_vectors.grad is not None, "the loss depends on the vectors"
+    gradient = all_vectors.grad.split([len(each) for each in gathered])[rank]
+    for number, (part, local_gradient) in enumerate(zip(mini_batches, gradient.split(lengths), strict=True)):
         rows = _seeded(embed, part, seed, first + number)
-        if rows.requires_grad:  # queries that are looked up in a frozen table do not
-            rows.backward(own_gradient)
+        if rows.requires_grad:  # queries of a frozen table have no gradients
+            rows.backward(local_gradient)
     return float(value.detach())
 
 
-def _seeded(embed: Callable[[Part], Tensor], part: Part, seed: int, number: int) -> Tensor:
-    torch.manual_seed((seed + (number + 1) * _NEXT_PART) % 2**64)
+def _seeded(embed: Callable[[MiniBatch], Tensor], part: MiniBatch, seed: int, number: int) -> Tensor:
+    torch.manual_seed((seed + (number + 1) * _SEED_STEP) % 2**64)
     return embed(part)
 
 
 def _gather(own: Tensor, group: distributed.ProcessGroup) -> list[Tensor]:
-    """The rows of every process, which may have different numbers of them."""
+    """The rows of every process; their numbers may differ."""
     size = distributed.get_world_size(group)
     count = torch.tensor([len(own)], device=own.device)
     counts = [torch.zeros_like(count) for _ in range(size)]

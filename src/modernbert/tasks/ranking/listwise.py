@@ -1,4 +1,4 @@
-"""Losses of a reranker: of single scores, and of the order of a list."""
+"""Losses of a reranker: pointwise on scores, and listwise on the order of documents."""
 
 import math
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-_LEAST_GAIN = 1e-10  # of an ideal list in which nothing is relevant
+_MIN_IDEAL_GAIN = 1e-10  # for lists without a relevant document
 
 
 def binary(
@@ -29,10 +29,10 @@ def lambda_loss(
 ) -> Float[Tensor, ""]:
     """NDCG-Loss2++ of Wang et al. 2018 (LambdaLoss, CIKM), eq. 12 to 18: a bound on 1 - nDCG@`top`, in bits.
 
-    For every two documents of one query of which the first is more relevant, the logistic loss of their score
-    difference, weighted by what exchanging them costs: mu times the weight by the difference of their ranks, plus that
-    of LambdaRank by their ranks themselves. The mean over all such pairs. With `top`, one of the two must be ranked
-    that high. Gains are 2^label - 1. Documents that are not `present` fill up shorter lists.
+    The mean, over pairs of documents of a query in which the first one is more relevant, of the logistic loss of their
+    score difference, weighted by the cost of exchanging them: mu times the weight by the difference of their ranks,
+    plus that of LambdaRank by the ranks themselves. With `top`, only pairs with a document in the first `top` ranks
+    count. Gains are 2^label - 1. Documents that are not `present` are padding.
     """
     longest = scores.shape[1]
     order = scores.float().masked_fill(~present, -torch.inf).argsort(dim=1, descending=True, stable=True)
@@ -41,7 +41,7 @@ def lambda_loss(
     discount = torch.log2(2.0 + positions)
     gains = torch.exp2(grades.clamp(min=0)).sub(1).where(real, 0)
     ideal = gains.sort(dim=1, descending=True).values
-    best = (ideal / discount)[:, :top].sum(1, keepdim=True).clamp(min=_LEAST_GAIN)
+    best = (ideal / discount)[:, :top].sum(1, keepdim=True).clamp(min=_MIN_IDEAL_GAIN)
     gains = gains / best
     distance = (positions.unsqueeze(1) - positions.unsqueeze(0)).abs()
     inverse = torch.cat([discount, torch.log2(discount.new_tensor([2.0 + longest]))]).reciprocal()

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-EMPTY_SCORE = -1e4  # of a document without a vector: below every real one, and finite
-_ELEMENTS_AT_ONCE = 1 << 23  # similarities that are held at once: 32 MiB in fp32
+EMPTY_SCORE = -1e4  # score of a document without vectors: below all other scores, and finite
+_ELEMENTS_AT_ONCE = 1 << 23  # similarities in memory at once: 32 MiB in fp32
 
 
 def maxsim(
@@ -20,29 +20,29 @@ def maxsim(
 ) -> Float[Tensor, "queries documents"]:
     """For each query and document, the sum over query vectors of the largest product with a document vector.
 
-    Vectors lie one after the other, `lengths` says how many each text has; what is masked, such as punctuation of a
-    document, is left out before. Similarities exist for some documents at a time only; of each query vector and
-    document the place of the largest one is kept (int32), and gradients go through it alone. Scores are fp32.
+    Vectors of all texts are concatenated; `lengths` are their numbers for each text. The caller leaves out masked
+    tokens, such as the punctuation of documents. Only the similarities of some documents are in memory at a time. The
+    index of the largest one is kept for each query vector and document (int32) for the backward pass. Scores are fp32.
     """
     found: Tensor = _MaxSim.apply(queries, tuple(query_lengths), documents, tuple(document_lengths), elements_at_once)
     return found
 
 
-def maxsim_of_own(
+def maxsim_per_query(
     queries: Float[Tensor, "query_tokens dim"],
     query_lengths: Sequence[int],
     documents: Float[Tensor, "document_tokens dim"],
     document_lengths: Sequence[int],
     counts: Sequence[int],
 ) -> list[Float[Tensor, "documents"]]:
-    """The scores of each query with its own documents alone; query i has the next `counts[i]` of them."""
+    """The scores of each query with its own documents; query i has the next `counts[i]` documents."""
     scores: list[Tensor] = []
     query_begin = document_begin = first = 0
     for length, count in zip(query_lengths, counts, strict=True):
-        own = document_lengths[first : first + count]
-        end = document_begin + sum(own)
+        own_lengths = document_lengths[first : first + count]
+        end = document_begin + sum(own_lengths)
         query = queries[query_begin : query_begin + length]
-        scores.append(maxsim(query, [length], documents[document_begin:end], own)[0])
+        scores.append(maxsim(query, [length], documents[document_begin:end], own_lengths)[0])
         query_begin, document_begin, first = query_begin + length, end, first + count
     return scores
 
@@ -104,7 +104,7 @@ class _MaxSim(torch.autograd.Function):
 
 
 def _groups(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Documents of about the same length, as many together as have `most` places with their padding."""
+    """Groups of documents of similar length, with at most `most` tokens including padding."""
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda one: lengths[one]):
         if group and (len(group) + 1) * lengths[index] > most:

@@ -14,11 +14,11 @@ from modernbert.tasks.rerank import Reranker
 
 
 class Mining(Config):
-    """Which documents are taken for negatives.
+    """Which documents become negatives.
 
-    Of the ranks `first` to `last` (from 1), `negatives` of each query, the highest ones or any of them. `margin`: none
-    that the ranker scores above the positive's score minus this (`relative`: minus this part of it). With a
-    cross-encoder, none whose score is above `most` or, again by `check_margin`, too near to the positive's.
+    `negatives` documents of each query from the ranks `first` to `last` (from 1), the highest ones or random ones. With
+    `margin`, their score must not exceed that of the positive minus the margin (`relative`: minus this fraction of it).
+    With a cross-encoder, its score must not exceed that of the positive minus `check_margin`.
     """
 
     negatives: PositiveInt = 5
@@ -33,11 +33,11 @@ class Mining(Config):
 
 @dataclass(frozen=True)
 class Mined:
-    """Examples with negatives, and what was left out on the way, counted."""
+    """Examples with negatives, and the numbers of candidates that were left out, by reason."""
 
     examples: list[RankingExample]
     left_out: dict[str, int]
-    without: int  # queries for which no negative was found; they are not among the examples
+    num_without_negatives: int  # pairs without a negative, which are not in `examples`
 
 
 def mine(
@@ -47,70 +47,72 @@ def mine(
     settings: Mining,
     checker: Reranker | None = None,
 ) -> Mined:
-    """Negatives for each pair, from `documents`. No document that is known to be relevant is one."""
+    """Negatives for each pair, from `documents`. Documents that are known to be relevant are left out."""
     queries = list({pair.query: None for pair in pairs})
     ranked = dict(zip(queries, ranker.rank(queries, documents, settings.last + 100), strict=True))
-    places = {text: place for place, text in enumerate(documents)}
+    indices = {text: index for index, text in enumerate(documents)}
     known: dict[str, set[str]] = {}
     for pair in pairs:
         known.setdefault(pair.query, set()).update(pair.relevant, pair.documents[:1])
     left_out = {"known to be relevant": 0, "too near to the positive": 0, "relevant to the cross-encoder": 0}
-    draw = np.random.default_rng(settings.seed)
+    generator = np.random.default_rng(settings.seed)
     examples: list[RankingExample] = []
-    without = 0
+    num_without_negatives = 0
     for pair in pairs:
         run = ranked[pair.query]
         scores = dict(run)
-        of_positive = scores.get(places.get(pair.documents[0], -1))
+        positive_score = scores.get(indices.get(pair.documents[0], -1))
         candidates: list[str] = []
-        for place, score in run[settings.first - 1 : settings.last]:
-            if documents[place] in known[pair.query]:
+        for index, score in run[settings.first - 1 : settings.last]:
+            if documents[index] in known[pair.query]:
                 left_out["known to be relevant"] += 1
-            elif _too_near(score, of_positive, settings):
+            elif _too_near(score, positive_score, settings):
                 left_out["too near to the positive"] += 1
             else:
-                candidates.append(documents[place])
+                candidates.append(documents[index])
         if settings.choose == "random":
-            candidates = [candidates[index] for index in draw.permutation(len(candidates))]
+            candidates = [candidates[number] for number in generator.permutation(len(candidates))]
         if checker is not None and candidates:
-            candidates, refused = _checked(checker, pair, candidates, settings)
-            left_out["relevant to the cross-encoder"] += refused
+            candidates, rejected = _check_candidates(checker, pair, candidates, settings)
+            left_out["relevant to the cross-encoder"] += rejected
         if not candidates:
-            without += 1
+            num_without_negatives += 1
             continue
         negatives = candidates[: settings.negatives]
         examples.append(replace(pair, documents=(pair.documents[0], *negatives)))
-    return Mined(examples, left_out, without)
+    return Mined(examples, left_out, num_without_negatives)
 
 
 def with_bm25_negatives(
     pairs: list[RankingExample], documents: list[str], count: int, first: int
 ) -> list[RankingExample]:
-    """The pairs with `count` negatives each, of the ranks of BM25 from `first` on; one without any stays a pair."""
+    """The pairs with `count` negatives each from the ranks of BM25, starting at `first`; some may have none."""
     mined = mine(pairs, documents, Bm25(), Mining(negatives=count, first=first, last=first + 20 + count))
-    found = {(example.query, example.documents[0]): example for example in mined.examples}
-    return [found.get((pair.query, pair.documents[0]), pair) for pair in pairs]
+    with_negatives = {(example.query, example.documents[0]): example for example in mined.examples}
+    return [with_negatives.get((pair.query, pair.documents[0]), pair) for pair in pairs]
 
 
-def _too_near(score: float, of_positive: float | None, settings: Mining) -> bool:
-    if settings.margin is None or of_positive is None:
+def _too_near(score: float, positive_score: float | None, settings: Mining) -> bool:
+    if settings.margin is None or positive_score is None:
         return False
-    margin = settings.margin if settings.margin_kind == "absolute" else settings.margin * abs(of_positive)
-    return score > of_positive - margin
+    margin = settings.margin if settings.margin_kind == "absolute" else settings.margin * abs(positive_score)
+    return score > positive_score - margin
 
 
-def _checked(checker: Reranker, pair: RankingExample, candidates: list[str], settings: Mining) -> tuple[list[str], int]:
-    """The first candidates that a cross-encoder does not take for relevant, as many as are needed."""
+def _check_candidates(
+    checker: Reranker, pair: RankingExample, candidates: list[str], settings: Mining
+) -> tuple[list[str], int]:
+    """The first candidates that a cross-encoder does not rate as relevant, and the number of rejected ones."""
     kept: list[str] = []
-    refused = 0
-    of_positive = float(checker.predict([(pair.query, pair.documents[0])])[0])
+    rejected = 0
+    positive_score = float(checker.predict([(pair.query, pair.documents[0])])[0])
     for begin in range(0, len(candidates), 2 * settings.negatives):
         part = candidates[begin : begin + 2 * settings.negatives]
         for text, score in zip(part, checker.predict([(pair.query, text) for text in part]), strict=True):
-            if float(score) > of_positive - settings.check_margin:
-                refused += 1
+            if float(score) > positive_score - settings.check_margin:
+                rejected += 1
             else:
                 kept.append(text)
         if len(kept) >= settings.negatives:
             break
-    return kept, refused
+    return kept, rejected

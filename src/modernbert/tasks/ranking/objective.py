@@ -1,4 +1,4 @@
-"""One update of a ranker: gradients of the loss of all its examples, a mini-batch at a time."""
+"""One update of a ranker: gradients of the loss of all its examples, computed in mini-batches."""
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
@@ -19,10 +19,10 @@ from modernbert.tasks.ranking.distillation import kl_divergence, margin_mse, sco
 from modernbert.tasks.ranking.graded import angle, cosent, matryoshka
 from modernbert.tasks.ranking.gradient_cache import cached_backward
 from modernbert.tasks.ranking.listwise import binary, lambda_loss
-from modernbert.tasks.ranking.maxsim import maxsim, maxsim_of_own
+from modernbert.tasks.ranking.maxsim import maxsim, maxsim_per_query
 from modernbert.tasks.ranking.settings import ResolvedLoss
 from modernbert.tasks.ranking.sparsity import flops, warmed_up
-from modernbert.tasks.retrieval_texts import own_mask
+from modernbert.tasks.retrieval_texts import query_token_mask
 from modernbert.text.framing import Ids
 
 RankingModel = DenseEncoder | MultiVectorEncoder | SparseEncoder | CrossEncoder
@@ -33,25 +33,25 @@ Role = Literal["query", "document", "pair"]
 class RankingItem:
     """An example as a model reads it: a query and its documents, or a sequence for each pair (then `query` is empty).
 
-    `own` is the number of tokens of the query that are not [MASK] behind it. `name` and `document_names` are the texts
-    themselves, by which equal ones are told; `relevant` are those that are known to be relevant.
+    `unexpanded_length` is the length of the query before its expansion with [MASK]. `query_text` and `document_texts`
+    identify equal texts; `relevant` are the texts that are known to be relevant.
     """
 
     query: Ids
     documents: tuple[Ids, ...]
     scores: tuple[float, ...] | None
-    own: int
-    name: str
-    document_names: tuple[str, ...]
+    unexpanded_length: int
+    query_text: str
+    document_texts: tuple[str, ...]
     relevant: frozenset[str]
 
     @property
-    def names(self) -> tuple[Hashable, Hashable]:
+    def unique_texts(self) -> tuple[Hashable, Hashable]:
         """The query and its positive, which no other example of a batch may have.
 
-        Any other text may be there twice: `known_positives` sees to it that no relevant document is a negative.
+        Other texts may be repeated: `known_positives` excludes relevant documents from the negatives.
         """
-        return ("query", self.name), self.document_names[0]
+        return ("query", self.query_text), self.document_texts[0]
 
     @property
     def num_tokens(self) -> int:
@@ -59,23 +59,23 @@ class RankingItem:
 
 
 @dataclass(frozen=True, eq=False)
-class Chunk:
-    """Sequences that are embedded together: which ones, and of which role."""
+class MiniBatch:
+    """Sequences that are embedded together, all with the same role."""
 
     role: Role
     ids: tuple[Ids, ...]
-    own: tuple[int, ...]
+    unexpanded_lengths: tuple[int, ...]
 
 
-Guide = Callable[[Sequence[RankingItem]], Float[Tensor, "queries documents"]]  # scores of the whole batch
+Guide = Callable[[Sequence[RankingItem]], Float[Tensor, "queries documents"]]  # scores of the complete batch
 
 
 class RankingObjective:
-    """What an update of a ranker adds to the gradients.
+    """Computes the gradients of an update of a ranker.
 
-    `tokens_at_once` bounds what is in memory; the gradients do not depend on it. `precision` is entered around every
-    pass through the model. `skipped` are ids of tokens of documents that late interaction leaves out, `prompt_tokens`
-    the lengths of the prompts of queries and documents with [CLS] (for models that do not pool them).
+    `tokens_at_once` limits memory and does not change the gradients. `precision` is the context of every pass through
+    the model. `skipped` are ids of document tokens that late interaction leaves out; `prompt_tokens` are the lengths of
+    the prompts of queries and documents with [CLS] (for models that do not pool them).
     """
 
     def __init__(
@@ -97,52 +97,59 @@ class RankingObjective:
         self.guide, self.group = guide, group
 
     def backward(
-        self, items: Sequence[RankingItem], *, seed: int, progress: float, own: Sequence[RankingItem] | None = None
+        self,
+        items: Sequence[RankingItem],
+        *,
+        seed: int,
+        progress: float,
+        local_items: Sequence[RankingItem] | None = None,
     ) -> float:
         """Add the gradients of the loss of `items` and return it.
 
-        Dropout is a function of `seed`; `progress` (0 to 1) of the run is what a regulariser's weight depends on. With
-        several processes `items` are those of all, in their order, and `own` this one's part; see `cached_backward`.
+        Dropout depends on `seed`, and the weight of a regularizer on the `progress` of the run (0 to 1). With several
+        processes, `items` are those of all of them, in order, and `local_items` those of this one (`cached_backward`).
         """
-        every = list(items)
-        mine = every if own is None else list(own)
+        all_items = list(items)
+        local = all_items if local_items is None else list(local_items)
         if isinstance(self.model, CrossEncoder):
-            return self._rerank(every, mine, seed)
-        chunks = self._chunks([(item.query, item.own) for item in mine], "query")
-        chunks += self._chunks([(ids, len(ids)) for item in mine for ids in item.documents], "document")
-        excluded = self._excluded(every)
+            return self._rerank_backward(all_items, local, seed)
+        mini_batches = self._mini_batches([(item.query, item.unexpanded_length) for item in local], "query")
+        mini_batches += self._mini_batches([(ids, len(ids)) for item in local for ids in item.documents], "document")
+        excluded = self._excluded(all_items)
 
         def loss(vectors: Tensor) -> Tensor:
-            return self._embedded_loss(vectors, every, excluded, progress)
+            return self._embedded_loss(vectors, all_items, excluded, progress)
 
-        return cached_backward(chunks, self._embed, loss, seed=seed, keep=self._fit(chunks), group=self.group)
+        return cached_backward(
+            mini_batches, self._embed, loss, seed=seed, keep=self._fits_at_once(mini_batches), group=self.group
+        )
 
-    def _fit(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether the activations of all sequences may be in memory at once."""
-        return sum(len(ids) for chunk in chunks for ids in chunk.ids) <= self.tokens_at_once
+    def _fits_at_once(self, mini_batches: Sequence[MiniBatch]) -> bool:
+        """Whether the activations of all sequences fit into memory at once."""
+        return sum(len(ids) for mini_batch in mini_batches for ids in mini_batch.ids) <= self.tokens_at_once
 
-    def _chunks(self, sequences: Sequence[tuple[Ids, int]], role: Role) -> list[Chunk]:
+    def _mini_batches(self, sequences: Sequence[tuple[Ids, int]], role: Role) -> list[MiniBatch]:
         lengths = [len(ids) for ids, _ in sequences]
         return [
-            Chunk(role, tuple(sequences[i][0] for i in part), tuple(sequences[i][1] for i in part))
+            MiniBatch(role, tuple(sequences[i][0] for i in part), tuple(sequences[i][1] for i in part))
             for part in batches_within(range(len(sequences)), lengths, self.tokens_at_once)
         ]
 
-    def _embed(self, chunk: Chunk) -> Tensor:
+    def _embed(self, mini_batch: MiniBatch) -> Tensor:
         device = next(self.model.parameters()).device
-        tokens = torch.from_numpy(np.concatenate(chunk.ids)).to(device)
-        sequences = Sequences.from_lengths(len(ids) for ids in chunk.ids).to(device)
+        tokens = torch.from_numpy(np.concatenate(mini_batch.ids)).to(device)
+        sequences = Sequences.from_lengths(len(ids) for ids in mini_batch.ids).to(device)
         model = self.model
         with self.precision():
             if isinstance(model, MultiVectorEncoder):
-                seen = None
-                if chunk.role == "query" and model.has_unseen:
-                    seen = own_mask(chunk.own, sequences.lengths).to(device)
-                rows = model(tokens, sequences, seen)
-                return rows if chunk.role == "query" else rows[self._kept(tokens)]
+                attended = None
+                if mini_batch.role == "query" and model.has_unseen:
+                    attended = query_token_mask(mini_batch.unexpanded_lengths, sequences.lengths).to(device)
+                rows = model(tokens, sequences, attended)
+                return rows if mini_batch.role == "query" else rows[self._kept(tokens)]
             if isinstance(model, DenseEncoder):
-                return model(tokens, sequences, self.prompt_tokens[chunk.role == "document"])
-            if isinstance(model, SparseEncoder) and model.query_table is not None and chunk.role == "query":
+                return model(tokens, sequences, self.prompt_tokens[mini_batch.role == "document"])
+            if isinstance(model, SparseEncoder) and model.query_table is not None and mini_batch.role == "query":
                 return model.look_up(tokens, sequences)
             return model(tokens, sequences).float()
 
@@ -150,7 +157,7 @@ class RankingObjective:
         return ~torch.isin(tokens, self.skipped.to(tokens.device, tokens.dtype))
 
     def _vector_counts(self, items: Sequence[RankingItem]) -> tuple[list[int], list[int]]:
-        """How many vectors each query and each document has in late interaction."""
+        """The number of vectors of each query and each document in late interaction."""
         skipped = self.skipped.numpy()
         queries = [len(item.query) for item in items]
         documents = [int((~np.isin(ids, skipped)).sum()) for item in items for ids in item.documents]
@@ -164,37 +171,37 @@ class RankingObjective:
             split = _reorder(vectors, items, queries, documents, self.group)
             return self._late_loss(*split, queries, documents, items, excluded)
         counts = [len(item.documents) for item in items]
-        ones = [1] * len(items), [1] * sum(counts)
-        queries_, documents_ = _reorder(vectors, items, *ones, self.group)
+        single_counts = [1] * len(items), [1] * sum(counts)
+        query_vectors, document_vectors = _reorder(vectors, items, *single_counts, self.group)
         if isinstance(self.model, SparseEncoder):
-            loss = self._vector_loss(torch.cat([queries_, documents_]), items, excluded, cosine=False)
-            weight = self.settings.query_flops if self.model.query_table is None else 0.0  # their tokens are given
-            of_queries = warmed_up(weight, progress, self.settings.flops_warmup)
-            of_documents = warmed_up(self.settings.document_flops, progress, self.settings.flops_warmup)
-            return loss + of_queries * flops(queries_) + of_documents * flops(documents_)
-        both = torch.cat([queries_, documents_])
+            loss = self._vector_loss(torch.cat([query_vectors, document_vectors]), items, excluded, cosine=False)
+            weight = self.settings.query_flops if self.model.query_table is None else 0.0  # a table has no regularizer
+            query_weight = warmed_up(weight, progress, self.settings.flops_warmup)
+            document_weight = warmed_up(self.settings.document_flops, progress, self.settings.flops_warmup)
+            return loss + query_weight * flops(query_vectors) + document_weight * flops(document_vectors)
+        both = torch.cat([query_vectors, document_vectors])
         assert isinstance(self.model, DenseEncoder)
         cosine = self.model.settings.similarity == "cosine"
-        whole = self._vector_loss(both, items, excluded, cosine)
+        full_loss = self._vector_loss(both, items, excluded, cosine)
         if not self.settings.matryoshka:
-            return whole
-        shorter = matryoshka(
+            return full_loss
+        truncated_loss = matryoshka(
             both, lambda rows: self._vector_loss(rows, items, excluded, cosine), self.settings.matryoshka
         )
-        return whole + shorter
+        return full_loss + truncated_loss
 
     def _vector_loss(self, rows: Tensor, items: list[RankingItem], excluded: Tensor | None, cosine: bool) -> Tensor:
         queries, documents = rows[: len(items)], rows[len(items) :]
         counts = [len(item.documents) for item in items]
         if self.resolved.name == "angle":
-            return angle(queries.repeat_interleave(_tensor(counts, rows), 0), documents, _flat(items, rows),
+            return angle(queries.repeat_interleave(_tensor(counts, rows), 0), documents, _flat_labels(items, rows),
                          scale=self.settings.scale)  # fmt: skip
         if cosine:
             queries, documents = F.normalize(queries, dim=-1), F.normalize(documents, dim=-1)
         if self.resolved.name == "contrastive" and self.settings.in_batch:
             return self._contrastive(queries @ documents.T, items, excluded)
         own = queries.repeat_interleave(_tensor(counts, rows), 0)
-        return self._listed([*(own * documents).sum(-1).split(counts)], items)
+        return self._list_loss([*(own * documents).sum(-1).split(counts)], items)
 
     def _late_loss(
         self, queries: Tensor, documents: Tensor, query_counts: list[int], document_counts: list[int],
@@ -203,24 +210,24 @@ class RankingObjective:
         if self.resolved.name == "contrastive" and self.settings.in_batch:
             return self._contrastive(maxsim(queries, query_counts, documents, document_counts), items, excluded)
         counts = [len(item.documents) for item in items]
-        return self._listed(maxsim_of_own(queries, query_counts, documents, document_counts, counts), items)
+        return self._list_loss(maxsim_per_query(queries, query_counts, documents, document_counts, counts), items)
 
     def _contrastive(self, scores: Tensor, items: list[RankingItem], excluded: Tensor | None) -> Tensor:
         positives = _positives(items).to(scores.device)
-        left_out = None if excluded is None else excluded.to(scores.device)
+        mask = None if excluded is None else excluded.to(scores.device)
         if self.settings.margin is not None and self.guide is None:
-            near = likely_positives(scores.detach(), positives, self.settings.margin, self.settings.margin_kind)
-            left_out = near if left_out is None else left_out | near
+            likely = likely_positives(scores.detach(), positives, self.settings.margin, self.settings.margin_kind)
+            mask = likely if mask is None else mask | likely
         return info_nce(
-            scores, positives, temperature=self.resolved.temperature, excluded=left_out,
+            scores, positives, temperature=self.resolved.temperature, excluded=mask,
             both_ways=self.settings.both_ways,
         )  # fmt: skip
 
     def _excluded(self, items: list[RankingItem]) -> Bool[Tensor, "queries documents"] | None:
-        """What no negative is: known positives, and what the guide takes for one."""
+        """The documents that are not negatives: known positives, and likely ones by the guide."""
         if self.resolved.name != "contrastive" or not self.settings.in_batch:
             return None
-        names = [name for item in items for name in item.document_names]
+        names = [name for item in items for name in item.document_texts]
         positives = _positives(items)
         mask = known_positives([item.relevant for item in items], names, positives.tolist())
         if self.guide is not None and self.settings.margin is not None:
@@ -228,7 +235,7 @@ class RankingObjective:
             mask |= likely_positives(scores, positives, self.settings.margin, self.settings.margin_kind)
         return mask
 
-    def _listed(self, scores: Sequence[Tensor], items: list[RankingItem]) -> Tensor:
+    def _list_loss(self, scores: Sequence[Tensor], items: list[RankingItem]) -> Tensor:
         """The loss of the scores of each query's own documents."""
         name, settings = self.resolved.name, self.settings
         padded = torch.nn.utils.rnn.pad_sequence(list(scores), batch_first=True)
@@ -251,14 +258,16 @@ class RankingObjective:
             return lambda_loss(padded, labels, present, top=settings.top)
         return {"margin-mse": margin_mse, "mse": score_mse, "binary": binary}[name](padded, labels, present)
 
-    def _rerank(self, items: list[RankingItem], mine: list[RankingItem], seed: int) -> float:
-        chunks = self._chunks([(ids, len(ids)) for item in mine for ids in item.documents], "pair")
+    def _rerank_backward(self, items: list[RankingItem], local_items: list[RankingItem], seed: int) -> float:
+        mini_batches = self._mini_batches([(ids, len(ids)) for item in local_items for ids in item.documents], "pair")
         counts = [len(item.documents) for item in items]
 
         def loss(rows: Tensor) -> Tensor:
-            return self._listed(rows.squeeze(-1).split(counts), items)
+            return self._list_loss(rows.squeeze(-1).split(counts), items)
 
-        return cached_backward(chunks, self._embed, loss, seed=seed, keep=self._fit(chunks), group=self.group)
+        return cached_backward(
+            mini_batches, self._embed, loss, seed=seed, keep=self._fits_at_once(mini_batches), group=self.group
+        )
 
 
 def _reorder(
@@ -268,7 +277,7 @@ def _reorder(
     document_counts: list[int],
     group: distributed.ProcessGroup | None,
 ) -> tuple[Tensor, Tensor]:
-    """Queries and documents of all processes, each of which sends its queries and then its documents."""
+    """The queries and the documents of all processes; each process has sent its queries and then its documents."""
     if group is None:
         total = sum(query_counts)
         return vectors[:total], vectors[total:]
@@ -278,17 +287,17 @@ def _reorder(
     for rank in range(size):
         begin, end = (len(items) * one // size for one in (rank, rank + 1))
         num_documents = sum(len(item.documents) for item in items[begin:end])
-        of_queries = sum(query_counts[begin:end])
-        of_documents = sum(document_counts[first_document : first_document + num_documents])
-        queries.append(vectors[offset : offset + of_queries])
-        documents.append(vectors[offset + of_queries : offset + of_queries + of_documents])
-        offset += of_queries + of_documents
+        num_query_vectors = sum(query_counts[begin:end])
+        num_document_vectors = sum(document_counts[first_document : first_document + num_documents])
+        queries.append(vectors[offset : offset + num_query_vectors])
+        documents.append(vectors[offset + num_query_vectors : offset + num_query_vectors + num_document_vectors])
+        offset += num_query_vectors + num_document_vectors
         first_document += num_documents
     return torch.cat(queries), torch.cat(documents)
 
 
 def _positives(items: Sequence[RankingItem]) -> Tensor:
-    """The column of each query's first document."""
+    """The column of the first document of each query."""
     counts = torch.tensor([0, *(len(item.documents) for item in items)])
     return counts.cumsum(0)[:-1]
 
@@ -297,7 +306,7 @@ def _labels(item: RankingItem) -> list[float]:
     return [1.0] + [0.0] * (len(item.documents) - 1) if item.scores is None else list(item.scores)
 
 
-def _flat(items: Sequence[RankingItem], like: Tensor) -> Tensor:
+def _flat_labels(items: Sequence[RankingItem], like: Tensor) -> Tensor:
     return torch.tensor([label for item in items for label in _labels(item)], device=like.device)
 
 

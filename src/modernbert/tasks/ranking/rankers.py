@@ -1,4 +1,4 @@
-"""What ranks the documents of a collection: BM25 and the four kinds of models, alone, in two stages, or fused."""
+"""Rankers of a collection: BM25 and the four kinds of models, alone, in two stages, or fused."""
 
 import time
 from abc import ABC, abstractmethod
@@ -18,13 +18,13 @@ from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.bm25 import bm25_words, load_bm25s
 
-Scored = list[tuple[int, float]]  # numbers of documents with their scores, the best first
+Scored = list[tuple[int, float]]  # indices of documents with their scores, best first
 _QUERIES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What ranking has cost: seconds for all documents and for all queries, and the bytes of what is kept."""
+    """The cost of a ranking: seconds for all documents and for all queries, and the size of the index."""
 
     index_seconds: float
     query_seconds: float
@@ -66,8 +66,8 @@ class Bm25(Ranker):
         ]
 
 
-class Model(Ranker):
-    """A first stage of one of the three kinds of embedders, by exact search."""
+class EmbedderRanker(Ranker):
+    """Exact search with one of the three kinds of embedders."""
 
     def __init__(
         self, embedder: Embedder | MultiVectorEmbedder | SparseEmbedder, name: str, tokens_at_once: int = 8192
@@ -77,31 +77,31 @@ class Model(Ranker):
     def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
         embedder, options = self.embedder, {"tokens_at_once": self.tokens_at_once}
         began = time.perf_counter()
-        vectors: Any = embedder.encode_document(list(documents), **options)
+        document_vectors: Any = embedder.encode_document(list(documents), **options)
         indexed = time.perf_counter()
-        asked: Any = embedder.encode_query(list(queries), **options)
-        found: list[Scored] = []
+        query_vectors: Any = embedder.encode_query(list(queries), **options)
+        rankings: list[Scored] = []
         for begin in range(0, len(queries), _QUERIES_AT_ONCE):
-            found += _best(self._scores(asked, begin, vectors), top)
+            rankings += _best(self._scores(query_vectors, begin, document_vectors), top)
         tokens = int(sum(len(ids) for ids in embedder.texts.encode(list(documents)).ids))
-        self.cost = Cost(indexed - began, time.perf_counter() - indexed, _bytes(vectors), tokens)
-        return found
+        self.cost = Cost(indexed - began, time.perf_counter() - indexed, _bytes(document_vectors), tokens)
+        return rankings
 
-    def _scores(self, asked: Any, begin: int, vectors: Any) -> npt.NDArray[np.float32]:
+    def _scores(self, query_vectors: Any, begin: int, document_vectors: Any) -> npt.NDArray[np.float32]:
         end = begin + _QUERIES_AT_ONCE
         if isinstance(self.embedder, MultiVectorEmbedder):
-            part = asked[begin:end]
-            stacked = [torch.from_numpy(np.concatenate(one)) for one in (part, vectors)]
-            lengths = [[len(each) for each in one] for one in (part, vectors)]
+            part = query_vectors[begin:end]
+            stacked = [torch.from_numpy(np.concatenate(one)) for one in (part, document_vectors)]
+            lengths = [[len(each) for each in one] for one in (part, document_vectors)]
             return maxsim(stacked[0], lengths[0], stacked[1], lengths[1]).numpy()
         if isinstance(self.embedder, SparseEmbedder):
-            rows = asked.to_dense()[begin:end]
-            return torch.sparse.mm(vectors, rows.t()).t().numpy()
-        return self.embedder.similarity(asked[begin:end], vectors).numpy()
+            rows = query_vectors.to_dense()[begin:end]
+            return torch.sparse.mm(document_vectors, rows.t()).t().numpy()
+        return self.embedder.similarity(query_vectors[begin:end], document_vectors).numpy()
 
 
-class Reranked(Ranker):
-    """The best documents of a first stage, in the order of a cross-encoder; the others behind them as they were."""
+class TwoStageRanker(Ranker):
+    """The top documents of a first stage, reordered by a cross-encoder; the others follow in their old order."""
 
     def __init__(self, first: Sequence[Scored], reranker: Reranker, depth: int, name: str) -> None:
         self.first, self.reranker, self.depth, self.name = first, reranker, depth, name
@@ -109,25 +109,27 @@ class Reranked(Ranker):
     def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
         began = time.perf_counter()
         pairs = [
-            (query, documents[place])
+            (query, documents[index])
             for query, ranked in zip(queries, self.first, strict=True)
-            for place, _ in ranked[: self.depth]
+            for index, _ in ranked[: self.depth]
         ]
         scores = iter(self.reranker.predict(pairs, raw_scores=True).tolist() if pairs else [])
-        found: list[Scored] = []
+        rankings: list[Scored] = []
         for ranked in self.first:
-            head = sorted(((place, next(scores)) for place, _ in ranked[: self.depth]), key=lambda one: -one[1])
-            lowest = head[-1][1] if head else 0.0
-            rest = [(place, lowest - 1 - number) for number, (place, _) in enumerate(ranked[self.depth :])]
-            found.append([*head, *rest][:top])
+            top_documents = sorted(
+                ((index, next(scores)) for index, _ in ranked[: self.depth]), key=lambda one: -one[1]
+            )
+            lowest = top_documents[-1][1] if top_documents else 0.0
+            rest = [(index, lowest - 1 - number) for number, (index, _) in enumerate(ranked[self.depth :])]
+            rankings.append([*top_documents, *rest][:top])
         self.cost = Cost(0.0, time.perf_counter() - began, 0)
-        return found
+        return rankings
 
 
-def fused(runs: Sequence[Sequence[Scored]], top: int, weights: Sequence[float] | None = None) -> list[Scored]:
+def fuse_runs(runs: Sequence[Sequence[Scored]], top: int, weights: Sequence[float] | None = None) -> list[Scored]:
     """The reciprocal rank fusion of runs, query by query."""
     return [
-        reciprocal_rank_fusion([[place for place, _ in one] for one in ranked], weights)[:top]
+        reciprocal_rank_fusion([[index for index, _ in one] for one in ranked], weights)[:top]
         for ranked in zip(*runs, strict=True)
     ]
 
@@ -135,12 +137,12 @@ def fused(runs: Sequence[Sequence[Scored]], top: int, weights: Sequence[float] |
 def _best(scores: npt.NDArray[np.float32], top: int) -> list[Scored]:
     count = min(top, scores.shape[1])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    return [[(int(place), float(row[place])) for place in places] for row, places in zip(scores, order, strict=True)]
+    return [[(int(index), float(row[index])) for index in indices] for row, indices in zip(scores, order, strict=True)]
 
 
 def _bytes(vectors: Any) -> int:
     if isinstance(vectors, list):
         return sum(one.nbytes for one in vectors)
-    if isinstance(vectors, torch.Tensor):  # a sparse one: a number and a place for each weight
+    if isinstance(vectors, torch.Tensor):  # a sparse tensor: a value and an index for each weight
         return int(vectors._nnz()) * 8 if vectors.is_sparse else vectors.nbytes
     return int(vectors.nbytes)

@@ -1,4 +1,4 @@
-"""A teacher scores the documents of examples; hard negatives are mined; both are written as data that losses read."""
+"""Add the scores of a teacher to examples, and write scored or mined examples as training data."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -20,10 +20,10 @@ _PAIRS_AT_ONCE = 4096
 _SAMPLES = 5
 
 
-def scored(examples: Sequence[RankingExample], teacher: Teacher) -> Iterable[RankingExample]:
-    """The examples with the scores that a teacher gives to their documents, a part at a time.
+def with_teacher_scores(examples: Sequence[RankingExample], teacher: Teacher) -> Iterable[RankingExample]:
+    """The examples with the scores that a teacher gives to their documents, in batches.
 
-    Any function of pairs may be a teacher, such as `Reranker.predict` or one that asks a service.
+    Any function of pairs may be a teacher, such as `Reranker.predict` or a client of a service.
 
     Raises:
         DataError: a score is not finite.
@@ -32,27 +32,27 @@ def scored(examples: Sequence[RankingExample], teacher: Teacher) -> Iterable[Ran
     for example in examples:
         waiting.append(example)
         if sum(len(one.documents) for one in waiting) >= _PAIRS_AT_ONCE:
-            yield from _scored(waiting, teacher)
+            yield from _score_batch(waiting, teacher)
             waiting = []
     if waiting:
-        yield from _scored(waiting, teacher)
+        yield from _score_batch(waiting, teacher)
 
 
-def _scored(examples: Sequence[RankingExample], teacher: Teacher) -> list[RankingExample]:
+def _score_batch(examples: Sequence[RankingExample], teacher: Teacher) -> list[RankingExample]:
     pairs = [(example.query, document) for example in examples for document in example.documents]
     scores = np.asarray(teacher(pairs), dtype=np.float64)
     if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
-        raise DataError("The teacher gives no finite number for each pair; it must have one output.")
+        raise DataError("The teacher must return one finite number for each pair.")
     ends = np.cumsum([len(example.documents) for example in examples])
     parts = np.split(scores, ends[:-1])
     return [replace(one, scores=tuple(part.tolist())) for one, part in zip(examples, parts, strict=True)]
 
 
-def teacher_of(predictor: object) -> Teacher:
-    """The teacher that a reranker is, by its logits, or an embedder, by the similarity of its vectors.
+def as_teacher(predictor: object) -> Teacher:
+    """A reranker as a teacher, by its logits, or an embedder, by the similarity of its vectors.
 
     Raises:
-        ConfigError: it is of another kind.
+        ConfigError: the predictor is of another kind.
     """
     if isinstance(predictor, Reranker):
         return lambda pairs: predictor.predict(pairs, raw_scores=True).tolist()
@@ -70,9 +70,9 @@ def teacher_of(predictor: object) -> Teacher:
 
 
 def write_examples(examples: Iterable[RankingExample], path: Path) -> int:
-    """JSON lines with `query`, `documents` and, where there are any, `scores`; or `positive` and `negative`.
+    """Write JSON lines with `query`, `documents` and `scores`, or, without scores, `positive` and `negative`.
 
-    Returns how many there are.
+    Returns the number of lines.
     """
     count = 0
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
@@ -88,12 +88,12 @@ def write_examples(examples: Iterable[RankingExample], path: Path) -> int:
 
 
 def mining_report(mined: Mined, settings: Mining, ranker: str, pairs: int) -> str:
-    """What was mined and what was left out, with samples, as Markdown."""
+    """A Markdown report of the mined negatives and the rejected candidates, with samples."""
     lines = [
         "# Hard negatives",
         "",
         f"{len(mined.examples):,} of {pairs:,} pairs have negatives of {ranker}, ranks {settings.first} to "
-        f"{settings.last}; for {mined.without:,} there were none.",
+        f"{settings.last}; {mined.num_without_negatives:,} pairs have none.",
         "",
         "| left out | documents |",
         "|---|---:|",

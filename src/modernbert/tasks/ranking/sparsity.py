@@ -1,4 +1,4 @@
-"""Sparse vectors: where their training starts, and what keeps them sparse."""
+"""Initialization and regularization of sparse vectors."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -58,8 +58,8 @@ def initialize_sparse(model: SparseEncoder, documents: Sequence[Ids], active_ent
 def flops(vectors: Float[Tensor, "rows vocabulary"], threshold: int | None = None) -> Float[Tensor, ""]:
     """The sum over the vocabulary of the squared mean weight (Paria et al. 2020, arXiv 2004.05665).
 
-    About the multiplications that scoring two random vectors takes. Vectors with at most `threshold` weights above 0
-    are sparse enough and count as zeros.
+    This approximates the number of multiplications for the score of two random vectors. Vectors with at most
+    `threshold` weights above 0 count as zeros.
     """
     if threshold is not None:
         vectors = vectors * ((vectors != 0).sum(1, keepdim=True) > threshold)
@@ -67,9 +67,9 @@ def flops(vectors: Float[Tensor, "rows vocabulary"], threshold: int | None = Non
 
 
 def inverse_document_frequencies(documents: Iterable[Ids], size: int) -> Float[Tensor, "vocabulary"]:
-    """For each of `size` ids ln(1 + (n - df + 0.5) / (df + 0.5)), where df of n documents have it: what BM25 takes.
+    """For each of `size` ids ln(1 + (n - df + 0.5) / (df + 0.5)), where df of n documents have the id, as in BM25.
 
-    Above 0 for an id that all have, and largest for one that none has.
+    It is above 0 even for an id in all documents, and largest for an id in no document.
     """
     counts, total = np.zeros(size, dtype=np.int64), 0
     for ids in documents:
@@ -79,9 +79,9 @@ def inverse_document_frequencies(documents: Iterable[Ids], size: int) -> Float[T
 
 
 def warmed_up(weight: float, progress: float, warmup: float) -> float:
-    """The weight of the regulariser at a part of the run (0 to 1): it grows with the square until `warmup`.
+    """The weight of the regularizer at `progress` (0 to 1), which grows quadratically until `warmup`.
 
-    A full weight from the beginning empties every vector before it has learned anything (Formal et al. 2021,
+    The full weight from the beginning would make every vector empty before it has learned anything (Formal et al. 2021,
     arXiv 2109.10086, section 3).
     """
     return weight if progress >= warmup else weight * (progress / warmup) ** 2

@@ -1,7 +1,7 @@
-"""Find labelled spans in texts: entities, or any other pieces (`tokens`).
+"""Find labelled spans in texts, such as entities (`tokens`).
 
-`reading` makes examples of records, `tags` turns spans into tags and back, `windows` encodes and decodes, `scores` has
-the metrics, `folder` what a trained folder keeps, `task` the training side and `predictor` the class that predicts.
+`reading` reads examples, `tags` converts spans to tags and back, `windows` encodes and decodes, `scores` has the
+metrics, `folder` the settings in a model folder, `task` the training, and `predictor` the class that predicts.
 """
 
 from modernbert.tasks.tokens.predictor import Entity, TokenClassifier

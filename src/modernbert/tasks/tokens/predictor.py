@@ -1,4 +1,4 @@
-"""The predictor of labelled spans: entities, or whatever a model was trained to mark."""
+"""The predictor of labelled spans, such as entities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from modernbert.errors import CheckpointError
 from modernbert.model import TokenClassifier as Head
-from modernbert.tasks.inputs import checked, listed
+from modernbert.tasks.inputs import as_list, check_text
 from modernbert.tasks.outputs import outputs
 from modernbert.tasks.predictor import Predictor
 from modernbert.tasks.tokens.folder import rule_of
@@ -33,11 +33,10 @@ class Entity:
 
 
 class TokenClassifier(Predictor[Head]):
-    """Finds spans in texts of any length: those above `max_length` are read in windows that overlap.
+    """Finds spans in texts of any length: texts above `max_length` are read in overlapping windows.
 
-    A text is cut into words as the texts of the training were: its folder keeps the rule. In folders that other
-    trainers wrote, words are what stands between spaces, without the marks around it, and the tag of a word is that of
-    its first token.
+    A text is split into words as in training, by a rule in the folder. For folders of other trainers, words are the
+    text between spaces, without punctuation around it, and the tag of a word is that of its first token.
     """
 
     kind = Head
@@ -56,17 +55,17 @@ class TokenClassifier(Predictor[Head]):
     @overload
     def __call__(self, texts: Sequence[str | Words]) -> list[list[Entity]]: ...
     def __call__(self, texts: str | Sequence[str | Words]) -> list[Entity] | list[list[Entity]]:
-        """The spans of a text in order; a list of such for a list of texts.
+        """The spans of a text in order; for a list of texts, a list of results.
 
-        In place of a text a list of its words may be given. Its text is then these words, joined as those of the
-        training were (by a space, unless its folder says otherwise), and no span begins or ends inside a word.
+        A text may also be a list of words. The words are joined as in training (by a space, unless the folder has
+        another separator), and no span begins or ends inside a word.
 
         Raises:
             DataError: a text or a word is empty or is not a text.
         """
         if isinstance(texts, str):
             return self([texts])[0]
-        joined = [self._joined(number, one) for number, one in enumerate(listed(texts), 1)]
+        joined = [self._joined(number, one) for number, one in enumerate(as_list(texts), 1)]
         examples = [
             SpanExample(text, (), self.rule.split(text), Origin("text", number))
             for number, (text, _) in enumerate(joined, 1)
@@ -81,11 +80,11 @@ class TokenClassifier(Predictor[Head]):
         ]
 
     def text_of(self, words: Sequence[str]) -> str:
-        """The text that a list of words is read as."""
+        """The text of a list of words, as the model reads it."""
         return join(words, self.rule.joined_by)[0]
 
-    def _joined(self, number: int, given: object) -> tuple[str, WordOffsets | None]:
-        if not isinstance(given, list | tuple) or not given:
-            return checked(given, f"Text {number}"), None
-        words = [checked(word, f"Word {place} of text {number}") for place, word in enumerate(given, 1)]
+    def _joined(self, number: int, value: object) -> tuple[str, WordOffsets | None]:
+        if not isinstance(value, list | tuple) or not value:
+            return check_text(value, f"Text {number}"), None
+        words = [check_text(word, f"Word {index} of text {number}") for index, word in enumerate(value, 1)]
         return join(words, self.rule.joined_by)

@@ -1,4 +1,4 @@
-"""Texts with labelled spans, read from spans by their offsets or from words with tags."""
+"""Read texts with labelled spans, given by their offsets or as words with tags."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -33,8 +33,8 @@ _TEXT = ("text", "name")
 class SpanExample:
     """A text and the spans in it, in order and not overlapping.
 
-    `words` are the pieces that get one tag each: those that the file itself cuts the text into (CoNLL), or those of a
-    `WordRule`; None where spans are all that is known.
+    `words` are the offsets of the units with one tag each: the words of the file (CoNLL), or those of a `WordRule`;
+    None if only the spans are known.
     """
 
     text: str
@@ -48,10 +48,10 @@ class SpanColumns(Columns):
 
     text: str = "text"  # the column of the texts
     spans: str = "entities"  # spans with offsets in characters
-    words: str | None = None  # words and tags instead; CoNLL files have both by themselves, and by their numbers
+    words: str | None = None  # words and tags instead of text and spans; CoNLL files have them, also by number
     tags: str | None = None  # the tags of the words, with `words`
-    joined_by: str = " "  # what stands between words
-    inside_words: bool = False  # spans may begin and end between two letters of a word
+    joined_by: str = " "  # text between words
+    inside_words: bool = False  # spans may begin and end inside a word
 
     @field_validator("words", "tags", mode="before")
     @classmethod
@@ -74,10 +74,10 @@ def read_spans(
     """Texts with labelled spans.
 
     Either a column `text` and a column `spans`, a list of [begin, end, label] or of objects with those names (also
-    `start`, `start_offset`, `end_offset`, `span`, `type`; if they have the text of the span, as `text` or `name`, it is
-    compared). Or columns `words` and `tags` (IOB, IOB2, BIOES), which CoNLL files have; the text is then the words
-    with `joined_by` between them. Offsets count characters. `labels` are the only ones allowed; `check` may reject an
-    example. White space at the ends of a span is left out of it.
+    `start`, `start_offset`, `end_offset`, `span`, `type`; a `text` or `name` of a span must be equal to the text at its
+    offsets). Or columns `words` and `tags` (IOB, IOB2, BIOES), as in CoNLL files; the text is then the words joined by
+    `joined_by`. Offsets count characters. `labels` are the allowed ones; `check` may reject an example. White space at
+    the ends of a span is removed.
     """
     known = None if labels is None else known_labels(labels)
 
@@ -107,7 +107,7 @@ def marked_example(record: Record, text: str, column: str) -> SpanExample | Reje
     listed = record.values[column]
     if not isinstance(listed, list):
         return RejectedRecord(
-            "no spans", f"{column} is {listed!r} and should be a list, empty if nothing is marked.", record.origin
+            "invalid spans", f"{column} is {listed!r} and should be a list, empty if there are no spans.", record.origin
         )
     spans = []
     for one in listed:
@@ -115,20 +115,20 @@ def marked_example(record: Record, text: str, column: str) -> SpanExample | Reje
         label = label_text(label) if isinstance(label, str) else None
         if type(begin) is not int or type(end) is not int or label is None:
             sentence = f'the span {one!r} should give begin, end and label, as in [0, 7, "ORG"].'
-            return RejectedRecord("strange span", sentence, record.origin)
+            return RejectedRecord("invalid span", sentence, record.origin)
         if not 0 <= begin < end <= len(text):
             sentence = f"the span {begin} to {end} ({label}) is empty or outside its text of {len(text)} characters."
             return RejectedRecord("span outside its text", sentence, record.origin)
         if isinstance(covered, str) and covered != text[begin:end]:
             sentence = f"the span {begin} to {end} holds {text[begin:end]!r} and not {covered!r}; count characters."
-            return RejectedRecord("another text in the span", sentence, record.origin)
+            return RejectedRecord("other text in the span", sentence, record.origin)
         if not text[begin:end].strip():
-            sentence = f"the span {begin} to {end} ({label}) holds white space alone; mark a word."
+            sentence = f"the span {begin} to {end} ({label}) holds white space alone; include a word."
             return RejectedRecord("empty span", sentence, record.origin)
         begin, end = end - len(text[begin:end].lstrip()), begin + len(text[begin:end].rstrip())
         if splits_cluster(text, begin) or splits_cluster(text, end):
             sentence = (
-                f"the span {begin} to {end} ({label}), {text[begin:end]!r}, parts a letter from its marks; count "
+                f"the span {begin} to {end} ({label}), {text[begin:end]!r}, splits a letter from its marks; count "
                 "characters, marks included."
             )
             return RejectedRecord("span inside a character", sentence, record.origin)
@@ -145,7 +145,7 @@ def marked_example(record: Record, text: str, column: str) -> SpanExample | Reje
 
 
 def tagged_example(record: Record, word_column: str, tag_column: str, joined_by: str) -> SpanExample | RejectedRecord:
-    """A text of words, and the spans that their tags mean."""
+    """A text of words, and the spans of their tags."""
     for column in (word_column, tag_column):
         if column not in record.values:
             tagged = [name for name, cells in record.values.items() if name.isdecimal() and all(map(is_tag, cells))]
@@ -158,16 +158,16 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
     words, tags = record.values[word_column], record.values[tag_column]
     for column, listed in ((word_column, words), (tag_column, tags)):
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-            sentence = f"{column} is {_short(listed)} and should be a list of texts."
+            sentence = f"{column} is {_short_repr(listed)} and should be a list of texts."
             if isinstance(listed, list) and all(isinstance(one, int) for one in listed):
-                sentence = f"{column} holds numbers, and the file does not name what they mean; write tags as texts."
-            return RejectedRecord("strange words", sentence, record.origin)
+                sentence = f"{column} holds numbers, and the file has no names for them; write tags as texts."
+            return RejectedRecord("invalid words", sentence, record.origin)
     if len(words) != len(tags):
         sentence = (
             f"{word_column} and {tag_column} should be lists of the same length, and have {len(words)} and {len(tags)} "
             "elements."
         )
-        return RejectedRecord("strange words", sentence, record.origin)
+        return RejectedRecord("invalid words", sentence, record.origin)
     if not words or not all(word.strip() for word in words):
         return RejectedRecord("empty text", "a word is empty; leave it out.", record.origin)
     if not all(map(is_unicode, words)):
@@ -178,18 +178,18 @@ def tagged_example(record: Record, word_column: str, tag_column: str, joined_by:
         if not is_tag(tag) or not is_unicode(tag):
             lines = record.values.get("lines")
             origin = Origin(record.origin.file, lines[number]) if isinstance(lines, list) else record.origin
-            return RejectedRecord("strange tag", f"{tag!r} is not a tag; write O, B-NAME or I-NAME.", origin)
-    text, places = join(words, joined_by)
-    return SpanExample(text, spans_of_tags(places, [composed(tag) for tag in tags]), places, record.origin)
+            return RejectedRecord("invalid tag", f"{tag!r} is not a tag; write O, B-NAME or I-NAME.", origin)
+    text, offsets = join(words, joined_by)
+    return SpanExample(text, spans_of_tags(offsets, [composed(tag) for tag in tags]), offsets, record.origin)
 
 
-def _short(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _span(one: Any) -> tuple[Any, Any, Any, Any]:
-    """Begin, end, label and, where it is given, the text."""
+    """Begin, end, label and, if it is given, the text of a span."""
     if isinstance(one, list | tuple) and len(one) == 3:
         return one[0], one[1], one[2], None
     if not isinstance(one, dict):

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of spans, which are correct only if both ends and the label are."""
+"""Precision, recall and F1 of spans."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from modernbert.tasks.tokens.tags import Span
 
 @dataclass(frozen=True)
 class SpanScores:
-    """Precision, recall and F1 of predicted spans, which count only if both ends and the label are correct."""
+    """Precision, recall and F1 of predicted spans. A span is correct if both ends and the label are."""
 
     precision: float
     recall: float
@@ -22,7 +22,7 @@ class SpanScores:
 
 
 def span_counts(predictions: Sequence[Sequence[Span]], references: Sequence[Sequence[Span]]) -> npt.NDArray[np.int64]:
-    """(examples, 3): correct, predicted and expected spans of each text."""
+    """The numbers (examples, 3) of correct, predicted and expected spans of each text."""
     counts = [
         (len(set(predicted) & set(expected)), len(set(predicted)), len(set(expected)))
         for predicted, expected in zip(predictions, references, strict=True)
@@ -46,7 +46,7 @@ def span_scores(predictions: Sequence[Sequence[Span]], references: Sequence[Sequ
 def span_scores_by_label(
     predictions: Sequence[Sequence[Span]], references: Sequence[Sequence[Span]]
 ) -> dict[str, SpanScores]:
-    """The same for each label that is predicted or expected."""
+    """The scores of each label that is predicted or expected."""
     labels = sorted({span.label for spans in (*predictions, *references) for span in spans})
     return {
         label: span_scores(

@@ -1,4 +1,4 @@
-"""The task of finding labelled spans: entities, or any other pieces of a text."""
+"""The task of finding labelled spans, such as entities."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -28,9 +28,9 @@ from modernbert.tasks.task import (
     TaskSettings,
     balanced,
     named_weights,
-    place_of,
+    origin_fields,
 )
-from modernbert.tasks.tokens.folder import SpanFolder, rule_of
+from modernbert.tasks.tokens.folder import SpanFolderSettings, rule_of
 from modernbert.tasks.tokens.reading import SpanColumns, SpanExample, read_spans
 from modernbert.tasks.tokens.scores import span_counts, span_scores_by_label
 from modernbert.tasks.tokens.tags import Span, bio_tags
@@ -49,8 +49,8 @@ from modernbert.text.words import WordRule, widen_to_words
 class Tokens(Task[SpanExample, ScoredSpans]):
     """Spans, learned as a class for each unit of a text: O, and B- and I- of each label.
 
-    Where the data has words, its texts are these words joined, and the units are derived from the text alone
-    (`WordRule`): the predictor, which has nothing but the text, cuts it as training and the report did.
+    If the data has words, the text is the joined words, and the units are derived from the text alone (`WordRule`). So
+    the predictor, which gets only the text, splits it as training and the report did.
     """
 
     name = "tokens"
@@ -92,7 +92,7 @@ class Tokens(Task[SpanExample, ScoredSpans]):
         )
 
     def check(self, examples: Sequence[SpanExample]) -> None:
-        """Check that spans rarely cut words: a few may, but many are a mistake in the offsets."""
+        """Check that few spans cut words: if many do, the offsets are wrong."""
         if self.columns.inside_words:
             return
         marked = [example for example in examples if example.words is None]
@@ -100,8 +100,8 @@ class Tokens(Task[SpanExample, ScoredSpans]):
         total = sum(len(example.spans) for example in marked)
         if len(cut) > max(2, total / 10):
             example, span = cut[0]
-            whole = Span(*widen_to_words(example.text, span.begin, span.end), span.label)
-            raise _cut_word(example, span, whole, f"as {len(cut)} of {total} spans do; ").error()
+            widened = Span(*widen_to_words(example.text, span.begin, span.end), span.label)
+            raise _cut_word(example, span, widened, f"as {len(cut)} of {total} spans do; ").error()
 
     def learn_labels(self, examples: Sequence[SpanExample]) -> None:
         self.names = tuple(sorted({span.label for example in examples for span in example.spans}))
@@ -132,16 +132,16 @@ class Tokens(Task[SpanExample, ScoredSpans]):
     def label_names(self) -> Sequence[str]:
         return self.tags
 
-    def folder_settings(self) -> SpanFolder:
-        return SpanFolder(**self.reading(), units=self.rule.units, joined_by=self.rule.joined_by)
+    def folder_settings(self) -> SpanFolderSettings:
+        return SpanFolderSettings(**self.common_settings(), units=self.rule.units, joined_by=self.rule.joined_by)
 
     def weights(self, examples: Sequence[SpanExample]) -> Tensor | None:
         chosen = self.settings.class_weights
         if chosen == "none":
             return None
         if chosen != "balanced":
-            given = named_weights(chosen, ("O", *self.names))
-            return torch.from_numpy(np.concatenate([given[:1], given[1:].repeat(2)]))
+            weights = named_weights(chosen, ("O", *self.names))
+            return torch.from_numpy(np.concatenate([weights[:1], weights[1:].repeat(2)]))
         labels = np.concatenate([item.label for item in self.encode(list(examples)).items])
         return torch.from_numpy(balanced(np.bincount(labels[labels != IGNORED], minlength=len(self.tags))))
 
@@ -155,7 +155,7 @@ class Tokens(Task[SpanExample, ScoredSpans]):
         )
         items = [Item((window.ids,), window.labels) for window in encoded.windows]
         notes = {"windows": len(items), "lost spans": len(encoded.lost)}
-        lost = [_shown_loss(examples[number], span) for number, span in encoded.lost]
+        lost = [_lost_span_text(examples[number], span) for number, span in encoded.lost]
         for number, span in encoded.lost:
             self._lost[examples[number]] = self._lost.get(examples[number], frozenset()) | {span}
         return Encoded(examples, items, encoded, notes, lost)
@@ -183,8 +183,8 @@ class Tokens(Task[SpanExample, ScoredSpans]):
     def scores_by_label(
         self, examples: Sequence[SpanExample], predictions: Sequence[ScoredSpans]
     ) -> dict[str, dict[str, float]]:
-        found = span_scores_by_label([_spans(one) for one in predictions], [example.spans for example in examples])
-        return {label: asdict(scores) for label, scores in found.items()}
+        by_label = span_scores_by_label([_spans(one) for one in predictions], [example.spans for example in examples])
+        return {label: asdict(scores) for label, scores in by_label.items()}
 
     def count_labels(self, examples: Sequence[SpanExample]) -> dict[str, int]:
         counts = Counter(span.label for example in examples for span in example.spans)
@@ -194,15 +194,15 @@ class Tokens(Task[SpanExample, ScoredSpans]):
         expected, predicted = set(example.spans), set(_spans(prediction))
         lost = self._lost.get(example, frozenset())
         record = {
-            **place_of(example.origin),
+            **origin_fields(example.origin),
             "text": example.text,
             "expected": [_as_record(example.text, span) for span in example.spans],
             "predicted": [_as_record(example.text, span) | {"score": score} for span, score in prediction],
         }
         return ExampleResult(
             example.text,
-            _shown(example.text, sorted(expected - predicted, key=_place)),
-            _shown(example.text, sorted(predicted - expected, key=_place)),
+            _spans_text(example.text, sorted(expected - predicted, key=_offsets)),
+            _spans_text(example.text, sorted(predicted - expected, key=_offsets)),
             float(len((expected - lost) ^ {span for span in predicted if not _widened(span, lost)})),
             record,
         )
@@ -210,14 +210,14 @@ class Tokens(Task[SpanExample, ScoredSpans]):
     def confusion(
         self, examples: Sequence[SpanExample], predictions: Sequence[ScoredSpans]
     ) -> tuple[Sequence[str], npt.NDArray[np.int64]]:
-        """Spans of the same extent by their labels; `none` are those that the other side does not have."""
+        """Counts of expected and predicted labels of spans with the same offsets; `none`: no such span."""
         names = (*self.names, "none")
         pairs: Counter[tuple[str, str]] = Counter()
         for example, prediction in zip(examples, predictions, strict=True):
-            expected = {_place(span): span.label for span in example.spans}
-            predicted = {_place(span): span.label for span in _spans(prediction)}
-            for place in expected.keys() | predicted.keys():
-                pairs[expected.get(place, "none"), predicted.get(place, "none")] += 1
+            expected = {_offsets(span): span.label for span in example.spans}
+            predicted = {_offsets(span): span.label for span in _spans(prediction)}
+            for offsets in expected.keys() | predicted.keys():
+                pairs[expected.get(offsets, "none"), predicted.get(offsets, "none")] += 1
         matrix = np.array([[pairs[row, column] for column in names] for row in names], dtype=np.int64)
         return names, matrix
 
@@ -239,26 +239,26 @@ def _spans(scored: ScoredSpans) -> tuple[Span, ...]:
     return tuple(span for span, _ in scored)
 
 
-def _cut_word(example: SpanExample, span: Span, whole: Span, why: str) -> RejectedRecord:
+def _cut_word(example: SpanExample, span: Span, widened: Span, reason: str) -> RejectedRecord:
     text = example.text
     sentence = (
         f"the span {span.begin} to {span.end} ({span.label}) is {text[span.begin : span.end]!r} and cuts the word "
-        f"{text[whole.begin : whole.end]!r}, {why}did you mean {whole.begin} to {whole.end}? The end is one after "
-        "the last character. Set data.inside_words = true if spans may be parts of words."
+        f"{text[widened.begin : widened.end]!r}, {reason}did you mean {widened.begin} to {widened.end}? The end is one "
+        "after the last character. Set data.inside_words = true if spans may be parts of words."
     )
     return RejectedRecord("span inside a word", sentence, example.origin)
 
 
-def _shown_loss(example: SpanExample, span: Span) -> str:
+def _lost_span_text(example: SpanExample, span: Span) -> str:
     return f"{example.origin}: {example.text[span.begin : span.end]} ({span.label}, {span.begin} to {span.end})"
 
 
 def _widened(span: Span, lost: Collection[Span]) -> bool:
-    """Whether a span is a lost one, widened to whole tokens."""
+    """Whether a span is a lost span, widened to whole tokens."""
     return any(one.label == span.label and span.begin <= one.begin and one.end <= span.end for one in lost)
 
 
-def _place(span: Span) -> tuple[int, int]:
+def _offsets(span: Span) -> tuple[int, int]:
     return span.begin, span.end
 
 
@@ -266,5 +266,5 @@ def _as_record(text: str, span: Span) -> dict[str, object]:
     return {"begin": span.begin, "end": span.end, "label": span.label, "text": text[span.begin : span.end]}
 
 
-def _shown(text: str, spans: Sequence[Span]) -> str:
+def _spans_text(text: str, spans: Sequence[Span]) -> str:
     return ", ".join(f"{text[span.begin : span.end]} ({span.label})" for span in spans) or "-"

@@ -41,7 +41,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".ds", ".index")}
 
 
-def test_every_document_is_there_in_order_and_every_loss_is_counted(texts, tokenizer, tmp_path):
+def test_all_documents_are_in_order_and_skipped_ones_are_counted(texts, tokenizer, tmp_path):
     [manifest] = build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
     shards, ids = Shards.open(tmp_path / "out" / "mixed"), load_tokenizer(tokenizer)
     decoded = [ids.decode(shards.document(i).tolist(), skip_special_tokens=False) for i in range(shards.num_documents)]
@@ -54,19 +54,19 @@ def test_every_document_is_there_in_order_and_every_loss_is_counted(texts, token
     assert sum(file.documents for file in manifest.files) == manifest.documents == 32
 
 
-def test_ids_hold_no_special_token_even_when_the_text_names_one(texts, tokenizer, tmp_path):
+def test_ids_have_no_special_token_even_if_the_text_contains_one(texts, tokenizer, tmp_path):
     build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
     shards, mask = Shards.open(tmp_path / "out" / "mixed"), load_tokenizer(tokenizer).token_to_id("[MASK]")
     assert all(mask not in shards.document(i) for i in range(shards.num_documents))
 
 
-def test_the_number_of_workers_changes_nothing(texts, tokenizer, tmp_path):
+def test_the_result_does_not_depend_on_the_number_of_workers(texts, tokenizer, tmp_path):
     for workers in (1, 2):
         build_corpus(recipe(texts, tokenizer, tmp_path / str(workers), workers=workers))
     assert contents(tmp_path / "1" / "mixed") == contents(tmp_path / "2" / "mixed")
 
 
-def test_a_finished_source_is_left_as_it_is(texts, tokenizer, tmp_path):
+def test_a_finished_source_is_unchanged(texts, tokenizer, tmp_path):
     first = build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
     before = (tmp_path / "out" / "mixed" / "manifest.json").stat().st_mtime_ns
     assert build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1)) == first
@@ -79,7 +79,7 @@ def test_other_options_for_a_finished_source_are_refused(texts, tokenizer, tmp_p
         build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1, source={"min_characters": 3}))
 
 
-def test_an_interrupted_source_is_finished_and_done_tasks_are_not_repeated(texts, tokenizer, tmp_path, monkeypatch):
+def test_an_interrupted_source_resumes_with_the_unfinished_tasks(texts, tokenizer, tmp_path, monkeypatch):
     from modernbert.corpus import steps
 
     original, tasks = steps.TokenShardWriter.run, []
@@ -110,7 +110,7 @@ def edit(path, old=b"first", new=b"other"):
 
 
 @pytest.mark.parametrize("deduplicate", [None, "exact"])
-def test_a_source_begun_before_a_file_was_edited_begins_again(deduplicate, texts, tokenizer, tmp_path, monkeypatch):
+def test_a_source_restarts_if_a_file_was_edited(deduplicate, texts, tokenizer, tmp_path, monkeypatch):
     from modernbert.corpus import steps
 
     original = steps.TokenShardWriter.run
@@ -121,35 +121,35 @@ def test_a_source_begun_before_a_file_was_edited_begins_again(deduplicate, texts
         yield from original(self, data, rank, world_size)
 
     monkeypatch.setattr(steps.TokenShardWriter, "run", run)
-    given = {"source": {"deduplicate": deduplicate}, "workers": 1}
+    options = {"source": {"deduplicate": deduplicate}, "workers": 1}
     with pytest.raises(KeyboardInterrupt):
-        build_corpus(recipe(texts, tokenizer, tmp_path / "out", **given))
+        build_corpus(recipe(texts, tokenizer, tmp_path / "out", **options))
     monkeypatch.undo()
     edit(texts / "a.jsonl")
-    build_corpus(recipe(texts, tokenizer, tmp_path / "out", **given))
-    build_corpus(recipe(texts, tokenizer, tmp_path / "whole", **given))
+    build_corpus(recipe(texts, tokenizer, tmp_path / "out", **options))
+    build_corpus(recipe(texts, tokenizer, tmp_path / "whole", **options))
     assert contents(tmp_path / "out" / "mixed") == contents(tmp_path / "whole" / "mixed")
 
 
-def test_a_finished_source_notices_an_edit_that_keeps_the_size(texts, tokenizer, tmp_path):
-    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
-    build_corpus(wanted)
+def test_an_edit_that_keeps_the_size_is_detected_in_a_finished_source(texts, tokenizer, tmp_path):
+    corpus_recipe = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    build_corpus(corpus_recipe)
     edit(texts / "code" / "x.py", b"sys", b"ast")
-    with pytest.raises(DataError, match=r"was made from .*x\.py as it was before it changed"):
-        build_corpus(wanted)
+    with pytest.raises(DataError, match=r"was built before .*x\.py changed"):
+        build_corpus(corpus_recipe)
 
 
 def test_copies_with_the_same_bytes_are_the_same_source(texts, tokenizer, tmp_path):
-    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
-    first = build_corpus(wanted)
+    corpus_recipe = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    first = build_corpus(corpus_recipe)
     for path in (texts / "a.jsonl", texts / "code" / "x.py"):
         os.utime(path, ns=(1, 1))
-    assert build_corpus(wanted) == first
-    (tmp_path / "out" / "mixed" / "inputs.json").unlink()  # an earlier version has written none
-    assert build_corpus(wanted) == first
+    assert build_corpus(corpus_recipe) == first
+    (tmp_path / "out" / "mixed" / "inputs.json").unlink()  # earlier versions did not write it
+    assert build_corpus(corpus_recipe) == first
 
 
-def test_another_language_model_under_the_same_name_is_noticed(tmp_path):
+def test_another_language_model_with_the_same_name_is_detected(tmp_path):
     (tmp_path / "lid.bin").write_bytes(b"one")
     source = build.Source(name="a", paths=("x",), language="en", language_model=str(tmp_path / "lid.bin"))
     build._record_language_model(source, tmp_path)
@@ -158,10 +158,10 @@ def test_another_language_model_under_the_same_name_is_noticed(tmp_path):
     assert build._changed([], source, build._read_records(tmp_path)) == tmp_path / "lid.bin"
 
 
-def test_an_empty_result_is_an_error_and_leaves_nothing(tokenizer, tmp_path):
+def test_an_empty_result_is_an_error_and_leaves_no_folder(tokenizer, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"body": "text"}\n')
     wanted = recipe(tmp_path, tokenizer, tmp_path / "out", workers=1, source={"paths": [str(tmp_path / "x.jsonl")]})
-    with pytest.raises(DataError, match="no usable document \\(1 x no text\\); check paths and text_key"):
+    with pytest.raises(DataError, match="no usable document \\(1 x not a text\\); check paths and text_key"):
         build_corpus(wanted)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -173,7 +173,7 @@ def test_documents_can_be_limited(texts, tokenizer, tmp_path):
     assert manifest.skipped["too short"] == 1
 
 
-def test_two_sources_of_one_name_are_refused(texts, tokenizer, tmp_path):
+def test_two_sources_with_the_same_name_are_refused(texts, tokenizer, tmp_path):
     from modernbert.config import parse
 
     values = recipe(texts, tokenizer, tmp_path).model_dump(mode="json")
@@ -181,13 +181,13 @@ def test_two_sources_of_one_name_are_refused(texts, tokenizer, tmp_path):
         parse(CorpusRecipe, values | {"sources": values["sources"] * 2}, "recipe")
 
 
-def test_without_datatrove_the_remedy_is_named(texts, tokenizer, tmp_path, monkeypatch):
+def test_missing_datatrove_is_an_error_with_the_remedy(texts, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datatrove", None)
     with pytest.raises(DataError, match=r"pip install .*\[corpus\]'"):
         build_corpus(recipe(texts, tokenizer, tmp_path / "out"))
 
 
-def test_folders_of_the_users_own_that_look_partial_stay(texts, tokenizer, tmp_path):
+def test_folders_of_the_user_with_similar_names_stay(texts, tokenizer, tmp_path):
     mine = [".mixed.partial/thesis.txt", ".mixed.0123.partial/fingerprint", ".mixed.0123456789ab.partial/thesis.txt"]
     for name in mine:
         path = tmp_path / "out" / name
@@ -209,9 +209,7 @@ def begun(wanted, monkeypatch):
     return max(wanted.output.glob(".mixed.*.partial"), key=lambda path: path.stat().st_ctime_ns)
 
 
-def test_what_was_begun_with_other_options_is_removed_unless_a_process_is_at_it(
-    texts, tokenizer, tmp_path, monkeypatch
-):
+def test_unfinished_folders_with_other_options_are_removed_unless_in_use(texts, tokenizer, tmp_path, monkeypatch):
     partial = begun(recipe(texts, tokenizer, tmp_path / "out", workers=1), monkeypatch)
     other = recipe(texts, tokenizer, tmp_path / "out", workers=1, source={"min_characters": 3})
     with in_use(partial):
@@ -223,14 +221,14 @@ def test_what_was_begun_with_other_options_is_removed_unless_a_process_is_at_it(
     assert not (tmp_path / "out" / "mixed" / LOCK).exists()
 
 
-def test_a_source_that_another_process_is_making_is_refused_with_its_number(texts, tokenizer, tmp_path, monkeypatch):
+def test_a_source_in_use_is_refused_with_the_process_id(texts, tokenizer, tmp_path, monkeypatch):
     wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
     partial = begun(wanted, monkeypatch)
     with in_use(partial), pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()} on "):
         build_corpus(wanted)
 
 
-def test_shards_are_on_the_disk_before_their_folder_has_its_name(texts, tokenizer, tmp_path, monkeypatch):
+def test_shards_are_flushed_to_disk_before_the_folder_is_renamed(texts, tokenizer, tmp_path, monkeypatch):
     synced, missing, fsync, rename = set(), [], os.fsync, os.rename
     monkeypatch.setattr(os, "fsync", lambda number: (synced.add(os.fstat(number).st_ino), fsync(number)))
 

@@ -43,7 +43,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_of_equal_documents_the_first_stays_in_whatever_file_it_stands(tokenizer, tmp_path):
+def test_of_equal_documents_the_first_is_kept_in_any_file(tokenizer, tmp_path):
     a, b, c, d = (text(seed) for seed in range(4))
     write(tmp_path / "texts", [a, b, a], [c, c, b], [d, a])
     [manifest] = build_corpus(recipe(tmp_path / "texts", tokenizer, tmp_path / "out", deduplicate="exact"))
@@ -55,14 +55,14 @@ def test_of_equal_documents_the_first_stays_in_whatever_file_it_stands(tokenizer
     }
 
 
-def test_exact_means_to_the_letter(tokenizer, tmp_path):
+def test_exact_deduplication_removes_only_equal_texts(tokenizer, tmp_path):
     a = text(0)
     write(tmp_path / "texts", [a, a + ".", a.upper()])
     [manifest] = build_corpus(recipe(tmp_path / "texts", tokenizer, tmp_path / "out", deduplicate="exact"))
     assert manifest.documents == 3
 
 
-def test_of_near_duplicates_one_stays_and_nothing_else_goes(tokenizer, tmp_path):
+def test_one_of_near_duplicates_is_kept_and_no_other_document_is_removed(tokenizer, tmp_path):
     different = [text(seed) for seed in range(8)]
     near = [f"{different[0]} and more", different[0].replace(" ", ", "), f"Well, {different[3]}!"]
     write(tmp_path / "texts", different[:4] + near[:1], different[4:] + near[1:])
@@ -73,7 +73,7 @@ def test_of_near_duplicates_one_stays_and_nothing_else_goes(tokenizer, tmp_path)
     assert len(set(kept) & {different[0], *near[:2]}) == len(set(kept) & {different[3], near[2]}) == 1
 
 
-def test_how_near_is_a_matter_of_the_options(tokenizer, tmp_path):
+def test_the_options_set_the_similarity_of_near_duplicates(tokenizer, tmp_path):
     """The halves of two documents are the same: too little for the defaults, enough for many small buckets."""
     same = text(0, 100)
     write(tmp_path / "texts", [f"{same} {text(1, 40)}", f"{same} {text(2, 40)}", text(3)])
@@ -100,7 +100,7 @@ def test_how_near_is_a_matter_of_the_options(tokenizer, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "minhash"])
-def test_the_number_of_workers_changes_nothing(kind, tokenizer, tmp_path):
+def test_the_result_does_not_depend_on_the_number_of_workers(kind, tokenizer, tmp_path):
     texts = [text(seed) for seed in range(20)]
     write(tmp_path / "texts", texts[:12], texts[8:], [*texts[3:5], "x"])
     options = {"deduplicate": kind, "minhash": {"buckets": 3}, "min_characters": 2}
@@ -112,7 +112,7 @@ def test_the_number_of_workers_changes_nothing(kind, tokenizer, tmp_path):
     assert manifest["skipped"]["too short"] == 1
 
 
-def test_what_a_filter_refused_is_no_original(tokenizer, tmp_path):
+def test_a_refused_document_does_not_make_others_duplicates(tokenizer, tmp_path):
     """Or else both would be gone: the first as too long, the second as its duplicate."""
     a = text(0)
     write(tmp_path / "texts", ["few words", a, "few words", a])
@@ -123,7 +123,7 @@ def test_what_a_filter_refused_is_no_original(tokenizer, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_in", ["MinhashDedupSignature", "MinhashDedupCluster", "TokenShardWriter"])
-def test_an_interrupted_source_goes_on_with_the_stage_it_stopped_in(stopped_in, tokenizer, tmp_path, monkeypatch):
+def test_an_interrupted_source_resumes_at_its_stage(stopped_in, tokenizer, tmp_path, monkeypatch):
     from modernbert.corpus import deduplication, steps
 
     ran = []

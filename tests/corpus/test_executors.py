@@ -62,7 +62,7 @@ def others_ray(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.distributed
 @RAYS_WARNINGS
-def test_two_workers_of_ray_write_what_the_local_executor_writes(others_ray, texts, tokenizer, tmp_path):
+def test_two_ray_workers_write_the_same_as_the_local_executor(others_ray, texts, tokenizer, tmp_path):
     """Every file is the same to the byte, so all documents stand in the same order."""
     local = build(texts, tokenizer, tmp_path / "local", workers=1)
     assert build(texts, tokenizer, tmp_path / "ray", workers=2, executor="ray") == local
@@ -73,7 +73,7 @@ def test_two_workers_of_ray_write_what_the_local_executor_writes(others_ray, tex
 @pytest.mark.slow
 @pytest.mark.distributed
 @RAYS_WARNINGS
-def test_what_fails_under_ray_is_said_with_its_reason(ray, tokenizer, tmp_path):
+def test_an_error_under_ray_is_reported_with_its_reason(ray, tokenizer, tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"text": ["one text"]}), tmp_path / "0.parquet")
     parquet.write_table(pyarrow.table({"body": ["another text"]}), tmp_path / "1.parquet")
@@ -85,7 +85,7 @@ def test_what_fails_under_ray_is_said_with_its_reason(ray, tokenizer, tmp_path):
 @pytest.mark.slow
 @pytest.mark.distributed
 @RAYS_WARNINGS
-def test_ray_finishes_what_the_local_executor_began(ray, texts, tokenizer, tmp_path, monkeypatch):
+def test_ray_finishes_a_source_that_the_local_executor_started(ray, texts, tokenizer, tmp_path, monkeypatch):
     from modernbert.corpus import steps
 
     original = steps.TokenShardWriter.run
@@ -107,7 +107,7 @@ def test_ray_finishes_what_the_local_executor_began(ray, texts, tokenizer, tmp_p
     assert (tmp_path / "out" / "web" / "web-00000.ds").stat().st_mtime_ns == written
 
 
-def test_without_ray_the_remedy_is_named(texts, tokenizer, tmp_path, monkeypatch):
+def test_missing_ray_is_an_error_with_the_remedy(texts, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DataError, match=r"pip install .*\[ray\]'"):
         build(texts, tokenizer, tmp_path / "out", executor="ray")
@@ -120,7 +120,7 @@ def cluster(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_what_slurm_is_asked_to_run_writes_what_the_local_executor_writes(cluster, texts, tokenizer, tmp_path):
+def test_slurm_jobs_write_the_same_as_the_local_executor(cluster, texts, tokenizer, tmp_path):
     """No Slurm: its programs are played by others, which run the scripts as they are."""
     local = build(texts, tokenizer, tmp_path / "local", workers=1)
     assert build(texts, tokenizer, tmp_path / "slurm", executor="slurm", workers=2, slurm=SLURM) == local
@@ -145,7 +145,7 @@ def test_what_slurm_is_asked_to_run_writes_what_the_local_executor_writes(cluste
 
 
 @pytest.mark.distributed
-def test_a_task_that_fails_under_slurm_is_said_with_its_reason(cluster, texts, tokenizer, tmp_path):
+def test_an_error_under_slurm_is_reported_with_its_reason(cluster, texts, tokenizer, tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"body": ["a text"]}), texts / "2.parquet")
     source = {"name": "web", "paths": [str(texts)]}
@@ -153,12 +153,12 @@ def test_a_task_that_fails_under_slurm_is_said_with_its_reason(cluster, texts, t
         build(texts, tokenizer, tmp_path / "out", executor="slurm", slurm=SLURM, sources=[source])
 
 
-def test_without_slurm_one_sentence_says_where_to_run_it(texts, tokenizer, tmp_path, monkeypatch):
+def test_missing_slurm_is_an_error_with_the_remedy(texts, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="There is no sbatch here; run this on a login node"):
         build(texts, tokenizer, tmp_path / "out", executor="slurm", slurm=SLURM)
 
 
-def test_slurm_must_be_told_a_partition(texts, tokenizer, tmp_path):
+def test_slurm_needs_a_partition(texts, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match=r"the executor slurm needs a table \[slurm\] with a partition"):
         build(texts, tokenizer, tmp_path / "out", executor="slurm")

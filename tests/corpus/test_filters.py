@@ -46,14 +46,14 @@ def build(tokenizer, tmp_path):
     return run
 
 
-def test_one_language_is_kept_without_any_network(build):
+def test_documents_of_one_language_are_kept_without_network(build):
     manifest, kept, refused = build([ENGLISH, JAPANESE, GERMAN], language="ja")
     assert kept == [JAPANESE]
     assert manifest.skipped == {"not ja": 2}
     assert {text for _, text in refused["not ja"]} == {ENGLISH, GERMAN}
 
 
-def test_a_language_must_be_as_sure_as_asked(build):
+def test_a_document_needs_the_minimum_language_score(build):
     doubtful = "Der Hafen in the morning and the evening"
     assert filters.OfflineLanguageFilter("en", 0.9).filter(Document(text=doubtful, id=""))
     manifest, kept, _ = build([ENGLISH, doubtful], language="en", language_score=0.999)
@@ -70,7 +70,7 @@ def test_a_language_must_be_as_sure_as_asked(build):
         ("fineweb", "\n".join(f"Item {i}" for i in range(60)), "line_punct_ratio"),
     ],
 )
-def test_each_filter_refuses_what_it_is_for_and_its_reason_is_counted(build, name, text, reason):
+def test_each_filter_refuses_its_documents_and_counts_the_reason(build, name, text, reason):
     manifest, kept, refused = build(
         [ENGLISH, text], filters=[name], filter_options={"c4": {"min_num_sentences": 3}} if name == "c4" else {}
     )
@@ -86,7 +86,7 @@ def test_a_document_is_counted_under_the_first_filter_that_refuses_it(build):
     assert first.skipped == {"gopher-repetition: dup_line_frac": 1}
 
 
-def test_c4_keeps_the_lines_that_end_like_a_sentence(build):
+def test_c4_keeps_lines_with_sentence_punctuation(build):
     sentences = ENGLISH.replace(". ", ".\n")
     _, kept, _ = build(
         [f"Menu\n{sentences}\nHome | About"], filters=["c4"], filter_options={"c4": {"min_num_sentences": 2}}
@@ -94,7 +94,7 @@ def test_c4_keeps_the_lines_that_end_like_a_sentence(build):
     assert kept == [sentences]
 
 
-def test_options_of_a_filter_reach_it(build):
+def test_options_are_passed_to_the_filter(build):
     manifest, kept, _ = build(
         [ENGLISH, "the cat and the dog"],
         filters=["gopher-quality"],
@@ -104,12 +104,12 @@ def test_options_of_a_filter_reach_it(build):
     assert manifest.skipped == {}
 
 
-def test_an_unknown_option_is_one_sentence_with_the_one_that_was_meant(build):
+def test_an_unknown_option_is_an_error_with_a_suggestion(build):
     with pytest.raises(ConfigError, match="no option 'min_doc_word'; did you mean 'min_doc_words'"):
         build([ENGLISH], filters=["gopher-quality"], filter_options={"gopher-quality": {"min_doc_word": 4}})
 
 
-def test_options_of_a_filter_that_is_not_asked_for_are_refused(build):
+def test_options_of_an_unused_filter_are_refused(build):
     with pytest.raises(ConfigError, match="filter_options names 'c4', which is not in filters"):
         build([ENGLISH], filters=["fineweb"], filter_options={"c4": {}})
 
@@ -117,10 +117,10 @@ def test_options_of_a_filter_that_is_not_asked_for_are_refused(build):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"language": "english"}, "py3langid knows no language 'english'"),
+        ({"language": "english"}, "py3langid does not support the language 'english'"),
         (
             {"language": "en", "language_model": "nowhere.bin"},
-            "'nowhere.bin' cannot be had .*give the path of a fastText",
+            "'nowhere.bin' cannot be loaded .*give the path of a fastText",
         ),
         (
             {"filters": ["fineweb"], "filter_options": {"fineweb": {"language": "qqq"}}},
@@ -128,12 +128,12 @@ def test_options_of_a_filter_that_is_not_asked_for_are_refused(build):
         ),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_read(build, options, message):
+def test_errors_are_raised_before_any_file_is_read(build, options, message):
     with pytest.raises(DataError, match=message):
         build([ENGLISH], **options)
 
 
-def test_a_fasttext_model_of_ones_own_tells_languages_apart(build, tmp_path):
+def test_a_local_fasttext_model_detects_languages(build, tmp_path):
     fasttext = pytest.importorskip("fasttext")
     lines = [f"__label__{name} {part}" for name, text in (("en", ENGLISH), ("de", GERMAN)) for part in text.split(". ")]
     (tmp_path / "train.txt").write_text("\n".join(lines * 20))
@@ -144,18 +144,18 @@ def test_a_fasttext_model_of_ones_own_tells_languages_apart(build, tmp_path):
     assert manifest.skipped == {"not de": 1}
 
 
-def test_a_model_that_cannot_be_downloaded_is_one_sentence(build, monkeypatch):
+def test_a_failed_model_download_is_an_error(build, monkeypatch):
     pytest.importorskip("fasttext")
 
     def no_network(*_, **__):
         raise OSError("the network is unreachable")
 
     monkeypatch.setattr("datatrove.utils.lid.cached_asset_path_or_download", no_network)
-    with pytest.raises(DataError, match=r"'ft176' cannot be had \(the network is unreachable\); give the path"):
+    with pytest.raises(DataError, match=r"'ft176' cannot be loaded \(the network is unreachable\); give the path"):
         build([ENGLISH], language="en", language_model="ft176")
 
 
-def test_a_missing_word_splitter_comes_with_the_command_that_installs_it(monkeypatch):
+def test_a_missing_word_splitter_is_an_error_with_the_install_command(monkeypatch):
     def missing():
         raise ImportError("Please install `spacy` to use en word tokenizer.")
 
@@ -165,7 +165,7 @@ def test_a_missing_word_splitter_comes_with_the_command_that_installs_it(monkeyp
         filters.check_words.__wrapped__("en")
 
 
-def test_the_new_keys_change_no_fingerprint_of_a_source_that_does_not_set_them():
+def test_unset_new_keys_do_not_change_the_fingerprint():
     """Or else shards that were written before there were filters would have to be made again."""
     source = Source(name="web", paths=("texts/*.jsonl",), min_characters=20)
     assert _fingerprint(source, [], "hash") == "29146213e6ea8635adec9c007c515fd6cd8cb569e058faaf72c6900004e4b2ea"

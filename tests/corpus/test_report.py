@@ -66,7 +66,7 @@ class Page(HTMLParser):
             self.samples.append(data)
 
 
-def test_the_page_counts_what_the_manifests_count(recipe, manifests):
+def test_the_counts_of_the_report_equal_those_of_the_manifests(recipe, manifests):
     page = Page(write_report(recipe, manifests).read_text())
     assert page.open == []
     [letters, other] = manifests
@@ -81,7 +81,7 @@ def test_the_page_counts_what_the_manifests_count(recipe, manifests):
     assert ["kept", "12", "80.0%"] in page.rows
 
 
-def test_texts_of_every_fate_are_shown_and_none_becomes_markup(recipe, manifests):
+def test_kept_and_refused_texts_are_shown_and_escaped(recipe, manifests):
     page = Page(write_report(recipe, manifests).read_text())
     assert "script" not in page.tags
     assert "港は川の河口にある。" in page.samples
@@ -90,7 +90,7 @@ def test_texts_of_every_fate_are_shown_and_none_becomes_markup(recipe, manifests
     assert "(no text)" in page.samples
 
 
-def test_the_page_needs_nothing_else_and_is_the_same_twice(recipe, manifests):
+def test_the_report_is_self_contained_and_deterministic(recipe, manifests):
     first = write_report(recipe, manifests).read_text()
     assert not re.search(r"(src|href)=[\"'](?!#)", first)
     assert "<svg" in first
@@ -98,7 +98,7 @@ def test_the_page_needs_nothing_else_and_is_the_same_twice(recipe, manifests):
     assert not [path.name for path in recipe.output.iterdir() if path.name.startswith(".")]
 
 
-def test_without_matplotlib_a_sentence_stands_where_the_plots_were(recipe, manifests, monkeypatch):
+def test_without_matplotlib_a_sentence_replaces_the_plots(recipe, manifests, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = write_report(recipe, manifests).read_text()
     assert f"There are no plots, as matplotlib is not installed: {html.escape(install_command('plot'))}." in page
@@ -106,7 +106,7 @@ def test_without_matplotlib_a_sentence_stands_where_the_plots_were(recipe, manif
     Page(page)
 
 
-def test_the_command_writes_the_page_and_says_where(recipe, manifests, tmp_path):
+def test_the_command_writes_the_report_and_prints_its_path(recipe, manifests, tmp_path):
     from typer.testing import CliRunner
 
     from modernbert.cli import app

@@ -1,9 +1,9 @@
-"""Text to token shards: our readers and writer as steps of a datatrove pipeline, run by its local executor.
+"""Text to token shards: our readers and writer as steps of a datatrove pipeline, run by its executors.
 
-Each input file (or some hundred small ones) is a task; a task writes one shard. A source is made in a hidden folder,
-which has digits of the fingerprint of files and options in its name, and renamed when all its tasks are done: a shard
-folder is whole or absent, and an interrupted source goes on with the tasks that were not finished. The result does not
-depend on the number of workers.
+Each input file (or some hundred small ones) is a task; a task writes one shard. A source is built in a hidden folder,
+whose name has a part of the fingerprint of files and options, and which is renamed when all tasks are done. So a shard
+folder is complete or absent, and an interrupted source resumes with the unfinished tasks. The result does not depend on
+the number of workers.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ __all__ = ["CorpusRecipe", "Source", "build_corpus"]
 
 logger = logging.getLogger(__name__)
 
-_FINGERPRINT = "fingerprint"  # in a folder that is being made
-_RECORDS = "inputs"  # in such a folder: records of the files that each task has read; in a finished one a .json of all
+_FINGERPRINT = "fingerprint"  # a file in an unfinished folder
+_RECORDS = "inputs"  # an unfinished folder has records of the files that each task has read; a finished one a .json
 _LANGUAGE_MODEL = "language-model"  # in that folder: the record of a language model that is a file
-_WORK = ("logs", "progress", "refused", "documents", "search", _RECORDS)  # folders of one that is being made
-_FILES_PER_TASK = 256  # of small text files; JSON lines and Parquet files are a task each
-_BATCH_CHARACTERS = 2_000_000  # tokenised at once
+_WORK = ("logs", "progress", "refused", "documents", "search", _RECORDS)  # subfolders of an unfinished folder
+_FILES_PER_TASK = 256  # small text files; each JSON lines or Parquet file is a task
+_BATCH_CHARACTERS = 2_000_000  # tokenized at once
 _FORMAT = "modernbert.data.manifest"  # identifies the format of the shards; another name would rebuild all of them
-# Keys that older shards do not know: they change a fingerprint only where they are set.
+# Keys that were added later: they change a fingerprint only if they are set, so that older shards stay valid.
 _LATER_KEYS = (
     "language",
     "language_score",
@@ -52,11 +52,11 @@ _LATER_KEYS = (
 
 
 def build_corpus(recipe: CorpusRecipe) -> list[Manifest]:
-    """Write the shards of every source that is not there yet. Returns all manifests, in the order of the recipe.
+    """Write the shards of every source that is not complete. Returns all manifests, in the order of the recipe.
 
     Raises:
-        DataError: datatrove is missing, a path has no file, a source yields no document, or its folder was made from
-            other files, from files that changed since, or with another tokenizer.
+        DataError: datatrove is missing, a path has no file, a source has no document, or its folder was built from
+            other files, from files that have changed, or with another tokenizer.
     """
     try:
         import datatrove  # noqa: F401
@@ -78,24 +78,22 @@ def _build_source(source: Source, recipe: CorpusRecipe) -> Manifest:
         existing = Manifest.read(target)
         if existing is None or existing.fingerprint != fingerprint:
             raise DataError(
-                f"{target} was made from other files, options or another tokenizer; remove it or choose another output."
+                f"{target} was built from other files, options or tokenizer; remove it or choose another output."
             )
         if changed := _changed(_tasks(files, source), source, _read_records(target)):
-            raise DataError(
-                f"{target} was made from {changed} as it was before it changed; remove it or choose another output."
-            )
-        logger.info("%s: already there, %s tokens", source.name, f"{existing.tokens:,}")
+            raise DataError(f"{target} was built before {changed} changed; remove it or choose another output.")
+        logger.info("%s: already complete, %s tokens", source.name, f"{existing.tokens:,}")
         return existing
     recipe.output.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(recipe.output, source.name, fingerprint)
     partial = _partial(recipe.output, source.name, fingerprint)
     partial.mkdir(exist_ok=True)
     with in_use(partial):
-        result = _make(source, recipe, files, partial, tokenizer_hash, fingerprint)
+        result = _build_files(source, recipe, files, partial, tokenizer_hash, fingerprint)
         try:
             move_into_place(partial, target)
         except OSError as error:
-            raise DataError(f"{target} cannot be made ({error.strerror}); give the same command again.") from None
+            raise DataError(f"{target} cannot be created ({error.strerror}); give the same command again.") from None
         (target / LOCK).unlink(missing_ok=True)
     for reason, count in result.skipped.items():
         logger.warning("%s: skipped %d documents: %s", source.name, count, reason)
@@ -108,23 +106,23 @@ def _partial(output: Path, name: str, fingerprint: str) -> Path:
 
 
 def _remove_abandoned(output: Path, name: str, fingerprint: str) -> None:
-    """Remove what was begun under this name from other files or with other options, unless somebody is at it."""
+    """Remove unfinished folders of this source with other files or options, unless a process is using them."""
     pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.partial")
     for path in output.glob(".*.partial"):
-        began = _read(path / _FINGERPRINT)
-        if began is None or began == fingerprint or path.is_symlink() or not pattern.fullmatch(path.name):
+        other = _read(path / _FINGERPRINT)
+        if other is None or other == fingerprint or path.is_symlink() or not pattern.fullmatch(path.name):
             continue
         with contextlib.suppress(ConfigError, OSError), in_use(path):
             shutil.rmtree(path)
 
 
-def _make(
+def _build_files(
     source: Source, recipe: CorpusRecipe, files: list[Path], partial: Path, tokenizer_hash: str, fingerprint: str
 ) -> Manifest:
-    """All files of a shard folder, in `partial`."""
+    """Build all files of a shard folder in `partial`."""
     tasks = _tasks(files, source)
     if changed := _changed(tasks, source, _read_records(partial)):
-        logger.warning("%s: %s has changed since it was read; beginning again.", source.name, changed)
+        logger.warning("%s: %s has changed since it was read; the source is built again.", source.name, changed)
         _remove_work(partial, source.name)
     (partial / _FINGERPRINT).write_text(fingerprint, encoding="utf-8")
     _record_language_model(source, partial)
@@ -133,9 +131,9 @@ def _make(
     if result.documents == 0:
         shutil.rmtree(partial)
         reasons = ", ".join(f"{count} x {reason}" for reason, count in result.skipped.items()) or "the files are empty"
-        also = " and the filters" if source.language or source.filters else ""
+        and_filters = " and the filters" if source.language or source.filters else ""
         raise DataError(
-            f"The source {source.name!r} holds no usable document ({reasons}); check paths and text_key{also}."
+            f"The source {source.name!r} has no usable document ({reasons}); check paths and text_key{and_filters}."
         )
     result.write(partial)
     (partial / f"{_RECORDS}.json").write_text(json.dumps(_read_records(partial)), encoding="utf-8")
@@ -186,14 +184,14 @@ def _filter_step(source: Source) -> Any:
         from modernbert.corpus import filters
     except ImportError as error:
         raise _missing(error) from None
-    filters.make_filters(source)  # what is missing is said before anything is read
+    filters.make_filters(source)  # raises an error for missing packages before any file is read
     return filters.FilterStep(source)
 
 
 def _without_duplicates(
     steps: list[Any], source: Source, partial: Path, tasks: int, run: Callable[[list[Any], int, Path], None]
 ) -> list[Any]:
-    """Run the stages that find duplicates. Returns the steps that give the documents without them."""
+    """Run the stages that find duplicates. Returns the steps that read the other documents."""
     try:
         from modernbert.corpus import deduplication, filters
     except ImportError as error:
@@ -201,7 +199,7 @@ def _without_duplicates(
     if source.deduplicate == "minhash":
         filters.check_words(source.language or "en")
     documents, search, logs = partial / "documents", partial / "search", partial / "logs"
-    logger.info("%s: reading, and comparing documents", source.name)
+    logger.info("%s: reading and comparing documents", source.name)
     run(
         [*steps, deduplication.StagedDocuments(documents), deduplication.signatures(source, search)],
         tasks,
@@ -248,14 +246,14 @@ def _summary(
 
 
 def _fingerprint(source: Source, files: list[Path], tokenizer_hash: str) -> str:
-    """Changes with whatever could change the shards."""
+    """A hash of everything that could change the shards."""
     options = source.model_dump(mode="json")
     for key in _LATER_KEYS:
         if getattr(source, key) == Source.model_fields[key].get_default(call_default_factory=True):
             del options[key]
-    what: list[Any] = [_FORMAT, options, tokenizer_hash]
-    what += [(path.name, path.stat().st_size) for path in files]
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+    content: list[Any] = [_FORMAT, options, tokenizer_hash]
+    content += [(path.name, path.stat().st_size) for path in files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _record_language_model(source: Source, partial: Path) -> None:
@@ -266,30 +264,32 @@ def _record_language_model(source: Source, partial: Path) -> None:
 
 
 def _read_records(folder: Path) -> dict[str, list[FileRecord]]:
-    """Records of the files that shards are made from, by task. An earlier version has written none."""
-    together = folder / f"{_RECORDS}.json"
-    paths = [together] if together.is_file() else sorted((folder / _RECORDS).glob("*.json"))
+    """Records of the files that the shards are built from, by task; none of an earlier version."""
+    joined = folder / f"{_RECORDS}.json"
+    paths = [joined] if joined.is_file() else sorted((folder / _RECORDS).glob("*.json"))
     try:
-        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-        found = found[_RECORDS] if together in paths else found
-        return {task: [(int(size), int(at), str(content)) for size, at, content in found[task]] for task in found}
+        records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+        records = records[_RECORDS] if joined in paths else records
+        return {task: [(int(size), int(at), str(content)) for size, at, content in records[task]] for task in records}
     except (ValueError, TypeError):
         raise DataError(f"{folder} is damaged: its {_RECORDS} cannot be read; remove it.") from None
 
 
 def _changed(tasks: list[list[Path]], source: Source, records: dict[str, list[FileRecord]]) -> Path | None:
-    """The first file that is not what it was when it was recorded."""
-    named = {f"{rank:05d}": paths for rank, paths in enumerate(tasks)}
-    named[_LANGUAGE_MODEL] = [Path(source.language_model)]
-    for task, found in records.items():
-        for path, record in zip(named.get(task, ()), found, strict=False):  # a limit may leave the last files unread
+    """The first file that differs from its record."""
+    files_of_task = {f"{rank:05d}": paths for rank, paths in enumerate(tasks)}
+    files_of_task[_LANGUAGE_MODEL] = [Path(source.language_model)]
+    for task, task_records in records.items():
+        for path, record in zip(
+            files_of_task.get(task, ()), task_records, strict=False
+        ):  # with a limit, the last files may be unread
             if not path.is_file() or not is_unchanged(path, record):
                 return path
     return None
 
 
 def _remove_work(partial: Path, name: str) -> None:
-    """Remove all that tasks have written."""
+    """Remove everything that the tasks have written."""
     for path in (*(partial / folder for folder in _WORK), *partial.glob(f"{glob.escape(name)}-*.ds*")):
         if path.is_dir():
             shutil.rmtree(path)
@@ -302,7 +302,7 @@ def _read(path: Path) -> str | None:
 
 
 class _Progress:
-    """A progress bar over what the workers write of their counts."""
+    """A progress bar over the counts that the workers write."""
 
     def __init__(self, folder: Path, name: str) -> None:
         from modernbert.progress import Progress

@@ -1,7 +1,7 @@
-"""The same text twice, or nearly: datatrove's exact and MinHash deduplication within one source.
+"""Duplicates and near duplicates: datatrove's exact and MinHash deduplication within one source.
 
-Signatures of all documents, then a search for equal ones, then the numbers of the documents to leave out, for each
-task. Imported only where it is wanted.
+The stages are the signatures of all documents, a search for equal ones, and the indices of the duplicates of each task.
+This module is imported only when needed.
 """
 
 import contextlib
@@ -32,10 +32,12 @@ from modernbert.corpus.recipe import Source
 from modernbert.corpus.steps import SKIPPED
 from modernbert.errors import DataError
 
-_HASHES = HashConfig(precision=64, hash_fc="sha1")  # of the standard library; splitting words takes far longer
-_HIGHEST_PRIORITY = 65_535  # datatrove keeps it in two bytes
-_PRIORITY = "priority"  # the key of the metadata: of equal documents the one with the highest stays
-_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "newline": "\n"}  # a path may be no UTF-8
+_HASHES = HashConfig(
+    precision=64, hash_fc="sha1"
+)  # from the standard library; it is fast compared with splitting words
+_HIGHEST_PRIORITY = 65_535  # datatrove stores it in two bytes
+_PRIORITY = "priority"  # a metadata key: of equal documents, the one with the highest priority is kept
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace", "newline": "\n"}  # a path may not be UTF-8
 
 
 def signatures(source: Source, folder: Path) -> PipelineStep:
@@ -46,27 +48,27 @@ def signatures(source: Source, folder: Path) -> PipelineStep:
 
 
 def searches(source: Source, folder: Path) -> Iterator[tuple[str, PipelineStep, int]]:
-    """What finds the duplicates among all signatures: a name, a step, and its tasks."""
-    found, pairs, results = (str(folder / name) for name in ("signatures", "pairs", "duplicates"))
+    """The searches for duplicates among all signatures: name, step, and number of tasks."""
+    signature_folder, pairs, results = (str(folder / name) for name in ("signatures", "pairs", "duplicates"))
     if source.deduplicate == "exact":
-        yield "search", _Quietly(ExactFindDedups(found, results, _exact())), 1
+        yield "search", _Quiet(ExactFindDedups(signature_folder, results, _exact())), 1
         return
     config = _minhash(source)
-    yield "pairs", _Quietly(MinhashDedupBuckets(found, pairs, config=config)), config.num_buckets
-    yield "clusters", _Quietly(MinhashDedupCluster(pairs, results, config)), 1
+    yield "pairs", _Quiet(MinhashDedupBuckets(signature_folder, pairs, config=config)), config.num_buckets
+    yield "clusters", _Quiet(MinhashDedupCluster(pairs, results, config)), 1
 
 
 def duplicates(source: Source, folder: Path, rank: int) -> frozenset[int]:
-    """The numbers of the documents of a task that stand elsewhere too, and there they stay."""
+    """The indices of the documents of a task that are duplicates of kept ones."""
     name = f"00000/{rank:05d}.c4_dup" if source.deduplicate == "exact" else f"{rank:06d}.remove"
     path = folder / "duplicates" / name
     return frozenset(np.fromfile(path, dtype="<u4").tolist()) if path.is_file() else frozenset()
 
 
 class StagedDocuments(PipelineStep):  # type: ignore[misc]
-    """Write all documents of a task to a file, and pass on those that are still wanted, to be compared."""
+    """Write all documents of a task to a file, and pass on those that are not skipped, for comparison."""
 
-    name = "kept aside"
+    name = "staged documents"
     type = "writer"
 
     def __init__(self, folder: Path) -> None:
@@ -76,8 +78,8 @@ class StagedDocuments(PipelineStep):  # type: ignore[misc]
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         self.folder.mkdir(exist_ok=True)
         if rank >= _HIGHEST_PRIORITY:
-            raise DataError(f"Deduplication takes at most {_HIGHEST_PRIORITY:,} files; join some of them.")
-        priority = _HIGHEST_PRIORITY - rank  # of equal documents the first in the order of the source stays
+            raise DataError(f"Deduplication supports at most {_HIGHEST_PRIORITY:,} files; join some of them.")
+        priority = _HIGHEST_PRIORITY - rank  # of equal documents, the first one in the order of the source is kept
         with zstandard.open(self.folder / f"{rank:05d}.jsonl.zst", "wt", **_TEXT) as file:
             for document in data:
                 reason = document.metadata.get(SKIPPED)
@@ -89,7 +91,7 @@ class StagedDocuments(PipelineStep):  # type: ignore[misc]
 
 
 class UniqueReader(PipelineStep):  # type: ignore[misc]
-    """Read the staged documents, and mark those that the search found to be duplicates."""
+    """Read the staged documents, and mark duplicates as skipped."""
 
     name = "unique documents"
     type = "reader"
@@ -101,19 +103,19 @@ class UniqueReader(PipelineStep):  # type: ignore[misc]
         self.search = search
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        elsewhere = duplicates(self.source, self.search, rank)
-        reason_elsewhere = "duplicate" if self.source.deduplicate == "exact" else "near duplicate"
-        number = 0
+        duplicate_indices = duplicates(self.source, self.search, rank)
+        duplicate_reason = "duplicate" if self.source.deduplicate == "exact" else "near duplicate"
+        index = 0
         with zstandard.open(self.folder / f"{rank:05d}.jsonl.zst", "rt", **_TEXT) as file:
             for origin, text, reason in map(json.loads, file):
                 if not reason:
-                    reason = reason_elsewhere if number in elsewhere else None
-                    number += 1
+                    reason = duplicate_reason if index in duplicate_indices else None
+                    index += 1
                 yield Document(text=text, id=origin, metadata={SKIPPED: reason} if reason else {})
 
 
-class _Quietly(PipelineStep):  # type: ignore[misc]
-    """A step of datatrove that does all its work in `run`, without its progress bars."""
+class _Quiet(PipelineStep):  # type: ignore[misc]
+    """A datatrove step without its progress bars."""
 
     def __init__(self, step: PipelineStep) -> None:
         super().__init__()
@@ -139,5 +141,5 @@ def _priority_of(document: Document) -> int:
 
 
 def _minhash(source: Source) -> MinhashConfig:
-    wanted = source.minhash
-    return MinhashConfig(wanted.ngram_words, wanted.buckets, wanted.hashes_per_bucket, hash_config=_HASHES)
+    settings = source.minhash
+    return MinhashConfig(settings.ngram_words, settings.buckets, settings.hashes_per_bucket, hash_config=_HASHES)

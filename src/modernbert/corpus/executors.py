@@ -1,7 +1,7 @@
-"""The machines that run the steps: datatrove's local, Slurm and Ray executors, quiet, and stopping at an error.
+"""datatrove's local, Slurm and Ray executors, without their logs, stopping at the first error.
 
-Imported only where datatrove is installed. All three mark a finished task by the same empty file in the folder of logs,
-so that a corpus which one began another can finish.
+This module needs datatrove. All executors mark a finished task by the same empty file in the log folder, so one
+executor can finish a corpus that another one has started.
 """
 
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Machines(Protocol):
-    """On which machines, as a recipe says it."""
+    """The part of a recipe that selects the machines."""
 
     @property
     def executor(self) -> Executor: ...
@@ -40,7 +40,7 @@ class Machines(Protocol):
 
 
 class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's local executor without its log, whose every line would go to the terminal."""
+    """datatrove's local executor without its log on the terminal."""
 
     def _launch_run_for_rank(self, rank: int, *args: Any, **kwargs: Any) -> Any:
         datatrove_logger.disable("datatrove")  # here, because this runs in the worker process
@@ -48,7 +48,7 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
 
 
 class RayExecutor(RayPipelineExecutor):  # type: ignore[misc]
-    """datatrove's Ray executor, whose workers see the paths as this process does and leave their errors in a file."""
+    """datatrove's Ray executor; its workers use the current directory of this process and write errors to a file."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,24 +57,24 @@ class RayExecutor(RayPipelineExecutor):  # type: ignore[misc]
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         datatrove_logger.disable("datatrove")
         os.chdir(self.directory)
-        with _errors_kept(self.logging_dir, rank):
+        with _errors_in_file(self.logging_dir, rank):
             return super()._run_for_rank(rank, local_rank, node_rank)
 
 
 class SlurmExecutor(SlurmPipelineExecutor):  # type: ignore[misc]
-    """datatrove's Slurm executor that waits for its job array, so that stages follow each other as they do locally."""
+    """datatrove's Slurm executor, which waits for its job array, so that stages run one after the other."""
 
     def launch_merge_stats(self) -> None:
-        """Nothing: it would be another job, for statistics that nobody reads here."""
+        """Do nothing: the statistics of this additional job are not used."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        with _errors_kept(self.logging_dir, rank):
+        with _errors_in_file(self.logging_dir, rank):
             return super()._run_for_rank(rank, local_rank, node_rank)
 
 
 @contextmanager
 def session(recipe: Machines) -> Iterator[None]:
-    """Connect to Ray for as long as the block lasts; nothing for the other executors.
+    """Connect to Ray in the block; do nothing for other executors.
 
     Raises:
         DataError: Ray is not installed or does not answer.
@@ -90,10 +90,14 @@ def session(recipe: Machines) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = recipe.ray.address or os.environ.get("RAY_ADDRESS") or "local"  # None would find what others started
-    own: dict[str, Any] = {"num_cpus": recipe.workers, "include_dashboard": False} if address == "local" else {}
+    address = (
+        recipe.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    )  # None would connect to the Ray of another user
+    local_options: dict[str, Any] = (
+        {"num_cpus": recipe.workers, "include_dashboard": False} if address == "local" else {}
+    )
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local_options)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0].removesuffix(".")
         if address == "local":
@@ -106,10 +110,10 @@ def session(recipe: Machines) -> Iterator[None]:
 
 
 def run(recipe: Machines, name: str, pipeline: Sequence[PipelineStep], tasks: int, logs: Path) -> None:
-    """Run all tasks of a pipeline that are not done yet, and return when they are.
+    """Run all unfinished tasks of a pipeline, and wait until they are done.
 
     Raises:
-        DataError: a task failed, or Slurm could not be asked.
+        DataError: a task failed, or Slurm could not be reached.
     """
     shared = {"pipeline": list(pipeline), "tasks": tasks, "logging_dir": str(logs)}
     workers = min(recipe.workers, tasks)
@@ -134,8 +138,8 @@ def run(recipe: Machines, name: str, pipeline: Sequence[PipelineStep], tasks: in
     missing = executor.get_incomplete_ranks(skip_completed=True)
     if missing:
         raise DataError(
-            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); fix that and give the "
-            f"same command again to go on with them. Their logs are in {logs}."
+            f"{name}: {len(missing)} of {tasks} tasks failed ({_first_error(logs, missing)}); fix this and give the "
+            f"same command again to resume them. Their logs are in {logs}."
         )
 
 
@@ -149,8 +153,8 @@ def slurm_options(slurm: Slurm) -> dict[str, Any]:
 
 
 @contextmanager
-def _errors_kept(logging_dir: Any, rank: int) -> Iterator[None]:
-    """What a task raises in another process or on another machine, in a file that the caller reads."""
+def _errors_in_file(logging_dir: Any, rank: int) -> Iterator[None]:
+    """Write the error of a task in another process or on another machine to a file for the caller."""
     path = f"errors/{rank:05d}"
     try:
         yield
@@ -167,4 +171,4 @@ def _first_error(logs: Path, ranks: Sequence[int]) -> str:
         path = logs / "errors" / f"{rank:05d}"
         if path.is_file():
             return path.read_text(encoding="utf-8").strip().removesuffix(".")
-    return "no reason was left behind"
+    return "no error message was written"

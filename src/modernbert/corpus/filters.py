@@ -1,4 +1,4 @@
-"""Which documents are worth training on: the language, and datatrove's quality filters. Imported only where wanted."""
+"""Filters of documents: by language, and datatrove's quality filters. This module is imported only when needed."""
 
 import difflib
 import inspect
@@ -32,13 +32,13 @@ _CLASSES: dict[FilterName, type[BaseFilter]] = {
     "c4": C4QualityFilter,
     "fineweb": FineWebQualityFilter,
 }
-_LANGUAGE_CHARACTERS = 10_000  # looked at to tell the language of a document
+_LANGUAGE_CHARACTERS = 10_000  # first characters that decide the language of a document
 
 
 class FilterStep(PipelineStep):  # type: ignore[misc]
-    """Ask the filters of a source, and pass on the name of the first that refuses as a reason in the metadata."""
+    """Apply the filters of a source, and store the name of the first one that refuses a document in its metadata."""
 
-    name = "sieve"
+    name = "filters"
     type = "filter"
 
     def __init__(self, source: Source) -> None:
@@ -46,7 +46,7 @@ class FilterStep(PipelineStep):  # type: ignore[misc]
         self.source = source
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        filters = make_filters(self.source)  # here: language models do not travel between processes
+        filters = make_filters(self.source)  # created here, as language models cannot be pickled
         for document in data:
             if SKIPPED not in document.metadata and (refusal := _refusal(filters, document)):
                 document.metadata[SKIPPED] = refusal
@@ -64,7 +64,7 @@ def _refusal(filters: Mapping[str, BaseFilter], document: Document) -> str | Non
 
 
 class OfflineLanguageFilter(BaseFilter):  # type: ignore[misc]
-    """Keep documents of one language, as py3langid sees them: 139 languages, and its model comes with the package."""
+    """Keep documents of one language by py3langid, which supports 139 languages with a model in its package."""
 
     def __init__(self, language: str, score: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class OfflineLanguageFilter(BaseFilter):  # type: ignore[misc]
 
 
 class Words(WordTokenizer):  # type: ignore[misc]
-    """The words of a language as datatrove splits them. It holds nothing, so that it travels to other processes."""
+    """datatrove's word splitter of a language, without state, so that it can be pickled."""
 
     def word_tokenize(self, text: str) -> list[str]:
         return load_word_tokenizer(self.language).word_tokenize(text)
@@ -90,10 +90,10 @@ class Words(WordTokenizer):  # type: ignore[misc]
 
 
 def make_filters(source: Source) -> dict[str, BaseFilter]:
-    """The filters of a source in the order in which they are asked, by the name under which they are counted.
+    """The filters of a source in order, by the names under which their refusals are counted.
 
     Raises:
-        ConfigError: a filter has no such option.
+        ConfigError: a filter does not have an option.
         DataError: a package or a language model is missing.
     """
     filters: dict[str, BaseFilter] = {}
@@ -113,14 +113,14 @@ def make_filters(source: Source) -> dict[str, BaseFilter]:
 
 @cache
 def check_words(language: str) -> None:
-    """See to it that words of this language can be split.
+    """Check that words of a language can be split.
 
     Raises:
         DataError: the language is unknown, or a package is missing.
     """
     tokenizers = load_tokenizer_assignments()
     if language not in tokenizers:
-        raise DataError(f"datatrove splits no words of the language {language!r}; give a code like 'en' or 'jpn'.")
+        raise DataError(f"datatrove cannot split words of the language {language!r}; give a code like 'en' or 'jpn'.")
     try:
         tokenizers[language]().word_tokenize("a b")
     except ImportError as error:
@@ -139,17 +139,19 @@ def _language_filter(source: Source, language: str) -> BaseFilter:
         except ImportError:
             raise DataError(f"The language filter needs py3langid: {install_command('filters')}.") from None
         if language not in known:
-            raise DataError(f"py3langid knows no language {language!r}; it knows {', '.join(sorted(known))}.")
+            raise DataError(
+                f"py3langid does not support the language {language!r}; it supports {', '.join(sorted(known))}."
+            )
         return OfflineLanguageFilter(language, source.language_score)
     try:
         _fasttext(source, language).filter(Document(text="a b", id=""))
     except ImportError as error:
         raise DataError(f"{str(error).removesuffix('.')}, or leave out language_model.") from None
-    except Exception as error:  # whatever the file system, the network or fastText raise
+    except Exception as error:  # any error of the file system, the network or fastText
         reason = str(error).strip().partition("\n")[0].removesuffix(".")
         raise DataError(
-            f"The language model {source.language_model!r} cannot be had ({reason or type(error).__name__}); give the "
-            "path of a fastText model file, or leave out language_model."
+            f"The language model {source.language_model!r} cannot be loaded ({reason or type(error).__name__}); give "
+            "the path of a fastText model file, or leave out language_model."
         ) from None
     return _fasttext(source, language)
 
@@ -157,9 +159,9 @@ def _language_filter(source: Source, language: str) -> BaseFilter:
 def _fasttext(source: Source, language: str) -> LanguageFilter:
     if source.language_model in ("ft176", "glotlid"):
         return LanguageFilter([language], source.language_score, backend=source.language_model)
-    found = LanguageFilter([language], source.language_score)
-    found.model = _LocalFastText(source.language_model, [language])
-    return found
+    language_filter = LanguageFilter([language], source.language_score)
+    language_filter.model = _LocalFastText(source.language_model, [language])
+    return language_filter
 
 
 class _LocalFastText(FastTextLID):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What a corpus is made of: a frozen value read from TOML."""
+"""The recipe of a corpus: a frozen value read from TOML."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,19 +26,21 @@ class MinHash(Config):
 class Source(Config):
     """Files that become one shard folder: paths, globs, folders, or `python:MODULE` of the standard library.
 
-    What is refused is counted by its first reason, in this order: unreadable, too short, language, filters as listed,
-    duplicate.
+    Refused documents are counted by their first reason, in this order: unreadable, too short, language, filters as
+    listed, duplicate.
     """
 
-    name: str = Field(pattern=r"^[\w-][\w.-]*$")  # of a folder; one that begins with a dot is hidden
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")  # of the folder; a name must not begin with a dot
     paths: tuple[str, ...] = Field(min_length=1)
     kind: reading.Kind = "auto"
     pattern: str = "**/*"
     text_key: str = "text"
     min_characters: NonNegativeInt = 0
-    limit_documents: PositiveInt | None = None  # of each task, that is of each JSON lines or Parquet file
-    language: str | None = None  # keep this one alone, as "en"; filters and MinHash then split its words
-    language_score: float = Field(0.65, ge=0, le=1)  # the least probability of that language
+    limit_documents: PositiveInt | None = None  # of each task: each JSON lines or Parquet file is one
+    language: str | None = (
+        None  # keep documents of this language only, such as "en"; filters and MinHash then split its words
+    )
+    language_score: float = Field(0.65, ge=0, le=1)  # minimum probability of that language
     language_model: str = "py3langid"  # or "ft176", "glotlid", which datatrove downloads, or a fastText model file
     filters: tuple[FilterName, ...] = ()
     filter_options: dict[FilterName, dict[str, Any]] = Field(default_factory=dict)  # arguments of datatrove's classes
@@ -50,7 +52,7 @@ class Source(Config):
         if unused := sorted(self.filter_options.keys() - set(self.filters)):
             raise ValueError(f"filter_options names {unused[0]!r}, which is not in filters")
         if len(set(self.filters)) < len(self.filters):
-            raise ValueError("filters names one twice")
+            raise ValueError("filters has a filter twice")
         return self
 
 
@@ -58,21 +60,21 @@ Executor = Literal["local", "slurm", "ray"]
 
 
 class Slurm(Config):
-    """What datatrove asks of Slurm for every task."""
+    """The Slurm options of every task."""
 
     partition: str
     time: str = "24:00:00"
     cpus_per_task: PositiveInt = 1
     mem_per_cpu_gb: PositiveInt = 4
     qos: str | None = None
-    env_command: str | None = None  # run before the task; unless set, this Python's programs are put on the PATH
+    env_command: str | None = None  # run before the task; unset: add the folder of this Python to the PATH
     sbatch_args: dict[str, str] = Field(default_factory=dict)
 
 
 class Ray(Config):
     """The Ray cluster, and the resources of each task."""
 
-    address: str | None = None  # unless set, that in RAY_ADDRESS, or else a Ray of `workers` workers on this machine
+    address: str | None = None  # unset: that in RAY_ADDRESS, otherwise a local Ray with `workers` workers
     cpus_per_task: PositiveFloat = 1
     memory_gb_per_task: PositiveFloat = 1
 
@@ -80,7 +82,7 @@ class Ray(Config):
 class CorpusRecipe(Config):
     """Sources, tokenizer, and the folder that will hold one shard folder for each source.
 
-    The executor and the number of workers change nothing in the shards.
+    The shards do not depend on the executor and the number of workers.
     """
 
     tokenizer: str

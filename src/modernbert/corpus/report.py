@@ -1,4 +1,4 @@
-"""One page on a corpus, to look at before training: what there is, what was refused and why, and some of both."""
+"""A report of a corpus, to read before training: statistics, refused documents by reason, and samples."""
 
 import html
 import io
@@ -37,7 +37,7 @@ summary { cursor: pointer } small { color: #666 } svg { max-width: 100%; height:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the page says of one source."""
+    """The data of one source in the report."""
 
     source: Source
     manifest: Manifest
@@ -55,13 +55,13 @@ class _Facts:
 
 
 def write_report(recipe: CorpusRecipe, manifests: Sequence[Manifest]) -> Path:
-    """Write `report.html` into the folder of a corpus, whole or not at all. Returns its path.
+    """Write `report.html` into the folder of a corpus, atomically. Returns its path.
 
-    Everything is in the one file: a table of the sources, plots where matplotlib is installed, every reason with its
-    count, and texts that were kept and refused.
+    The file has a table of the sources, plots if matplotlib is installed, every reason with its count, and samples of
+    kept and refused texts.
 
     Raises:
-        DataError: the shards are not sound.
+        DataError: the shards are damaged.
     """
     facts = [_facts(source, manifest, recipe) for source, manifest in zip(recipe.sources, manifests, strict=True)]
     title = f"Corpus {html.escape(str(recipe.output))}"
@@ -77,11 +77,11 @@ def write_report(recipe: CorpusRecipe, manifests: Sequence[Manifest]) -> Path:
 def _facts(source: Source, manifest: Manifest, recipe: CorpusRecipe) -> _Facts:
     folder = recipe.output / source.name
     shards, tokenizer = Shards.open(folder), load_tokenizer(recipe.tokenizer)
-    chosen = np.random.default_rng(0).choice(
+    sample = np.random.default_rng(0).choice(
         shards.num_documents, min(_KEPT_SAMPLES, shards.num_documents), replace=False
     )
     kept = []
-    for number in sorted(chosen.tolist()):
+    for number in sorted(sample.tolist()):
         ids = shards.document(number)
         more = " …" if len(ids) > _SAMPLE_TOKENS else ""
         text = tokenizer.decode(ids[:_SAMPLE_TOKENS].tolist(), skip_special_tokens=False)
@@ -124,11 +124,11 @@ def _row(name: str, numbers: Iterable[str]) -> str:
 
 def _section(fact: _Facts) -> str:
     source, manifest = fact.source, fact.manifest
-    done = [f"language {source.language} ({source.language_model})"] if source.language else []
-    done += [f"filters {', '.join(source.filters)}"] if source.filters else []
-    done += [f"deduplication {source.deduplicate}"] if source.deduplicate else []
+    steps = [f"language {source.language} ({source.language_model})"] if source.language else []
+    steps += [f"filters {', '.join(source.filters)}"] if source.filters else []
+    steps += [f"deduplication {source.deduplicate}"] if source.deduplicate else []
     parts = [f"<h2>{html.escape(source.name)}</h2>"]
-    parts.append(f"<p>{html.escape('; '.join(done) or 'no filter, no deduplication')}</p>")
+    parts.append(f"<p>{html.escape('; '.join(steps) or 'no filter, no deduplication')}</p>")
     if manifest.skipped:
         read = manifest.documents + sum(manifest.skipped.values())
         rows = [_row("kept", [f"{manifest.documents:,}", f"{manifest.documents / read:.1%}"])]
@@ -157,12 +157,12 @@ def _plots(facts: Sequence[_Facts]) -> str:
 
     settings = {"svg.fonttype": "none", "svg.hashsalt": "modernbert", "font.family": "sans-serif"}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # letters of a source's name that a font lacks; the browser has its own
+        warnings.simplefilter("ignore")  # the font may lack letters of a source's name, but the browser has them
         figure = Figure(figsize=(14, 2.6 + 0.3 * len(facts)), layout="constrained")
-        lengths, shares, fates = figure.subplots(1, 3)
+        lengths, shares, results = figure.subplots(1, 3)
         _draw_lengths(lengths, facts)
         _draw_shares(shares, facts)
-        _draw_fates(fates, facts)
+        _draw_results(results, facts)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()[file.getvalue().index("<svg") :]
@@ -181,21 +181,21 @@ def _draw_lengths(axes: Any, facts: Sequence[_Facts]) -> None:
 
 
 def _draw_shares(axes: Any, facts: Sequence[_Facts]) -> None:
-    places = np.arange(len(facts))
+    rows = np.arange(len(facts))
     for name, shift in (("tokens", -0.2), ("documents", 0.2)):
         numbers = np.array([getattr(fact.manifest, name) for fact in facts])
-        axes.barh(places + shift, 100 * numbers / numbers.sum(), 0.4, label=name)
+        axes.barh(rows + shift, 100 * numbers / numbers.sum(), 0.4, label=name)
     axes.set(title="share of the sources", xlabel="%")
     _names(axes, facts)
 
 
-def _draw_fates(axes: Any, facts: Sequence[_Facts]) -> None:
+def _draw_results(axes: Any, facts: Sequence[_Facts]) -> None:
     counts = np.array([(fact.manifest.documents, fact.filtered, fact.duplicates) for fact in facts])
     shares, left = 100 * counts / counts.sum(1, keepdims=True), np.zeros(len(facts))
     for name, colour, share in zip(("kept", "refused", "duplicates"), ("C2", "C7", "C3"), shares.T, strict=True):
         axes.barh(np.arange(len(facts)), share, left=left, color=colour, label=name)
         left += share
-    axes.set(title="what became of the documents", xlabel="%")
+    axes.set(title="kept and refused documents", xlabel="%")
     _names(axes, facts)
 
 

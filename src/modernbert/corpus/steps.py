@@ -1,4 +1,4 @@
-"""Steps of a datatrove pipeline. Imported only where datatrove is installed."""
+"""Steps of a datatrove pipeline. This module needs datatrove."""
 
 import json
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from modernbert.files import FileRecord, atomic_write, file_record
 from modernbert.text import documents as reading
 from modernbert.text.tokenizer import load_tokenizer, num_ids
 
-SKIPPED = "skipped"  # the key of the metadata under which a document that is not wanted carries the reason
+SKIPPED = "skipped"  # the metadata key with the reason why a document is skipped
 
 
 class SourceReader(BaseReader):  # type: ignore[misc]
-    """Documents of the files of a task, in order. What cannot be used is passed on as a reason in the metadata.
+    """Documents of the files of a task, in order. Unusable documents have the reason in their metadata.
 
-    The records of the files that were read are written to `records`, one file for each task.
+    Each task writes the records of its files to the folder `records`.
     """
 
     name = "files"
@@ -43,29 +43,29 @@ class SourceReader(BaseReader):  # type: ignore[misc]
         self.records = records
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        taken = 0
+        num_documents = 0
         records: list[FileRecord] = []
         for path in self.tasks[rank]:
             records.append(file_record(path))
             with atomic_write(self.records / f"{rank:05d}.json") as partial:
                 partial.write_text(json.dumps(records), encoding="utf-8")
-            for found in reading.read_documents(path, self.kind, self.text_key):
-                if isinstance(found, reading.Skipped):
-                    yield Document(text="", id=found.origin, metadata={SKIPPED: found.reason})
+            for document in reading.read_documents(path, self.kind, self.text_key):
+                if isinstance(document, reading.Skipped):
+                    yield Document(text="", id=document.origin, metadata={SKIPPED: document.reason})
                     continue
-                if len(found.text) < self.min_characters:
-                    yield Document(text=found.text, id=found.origin, metadata={SKIPPED: "too short"})
+                if len(document.text) < self.min_characters:
+                    yield Document(text=document.text, id=document.origin, metadata={SKIPPED: "too short"})
                     continue
-                if taken == self.limit:
+                if num_documents == self.limit:
                     return
-                taken += 1
-                yield Document(text=found.text, id=found.origin)
+                num_documents += 1
+                yield Document(text=document.text, id=document.origin)
 
 
 class TokenShardWriter(PipelineStep):  # type: ignore[misc]
-    """Tokenise the documents of a task into one shard, in their order and without special tokens.
+    """Tokenize the documents of a task into one shard, in order and without special tokens.
 
-    Beside the shard it keeps a small file of counts, first for the progress bar and at last for the manifest.
+    It also writes a small file of counts, for the progress bar and for the manifest.
     """
 
     name = "token shards"
@@ -106,7 +106,7 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
                 counts["tokens"] += len(ids)
                 counts["bytes"] += len(text.encode("utf-8", "ignore"))
             waiting.clear()
-            self._publish(counts, rank)
+            self._write_counts(counts, rank)
 
         for document in data:
             if reason := document.metadata.get(SKIPPED):
@@ -123,7 +123,7 @@ class TokenShardWriter(PipelineStep):  # type: ignore[misc]
         file.close()
         refused.write(self.folder / "refused" / f"{rank:05d}.json")
 
-    def _publish(self, counts: dict[str, Any], rank: int) -> None:
+    def _write_counts(self, counts: dict[str, Any], rank: int) -> None:
         path = self.folder / "progress" / f"{rank:05d}.json"
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(counts), encoding="utf-8")

@@ -99,14 +99,14 @@ def test_the_published_models_have_the_published_parameters(config, total):
         {"tie_word_embeddings": False, "decoder_bias": False},
     ],
 )
-def test_parameters_are_those_of_the_model(changes):
+def test_parameter_counts_equal_those_of_the_model(changes):
     config = EncoderConfig(**({**SHAPE, "num_hidden_layers": 5} | changes))
     with torch.device("meta"):
         model = MaskedLM(config)
     assert count_parameters(config).total == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_operations_are_those_that_torch_counts(monkeypatch):
+def test_operations_equal_those_that_torch_counts(monkeypatch):
     monkeypatch.setattr(encoder, "varlen_attention", dense)
     config = EncoderConfig(**SHAPE, num_hidden_layers=3, global_attn_every_n_layers=1)
     model = MaskedLM(config).train()
@@ -132,7 +132,7 @@ def test_special_tokens_never_reach_the_decoder():
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("attention", ["blocked", "like flash"])
-def test_activations_are_what_the_graph_keeps(precision, attention, monkeypatch):
+def test_activations_equal_those_that_autograd_keeps(precision, attention, monkeypatch):
     if attention == "like flash":
         monkeypatch.setattr(encoder, "varlen_attention", like_flash)
     config = EncoderConfig(**SHAPE, num_hidden_layers=5, attention_output_dropout=0.1)
@@ -140,14 +140,14 @@ def test_activations_are_what_the_graph_keeps(precision, attention, monkeypatch)
     assert estimated_kept_bytes(config, Setting(precision, on_cuda=False)) == pytest.approx(kept, rel=0.01)
 
 
-def test_dropout_that_is_off_keeps_nothing():
+def test_disabled_dropout_keeps_no_activations():
     config = EncoderConfig(**SHAPE, num_hidden_layers=2, attention_output_dropout=0.0)
     kept = kept_bytes(MaskedLM(config).train(), "fp32")
     assert estimated_kept_bytes(config, Setting("fp32", on_cuda=False)) == pytest.approx(kept, rel=0.01)
 
 
 @pytest.mark.slow
-def test_compiled_layers_keep_what_torchs_partitioner_chooses():
+def test_activations_of_compiled_layers_equal_those_of_torchs_partitioner():
     """In a process of its own, as dynamo cannot trace through the shape checks of a test run."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = "import test_costs; print(*test_costs.compiled_bytes())"
@@ -180,7 +180,7 @@ def compiled_bytes():
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_peak_of_an_update_is_the_estimated_one(precision, checkpointing):
+def test_the_peak_memory_of_an_update_equals_the_estimate(precision, checkpointing):
     config = EncoderConfig(**SHAPE, num_hidden_layers=8, attention_output_dropout=0.1)
     model = MaskedLM(config).train()
     if checkpointing:
@@ -199,7 +199,7 @@ def test_the_peak_of_an_update_is_the_estimated_one(precision, checkpointing):
     assert estimated == pytest.approx(peak, rel=0.15 if checkpointing else 0.06)
 
 
-def test_sharding_divides_what_every_device_holds():
+def test_sharding_divides_the_memory_of_every_device():
     config = EncoderConfig.base()
     whole = estimate_memory(config, Setting("bf16"), 8192, RATIO, passes=1)
     parts = estimate_memory(config, Setting("bf16", shards=8), 8192, RATIO, passes=1)
@@ -209,7 +209,7 @@ def test_sharding_divides_what_every_device_holds():
     assert several.gradients == parts.gradients + whole.gradients
 
 
-def test_checkpointing_keeps_less_and_computes_a_third_of_the_layers_again():
+def test_checkpointing_keeps_less_and_recomputes_a_third_of_the_layers():
     config = EncoderConfig.base()
     kept, again = (estimate_memory(config, Setting("bf16", 1, flag), 65_536, RATIO, 1) for flag in (False, True))
     assert again.activations < kept.activations / 4

@@ -85,7 +85,7 @@ def test_the_published_runs_have_the_published_numbers(base, large):
     assert all(phase.packing_efficiency > 0.99 for phase in (*base.phases, *large.phases))
 
 
-def test_the_published_hours_are_307000_tokens_a_second_and_the_assumed_share_of_the_peak(base, large):
+def test_the_published_hours_give_307000_tokens_per_second_and_the_assumed_utilisation(base, large):
     assert base.implied[0].tokens_per_second == pytest.approx(307_000, rel=0.01)
     assert large.implied[0].tokens_per_second == pytest.approx(140_000, rel=0.01)
     assert base.implied[0].share_of_peak == pytest.approx(PUBLISHED_UTILISATION, abs=5e-4)
@@ -99,7 +99,7 @@ def test_the_published_microbatches_fit_the_published_devices(base, large):
         assert phase.largest_microbatch_rows >= phase.microbatch_rows
 
 
-def test_two_trillion_tokens_are_planned_with_no_more_work_than_two_billion(monkeypatch):
+def test_planning_two_trillion_tokens_is_as_fast_as_two_billion(monkeypatch):
     packed, calls = lengths.Packer.next_packed_sequence, Counter()
 
     def counted(packer):
@@ -127,9 +127,7 @@ def test_two_trillion_tokens_are_planned_with_no_more_work_than_two_billion(monk
     tokens=st.integers(1, 400_000),
     empty=st.fractions(0, Fraction(1, 2)),
 )
-def test_the_simulated_updates_are_those_of_stepping_through_the_batch_sizes(
-    start, factor, extra, warmup, max_length, tokens, empty
-):
+def test_simulated_updates_equal_a_step_by_step_calculation(start, factor, extra, warmup, max_length, tokens, empty):
     batch = BatchSize(tokens=start * factor + extra, start=start, warmup_tokens=warmup)
     per_row = max_length * (1 - empty)
     read, counted = Fraction(0), Counter()
@@ -141,7 +139,7 @@ def test_the_simulated_updates_are_those_of_stepping_through_the_batch_sizes(
     assert {stage.batch_tokens: stage.updates for stage in stages} == counted
 
 
-def test_a_real_run_takes_the_planned_updates(recipe_for, tmp_path):
+def test_a_real_run_has_the_planned_number_of_updates(recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run")
     found = plan(recipe, Cluster.of(count=1))
     assert found.lengths == "those of the recipe's shards"
@@ -156,7 +154,7 @@ def test_a_real_run_takes_the_planned_updates(recipe_for, tmp_path):
         )
 
 
-def test_a_plan_needs_neither_tokenizer_nor_shards_and_says_what_it_assumes(tmp_path, monkeypatch):
+def test_a_plan_needs_neither_tokenizer_nor_shards_and_states_its_assumptions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = plan(small(), Cluster.of("rtx4090", 1))
     assert found.vocabulary == 50_368
@@ -165,12 +163,12 @@ def test_a_plan_needs_neither_tokenizer_nor_shards_and_says_what_it_assumes(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_vocabulary_is_that_of_a_tokenizer_that_is_here(recipe_for, tmp_path):
+def test_the_vocabulary_size_is_that_of_an_existing_tokenizer(recipe_for, tmp_path):
     assert plan(recipe_for(tmp_path), Cluster.of(count=1)).vocabulary == 1024
     assert plan(recipe_for(tmp_path), Cluster.of(count=1), vocab_size=2048).vocabulary == 2048
 
 
-def test_the_largest_microbatch_fits_and_one_row_more_does_not():
+def test_the_largest_microbatch_fits_and_a_larger_one_does_not():
     recipe = load(PretrainRecipe, RECIPES / "base" / "pretrain.toml")
     cluster = Cluster.of("a100-40")
     [phase, *_] = plan(recipe, cluster).phases
@@ -183,7 +181,7 @@ def test_the_largest_microbatch_fits_and_one_row_more_does_not():
         assert found.largest_microbatch_rows == phase.largest_microbatch_rows
 
 
-def test_a_plan_whose_microbatch_does_not_fit_names_one_that_does():
+def test_a_plan_with_a_too_large_microbatch_suggests_one_that_fits():
     recipe = load(PretrainRecipe, RECIPES / "base" / "pretrain.toml")
     words = describe(plan(recipe, Cluster.of("a100-40"))).rpartition("run.microbatch_tokens=")
     assert words[1]
@@ -192,14 +190,14 @@ def test_a_plan_whose_microbatch_does_not_fit_names_one_that_does():
     assert all(phase.fits for phase in found.phases)
 
 
-def test_a_source_counts_only_the_documents_that_the_recipe_takes():
+def test_a_source_counts_only_documents_of_the_lengths_in_the_recipe():
     long = small(phases={"only": SMALL["phases"]["context"] | {"mixture": {"books": 1.0}, "batch_tokens": 8192}})
     both = small(phases={"only": SMALL["phases"]["context"] | {"mixture": {"web": 1.0}, "batch_tokens": 8192}})
     chunks = [plan(recipe, Cluster.of(count=1)).phases[0].chunk_tokens for recipe in (long, both)]
     assert chunks[0] > chunks[1]
 
 
-def test_longer_documents_cost_more_attention_and_nothing_else(tmp_path):
+def test_longer_documents_increase_only_the_cost_of_attention(tmp_path):
     found = []
     for start in (16, 512):
         path = tmp_path / f"{start}.json"
@@ -226,7 +224,7 @@ def test_hours_fall_with_devices_and_cost_does_not():
     assert one.cost == pytest.approx(2 * one.device_hours)
 
 
-def test_fp32_has_no_hours_as_the_table_has_no_peak_for_it():
+def test_fp32_has_no_hours_as_its_peak_is_unknown():
     found = plan(small(run=SMALL["run"] | {"precision": "fp32"}), Cluster.of(count=1, cost_per_hour=1.0))
     assert found.total.hours is None
     assert found.total.cost is None
@@ -234,7 +232,7 @@ def test_fp32_has_no_hours_as_the_table_has_no_peak_for_it():
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RECIPES.glob("*/pretrain.toml")))
-def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name):
+def test_every_shipped_recipe_can_be_planned(name):
     recipe = load(PretrainRecipe, RECIPES / name / "pretrain.toml")
     found = plan(recipe, Cluster.of())
     fewest = min(phase.stages[0].rows for phase in found.phases)
@@ -243,7 +241,7 @@ def test_every_shipped_recipe_is_planned_for_as_many_devices_as_fit(name):
 
 
 @pytest.mark.slow
-def test_this_machine_is_a_device_whose_speed_is_measured(monkeypatch):
+def test_the_speed_of_this_machine_is_measured(monkeypatch):
     monkeypatch.setattr("modernbert.plan.costs.product_rates", lambda: {"bf16": 50.0, "fp32": 100.0})
     monkeypatch.setattr("modernbert.runtime.fast_bf16", lambda: False)
     auto = plan(small(), Cluster.of("cpu", utilisation=0.5))
@@ -255,7 +253,7 @@ def test_this_machine_is_a_device_whose_speed_is_measured(monkeypatch):
     assert bf16.phases[0].memory.activations < auto.phases[0].memory.activations
 
 
-def test_a_plan_counts_how_often_a_phase_reads_each_source(recipe_for, tmp_path):
+def test_a_plan_has_the_epochs_of_each_source(recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run")
     many = recipe.phases["pretrain"].model_copy(update={"tokens": 10**9})
     found = plan(recipe.model_copy(update={"phases": {"pretrain": many}}), Cluster.of(count=1))
@@ -268,11 +266,11 @@ def test_a_plan_counts_how_often_a_phase_reads_each_source(recipe_for, tmp_path)
     assert "max_repeats limits it" in describe(found)
 
 
-def test_epochs_are_not_known_without_the_shards():
+def test_epochs_are_unknown_without_shards():
     assert plan(small(), Cluster.of(count=1)).phases[0].epochs == {}
 
 
-def test_the_shape_is_that_of_the_start_once_it_is_there(tmp_path):
+def test_the_shape_is_that_of_an_existing_start_model(tmp_path):
     start = tmp_path / "start"
     recipe = small(model={"start": str(start), "preset": "large"})
     assert model_shape(recipe).num_hidden_layers == 28
@@ -284,7 +282,7 @@ def test_the_shape_is_that_of_the_start_once_it_is_there(tmp_path):
     assert plan(recipe, Cluster.of(count=1)).vocabulary == 640
 
 
-def test_repeats_that_the_corpus_cannot_give_are_refused_before_the_run(recipe_for, tmp_path):
+def test_a_corpus_too_small_for_max_repeats_is_refused(recipe_for, tmp_path):
     recipe = recipe_for(tmp_path)
     phase = recipe.phases["pretrain"].model_copy(update={"max_repeats": 1.0, "tokens": 10**9})
     with pytest.raises(ConfigError, match="max_repeats allows"):
@@ -317,7 +315,7 @@ def test_repeats_that_the_corpus_cannot_give_are_refused_before_the_run(recipe_f
         ),
     ],
 )
-def test_a_mistake_is_one_sentence(cluster, arguments, changes, message):
+def test_invalid_arguments_are_an_error(cluster, arguments, changes, message):
     with pytest.raises((ConfigError, DataError), match=message) as error:
         plan(small(**changes), Cluster.of(**({"count": 1} | cluster)), **arguments)
     assert isinstance(error.value, ModernBertError)
@@ -325,18 +323,18 @@ def test_a_mistake_is_one_sentence(cluster, arguments, changes, message):
 
 
 @pytest.mark.parametrize(("ending", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
-def test_the_schedule_is_drawn(tmp_path, ending, begins, base):
+def test_the_schedule_is_plotted(tmp_path, ending, begins, base):
     plot_plan(base, load(PretrainRecipe, RECIPES / "base" / "pretrain.toml"), tmp_path / f"plan{ending}")
     assert (tmp_path / f"plan{ending}").read_bytes().startswith(begins)
 
 
-def test_another_ending_of_the_picture_is_refused(tmp_path, base):
+def test_another_suffix_of_the_figure_is_refused(tmp_path, base):
     with pytest.raises(ConfigError, match=r"must end in \.png, \.svg or \.pdf"):
         plot_plan(base, load(PretrainRecipe, RECIPES / "base" / "pretrain.toml"), tmp_path / "plan.bmp")
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_table_for_people_and_json_for_machines(tmp_path, monkeypatch):
+def test_the_command_prints_a_table_or_json(tmp_path, monkeypatch):
     recipe = RECIPES / "tiny" / "pretrain.toml"
     monkeypatch.chdir(tmp_path)
     arguments = ["plan", str(recipe), "run.precision=bf16", "--gpus", "1", "--hours", "decay=0.5"]
@@ -352,7 +350,7 @@ def test_the_command_prints_a_table_for_people_and_json_for_machines(tmp_path, m
 
 
 @pytest.mark.slow
-def test_the_page_shows_what_the_commands_print(tmp_path, monkeypatch):
+def test_the_documentation_shows_the_output_of_the_commands(tmp_path, monkeypatch):
     monkeypatch.setattr(lengths, "SAMPLE_DOCUMENTS", SAMPLE_DOCUMENTS)
     page = (RECIPES.parent / "docs" / "planning.md").read_text(encoding="utf-8")
     (tmp_path / "recipes").symlink_to(RECIPES)

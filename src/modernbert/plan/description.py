@@ -39,10 +39,10 @@ def describe(plan: Plan) -> str:
         shown = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
         lines.append(f"{label:<31}{shown}{total:>{last}}".rstrip())
     lines.append("")
-    for found in plan.implied:
+    for speed in plan.implied:
         lines.append(
-            f"{' + '.join(found.phases)} in {found.hours:,.1f} hours: {found.tokens_per_second:,.0f} tokens/s on each "
-            f"device, {found.share_of_peak:.1%} of its peak"
+            f"{' + '.join(speed.phases)} in {speed.hours:,.1f} hours: {speed.tokens_per_second:,.0f} tokens/s on each "
+            f"device, {speed.share_of_peak:.1%} of its peak"
         )
     if plan.total.hours is None:
         lines.append("no hours: the table of devices has bf16 peaks only, and run.precision is fp32")
@@ -78,13 +78,13 @@ _EFFORT: tuple[tuple[str, Callable[[Effort], str]], ...] = (
 )
 
 
-def _of_effort(label: str) -> tuple[str, Callable[[PhasePlan], str]]:
+def _effort_line(label: str) -> tuple[str, Callable[[PhasePlan], str]]:
     show = dict(_EFFORT)[label]
     return label, lambda phase: show(phase.effort)
 
 
 _ROWS: tuple[tuple[str, Callable[[PhasePlan], str]], ...] = (
-    _of_effort("tokens"),
+    _effort_line("tokens"),
     ("tokens of a packed sequence", lambda phase: f"{phase.max_length:,}"),
     ("  packing efficiency", lambda phase: f"{phase.packing_efficiency:.2%}"),
     ("  mean length of a chunk", lambda phase: f"{phase.chunk_tokens:,.0f}"),
@@ -92,17 +92,17 @@ _ROWS: tuple[tuple[str, Callable[[PhasePlan], str]], ...] = (
     ("tokens of a batch", lambda phase: f"{phase.stages[-1].batch_tokens:,}"),
     ("  at first", lambda phase: f"{phase.stages[0].batch_tokens:,}"),
     ("packed sequences of a batch", lambda phase: f"{phase.stages[-1].rows:,}"),
-    _of_effort("updates"),
+    _effort_line("updates"),
     ("  while the batch grows", lambda phase: f"{phase.growing_updates:,}"),
     ("  while the rate warms up", lambda phase: f"{phase.rate_warmup_updates:,}"),
     ("operations of a token", lambda phase: f"{phase.flops_per_token.total:.3g}"),
     ("  layers", lambda phase: f"{phase.flops_per_token.layers:.3g}"),
     ("  attention", lambda phase: f"{phase.flops_per_token.attention:.3g}"),
     ("  head", lambda phase: f"{phase.flops_per_token.head:.3g}"),
-    _of_effort("operations"),
-    _of_effort("hours"),
-    _of_effort("device hours"),
-    _of_effort("cost"),
+    _effort_line("operations"),
+    _effort_line("hours"),
+    _effort_line("device hours"),
+    _effort_line("cost"),
     ("sequences of a microbatch", lambda phase: f"{phase.microbatch_rows:,}"),
     ("  passes of an update", lambda phase: f"{phase.passes:,}"),
     ("memory of a device, GiB", lambda phase: _gib(phase.memory.total)),

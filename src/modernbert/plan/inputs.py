@@ -21,11 +21,11 @@ class Lengths:
 
     sources: Mapping[str, Ints]
     origin: str
-    own: bool  # whether they are those of the recipe's shards, so that tokens can be counted
+    from_recipe: bool  # whether they are those of the recipe's shards, so that tokens can be counted
 
     def tokens(self, source: str) -> int | None:
         """The number of tokens of a source, if known."""
-        return int(self.sources[source].sum()) if self.own else None
+        return int(self.sources[source].sum()) if self.from_recipe else None
 
 
 def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> EncoderConfig:
@@ -64,8 +64,8 @@ def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogr
     if shards is not None and histogram is not None:
         raise ConfigError("Lengths come from --shards or from --histogram; give one of them.")
     missing = next((data.path for data in recipe.data.values() if not data.path.exists()), None)
-    own = shards is None and histogram is None and missing is None
-    if own:
+    from_recipe = shards is None and histogram is None and missing is None
+    if from_recipe:
         fraction = recipe.validation.fraction
         found = {name: Shards.open(data.path).split(fraction).train.lengths for name, data in recipe.data.items()}
         origin = "those of the recipe's shards"
@@ -86,4 +86,4 @@ def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogr
                 f"(lengths {origin}); change data.{name}, or give other lengths."
             )
     sources = {name: fitting[id(found[name]), data.min_tokens, data.max_tokens] for name, data in recipe.data.items()}
-    return Lengths(sources, origin, own)
+    return Lengths(sources, origin, from_recipe)

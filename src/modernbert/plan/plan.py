@@ -33,24 +33,24 @@ from modernbert.stream.mixture import cap_repeats
 from modernbert.text.framing import FRAME_TOKENS
 from modernbert.train.recipe import BatchSize, Phase, PretrainRecipe, Run
 
-# The share of an H100's dense bf16 peak that the published base reached in its first phase: 1.719 T tokens in 194.2
+# The fraction of an H100's dense bf16 peak that the published base reached in its first phase: 1.719 T tokens in 194.2
 # hours on eight (arXiv 2412.13663, appendix A), at the operations that `count_flops` counts for the assumed lengths.
 PUBLISHED_UTILISATION = 0.252
-# The share of this processor's measured matrix products that a training step of `mini` reached (docs/benchmarks/cpu.md:
-# one thread, bf16; base reached 0.81).
+# The fraction of this processor's measured matrix products that a training step of `mini` reached, with one thread in
+# bf16 (docs/benchmarks/cpu.md; base reached 0.81).
 CPU_UTILISATION = 0.65
-# What is not planned with: CUDA's context, communication buffers, gaps of the allocator. A choice, not a measurement.
+# Memory that a plan leaves free: CUDA's context, communication buffers, fragmentation. A choice, not a measurement.
 HEADROOM = 0.1
 _MOST_DEVICES = 8  # of one machine
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The devices of a run, one process each, and what is assumed of them."""
+    """The devices of a run, one process each, and the assumptions about them."""
 
     device: Device
-    count: int | None  # None: as many as every phase has packed sequences for, at most eight
-    utilisation: float  # the share of the peak that the run reaches
+    count: int | None  # None: the largest number for which every phase has packed sequences, at most eight
+    utilisation: float  # fraction of the peak that the run reaches
     cost_per_hour: float | None  # of one device
 
     @classmethod
@@ -80,7 +80,7 @@ class Cluster:
             return cls(this_cpu(), count or 1, share, cost_per_hour)
         return cls(DEVICES[device], count, share, cost_per_hour)
 
-    def fitted(self, recipe: PretrainRecipe) -> "Cluster":
+    def with_count(self, recipe: PretrainRecipe) -> "Cluster":
         """The same devices. If their number is open, it becomes the largest one for which each phase has sequences."""
         if self.count is not None:
             return self
@@ -88,7 +88,7 @@ class Cluster:
 
     @property
     def num_devices(self) -> int:
-        assert self.count is not None  # see `fitted`
+        assert self.count is not None  # see `with_count`
         return self.count
 
     def precision(self, run: Run) -> Precision:
@@ -108,7 +108,7 @@ class Stage:
     """Updates of one batch size."""
 
     batch_tokens: int
-    rows: int
+    rows: int  # packed sequences of a batch
     updates: int
 
 
@@ -138,7 +138,7 @@ class PhasePlan:
     rate_warmup_updates: int
     flops_per_token: Flops
     effort: Effort
-    microbatch_rows: int
+    microbatch_rows: int  # packed sequences of a microbatch
     passes: int  # microbatches in an update of the final batch size
     memory: Memory
     fits: bool
@@ -190,14 +190,14 @@ def plan(
             there are devices.
         DataError: lengths cannot be read, or a source has no document of the lengths in the recipe.
     """
-    measured = _given_hours(recipe, hours)
-    cluster = cluster.fitted(recipe)
+    measured = _parse_hours(recipe, hours)
+    cluster = cluster.with_count(recipe)
     config = model_shape(recipe, vocab_size)
     lengths = document_lengths(recipe, shards, histogram)
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
     packed: dict[tuple[int, int], PackingStatistics] = {}  # sources that share their lengths are packed once
 
-    def rows_of(source: str, max_length: int) -> PackingStatistics:
+    def packing_of(source: str, max_length: int) -> PackingStatistics:
         key = (id(lengths.sources[source]), max_length)
         if key not in packed:
             packed[key] = packing_statistics(lengths.sources[source], max_length, windows)
@@ -206,12 +206,12 @@ def plan(
     phases = []
     for name, phase in recipe.phases.items():
         weights: Mapping[str, float] = phase.mixture
-        if phase.max_repeats is not None and lengths.own:
+        if phase.max_repeats is not None and lengths.from_recipe:
             totals = {source: int(lengths.sources[source].sum()) for source in weights}
             weights = cap_repeats(weights, totals, phase.tokens, phase.max_repeats)
-        packed_sources = {source: rows_of(source, phase.max_length) for source in weights}
-        rows = mixture_statistics(packed_sources, weights)
-        planned = _plan_phase(name, phase, recipe, config, rows, cluster)
+        packed_sources = {source: packing_of(source, phase.max_length) for source in weights}
+        packing = mixture_statistics(packed_sources, weights)
+        planned = _plan_phase(name, phase, recipe, config, packing, cluster)
         phases.append(replace(planned, epochs=_epochs(phase.tokens, weights, packed_sources, lengths)))
     parameters, precision = count_parameters(config), cluster.precision(recipe.run)
     return Plan(
@@ -222,7 +222,7 @@ def plan(
         parameters=parameters,
         parameters_total=parameters.total,
         phases=tuple(phases),
-        total=_added([phase.effort for phase in phases]),
+        total=_sum([phase.effort for phase in phases]),
         implied=tuple(_implied(names, number, phases, cluster, precision) for names, number in measured),
     )
 
@@ -231,13 +231,13 @@ def _epochs(
     tokens: int, weights: Mapping[str, float], packed: Mapping[str, PackingStatistics], lengths: Lengths
 ) -> dict[str, float]:
     """The epochs of each source in a phase. [CLS] and [SEP] count as tokens of the phase, but not of the source."""
-    found = {}
+    epochs = {}
     for source, weight in weights.items():
-        held = lengths.tokens(source)
-        if held is not None:
+        source_tokens = lengths.tokens(source)
+        if source_tokens is not None:
             share = weight / sum(weights.values()) * (1 - FRAME_TOKENS * packed[source].chunks_per_token)
-            found[source] = tokens * share / held
-    return found
+            epochs[source] = tokens * share / source_tokens
+    return epochs
 
 
 def _first_batch(phase: Phase) -> int:
@@ -266,19 +266,19 @@ def simulate_updates(
 
 
 def _plan_phase(
-    name: str, phase: Phase, recipe: PretrainRecipe, config: EncoderConfig, rows: PackingStatistics, cluster: Cluster
+    name: str, phase: Phase, recipe: PretrainRecipe, config: EncoderConfig, packing: PackingStatistics, cluster: Cluster
 ) -> PhasePlan:
     run, batch, length = recipe.run, phase.batch_tokens, phase.max_length
-    stages = simulate_updates(batch, length, phase.tokens, rows.tokens_per_sequence)
+    stages = simulate_updates(batch, length, phase.tokens, packing.tokens_per_sequence)
     count = cluster.num_devices
     if stages[0].rows < count:
         raise ConfigError(
             f"A batch of {stages[0].rows} packed sequences in phases.{name} is too small for {count} devices; "
             "raise batch_tokens (and its start), or give fewer --gpus."
         )
-    warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, rows.tokens_per_sequence)
-    flops = count_flops(config, rows, phase.mask_ratio)
-    work = flops.total + (flops.recomputed if run.activation_checkpointing else 0.0)
+    warmup = simulate_updates(batch, length, phase.schedule.warmup_tokens, packing.tokens_per_sequence)
+    flops = count_flops(config, packing, phase.mask_ratio)
+    computed_flops = flops.total + (flops.recomputed if run.activation_checkpointing else 0.0)
     precision = cluster.precision(run)
     setting = Setting(
         precision,
@@ -293,37 +293,39 @@ def _plan_phase(
         return estimate_memory(config, setting, rows * length, phase.mask_ratio, passes=math.ceil(share / rows))
 
     fitting = (rows for rows in range(share, 0, -1) if memory(rows).total <= cluster.usable_memory)
-    at_once = min(share, run.microbatch_tokens // length)
+    per_microbatch = min(share, run.microbatch_tokens // length)
     updates = sum(stage.updates for stage in stages)
     return PhasePlan(
         name=name,
         max_length=length,
         mask_ratio=phase.mask_ratio,
-        packing_efficiency=rows.packing_efficiency,
-        chunk_tokens=1 / rows.chunks_per_token,
+        packing_efficiency=packing.packing_efficiency,
+        chunk_tokens=1 / packing.chunks_per_token,
         stages=stages,
         growing_updates=sum(stage.updates for stage in stages if stage.batch_tokens < batch.tokens),
         rate_warmup_updates=sum(stage.updates for stage in warmup),
         flops_per_token=flops,
-        effort=_effort(phase.tokens, updates, flops.total, work, cluster, cluster.device.peak(precision)),
-        microbatch_rows=at_once,
-        passes=math.ceil(share / at_once),
-        memory=memory(at_once),
-        fits=memory(at_once).total <= cluster.usable_memory,
+        effort=_effort(phase.tokens, updates, flops.total, computed_flops, cluster, cluster.device.peak(precision)),
+        microbatch_rows=per_microbatch,
+        passes=math.ceil(share / per_microbatch),
+        memory=memory(per_microbatch),
+        fits=memory(per_microbatch).total <= cluster.usable_memory,
         largest_microbatch_rows=next(fitting, 0),
         epochs={},
     )
 
 
-def _effort(tokens: int, updates: int, flops: float, work: float, cluster: Cluster, peak: float | None) -> Effort:
+def _effort(
+    tokens: int, updates: int, flops: float, computed_flops: float, cluster: Cluster, peak: float | None
+) -> Effort:
     if peak is None:
         return Effort(tokens, updates, tokens * flops, None, None, None)
-    device_hours = tokens * work / (peak * cluster.utilisation) / 3600
+    device_hours = tokens * computed_flops / (peak * cluster.utilisation) / 3600
     cost = None if cluster.cost_per_hour is None else device_hours * cluster.cost_per_hour
     return Effort(tokens, updates, tokens * flops, device_hours / cluster.num_devices, device_hours, cost)
 
 
-def _added(efforts: Sequence[Effort]) -> Effort:
+def _sum(efforts: Sequence[Effort]) -> Effort:
     def total(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) if len(known) == len(values) else None
@@ -338,27 +340,27 @@ def _added(efforts: Sequence[Effort]) -> Effort:
     )
 
 
-def _given_hours(recipe: PretrainRecipe, hours: Sequence[str]) -> list[tuple[tuple[str, ...], float]]:
+def _parse_hours(recipe: PretrainRecipe, hours: Sequence[str]) -> list[tuple[tuple[str, ...], float]]:
     """Parse texts like phase+phase=425.3."""
-    found = []
-    for given in hours:
-        names, _, text = given.partition("=")
+    measured = []
+    for argument in hours:
+        names, _, text = argument.partition("=")
         try:
             number = float(text)
         except ValueError:
             number = 0.0
         if not 0 < number < math.inf:
-            raise ConfigError(f"The hours {given!r} are not of the form phase=194.2 or phase+phase=425.3.")
+            raise ConfigError(f"The hours {argument!r} are not of the form phase=194.2 or phase+phase=425.3.")
         if unknown := [name for name in names.split("+") if name not in recipe.phases]:
             raise ConfigError(f"--hours names the phase {unknown[0]!r}, but the recipe has {', '.join(recipe.phases)}.")
-        found.append((tuple(names.split("+")), number))
-    return found
+        measured.append((tuple(names.split("+")), number))
+    return measured
 
 
 def _implied(
     names: tuple[str, ...], hours: float, phases: Sequence[PhasePlan], cluster: Cluster, precision: Precision
 ) -> Implied:
-    effort = _added([phase.effort for phase in phases if phase.name in names])
+    effort = _sum([phase.effort for phase in phases if phase.name in names])
     device_seconds = hours * 3600 * cluster.num_devices
     return Implied(
         phases=names,

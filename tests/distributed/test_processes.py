@@ -16,7 +16,7 @@ from gloo import ENDED, free_port, lines, losses, started, train
 from modernbert.config import dump, parse
 from modernbert.errors import ProcessError
 from modernbert.train import distributed as training
-from modernbert.train.distributed import name_of_attempt
+from modernbert.train.distributed import attempt_name
 from modernbert.train.peers import lost_a_peer
 from modernbert.train.recipe import PretrainRecipe
 
@@ -162,7 +162,7 @@ def test_processes_started_again_do_not_take_an_old_one_for_their_peer():
         with ThreadPoolExecutor() as pool:
             names = []
             for rank in order:
-                names.append(pool.submit(name_of_attempt, store, rank, 3))
+                names.append(pool.submit(attempt_name, store, rank, 3))
                 time.sleep(0.2)
             return {name.result(timeout=ENDED) for name in names}
 
@@ -171,9 +171,9 @@ def test_processes_started_again_do_not_take_an_old_one_for_their_peer():
 
 
 def test_a_process_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(training, "PATIENCE", 0.2)
+    monkeypatch.setattr(training, "START_TIMEOUT", 0.2)
     with pytest.raises(ProcessError, match="Process 1 of 2 waited"):
-        name_of_attempt(torch.distributed.HashStore(), 1, 2)
+        attempt_name(torch.distributed.HashStore(), 1, 2)
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_torchrun_brings_a_killed_run_back(write_recipe, alone, tmp_path):
         finally:
             agent.kill()
     assert agent.returncode == 0, errors
-    assert "Going on from" in errors
+    assert "Resuming from" in errors
     assert_same_run(tmp_path / "run", alone)
 
 
@@ -215,7 +215,7 @@ def test_a_full_disk_of_the_first_process_ends_the_others_with_its_sentence(writ
         _, told = first.communicate(timeout=ENDED)
         _, passed_on = second.communicate(timeout=30)
     assert first.returncode == second.returncode == 2, told + passed_on
-    assert "could not be written ([Errno 28] No space left on device); make room in" in told
+    assert "could not be written ([Errno 28] No space left on device); free space in" in told
     assert "Process 1 of 2 stops because process 0 has failed: The checkpoint of step 4 could not be" in passed_on
     assert "Traceback" not in told + passed_on
 

@@ -105,7 +105,7 @@ def test_mined_negatives_are_scored_by_a_teacher_and_learned(collection: Path, m
     assert json.loads((tmp_path / "student" / "report.json").read_text())["loss"] == "kl"
 
 
-def test_what_does_not_fit_is_one_sentence(collection: Path, models: dict[str, Path], tmp_path: Path) -> None:
+def test_invalid_arguments_are_an_error(collection: Path, models: dict[str, Path], tmp_path: Path) -> None:
     def fails(error: type[Exception], said: str, *arguments: object) -> None:
         with pytest.raises(error, match=said):
             run(*arguments)

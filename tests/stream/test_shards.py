@@ -95,7 +95,7 @@ def move_deeper(folder):
     ("harm", "message"),
     [
         (break_index, r"has no a\.ds\.index"),
-        (break_index_size, "is cut off"),
+        (break_index_size, "is truncated"),
         (break_index_order, r"a\.ds\.index decrease"),
         (empty_index, "12 bytes but its index says 0 tokens"),
         (break_size, "15 bytes but its index says 6 tokens"),
@@ -226,8 +226,8 @@ def test_document_indices_have_four_bytes_and_the_same_order_as_eight(tmp_path):
 
 
 def test_large_lengths_have_eight_bytes():
-    assert shards._width_for(2**31 - 1) is np.int32
-    assert shards._width_for(2**31) is np.int64
+    assert shards._dtype_for(2**31 - 1) is np.int32
+    assert shards._dtype_for(2**31) is np.int64
 
 
 def test_a_shard_that_is_truncated_while_mapped_is_an_error(tmp_path):

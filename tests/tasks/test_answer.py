@@ -120,11 +120,11 @@ def certain_answer(window):
 @given(context=TEXTS, question=TEXTS, data=st.data())
 def test_answers_at_token_boundaries_are_recovered_from_windows(tokenizer, context, question, data):
     units = Units.of(tokenized(tokenizer, context), None)
-    if not units.places:
+    if not units.offsets:
         return
-    first = data.draw(st.integers(0, len(units.places) - 1))
-    last = data.draw(st.integers(first, min(first + 2, len(units.places) - 1)))
-    begin, end = units.places[first][0], units.places[last][1]
+    first = data.draw(st.integers(0, len(units.offsets) - 1))
+    last = data.draw(st.integers(first, min(first + 2, len(units.offsets) - 1)))
+    begin, end = units.offsets[first][0], units.offsets[last][1]
     example = QuestionExample("q", question, context, (Answer(context[begin:end], begin),), HERE)
     max_length = data.draw(st.integers(60, 120))
     encoded = encode_questions(tokenizer, [example], max_length=max_length, overlap=25)

@@ -43,7 +43,7 @@ def test_numbers_multiple_labels_and_pairs_are_read(tmp_path):
         ('{"text": "x", "label": NaN}', {"kind": "number"}, "not a number", "nan"),
         ('{"text": "x", "label": "2"}', {"kind": "classes", "label": ("label",)}, "neither 0 nor 1", "'2'"),
         ("not json", {}, "broken line", "not JSON"),
-        ("[1]", {}, "broken line", "no JSON object"),
+        ("[1]", {}, "broken line", "not a JSON object"),
     ],
 )
 def test_an_invalid_text_is_an_error_with_file_and_line_or_counted(tmp_path, line, options, reason, sentence):
@@ -87,7 +87,7 @@ def test_a_list_of_labels_written_as_a_text_is_a_list(tmp_path, written, labels)
 @pytest.mark.parametrize("vector", [[1, 0, 1], [0.0, 0.0], [True, False, False], "[0, 1, 0]", "0,1,1", "[0 1 0]"])
 def test_zeros_and_ones_instead_of_labels_are_refused(tmp_path, vector):
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": "one", "label": vector}) + "\n")
-    with pytest.raises(DataError, match=r"x\.jsonl:1: label is .* names of those that are, or a column of 0 and 1"):
+    with pytest.raises(DataError, match=r"x\.jsonl:1: label is .* names of the labels with 1, or a column of 0 and 1"):
         list(read_texts_with_labels(tmp_path / "x.jsonl", kind="classes"))
 
 

@@ -54,7 +54,7 @@ def test_a_prompt_is_chosen_by_role_or_name_or_given(embedder):
     ):
         np.testing.assert_allclose(found, plain, atol=1e-6)
     assert np.abs(embedder.encode_document(QUERIES[:1]) - plain).max() > 1e-3
-    with pytest.raises(DataError, match="no prompt of the name 'other'; this model has 'query', 'document'"):
+    with pytest.raises(DataError, match="no prompt with the name 'other'; this model has 'query', 'document'"):
         embedder.encode(TEXTS, prompt_name="other")
 
 

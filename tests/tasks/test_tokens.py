@@ -234,10 +234,10 @@ def tokenized(tokenizer, text):
 def test_spans_at_token_boundaries_are_recovered_from_windows(tokenizer, text, data):
     units = Units.of(tokenized(tokenizer, text), None)
     spans, unit = [], 0
-    while unit < len(units.places):
-        last = data.draw(st.integers(unit, len(units.places) - 1))
+    while unit < len(units.offsets):
+        last = data.draw(st.integers(unit, len(units.offsets) - 1))
         if data.draw(st.booleans()):
-            spans.append(Span(units.places[unit][0], units.places[last][1], data.draw(st.sampled_from("AB"))))
+            spans.append(Span(units.offsets[unit][0], units.offsets[last][1], data.draw(st.sampled_from("AB"))))
         unit = last + 1
     example = SpanExample(text, tuple(spans), None, HERE)
     tags = bio_tags(["A", "B"])

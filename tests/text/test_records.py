@@ -174,7 +174,7 @@ def test_class_names_in_the_schema_of_a_parquet_file_are_read(tmp_path):
     assert [one.spans for one in read_spans(path, words="tokens", tags="old_tags")] == [(Span(0, 1, "Y"),)]
     parquet.write_table(table, path)
     assert [one.label for one in read_texts_with_labels(path)] == ["1"]
-    with pytest.raises(DataError, match="ner_tags holds numbers, and the file does not name what they mean"):
+    with pytest.raises(DataError, match="ner_tags holds numbers, and the file has no names for them"):
         list(read_spans(path, words="tokens", tags="ner_tags"))
 
 

@@ -129,7 +129,7 @@ def test_no_unit_separates_a_letter_from_its_marks(tokenizer, units, data):
     example = SpanExample(text, (), WordRule(units).split(text), HERE)
     [found] = encode_spans(tokenizer, [example], bio_tags(["A"]), max_length=500, overlap=0).units
     starts = {match.start() for match in regex.finditer(r"\X", text)} | {len(text)}
-    assert {place for unit in found.places for place in unit} <= starts
+    assert {place for unit in found.offsets for place in unit} <= starts
 
 
 def units_of(text, rule):
@@ -169,7 +169,7 @@ def test_the_first_token_of_a_whole_word_decides_its_tag(byte_level):
     text, rule, tags = "of Coca-Cola, import", WordRule("whole words"), bio_tags(["A"])
     encoded = encode_spans(byte_level, [SpanExample(text, (), rule.split(text), HERE)], tags, max_length=64, overlap=0)
     [window], [units] = encoded.windows, encoded.units
-    assert len(window.ids) - 2 > len(units.places) == 4
+    assert len(window.ids) - 2 > len(units.offsets) == 4
     logits = np.random.default_rng(0).normal(size=(len(window.ids), 3))  # of tokens that were never trained
     logits[1 + units.anchors] = 0
     for anchor, tag in zip(units.anchors, ["O", "B-A", "O", "O"], strict=True):

@@ -24,14 +24,14 @@ def test_every_weight_is_the_mean(tmp_path):
         torch.testing.assert_close(parameter, expected)
 
 
-def test_models_of_different_shapes_have_no_mean(tmp_path):
+def test_models_of_different_shapes_cannot_be_averaged(tmp_path):
     MaskedLM(EncoderConfig(**SIZES)).save_pretrained(tmp_path / "a")
     MaskedLM(EncoderConfig(**SIZES, local_attention=8)).save_pretrained(tmp_path / "b")
     with pytest.raises(CheckpointError, match="different configurations"):
         average([tmp_path / "a", tmp_path / "b"])
 
 
-def test_a_run_gives_its_best_checkpoints_and_the_last(recipe_for, tmp_path, caplog):
+def test_the_best_checkpoints_of_a_run_and_the_last_are_averaged(recipe_for, tmp_path, caplog):
     recipe = recipe_for(tmp_path / "run")
     run = recipe.run.model_copy(update={"keep_checkpoints": 100, "checkpoint_every_steps": 2})
     validation = recipe.validation.model_copy(update={"every_steps": 2})
@@ -47,7 +47,7 @@ def test_a_run_gives_its_best_checkpoints_and_the_last(recipe_for, tmp_path, cap
     assert re.search(r"keeps \d+ checkpoints of its newest phase that have a validation loss, not 100", caplog.text)
 
 
-def test_a_run_without_checkpoints_is_one_sentence(tmp_path):
+def test_a_run_without_checkpoints_is_an_error(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint to average"):
         average_run([tmp_path], tmp_path / "mean", best=3)

@@ -20,7 +20,7 @@ def prepared(model, folder, path, task="classify", **data):
 
 
 @pytest.mark.parametrize("places", [1, 2, 4])
-def test_numbers_that_are_to_be_classes_are_told_with_the_task_for_numbers(places, model, tmp_path):
+def test_numbers_as_classes_are_an_error_that_suggests_regress(places, model, tmp_path):
     draw = random.Random(0)
     rows = [(f"number line {number}", round(draw.uniform(1, 9), places)) for number in range(120)]
     path = write_csv(tmp_path / "x.csv", rows)
@@ -49,16 +49,16 @@ def test_lists_of_labels_in_a_csv_are_learned_as_labels(model, tmp_path):
     assert {len(example.label) for example in sets.train.examples} == {1, 2}
 
 
-def test_vectors_of_zeros_and_ones_are_refused_also_where_each_has_one_of_both(model, tmp_path):
+def test_vectors_of_zeros_and_ones_are_refused_even_if_each_has_both(model, tmp_path):
     records = [{"text": text, "label": [int(name == label) for name in COLOURS]} for text, label in sentences(60, 1)]
-    with pytest.raises(DataError, match=r"x\.jsonl:1: label is \[.*\], which seems to say for each label"):
+    with pytest.raises(DataError, match=r"x\.jsonl:1: label is \[.*\], which seems to have a 0 or 1 for each label"):
         prepared(model, tmp_path, write_lines(tmp_path / "x.jsonl", records), "multi-label")
     records = [{"text": text, "label": [0, 1] if label == "red" else [1, 0]} for text, label in sentences(60, 1)]
     with pytest.raises(DataError, match="Every training example has both labels, 0 and 1"):
         prepared(model, tmp_path, write_lines(tmp_path / "x.jsonl", records), "multi-label")
 
 
-def test_a_class_is_learned_once_and_predicted_composed(model, tmp_path):
+def test_a_class_in_two_unicode_forms_is_one_class(model, tmp_path):
     rows = [
         (text, {"red": "caf\u00e9", "green": "cafe\u0301", "blue": "tea"}[label]) for text, label in sentences(60, 1)
     ]
@@ -66,13 +66,13 @@ def test_a_class_is_learned_once_and_predicted_composed(model, tmp_path):
     assert task.names == ("caf\u00e9", "tea")
 
 
-def test_too_few_examples_say_how_many_different_ones_there_are(model, tmp_path):
+def test_too_few_examples_are_an_error_with_the_number_of_different_texts(model, tmp_path):
     path = write_csv(tmp_path / "x.csv", [("the same line", "red")] * 40 + [("another line", "blue")])
     with pytest.raises(DataError, match=r"41 examples \(2 different texts, 2 labels\) are too few"):
         prepared(model, tmp_path, path)
 
 
-def test_columns_of_a_conll_file_are_named_by_number_in_a_recipe(model, tmp_path):
+def test_a_recipe_can_name_columns_of_a_conll_file_by_number(model, tmp_path):
     rows = "1\tAnna\tB-PER\tO\n2\tOsloer\tO\tB-LOC\n3\tx\tO\tO\n\n"
     (tmp_path / "x.conll").write_text(rows * 20)
     task, sets = prepared(model, tmp_path, tmp_path / "x.conll", "tokens", words=2, tags=4, held_out=0)
@@ -81,7 +81,7 @@ def test_columns_of_a_conll_file_are_named_by_number_in_a_recipe(model, tmp_path
     assert task.names == ("PER",)
 
 
-def test_special_tokens_in_texts_are_text_in_training_and_in_use(model, tmp_path):
+def test_special_tokens_in_texts_are_text_in_training_and_prediction(model, tmp_path):
     rows = [(f"{text} [MASK] {word}", label) for text, label in sentences(60, 1) for word in ("[SEP]", "[CLS]")]
     folder = finetune(
         recipe(

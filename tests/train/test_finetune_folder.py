@@ -23,7 +23,7 @@ def complete(model, tmp_path_factory):
     return folder
 
 
-def test_a_recipe_and_data_in_the_output_folder_are_never_replaced(model, tmp_path):
+def test_a_recipe_and_data_in_the_output_folder_are_never_overwritten(model, tmp_path):
     project = tmp_path / "project"
     project.mkdir()
     texts = write_csv(project / "texts.csv", sentences(60, 1))
@@ -37,7 +37,7 @@ def test_a_recipe_and_data_in_the_output_folder_are_never_replaced(model, tmp_pa
     assert (project / "recipe.toml").read_text() == written
 
 
-def test_what_is_put_into_the_folder_during_a_run_stays(model, tmp_path, monkeypatch):
+def test_files_added_to_the_folder_during_a_run_stay(model, tmp_path, monkeypatch):
     texts = write_csv(tmp_path / "texts.csv", sentences(60, 1))
     run = tmp_path / "run"
     result = Finetuning.result
@@ -56,7 +56,7 @@ def test_what_is_put_into_the_folder_during_a_run_stays(model, tmp_path, monkeyp
     assert not (run / "training").exists()
 
 
-def test_a_run_on_data_that_have_changed_is_refused(complete, model):
+def test_a_run_with_changed_data_is_refused(complete, model):
     chosen = recipe(model, complete / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1})
     assert finetune(chosen) == complete / "run"
     report = (complete / "run" / "report.json").read_text()
@@ -71,7 +71,7 @@ def test_a_run_on_data_that_have_changed_is_refused(complete, model):
     assert finetune(chosen) == complete / "run"
 
 
-def test_a_run_from_another_model_of_the_same_name_is_refused(complete, model, tmp_path):
+def test_a_run_with_a_changed_model_is_refused(complete, model, tmp_path):
     start = tmp_path / "model"
     shutil.copytree(model, start)
     chosen = recipe(start, tmp_path / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1})
@@ -111,7 +111,7 @@ def test_an_output_without_a_name_is_refused(output, model):
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_an_overwritten_search_removes_its_own_files_alone(done, complete, model, tmp_path, monkeypatch):
+def test_overwrite_of_a_search_removes_only_its_own_files(done, complete, model, tmp_path, monkeypatch):
     chosen = recipe(
         model, tmp_path / "run", data={"train": str(complete / "texts.csv")}, training={"epochs": 1},
         search={"learning_rate": [1e-3], "weight_decay": [1e-5], "epochs": [1]},
@@ -126,7 +126,7 @@ def test_an_overwritten_search_removes_its_own_files_alone(done, complete, model
     for path in notes:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
-    monkeypatch.setattr("modernbert.train.search.prepare", lambda _: 1 / 0)  # the search begins
+    monkeypatch.setattr("modernbert.train.search.prepare", lambda _: 1 / 0)  # the search starts
     with pytest.raises(ZeroDivisionError):
         search(chosen, overwrite=True)
     monkeypatch.undo()
@@ -140,7 +140,7 @@ def test_an_overwritten_search_removes_its_own_files_alone(done, complete, model
     assert all(path.read_text() == "mine" for path in notes)
 
 
-def test_a_search_sees_before_its_trials_that_its_run_cannot_replace_a_folder(complete, model, tmp_path):
+def test_a_search_checks_before_its_trials_that_its_run_can_replace_the_folder(complete, model, tmp_path):
     changes = {"search": {"learning_rate": [1e-3], "weight_decay": [1e-5], "epochs": [1]}}
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
@@ -150,10 +150,10 @@ def test_a_search_sees_before_its_trials_that_its_run_cannot_replace_a_folder(co
     assert not (tmp_path / "run-search").exists()
 
 
-def test_a_search_looks_at_its_output_before_the_first_trial(complete, model):
+def test_a_search_checks_its_output_before_the_first_trial(complete, model):
     changes = {"search": {"learning_rate": [1e-3], "weight_decay": [1e-5], "epochs": [1]}}
     chosen = recipe(model, complete / "run", data={"train": str(complete / "texts.csv")}, **changes)
-    with pytest.raises(ConfigError, match="is not empty, and the run of the best setting would go there"):
+    with pytest.raises(ConfigError, match="is not empty, and the run of the best setting would be there"):
         search(chosen)
     assert not (complete / "run-search").exists()
 

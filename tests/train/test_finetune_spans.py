@@ -47,7 +47,7 @@ def marked_sentences(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "joined_by"), [("marks", " "), ("characters", ""), ("hindi", " ")])
-def test_the_folder_finds_in_a_text_what_its_report_has_for_it(kind, joined_by, model, tmp_path):
+def test_predictions_of_the_folder_equal_those_in_its_report(kind, joined_by, model, tmp_path):
     sentences = marked_sentences(kind)
     data = {"train": conll(tmp_path / "x.conll", sentences), "joined_by": joined_by}
     folder = finetune(recipe(model, tmp_path / "run", "tokens", data=data, training={"epochs": 12}))
@@ -66,7 +66,7 @@ def test_the_folder_finds_in_a_text_what_its_report_has_for_it(kind, joined_by, 
         assert all(span.text == text[span.begin : span.end] for span in spans)
 
 
-def test_a_file_of_words_is_predicted_as_its_words(model, tmp_path):
+def test_a_file_of_words_is_predicted_with_its_words(model, tmp_path):
     data = {"train": conll(tmp_path / "x.conll", marked_sentences("marks"))}
     folder = finetune(recipe(model, tmp_path / "run", "tokens", data=data, training={"epochs": 12}))
     write_lines(tmp_path / "words.jsonl", [{"words": ["of", "AT&T", "is", "x-y"]}, {"text": "of AT&T is x-y"}])
@@ -76,7 +76,7 @@ def test_a_file_of_words_is_predicted_as_its_words(model, tmp_path):
     assert [span["text"] for span in one["spans"]] == [span["text"] for span in other["spans"]] == ["AT&T"]
 
 
-def test_spans_that_no_prediction_can_give_back_are_counted_and_listed(model, tmp_path):
+def test_lost_spans_are_counted_and_listed(model, tmp_path):
     records = [
         {
             "words": [*"東京", "im", "port", str(number)],
@@ -96,7 +96,7 @@ def test_spans_that_no_prediction_can_give_back_are_counted_and_listed(model, tm
 @pytest.mark.parametrize(
     ("span", "told"), [([7, 10], "'lin' and cuts the word 'line', where"), ([8, 11], "'ine' and cuts")]
 )
-def test_a_span_that_cuts_a_word_is_told_with_its_line_or_left_out(span, told, model, tmp_path):
+def test_a_span_that_cuts_a_word_is_an_error_with_its_line_or_left_out(span, told, model, tmp_path):
     records = [{"text": f"import line {number}", "entities": [[7, 11, "A"]]} for number in range(40)]
     records[2]["entities"] = [[*span, "A"]]
     data = {"train": str(write_lines(tmp_path / "x.jsonl", records))}
@@ -106,7 +106,7 @@ def test_a_span_that_cuts_a_word_is_told_with_its_line_or_left_out(span, told, m
     assert sets.skipped == {"train": {"span inside a word": 1}}
 
 
-def test_spans_that_cut_words_as_a_rule_are_refused_whatever_the_tokens_are(model, tmp_path):
+def test_many_spans_that_cut_words_are_refused_with_any_tokens(model, tmp_path):
     records = [{"text": f"qxzj line {number}", "entities": [[0, 3, "A"]]} for number in range(40)]
     data = {"train": str(write_lines(tmp_path / "x.jsonl", records))}
     with pytest.raises(DataError, match=r"x\.jsonl:1: .*'qxz' and cuts the word 'qxzj', as 40 of 40 .*mean 0 to 4\?"):
@@ -118,7 +118,7 @@ def test_spans_that_cut_words_as_a_rule_are_refused_whatever_the_tokens_are(mode
     prepare(recipe(model, tmp_path / "run", "tokens", data=data))
 
 
-def test_white_space_at_the_ends_of_a_span_is_no_error_of_the_model(model, tmp_path):
+def test_white_space_at_the_ends_of_a_span_does_not_count_as_an_error(model, tmp_path):
     records = [
         {"text": f"{name} line {number}", "entities": [[0, len(name) + 1, "A"]]}
         for number in range(60)

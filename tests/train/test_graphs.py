@@ -51,7 +51,7 @@ def passes(recorder):
     return Graphs(run, lambda: recorder, CPU), seen
 
 
-def test_a_shape_is_recorded_after_its_eager_passes_and_replayed_from_then_on():
+def test_a_shape_is_recorded_after_eager_passes_and_then_replayed():
     recorder = FakeRecorder()
     run, seen = passes(recorder)
     for number in range(10):
@@ -62,7 +62,7 @@ def test_a_shape_is_recorded_after_its_eager_passes_and_replayed_from_then_on():
     assert len({id(inputs.sequences) for inputs in seen}) == 4  # kernels cache by the object: none is shared
 
 
-def test_a_replay_reads_the_batch_it_is_given():
+def test_a_replay_reads_the_current_batch():
     run, _ = passes(FakeRecorder())
     for number in range(10):
         one = staged(4, seed=number)
@@ -70,18 +70,18 @@ def test_a_replay_reads_the_batch_it_is_given():
         assert run(one) == wanted.tokens.sum() + wanted.targets.sum()
 
 
-def test_every_shape_has_a_graph_of_its_own_and_at_most_four_have_one():
+def test_at_most_four_shapes_have_their_own_graph():
     recorder = FakeRecorder()
     run, _ = passes(recorder)
     for rows in (1, 2, 3, 4, 5, 6):
         for number in range(5):
             one = staged(rows, seed=number)
-            assert run(one) == one.to(CPU).tokens.sum() + one.on(CPU).targets.sum()
+            assert run(one) == one.to(CPU).tokens.sum() + one.to(CPU).targets.sum()
     assert recorder.recorded == 4
     assert recorder.replayed == 4 * 2
 
 
-def test_what_cannot_be_recorded_ends_all_recording_and_is_told_once(caplog):
+def test_a_failed_recording_ends_all_recording_with_one_warning(caplog):
     recorder = FakeRecorder(fails_at=1)
     run, seen = passes(recorder)
     with caplog.at_level(logging.WARNING, logger="modernbert"):
@@ -99,7 +99,7 @@ def test_what_cannot_be_recorded_ends_all_recording_and_is_told_once(caplog):
     assert len(seen) == 30  # every pass was made once
 
 
-def test_what_is_forgotten_is_recorded_again():
+def test_forgotten_graphs_are_recorded_again():
     recorder = FakeRecorder()
     run, _ = passes(recorder)
     for _ in range(2):
@@ -109,7 +109,7 @@ def test_what_is_forgotten_is_recorded_again():
     assert (recorder.recorded, recorder.replayed) == (2, 4)
 
 
-def test_a_recorded_pass_has_no_lengths_that_would_be_those_of_every_batch():
+def test_a_recorded_pass_does_not_use_the_lengths_of_one_batch():
     run, seen = passes(FakeRecorder())
     for _ in range(4):
         run(staged(2))
@@ -117,7 +117,7 @@ def test_a_recorded_pass_has_no_lengths_that_would_be_those_of_every_batch():
     assert "lengths" not in seen[-1].sequences.__dict__
 
 
-def test_gradients_keep_their_places_when_they_are_added_to_and_cleared():
+def test_gradients_keep_their_addresses_when_accumulated_and_cleared():
     model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 7))
     gradients = Gradients(model.parameters())
     places = [parameter.grad.data_ptr() for parameter in model.parameters()]
@@ -148,7 +148,7 @@ def test_a_recorded_call_is_replayed_with_the_dropout_of_the_seed():
 
 
 @pytest.mark.gpu
-def test_after_a_call_that_cannot_be_recorded_the_device_is_as_before():
+def test_a_failed_recording_does_not_change_the_device():
     x = torch.ones(1 << 16, device="cuda")
     stream = torch.cuda.current_stream()
     with pytest.raises(RuntimeError):

@@ -31,7 +31,7 @@ def test_every_step_equals_the_reference(level_or_off, weight_decay):
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
-def test_the_native_step_does_not_depend_on_the_threads(level):
+def test_the_native_step_does_not_depend_on_the_number_of_threads(level):
     moved = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -46,7 +46,7 @@ def test_the_native_step_does_not_depend_on_the_threads(level):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_types_and_layouts_take_the_plain_way(level, dtype):
+def test_other_dtypes_and_layouts_use_the_torch_implementation(level, dtype):
     torch.manual_seed(0)
     start, gradient = torch.randn(6, 4), torch.randn(6, 4)
     plain = nn.Parameter(start.clone())
@@ -61,7 +61,7 @@ def test_other_types_and_layouts_take_the_plain_way(level, dtype):
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
-def test_gradients_that_are_too_long_count_as_if_they_were_cut(level_or_off, max_norm):
+def test_gradients_above_max_norm_are_clipped(level_or_off, max_norm):
     torch.manual_seed(0)
     cut = [nn.Parameter(torch.randn(shape)) for shape in ((40, 7), (11,))]
     scaled = [nn.Parameter(p.detach().clone()) for p in cut]
@@ -103,7 +103,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_reported(level_or_
     of_gradient=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
-def test_a_parameter_moves_alike_in_every_layout(shape, order, step, dtype, of_gradient):
+def test_the_update_does_not_depend_on_the_layout(shape, order, step, dtype, of_gradient):
     """Transposed, or with gaps between its elements, in any dtype."""
     axes = list(range(len(shape)))
     order.shuffle(axes)
@@ -125,7 +125,7 @@ def test_a_parameter_moves_alike_in_every_layout(shape, order, step, dtype, of_g
     torch.testing.assert_close(odd, plain)
 
 
-def test_a_gradient_spike_moves_the_weights_less_than_in_adamw():
+def test_a_gradient_spike_changes_the_weights_less_than_in_adamw():
     quiet, torch_rng = torch.full((100,), 0.01), torch.Generator().manual_seed(0)
     moved = {}
     for kind in ("stable", "plain"):

@@ -84,7 +84,7 @@ def test_the_newest_checkpoints_and_the_end_of_every_phase_stay(whole_run):
     assert [state["phase"] for state in states if not state["phase_end"]] == [2]  # keep_checkpoints is 2
 
 
-def test_validation_measures_loss_accuracy_and_bits_per_byte(whole_run):
+def test_validation_reports_loss_accuracy_and_bits_per_byte(whole_run):
     results = [
         line["validation"]["library"] for line in Metrics(whole_run / "metrics.jsonl").read() if "validation" in line
     ]
@@ -94,7 +94,7 @@ def test_validation_measures_loss_accuracy_and_bits_per_byte(whole_run):
     assert 0.5 < results[-1]["bits_per_byte"] < 8
 
 
-def test_two_runs_give_the_same_weights_to_the_bit(whole_run, recipe_for, tmp_path):
+def test_two_runs_give_identical_weights(whole_run, recipe_for, tmp_path):
     final = pretrain(recipe_for(tmp_path / "run"))
     assert equal(weights(final), weights(whole_run / "final"))
 
@@ -104,7 +104,7 @@ class CrashError(Exception):
 
 
 @pytest.mark.parametrize("crash_at", [1, 3, 6, 11, 15])
-def test_a_crashed_run_goes_on_to_the_same_weights(whole_run, recipe_for, tmp_path, monkeypatch, crash_at):
+def test_a_crashed_run_resumes_to_the_same_weights(whole_run, recipe_for, tmp_path, monkeypatch, crash_at):
     """Before the first checkpoint (without and with metrics), inside the batch warm-up, and after a phase change."""
     original, calls = module.Pretraining._update, []
 
@@ -123,7 +123,7 @@ def test_a_crashed_run_goes_on_to_the_same_weights(whole_run, recipe_for, tmp_pa
     assert losses(tmp_path / "run") == losses(whole_run)
 
 
-def test_a_crash_while_saving_leaves_the_checkpoint_before(whole_run, recipe_for, tmp_path, monkeypatch):
+def test_a_crash_while_saving_keeps_the_previous_checkpoint(whole_run, recipe_for, tmp_path, monkeypatch):
     original, saves = module.checkpoint.save_file, []
 
     def save_file(*arguments):
@@ -140,7 +140,7 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(whole_run, recipe_for
     assert equal(weights(pretrain(recipe_for(tmp_path / "run"))), weights(whole_run / "final"))
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(whole_run, recipe_for, tmp_path, monkeypatch):
+def test_ctrl_c_saves_and_the_same_command_resumes(whole_run, recipe_for, tmp_path, monkeypatch):
     original = module.Pretraining._update
 
     def update(self, *arguments):
@@ -169,7 +169,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number):
         signal.signal(number, before)
 
 
-def test_a_complete_run_is_left_as_it_is(whole_run, recipe_for):
+def test_a_complete_run_is_unchanged(whole_run, recipe_for):
     before = (whole_run / "final" / "model.safetensors").stat().st_mtime_ns
     assert pretrain(recipe_for(whole_run)) == whole_run / "final"
     assert (whole_run / "final" / "model.safetensors").stat().st_mtime_ns == before
@@ -184,7 +184,7 @@ def test_a_directory_of_another_recipe_is_refused(whole_run, recipe_for):
         pretrain(recipe_for(whole_run, seed=7))
 
 
-def test_a_directory_with_something_else_is_refused(recipe_for, tmp_path):
+def test_a_directory_with_other_files_is_refused(recipe_for, tmp_path):
     (tmp_path / "precious.txt").write_text("keep me")
     with pytest.raises(ConfigError, match="not empty and holds no run"):
         pretrain(recipe_for(tmp_path))
@@ -192,7 +192,7 @@ def test_a_directory_with_something_else_is_refused(recipe_for, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_size_of_microbatches_does_not_change_what_is_learned(recipe_for, tmp_path):
+def test_the_size_of_microbatches_does_not_change_the_result(recipe_for, tmp_path):
     def run(name, microbatch_tokens):
         recipe = recipe_for(tmp_path / name)
         changed = recipe.run.model_copy(update={"microbatch_tokens": microbatch_tokens})
@@ -203,7 +203,7 @@ def test_the_size_of_microbatches_does_not_change_what_is_learned(recipe_for, tm
     assert run("small", 256) == pytest.approx(run("large", 4096), rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_with_one_sentence(recipe_for, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_with_an_error(recipe_for, tmp_path, monkeypatch):
     def loss_at(self, *arguments):
         return original(self, *arguments) * float("nan")
 
@@ -229,7 +229,7 @@ def test_nothing_is_saved_after_a_step_whose_loss_is_not_finite(recipe_for, tmp_
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
 
 
-def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
+def test_losses_equal_those_of_a_plain_loop_exactly(recipe_for, tmp_path):
     """Nothing made ahead, counted on the way or read late, over a batch warm-up and with dropout."""
     batch_tokens = {"tokens": 1024, "start": 512, "warmup_tokens": 2_000}
     recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000, batch_tokens=batch_tokens)})
@@ -265,7 +265,7 @@ def test_losses_are_those_of_a_plain_loop_to_the_bit(recipe_for, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("graphs", [False, True])
-def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
+def test_padding_and_fixed_gradient_addresses_do_not_change_the_losses(
     recipe_for, tmp_path, monkeypatch, caplog, graphs
 ):
     """What a CUDA device is given, on the CPU; where there can be graphs, they fail to be recorded."""
@@ -294,7 +294,7 @@ def test_padding_and_gradients_that_keep_their_places_train_to_the_same_losses(
         assert (one["step"], one["tokens"], one.get("fill")) == (other["step"], other["tokens"], other.get("fill"))
 
 
-def test_an_error_of_the_loader_comes_out_as_it_is_when_its_update_is_due(recipe_for, tmp_path, monkeypatch):
+def test_an_error_of_the_loader_is_raised_unchanged_at_its_update(recipe_for, tmp_path, monkeypatch):
     original = Loader.next_packed_sequences
 
     def next_packed_sequences(self, count):
@@ -309,7 +309,7 @@ def test_an_error_of_the_loader_comes_out_as_it_is_when_its_update_is_due(recipe
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-def test_losses_read_late_are_reported_with_their_steps(recipe_for, tmp_path, monkeypatch):
+def test_losses_that_are_read_late_are_reported_with_their_steps(recipe_for, tmp_path, monkeypatch):
     recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000), "then": _phase(tokens=2_000)})
 
     def run(name, every_steps):
@@ -342,7 +342,7 @@ def test_losses_read_late_are_reported_with_their_steps(recipe_for, tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training/optimizer.safetensors", "training/state.json"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole_run, recipe_for, tmp_path, caplog, name):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(whole_run, recipe_for, tmp_path, caplog, name):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
     shutil.rmtree(run / "final")
@@ -356,7 +356,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(whole_run, rec
     assert equal(weights(final), weights(whole_run / "final"))
 
 
-def test_when_every_checkpoint_is_damaged_the_run_says_so(whole_run, recipe_for, tmp_path):
+def test_a_run_with_only_damaged_checkpoints_is_an_error(whole_run, recipe_for, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole_run, run)
     shutil.rmtree(run / "final")
@@ -367,7 +367,7 @@ def test_when_every_checkpoint_is_damaged_the_run_says_so(whole_run, recipe_for,
             pretrain(recipe_for(run))
 
 
-def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(whole_run, recipe_for, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_and_keeps_the_last_checkpoint(whole_run, recipe_for, tmp_path, monkeypatch):
     original, saves = module.checkpoint.save_file, []
 
     def save_file(*arguments):
@@ -385,7 +385,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(whole_run,
 
 
 @pytest.mark.slow
-def test_the_best_and_the_milestones_are_kept_beside_the_newest(recipe_for, tmp_path):
+def test_the_best_checkpoints_and_the_milestones_are_kept(recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run")
     run = recipe.run.model_copy(update={"keep_checkpoints": 1, "keep_best": 2, "keep_every_tokens": 5_000})
     validation = recipe.validation.model_copy(update={"every_steps": 1})
@@ -402,7 +402,7 @@ def test_the_best_and_the_milestones_are_kept_beside_the_newest(recipe_for, tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_weights(material, tmp_path):
+def test_a_run_that_is_killed_at_any_time_resumes_to_the_same_weights(material, tmp_path):
     """SIGKILL at least ten times, at random moments, while saving too, over phase changes and in the batch warm-up."""
     from corpora import tiny_recipe
     from modernbert.config import parse
@@ -461,7 +461,7 @@ def test_training_works_outside_the_main_thread(recipe_for, tmp_path):
     assert results == [tmp_path / "run" / "final"]
 
 
-def test_a_shard_that_vanishes_in_the_run_is_one_sentence_and_the_last_checkpoint_is_whole(
+def test_a_shard_that_vanishes_during_a_run_is_an_error_and_keeps_the_last_checkpoint(
     whole_run, recipe_for, material, tmp_path, monkeypatch
 ):
     shards = tmp_path / "shards"
@@ -482,7 +482,7 @@ def test_a_shard_that_vanishes_in_the_run_is_one_sentence_and_the_last_checkpoin
     assert equal(weights(pretrain(recipe)), weights(whole_run / "final"))
 
 
-def test_a_loss_spike_names_the_step_and_every_document_of_the_batch(recipe_for, tmp_path, monkeypatch, caplog):
+def test_a_loss_spike_is_logged_with_its_step_and_all_documents_of_the_batch(recipe_for, tmp_path, monkeypatch, caplog):
     original = module.Pretraining._read
 
     def read(self, launched):
@@ -504,7 +504,7 @@ def test_a_loss_spike_names_the_step_and_every_document_of_the_batch(recipe_for,
     assert len(spike["spike"]["documents"]["library"]) >= 2
 
 
-def test_only_documents_of_the_asked_lengths_are_read(recipe_for, material, tmp_path):
+def test_only_documents_of_the_configured_lengths_are_read(recipe_for, material, tmp_path):
     limits = {"path": str(material[1]), "min_tokens": 150, "max_tokens": 200}
     training = module.Pretraining(
         recipe_for(tmp_path / "run", data={"library": limits}), Processes(0, 1, torch.device("cpu"))
@@ -514,19 +514,19 @@ def test_only_documents_of_the_asked_lengths_are_read(recipe_for, material, tmp_
     assert lengths.max() <= 200
 
 
-def test_lengths_that_no_document_has_are_refused(recipe_for, material, tmp_path):
+def test_lengths_without_documents_are_refused(recipe_for, material, tmp_path):
     limits = {"path": str(material[1]), "min_tokens": 100_000}
     with pytest.raises(DataError, match=r"no document of 100000 to any number of tokens; change data\.library"):
         pretrain(recipe_for(tmp_path / "run", data={"library": limits}))
 
 
-def test_a_source_is_not_repeated_more_often_than_allowed(recipe_for, tmp_path):
+def test_a_source_is_not_repeated_more_than_max_repeats(recipe_for, tmp_path):
     with pytest.raises(ConfigError, match="max_repeats"):
         pretrain(recipe_for(tmp_path / "run", phases={"only": _phase(tokens=10_000_000, max_repeats=2)}))
 
 
 @pytest.mark.slow
-def test_activation_checkpointing_changes_no_bit(whole_run, recipe_for, tmp_path):
+def test_activation_checkpointing_does_not_change_the_result(whole_run, recipe_for, tmp_path):
     recipe = recipe_for(tmp_path / "run")
     run = recipe.run.model_copy(update={"activation_checkpointing": True})
     final = pretrain(recipe.model_copy(update={"run": run}))

@@ -64,7 +64,7 @@ def assert_same_weights(one, other):
 
 
 @pytest.mark.parametrize("changes", [{}, {"cuda_graphs": "off"}], ids=["graphs", "eager"])
-def test_ten_steps_never_wait_for_the_device(recipe_on_cuda, recorded, tmp_path, changes):
+def test_steps_never_wait_for_the_device(recipe_on_cuda, recorded, tmp_path, changes):
     recipe = recipe_on_cuda(tmp_path / "run", **changes)
     training = Pretraining(recipe, Processes(0, 1, torch.device("cuda")))
     phase, stop = recipe.phases["only"], StopRequest()
@@ -98,7 +98,7 @@ def test_graphs_train_like_eager_passes(recipe_on_cuda, recorded, tmp_path, capl
     assert losses(tmp_path / "graphs")[-1] < losses(tmp_path / "graphs")[0]
 
 
-def test_a_run_of_graphs_goes_on_where_it_was_stopped(recipe_on_cuda, recorded, tmp_path, monkeypatch):
+def test_a_run_with_graphs_resumes(recipe_on_cuda, recorded, tmp_path, monkeypatch):
     pretrain(recipe_on_cuda(tmp_path / "whole"))
     original = module.Pretraining._update
 
@@ -115,7 +115,7 @@ def test_a_run_of_graphs_goes_on_where_it_was_stopped(recipe_on_cuda, recorded, 
     assert_same_weights(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_training_that_cannot_be_recorded_goes_on_without_graphs(recipe_on_cuda, tmp_path, monkeypatch, caplog):
+def test_training_that_cannot_be_recorded_continues_without_graphs(recipe_on_cuda, tmp_path, monkeypatch, caplog):
     original = module.Pretraining._backward
 
     def backward(self, inputs):

@@ -17,7 +17,7 @@ from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.evaluate.retrieval import evaluate_retrieval
 from modernbert.plots import finetuning, style
-from modernbert.tasks.ranking.objective import Chunk
+from modernbert.tasks.ranking.objective import MiniBatch
 from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, _validation, load_ranker, read_examples, train_ranker
 from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
@@ -75,7 +75,7 @@ def recipe(model: Path, collection: Path, output: Path, task: str, **changes: An
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_gradients_in_bf16_are_near_those_in_fp32(task: str, model, collection, tmp_path) -> None:
+def test_gradients_in_bf16_are_close_to_those_in_fp32(task: str, model, collection, tmp_path) -> None:
     found = {}
     for precision in ("fp32", "bf16"):
         machine = {"precision": precision}
@@ -89,7 +89,7 @@ def test_gradients_in_bf16_are_near_those_in_fp32(task: str, model, collection, 
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_ranker_learns_and_its_folder_loads_where_it_is_used(task: str, model, collection, tmp_path) -> None:
+def test_a_ranker_learns_and_its_folder_can_be_loaded(task: str, model, collection, tmp_path) -> None:
     changes = {"data": {"validation": str(collection)}, "training": {"epochs": 3}}
     chosen = recipe(model, collection, tmp_path / "out", task, **changes)
     assert train_ranker(chosen) == tmp_path / "out"
@@ -130,7 +130,7 @@ def test_gradients_do_not_depend_on_the_mini_batches(task: str, model, collectio
 
 
 @pytest.mark.parametrize("table", ["idf", "learned"])
-def test_a_sparse_ranker_may_look_its_queries_up(table: str, model, collection, tmp_path) -> None:
+def test_a_sparse_ranker_can_use_a_query_table(table: str, model, collection, tmp_path) -> None:
     torch.set_num_threads(1)
     changes = {"settings": {"query_table": table, "query_prompt": ""}}
     begin = recipe(model, collection, tmp_path / "begin", "sparse", **changes)
@@ -147,7 +147,7 @@ def test_a_sparse_ranker_may_look_its_queries_up(table: str, model, collection, 
     assert torch.equal(found, idf) == (table == "idf")
     with torch.no_grad():
         expected = (
-            run.objective._embed(Chunk("query", tuple(item.query for item in run.items[:5]), (0,) * 5)) * found / idf
+            run.objective._embed(MiniBatch("query", tuple(item.query for item in run.items[:5]), (0,) * 5)) * found / idf
         )
     names = [item.query_text for item in run.items[:5]]
     torch.testing.assert_close(predictor.encode_query(names).to_dense(), expected, rtol=1e-5, atol=1e-6)
@@ -162,9 +162,9 @@ def test_a_sparse_ranker_begins_with_sparse_vectors(model, collection, tmp_path)
         one = recipe(task_model, collection, tmp_path / "begin", "sparse", **changes)
         run = RankerTraining(one, read_examples(one), None, 0, ALONE)
         run.ranker.eval()
-        documents = tuple({item.document_names[0]: item.documents[0] for item in run.items}.values())
+        documents = tuple({item.document_texts[0]: item.documents[0] for item in run.items}.values())
         with torch.no_grad():
-            vectors = run.objective._embed(Chunk("document", documents, (0,) * len(documents)))
+            vectors = run.objective._embed(MiniBatch("document", documents, (0,) * len(documents)))
         return (vectors > 0).sum(1)
 
     assert active(model, settings={"active_entries": None}).float().mean() > 40
@@ -175,7 +175,7 @@ def test_a_sparse_ranker_begins_with_sparse_vectors(model, collection, tmp_path)
 
 
 @pytest.mark.parametrize("table", ["idf", "learned"])
-def test_gradients_of_a_table_do_not_depend_on_the_mini_batches(table: str, model, collection, tmp_path) -> None:
+def test_gradients_of_a_query_table_do_not_depend_on_the_mini_batches(table: str, model, collection, tmp_path) -> None:
     torch.set_num_threads(1)
     found = []
     for tokens in (10_000, 300, 60):
@@ -207,7 +207,7 @@ class _After:
         return self.looks < 0
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(model, collection, tmp_path) -> None:
+def test_a_stopped_run_resumes_to_the_same_weights(model, collection, tmp_path) -> None:
     torch.set_num_threads(1)
     whole = recipe(model, collection, tmp_path / "whole", "embed")
     examples = read_examples(whole)
@@ -224,7 +224,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(model, collection, t
 
 
 @pytest.mark.slow
-def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp_path) -> None:
+def test_scored_examples_are_learned_with_kl_and_other_losses(model, collection, tmp_path) -> None:
     lines = [
         {"query": f"{one} {other}", "documents": [f"{one} is {other}", f"no {other}", "nothing"][: 2 + n % 2],
          "scores": [2.0, 1.0, -1.0][: 2 + n % 2]}
@@ -253,7 +253,7 @@ def test_what_is_scored_is_learned_by_kl_and_other_losses(model, collection, tmp
             assert after < before, (task, name)
 
 
-def test_another_kind_of_ranker_gives_its_encoder(model, collection, tmp_path) -> None:
+def test_only_the_encoder_of_another_kind_of_ranker_is_used(model, collection, tmp_path) -> None:
     dense = train_ranker(recipe(model, collection, tmp_path / "embed", "embed", training={"epochs": 1}))
     for task in ("multi-vector", "rerank"):
         chosen = recipe(dense, collection, tmp_path / task, task, max_length=40)
@@ -265,7 +265,7 @@ def test_another_kind_of_ranker_gives_its_encoder(model, collection, tmp_path) -
             torch.testing.assert_close(value, own[name], rtol=0, atol=0)
 
 
-def test_a_batch_has_one_source_where_the_recipe_says_so(model, collection, tmp_path) -> None:
+def test_a_batch_has_one_source_if_the_recipe_requires_it(model, collection, tmp_path) -> None:
     data = {"documents": [str(collection)], "unlabelled": {"kinds": ["sentence"], "per_document": 1}}
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps({"query": f"q {n}", "positive": f"p {n}"}) + "\n" for n in range(20)))
@@ -314,12 +314,12 @@ def test_a_guide_and_matryoshka_are_part_of_the_loss(model, collection, tmp_path
         ("embed", {"max_length": 4096}, "max_length is 4096, but .* reads 128 tokens"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence(task: str, changes, said: str, model, collection, tmp_path) -> None:
+def test_invalid_recipes_are_an_error(task: str, changes, said: str, model, collection, tmp_path) -> None:
     with pytest.raises(ConfigError, match=said):
         train_ranker(recipe(model, collection, tmp_path / "out", task, **changes))
 
 
-def test_a_csv_of_pairs_becomes_an_embedder_by_one_command(model, tmp_path, monkeypatch) -> None:
+def test_one_command_trains_an_embedder_from_a_csv_of_pairs(model, tmp_path, monkeypatch) -> None:
     from typer.testing import CliRunner
 
     monkeypatch.chdir(tmp_path)
@@ -342,7 +342,7 @@ def test_a_csv_of_pairs_becomes_an_embedder_by_one_command(model, tmp_path, monk
     assert Embedder.from_pretrained("output/pairs").encode_query(["what is a week?"]).shape == (1, 64)
 
 
-def test_the_reranker_is_validated_on_what_bm25_finds(model, collection, tmp_path) -> None:
+def test_the_reranker_is_validated_on_the_results_of_bm25(model, collection, tmp_path) -> None:
     chosen = recipe(model, collection, tmp_path / "out", "rerank", data={"validation": str(collection)})
     found = _validation(chosen)
     assert found is not None
@@ -352,8 +352,8 @@ def test_the_reranker_is_validated_on_what_bm25_finds(model, collection, tmp_pat
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
-def test_the_report_shows_what_was_reached_beside_bm25_and_the_start(model, collection, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(finetuning, "save", style.save)  # with its picture
+def test_the_report_compares_the_model_with_bm25_and_the_start(model, collection, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(finetuning, "save", style.save)  # with its figure
     data = {"validation": str(collection)}
     chosen = recipe(model, collection, tmp_path / "run", "embed", data=data, seeds=[0, 1])
     train_ranker(chosen)
@@ -369,13 +369,13 @@ def test_the_report_shows_what_was_reached_beside_bm25_and_the_start(model, coll
         assert 0 < found["low"] <= found["value"] <= found["high"] <= 1
         assert f"| {name} | {100 * found['value']:.1f} (" in page
     assert "nDCG@10 of 2 seeds" in page
-    assert "## Queries that it answers worst" in page
+    assert "## Queries with the lowest scores" in page
     [result] = evaluate_retrieval(str(collection), [tmp_path / "run"], split="validation", device="cpu").systems[1:2]
     assert result.quality["nDCG@10"].value == pytest.approx(reached, abs=1e-6)
     assert sum(values["sources"].values()) == values["examples"]
 
 
-def test_a_run_on_a_collection_that_has_changed_is_refused(model, collection, tmp_path) -> None:
+def test_a_run_with_a_changed_collection_is_refused(model, collection, tmp_path) -> None:
     own = tmp_path / "collection"
     shutil.copytree(collection, own)
     chosen = recipe(model, own, tmp_path / "run", "embed")
@@ -387,7 +387,7 @@ def test_a_run_on_a_collection_that_has_changed_is_refused(model, collection, tm
     train_ranker(chosen, overwrite=True)
 
 
-def test_rows_in_python_become_an_embedder(model, tmp_path, monkeypatch) -> None:
+def test_an_embedder_is_trained_from_rows_in_python(model, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"query": f"what is a {word}?", "positive": f"a {word} is a thing"} for word in WORDS]
     chosen = {"batch_examples": 5, "device": "cpu", "epochs": 1, "loss": {"temperature": 0.1}}
@@ -398,7 +398,7 @@ def test_rows_in_python_become_an_embedder(model, tmp_path, monkeypatch) -> None
         finetune(model=model, task="embed", train=rows, validation=rows, output="other")
 
 
-def test_training_raises_ndcg_on_queries_that_were_not_learned(model, collection, tmp_path) -> None:
+def test_training_improves_ndcg_on_other_queries(model, collection, tmp_path) -> None:
     """The whole way: pairs, loss, folder, predictor, measure. Documents differ in two words, in any order."""
 
     def ndcg(folder: Path) -> float:

@@ -41,7 +41,7 @@ def take(directory):
         pass
 
 
-def test_a_directory_in_use_is_refused_with_the_number_of_its_process(tmp_path):
+def test_a_directory_in_use_is_refused_with_the_process_id(tmp_path):
     with in_use(tmp_path):
         assert in_another_process(lambda: take(tmp_path)) == 2
         with pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()} on .*; wait for it or stop it"):
@@ -60,7 +60,7 @@ def test_a_directory_whose_process_was_killed_is_free(tmp_path):
     take(tmp_path)
 
 
-def test_a_lock_that_its_owner_has_removed_holds_nobody_off(tmp_path, monkeypatch):
+def test_a_lock_that_its_owner_has_removed_is_ignored(tmp_path, monkeypatch):
     """Another process has opened the file just before, and got a file that is no longer there."""
     (tmp_path / LOCK).touch()
     opened, original = [], os.open
@@ -95,7 +95,7 @@ def test_two_pretraining_processes_do_not_share_a_directory(recipe_for, tmp_path
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_overwritten_on_purpose_and_what_is_not_its_own_stays(recipe_for, tmp_path):
+def test_overwrite_replaces_a_finished_run_and_keeps_other_files(recipe_for, tmp_path):
     pretrain(recipe_for(tmp_path / "run"))
     (tmp_path / "run" / "notes.txt").write_text("mine")
     other = recipe_for(tmp_path / "run", seed=7)
@@ -106,14 +106,14 @@ def test_a_finished_run_is_overwritten_on_purpose_and_what_is_not_its_own_stays(
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
-def test_a_recipe_that_somebody_wrote_is_never_overwritten(recipe_for, tmp_path):
+def test_a_recipe_of_the_user_is_never_overwritten(recipe_for, tmp_path):
     (tmp_path / "recipe.toml").write_text("# mine\n")
     with pytest.raises(ConfigError, match="is not the recipe of a run, so nothing is overwritten"):
         pretrain(recipe_for(tmp_path), overwrite=True)
     assert (tmp_path / "recipe.toml").read_text() == "# mine\n"
 
 
-def test_a_run_whose_shards_were_replaced_by_others_of_the_same_size_is_refused(recipe_for, material, tmp_path):
+def test_a_run_with_replaced_shards_of_the_same_size_is_refused(recipe_for, material, tmp_path):
     tokenizer, _ = material
     shards = make_shards(tmp_path / "shards", tokenizer)
     recipe = recipe_for(tmp_path / "run", data={"library": str(shards)})
@@ -125,7 +125,7 @@ def test_a_run_whose_shards_were_replaced_by_others_of_the_same_size_is_refused(
     size = (shards / "library.ds").stat().st_size
     write_shard(shards / "library.ds", documents[::-1])
     assert (shards / "library.ds").stat().st_size == size
-    with pytest.raises(ConfigError, match=r"whose data\.library changed since it began.*put back what was there"):
+    with pytest.raises(ConfigError, match=r"whose data\.library changed since its start.*restore the old files"):
         check_inputs(recipe)
     (tmp_path / "run" / "inputs.json").unlink()  # as the sentence says
     check_inputs(recipe)
@@ -142,23 +142,23 @@ def test_data_may_change_before_the_first_checkpoint(recipe_for, material, tmp_p
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{"])
-def test_damaged_hashes_are_one_sentence(text, recipe_for, tmp_path):
+def test_damaged_hashes_are_an_error(text, recipe_for, tmp_path):
     (tmp_path / "run" / "checkpoints" / "step-00000004").mkdir(parents=True)
     (tmp_path / "run" / "inputs.json").write_text(text)
     with pytest.raises(ConfigError, match=r"inputs\.json is damaged"):
         check_inputs(recipe_for(tmp_path / "run"))
 
 
-def test_a_source_whose_held_out_documents_are_empty_is_one_sentence(recipe_for, tmp_path):
+def test_a_source_with_empty_held_out_documents_is_an_error(recipe_for, tmp_path):
     for documents in ([[5] * 200, []], [[], [5] * 200]):
         write_shard(tmp_path / "shards" / "a.ds", documents)
         recipe = recipe_for(tmp_path / "run", data={"library": str(tmp_path / "shards")})
-        with pytest.raises(DataError, match=r"has no token; raise validation\.fraction|has no document of"):
+        with pytest.raises(DataError, match=r"have no token; raise validation\.fraction|has no document of"):
             pretrain(recipe)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_signal_asks_once_and_then_interrupts(number):
+def test_the_first_signal_requests_a_stop_and_the_second_interrupts(number):
     before = signal.signal(number, signal.SIG_DFL)
     try:
         with StopRequest() as stop:
@@ -172,7 +172,7 @@ def test_a_signal_asks_once_and_then_interrupts(number):
 
 
 @pytest.mark.parametrize("content", [b"\x00\xff\xfe" * 50, b"[1]\n", b'{"step": "x"}\n', b"{}\n", b"[" * 90_000, b""])
-def test_metrics_that_are_not_of_a_run_end_what_is_read(content, tmp_path):
+def test_reading_metrics_ends_at_an_invalid_line(content, tmp_path):
     metrics = Metrics(tmp_path / "metrics.jsonl")
     metrics.path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + content)
     assert metrics.read() == [{"step": 1}, {"step": 2}]
@@ -181,7 +181,7 @@ def test_metrics_that_are_not_of_a_run_end_what_is_read(content, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", "[" * 90_000])
-def test_a_checkpoint_with_a_damaged_state_is_one_sentence(text, tmp_path):
+def test_a_checkpoint_with_a_damaged_state_is_an_error(text, tmp_path):
     training = tmp_path / "step-00000004" / "training"
     training.mkdir(parents=True)
     (training / "state.json").write_text(text)
@@ -192,7 +192,7 @@ def test_a_checkpoint_with_a_damaged_state_is_one_sentence(text, tmp_path):
         checkpoint.newest(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_set_aside_beside_an_earlier_one_of_its_name(tmp_path):
+def test_a_damaged_checkpoint_is_renamed_besides_an_earlier_one_of_its_name(tmp_path):
     for _ in range(3):
         training = tmp_path / "step-00000004" / "training"
         training.mkdir(parents=True)
@@ -213,7 +213,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_the_text_of_a_document_is_no_markup_in_a_report(text):
+def test_texts_are_escaped_in_a_report(text):
     markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
     page = markdown.render(table(["text", "right"], [[cell(text, 500), "x"]]))
     assert not re.search(r"<(img|a|em|strong|code|s)\b", page)
@@ -221,6 +221,6 @@ def test_the_text_of_a_document_is_no_markup_in_a_report(text):
     assert html.unescape(shown) == text
 
 
-def test_a_text_that_is_cut_ends_in_no_half_of_an_escape():
+def test_a_truncated_text_does_not_end_inside_an_escape():
     for longest in range(1, 30):
         assert cell("|[" * 20, longest).count("\\") == longest - 1

@@ -99,7 +99,7 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(drawn, recipe_for
         search(recipe_for(**grid, training={"warmup": 0.1}))
 
 
-def test_a_search_of_which_nothing_is_left_says_so(recipe_for):
+def test_a_search_whose_trials_all_fail_is_an_error(recipe_for):
     wanted = recipe_for(learning_rate=[1e37, 1e38], weight_decay=[1e-5], epochs=[1], training={"warmup": 0.0})
     with pytest.raises(ConfigError, match=r"All 2 trials failed: lower search\.learning_rate"):
         search(wanted)
@@ -121,7 +121,7 @@ def test_predictions_that_are_not_finite_are_a_failure(recipe_for, monkeypatch):
 
 
 @pytest.mark.slow
-def test_trials_are_drawn_within_the_ranges_and_the_best_is_run(recipe_for, untrained):
+def test_trials_are_sampled_within_the_ranges_and_the_best_is_run(recipe_for, untrained):
     wanted = recipe_for(**RANGES, trials=4)
     folder = search(wanted)
     records, _ = table(wanted)
@@ -148,7 +148,7 @@ def draws(recipe):
 
 
 @pytest.mark.slow
-def test_a_search_that_is_stopped_goes_on_with_the_same_trials(recipe_for, monkeypatch):
+def test_a_stopped_search_resumes_with_the_same_trials(recipe_for, monkeypatch):
     whole, parts = (recipe_for(name, **RANGES, trials=3) for name in ("whole", "parts"))
     search(whole)
     stops = 0
@@ -172,7 +172,7 @@ class Entered(StopAfter):
 
 
 @pytest.mark.slow
-def test_more_trials_go_on_from_those_that_are_there(recipe_for):
+def test_a_larger_number_of_trials_continues_from_the_finished_ones(recipe_for):
     fewer, more = (recipe_for(**RANGES, trials=count) for count in (1, 2))
     search(fewer)
     [first] = settings(table(fewer)[0])
@@ -191,11 +191,11 @@ def told(folder, worth, seed=0, count=40, metric="accuracy"):
     for number in range(count):
         found.append(drawn.setting(number))
         assert drawn.setting(number) == found[-1]
-        drawn.tell(number, Trial(found[-1], {metric: worth(found[-1])}, 1.0))
+        drawn.report(number, Trial(found[-1], {metric: worth(found[-1])}, 1.0))
     return found
 
 
-def test_draws_depend_on_seed_and_results_alone(tmp_path):
+def test_samples_depend_on_seed_and_results_alone(tmp_path):
     def worth(setting):
         return setting.learning_rate
 
@@ -208,7 +208,7 @@ def test_draws_depend_on_seed_and_results_alone(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "error"])
-def test_draws_come_nearer_to_what_was_good(metric, tmp_path):
+def test_samples_approach_good_settings(metric, tmp_path):
     def distance(setting):
         return abs(math.log(setting.learning_rate / 2e-5))
 
@@ -216,18 +216,18 @@ def test_draws_come_nearer_to_what_was_good(metric, tmp_path):
     assert sum(map(distance, found[-10:])) < 0.7 * sum(map(distance, found[:10]))
 
 
-def test_a_study_goes_on_under_other_rates_but_not_under_other_epochs(tmp_path):
+def test_a_study_continues_with_other_rates_but_not_with_other_epochs(tmp_path):
     told(tmp_path, lambda setting: setting.learning_rate, count=2)
     wider = OptunaSampler(Search(learning_rate=(1e-1, 1.0), trials=3), 0, "accuracy", tmp_path)
     assert wider.setting(1).learning_rate <= 1e-2
     assert wider.setting(2).learning_rate >= 1e-1
-    wider.tell(2, Trial(wider.setting(2), {"accuracy": 1.0}, 1.0))
-    with pytest.raises(ConfigError, match=r"was drawn from other search\.epochs"):
+    wider.report(2, Trial(wider.setting(2), {"accuracy": 1.0}, 1.0))
+    with pytest.raises(ConfigError, match=r"was sampled from other search\.epochs"):
         OptunaSampler(Search(epochs=(4,), trials=3), 0, "accuracy", tmp_path)
 
 
 @pytest.mark.slow
-def test_a_damaged_study_is_told_and_its_trials_are_in_their_folders(recipe_for, untrained):
+def test_a_damaged_study_is_an_error_and_its_trials_are_in_their_folders(recipe_for, untrained):
     wanted = recipe_for(**RANGES, trials=2)
     folder = search(wanted)
     records, _ = table(wanted)
@@ -241,7 +241,7 @@ def test_a_damaged_study_is_told_and_its_trials_are_in_their_folders(recipe_for,
     assert table(wanted)[0] == records
 
 
-def test_one_value_is_no_range_and_is_taken_as_it_is(tmp_path):
+def test_a_single_value_is_used_unchanged(tmp_path):
     values = Search(learning_rate=(1.23456e-5,), weight_decay=(0.01,), epochs=(3,), trials=1)
     assert OptunaSampler(values, 0, "accuracy", tmp_path).setting(0) == Setting(1.23456e-5, 0.01, 3)
 
@@ -260,14 +260,14 @@ def test_ranges_that_cannot_be_searched_are_refused(values, message, recipe_for)
         recipe_for(**values)
 
 
-def test_missing_optuna_is_told_before_anything_is_read(recipe_for, monkeypatch):
+def test_missing_optuna_is_an_error_before_any_data_is_read(recipe_for, monkeypatch):
     monkeypatch.setattr(trials, "find_spec", lambda _: None)
     monkeypatch.setattr(module, "prepare", None)
     with pytest.raises(ConfigError, match=r"needs optuna: pip install .*\[search\]'"):
         search(recipe_for(trials=2))
 
 
-def test_the_extra_brings_what_is_asked_for():
+def test_the_extra_installs_optuna():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extra = project["optional-dependencies"]["search"]
     assert extra[0] == "modernbert[finetune]"

@@ -11,7 +11,7 @@ from modernbert.text.documents import read_texts
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.start import first_model, mean_of_tokens, old_tokens
+from modernbert.train.start import initial_model, mean_of_tokens, old_tokens
 
 EMBEDDING = "model.embeddings.tok_embeddings.weight"
 
@@ -21,7 +21,7 @@ def old(material, tmp_path_factory):
     """A model folder with the tokenizer of `material`, and with weights that are nobody's initialisation."""
     tokenizer, shards = material
     recipe = parse(PretrainRecipe, tiny_recipe(tokenizer, shards, tokenizer.parent / "no-run"), "tiny")
-    model = first_model(recipe, Vocabulary.of(load_tokenizer(tokenizer)))
+    model = initial_model(recipe, Vocabulary.of(load_tokenizer(tokenizer)))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
@@ -46,7 +46,7 @@ def recipe_from(folder, tokenizer, shards, run):
 
 def test_a_run_starts_from_the_weights_of_the_folder(old, material, tmp_path):
     recipe = recipe_from(old, *material, tmp_path / "run")
-    model = first_model(recipe, Vocabulary.of(load_tokenizer(material[0])))
+    model = initial_model(recipe, Vocabulary.of(load_tokenizer(material[0])))
     wanted = MaskedLM.from_pretrained(old)
     assert model.config.attention_output_dropout == 0.1
     for name, parameter in wanted.named_parameters():
@@ -54,10 +54,10 @@ def test_a_run_starts_from_the_weights_of_the_folder(old, material, tmp_path):
     assert pretrain(recipe) == tmp_path / "run" / "final"
 
 
-def test_tokens_of_both_vocabularies_keep_their_embedding_and_the_others_get_the_mean(old, material, other, tmp_path):
+def test_tokens_of_both_vocabularies_keep_their_embedding_and_others_get_the_mean(old, material, other, tmp_path):
     tokenizer, shards = other
     vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
-    model = first_model(recipe_from(old, tokenizer, shards, tmp_path / "run"), vocabulary)
+    model = initial_model(recipe_from(old, tokenizer, shards, tmp_path / "run"), vocabulary)
     before, after = (m.get_parameter(EMBEDDING) for m in (MaskedLM.from_pretrained(old), model))
     assert after.shape[0] == vocabulary.size == 640
     assert model.get_parameter(EMBEDDING) is model.decoder.weight
@@ -81,14 +81,14 @@ def _bias(folder):
     return MaskedLM.from_pretrained(folder).decoder.bias
 
 
-def test_a_run_with_another_tokenizer_goes_to_its_end_and_resumes(old, other, tmp_path):
+def test_a_run_with_another_tokenizer_resumes_and_completes(old, other, tmp_path):
     recipe = recipe_from(old, *other, tmp_path / "run")
     assert pretrain(recipe) == tmp_path / "run" / "final"
     assert MaskedLM.from_pretrained(tmp_path / "run" / "final").config.vocab_size == 640
     assert pretrain(recipe) == tmp_path / "run" / "final"
 
 
-def test_a_unigram_token_starts_from_the_pieces_of_its_text(material, tmp_path):
+def test_a_unigram_token_starts_from_the_old_tokens_of_its_text(material, tmp_path):
     train_tokenizer(read_texts(PATHS), tmp_path / "unigram", vocab_size=512, kind="unigram")
     known, new = load_tokenizer(material[0]), load_tokenizer(tmp_path / "unigram")
     vocabulary = Vocabulary.of(new)
@@ -100,7 +100,7 @@ def test_a_unigram_token_starts_from_the_pieces_of_its_text(material, tmp_path):
     assert pieces[new.token_to_id("[MASK]")] == [known.token_to_id("[MASK]")]
 
 
-def test_an_entry_without_pieces_starts_from_the_mean_of_all():
+def test_an_entry_without_old_tokens_starts_from_the_mean_of_all():
     values = torch.tensor([[1.0, 0.0], [3.0, 2.0]])
     wanted = torch.tensor([[3.0, 2.0], [7 / 3, 4 / 3], [2.0, 1.0]])
     torch.testing.assert_close(mean_of_tokens(values, [[1], [0, 1, 1], []]), wanted)
@@ -109,7 +109,7 @@ def test_an_entry_without_pieces_starts_from_the_mean_of_all():
 def test_thetas_are_those_of_the_folder_until_a_phase_sets_them(material, tmp_path):
     tokenizer, shards = material
     recipe = parse(PretrainRecipe, tiny_recipe(tokenizer, shards, tmp_path / "run"), "tiny")
-    model = first_model(recipe, Vocabulary.of(load_tokenizer(tokenizer)))
+    model = initial_model(recipe, Vocabulary.of(load_tokenizer(tokenizer)))
     model.config = model.config.model_copy(update={"global_rope_theta": 123_456.0})
     model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
     values = tiny_recipe(tokenizer, shards, tmp_path / "continued")
@@ -118,7 +118,7 @@ def test_thetas_are_those_of_the_folder_until_a_phase_sets_them(material, tmp_pa
     assert MaskedLM.from_pretrained(final).config.global_rope_theta == 123_456.0
 
 
-def test_the_command_takes_the_folder_as_an_option(old, material, tmp_path):
+def test_the_command_accepts_the_folder_as_an_option(old, material, tmp_path):
     values = tiny_recipe(*material, tmp_path / "run")
     del values["model"], values["phases"]["context"], values["phases"]["decay"]
     (tmp_path / "recipe.toml").write_text(dump(parse(PretrainRecipe, values, "tiny")))
@@ -128,17 +128,17 @@ def test_the_command_takes_the_folder_as_an_option(old, material, tmp_path):
     assert load(PretrainRecipe, tmp_path / "run" / "recipe.toml").model.start == str(old)
 
 
-def test_a_shape_beside_a_folder_must_be_that_of_the_folder(old, material, tmp_path):
+def test_a_shape_in_the_recipe_must_be_that_of_the_folder(old, material, tmp_path):
     values = tiny_recipe(*material, tmp_path / "run")
     values["model"]["start"] = str(old)
     vocabulary = Vocabulary.of(load_tokenizer(material[0]))
-    first_model(parse(PretrainRecipe, values, "tiny"), vocabulary)
+    initial_model(parse(PretrainRecipe, values, "tiny"), vocabulary)
     values["model"]["num_hidden_layers"] = 5
     with pytest.raises(ConfigError, match=r"num_hidden_layers is 5, but the model in .* has 2; leave it out"):
-        first_model(parse(PretrainRecipe, values, "tiny"), vocabulary)
+        initial_model(parse(PretrainRecipe, values, "tiny"), vocabulary)
 
 
-def test_a_model_without_its_head_is_no_start(material, tmp_path):
+def test_a_model_without_its_head_is_refused_as_a_start(material, tmp_path):
     tokenizer, shards = material
     recipe = parse(PretrainRecipe, tiny_recipe(tokenizer, shards, tmp_path / "run"), "tiny")
     encoder = Encoder(recipe.model.config(vocab_size=1024))
@@ -147,7 +147,7 @@ def test_a_model_without_its_head_is_no_start(material, tmp_path):
         pretrain(recipe_from(tmp_path / "encoder", tokenizer, shards, tmp_path / "run"))
 
 
-def test_tokens_that_a_models_own_tokenizer_got_later_start_from_the_mean(material, old, tmp_path):
+def test_tokens_added_to_the_models_tokenizer_start_from_the_mean(material, old, tmp_path):
     _, shards = material
     folder = tmp_path / "model"
     MaskedLM.from_pretrained(old).save_pretrained(folder)
@@ -157,7 +157,7 @@ def test_tokens_that_a_models_own_tokenizer_got_later_start_from_the_mean(materi
     recipe = parse(
         PretrainRecipe, tiny_recipe(folder, shards, tmp_path / "run") | {"model": {"start": str(folder)}}, "x"
     )
-    model = first_model(recipe, Vocabulary.of(load_tokenizer(folder)))
+    model = initial_model(recipe, Vocabulary.of(load_tokenizer(folder)))
     rows, before = model.state_dict()[EMBEDDING], MaskedLM.from_pretrained(old).state_dict()[EMBEDDING]
     assert len(before) == 1024
     assert len(rows) == 1088
@@ -165,7 +165,7 @@ def test_tokens_that_a_models_own_tokenizer_got_later_start_from_the_mean(materi
     assert torch.allclose(rows[1024], before.mean(0))
 
 
-def test_a_model_of_a_vocabulary_that_is_no_multiple_of_64_can_be_started_from(material, old, tmp_path):
+def test_a_start_model_may_have_any_vocabulary_size(material, old, tmp_path):
     tokenizer, shards = material
     trimmed = MaskedLM.from_pretrained(old)
     ids = load_tokenizer(tokenizer).get_vocab(with_added_tokens=True).values()
@@ -177,5 +177,5 @@ def test_a_model_of_a_vocabulary_that_is_no_multiple_of_64_can_be_started_from(m
     model.load_state_dict(weights)
     model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
     values = tiny_recipe(tokenizer, shards, tmp_path / "run") | {"model": {"start": str(tmp_path / "model")}}
-    started = first_model(parse(PretrainRecipe, values, "x"), Vocabulary.of(load_tokenizer(tokenizer)))
+    started = initial_model(parse(PretrainRecipe, values, "x"), Vocabulary.of(load_tokenizer(tokenizer)))
     assert started.config.vocab_size == rows + 3

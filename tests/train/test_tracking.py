@@ -109,7 +109,7 @@ def pretrain_with_a_crash(recipe, monkeypatch, step):
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_repeats_no_line_and_loses_none(tracked, service, monkeypatch, capsys):
+def test_a_resumed_run_sends_every_line_once(tracked, service, monkeypatch, capsys):
     """It crashes between two checkpoints."""
     recipe = tracked(service.__name__, project="letters")
     pretrain_with_a_crash(recipe, monkeypatch, 6)
@@ -140,14 +140,14 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tracked, monkeypatch,
 
 
 @pytest.mark.slow
-def test_what_is_learned_does_not_know_of_trackers(tracked, monkeypatch):
+def test_trackers_do_not_change_the_training(tracked, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", StandIn("wandb"))
     plain = load_file(pretrain(tracked(run="plain")) / "model.safetensors")
     followed = load_file(pretrain(tracked("wandb")) / "model.safetensors")
     assert all(torch.equal(plain[name], followed[name]) for name in plain)
 
 
-def test_a_tracker_that_is_named_later_gets_the_whole_run(tracked, metrics, service):
+def test_a_tracker_that_is_added_later_receives_the_complete_run(tracked, metrics, service):
     metrics.write(line(1))
     metrics.write(line(2))
     with followed(metrics, tracking(tracked(service.__name__))):
@@ -156,7 +156,7 @@ def test_a_tracker_that_is_named_later_gets_the_whole_run(tracked, metrics, serv
     assert [row["step"] for row in rows] == [1, 2, 3]
 
 
-def test_several_lines_of_a_step_are_several(tracked, metrics, service):
+def test_several_lines_of_a_step_are_all_sent(tracked, metrics, service):
     recipe = tracked(service.__name__)
     with followed(metrics, tracking(recipe)):
         metrics.write(line(1, spike={"loss": 9.0}))
@@ -170,7 +170,7 @@ def test_several_lines_of_a_step_are_several(tracked, metrics, service):
     ]  # fmt: skip
 
 
-def test_a_service_that_fails_is_named_once_and_gets_its_lines_when_it_is_back(tracked, metrics, service, caplog):
+def test_a_failing_service_is_reported_once_and_receives_its_lines_later(tracked, metrics, service, caplog):
     with caplog.at_level(logging.WARNING), followed(metrics, tracking(tracked(service.__name__))):
         for step in range(1, 9):
             service.log_error = OSError("no route to host") if step in (3, 4, 6) else None
@@ -180,7 +180,7 @@ def test_a_service_that_fails_is_named_once_and_gets_its_lines_when_it_is_back(t
     assert [row["step"] for row in rows] == list(range(1, 9))
 
 
-def test_one_service_that_fails_does_not_keep_lines_from_another(tracked, metrics, monkeypatch):
+def test_a_failing_service_does_not_affect_another_one(tracked, metrics, monkeypatch):
     wandb, trackio = StandIn("wandb"), StandIn("trackio")
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "trackio", trackio)
@@ -196,16 +196,16 @@ def test_one_service_that_fails_does_not_keep_lines_from_another(tracked, metric
     assert [len(rows) for rows in trackio.runs.values()] == [1]
 
 
-def test_a_new_run_does_not_begin_without_its_service(tracked, metrics, service):
+def test_a_new_run_does_not_start_without_its_service(tracked, metrics, service):
     service.begin_error = RuntimeError("api_key not configured\nhint")
     with (
-        pytest.raises(ConfigError, match=r"cannot begin \(RuntimeError: api_key not configured\); fix that"),
+        pytest.raises(ConfigError, match=r"cannot start \(RuntimeError: api_key not configured\); fix that"),
         followed(metrics, tracking(tracked(service.__name__))),
     ):
         pytest.fail("it began")
 
 
-def test_a_run_that_goes_on_does_so_without_its_service(tracked, metrics, service, caplog):
+def test_a_resumed_run_continues_without_its_service(tracked, metrics, service, caplog):
     metrics.write(line(1))
     service.begin_error = ConnectionError("no network")
     with caplog.at_level(logging.WARNING), followed(metrics, tracking(tracked(service.__name__))):
@@ -219,7 +219,7 @@ def test_a_run_that_goes_on_does_so_without_its_service(tracked, metrics, servic
 
 
 @pytest.mark.parametrize("name", ["tensorboard", *SERVICES])
-def test_a_missing_package_is_one_sentence_before_anything_is_written(tracked, monkeypatch, name):
+def test_a_missing_package_is_an_error_before_any_file_is_written(tracked, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
     recipe = tracked(name)
     with pytest.raises(ConfigError, match=rf"names {name}.*pip install .*\[{name}\]', or leave it out\.$"):
@@ -227,7 +227,7 @@ def test_a_missing_package_is_one_sentence_before_anything_is_written(tracked, m
     assert not recipe.run.directory.exists()
 
 
-def test_a_tracker_that_does_not_exist_is_refused():
+def test_an_unknown_tracker_is_refused():
     with pytest.raises(ConfigError, match=r"trackers\.0: Input should be 'tensorboard', 'trackio' or 'wandb'"):
         parse(Run, {"directory": "run", "trackers": ["mlflow"]}, "recipe")
 

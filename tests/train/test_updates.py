@@ -49,7 +49,7 @@ def shown(update):
     return ids, update.packed_sequences, update.predicted, update.tokens, update.capacity, update.loader_state
 
 
-def test_updates_made_ahead_are_those_of_a_plain_loop_and_end_with_the_phase(loader):
+def test_prefetched_updates_equal_those_of_a_plain_loop_and_end_with_the_phase(loader):
     stream, wanted, tokens = loader(), [], 0
     while tokens < 6_000:
         packed = stream.next_packed_sequences(phase().batch_tokens.at(len(wanted)) // 64)
@@ -66,7 +66,7 @@ def test_updates_made_ahead_are_those_of_a_plain_loop_and_end_with_the_phase(loa
 
 
 @pytest.mark.parametrize("taken", [1, 4, 9])
-def test_the_state_of_an_update_goes_on_behind_it_whatever_was_made_ahead(loader, taken):
+def test_the_state_of_an_update_resumes_after_it_despite_prefetching(loader, taken):
     whole = [shown(update) for update in planned_updates(loader(), phase(), alone(), 200)]
     first, tokens = [], 0
     with Prefetch(planned_updates(loader(), phase(), alone(), 200), ahead=4) as updates:
@@ -81,7 +81,7 @@ def test_the_state_of_an_update_goes_on_behind_it_whatever_was_made_ahead(loader
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_read_the_same_rows_and_make_as_many_passes(loader, size):
+def test_processes_have_the_same_packed_sequences_and_number_of_passes(loader, size):
     changes = {"batch_tokens": 320, "tokens": 2_000}
     whole = list(planned_updates(loader(), phase(**changes), alone(), 64))
     parts = [
@@ -101,20 +101,20 @@ def test_processes_read_the_same_rows_and_make_as_many_passes(loader, size):
         assert sum(len(batch.predicted_positions) for batch in predicted) == one.predicted
 
 
-def test_the_tokens_of_an_update_are_those_of_its_batches(loader):
+def test_the_tokens_of_an_update_equal_those_of_its_batches(loader):
     for update in planned_updates(loader(), phase(), alone(), 200):
         assert update.tokens == sum(len(batch.input_ids) for batch in update.batches)
         assert update.predicted == sum(int((batch.labels != -100).sum()) for batch in update.batches)
 
 
-def test_a_batch_too_small_for_the_processes_is_refused_in_every_one(loader):
+def test_a_batch_too_small_for_the_processes_is_refused_in_all_of_them(loader):
     for rank in range(3):
         updates = planned_updates(loader(), phase(), Processes(rank, 3, torch.device("cpu")), 200)
         with pytest.raises(ConfigError, match="A batch of 2 packed sequences is too small for 3 processes"):
             next(updates)
 
 
-def test_rows_and_targets_are_where_the_labels_are(loader):
+def test_predicted_positions_and_targets_match_the_labels(loader):
     batch = loader().next_batch(9)
     assert torch.equal(batch.predicted_positions, (batch.labels != -100).nonzero().squeeze(1))
     assert torch.equal(batch.targets, batch.labels[batch.labels != -100])

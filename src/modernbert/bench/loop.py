@@ -31,7 +31,7 @@ from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.optimizer import StableAdamW, parameter_groups
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
-from modernbert.train.start import first_model
+from modernbert.train.start import initial_model
 
 logger = logging.getLogger(__name__)
 
@@ -252,7 +252,7 @@ def _step_alone(recipe: PretrainRecipe, device: torch.device, wait: Callable[[],
         max_length=phase.max_length, mask_ratio=phase.mask_ratio, seed=recipe.seed,
     )  # fmt: skip
     batch = loader.next_batch(phase.batch_tokens.tokens // phase.max_length)
-    model = first_model(recipe, vocabulary).to(device).train()
+    model = initial_model(recipe, vocabulary).to(device).train()
     optimizer = StableAdamW(parameter_groups(model, recipe.optimizer.weight_decay), lr=1e-4, peak_lr=1e-4)
     rows = (batch.labels != IGNORED).nonzero().squeeze(1)
     targets = batch.labels[rows].to(device)

@@ -21,13 +21,13 @@ def average(folders: Sequence[Path]) -> MaskedLM:
         CheckpointError: there is no folder, or their configurations differ.
     """
     if not folders:
-        raise CheckpointError("There is no checkpoint to average; name model folders or a run with checkpoints.")
+        raise CheckpointError("There is no checkpoint to average; give model folders or a run with checkpoints.")
     model = MaskedLM.from_pretrained(folders[0])
     sums = {name: parameter.double() for name, parameter in model.named_parameters()}
     for folder in folders[1:]:
         other = MaskedLM.from_pretrained(folder)
         if other.config != model.config:
-            raise CheckpointError(f"{folder} and {folders[0]} have different configurations; their mean means nothing.")
+            raise CheckpointError(f"{folder} and {folders[0]} have different configurations and cannot be averaged.")
         for name, parameter in other.named_parameters():
             sums[name] += parameter
     for name, parameter in model.named_parameters():
@@ -45,15 +45,15 @@ def average_run(sources: Sequence[Path], output: Path, best: int) -> list[Path]:
     """
     folders = list(sources)
     if len(sources) == 1 and (sources[0] / "checkpoints").is_dir():
-        found = checkpoint.folders(sources[0] / "checkpoints")
-        measured = checkpoint.best(sources[0] / "checkpoints", best)
-        if len(measured) < best:
+        checkpoints = checkpoint.folders(sources[0] / "checkpoints")
+        best_checkpoints = checkpoint.best(sources[0] / "checkpoints", best)
+        if len(best_checkpoints) < best:
             logger.warning(
                 "%s keeps %d checkpoints of its newest phase that have a validation loss, not %d: those are averaged. "
                 "run.keep_best keeps more.",
-                sources[0], len(measured), best,
+                sources[0], len(best_checkpoints), best,
             )  # fmt: skip
-        folders = list(dict.fromkeys([*measured, *found[-1:]]))
+        folders = list(dict.fromkeys([*best_checkpoints, *checkpoints[-1:]]))
     model = average(folders)
     model.save_pretrained(output, tokenizer=folders[0])
     return folders

@@ -24,7 +24,7 @@ from modernbert.errors import CheckpointError
 from modernbert.files import atomic_directory, settle
 from modernbert.model import EncoderConfig
 from modernbert.model.folder import Pretrained, read_json, write_files
-from modernbert.train.distributed import like, whole
+from modernbert.train.distributed import distribute_like, gather_to_cpu
 from modernbert.train.optimizer import StableAdamW
 
 logger = logging.getLogger(__name__)
@@ -64,11 +64,11 @@ class Snapshot:
         moments: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
             trained = optimizer.state.get(parameter)  # a frozen parameter has no moments
-            found = {moment: whole(trained[moment]) for moment in _MOMENTS} if trained else {}
-            value = whole(parameter)
+            parameter_moments = {moment: gather_to_cpu(trained[moment]) for moment in _MOMENTS} if trained else {}
+            value = gather_to_cpu(parameter)
             if copied:
                 weights[name] = value
-                moments |= {f"{name}.{moment}": x for moment, x in found.items()}
+                moments |= {f"{name}.{moment}": x for moment, x in parameter_moments.items()}
         return cls(model.architecture, model.config, weights, moments, state)
 
 
@@ -108,10 +108,10 @@ def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, ke
     state = snapshot.state
     target = directory / f"step-{state['step']:08d}"
     older = folders(directory)
-    seen = _state(older[-1])["tokens"] if older else 0
+    previous_tokens = _state(older[-1])["tokens"] if older else 0
     milestone = state["phase_end"]
     if keep.every_tokens is not None:
-        milestone |= state["tokens"] // keep.every_tokens > seen // keep.every_tokens
+        milestone |= state["tokens"] // keep.every_tokens > previous_tokens // keep.every_tokens
     try:
         with atomic_directory(target) as partial:
             write_files(partial, snapshot.architecture, snapshot.config, snapshot.weights, tokenizer)
@@ -124,8 +124,8 @@ def _write(directory: Path, snapshot: Snapshot, recipe: str, tokenizer: Path, ke
             (training / "sha256.json").write_text(json.dumps(_hashes(partial), indent=2), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"The checkpoint of step {state['step']} could not be written ({error}); make room in {directory} and give "
-            "the same command again, which goes on from the one before."
+            f"The checkpoint of step {state['step']} could not be written ({error}); free space in {directory} and "
+            "give the same command again, which resumes from the previous checkpoint."
         ) from None
     _prune(folders(directory), keep)
     return target
@@ -142,20 +142,20 @@ def newest(directory: Path) -> Path | None:
     Raises:
         CheckpointError: there are checkpoints, and all of them are damaged.
     """
-    found = folders(directory)
-    for folder in found:
+    checkpoints = folders(directory)
+    for folder in checkpoints:
         settle(folder)
-    for folder in reversed(found):
-        if damaged := _damage(folder):
+    for folder in reversed(checkpoints):
+        if damage := _damage(folder):
             logger.warning(
-                "The checkpoint %s is damaged (%s); it is renamed, and the one before is used.", folder, damaged
+                "The checkpoint %s is damaged (%s); it is renamed, and the previous one is used.", folder, damage
             )
             names = (f"damaged-{folder.name}{ending}" for ending in ("", *(f"-{number}" for number in range(2, 1000))))
             folder.rename(next(path for name in names if not (path := folder.with_name(name)).exists()))
         else:
             return folder
-    if found or any(directory.glob("damaged-*")):
-        raise CheckpointError(f"Every checkpoint in {directory} is damaged; start anew in another run.directory.")
+    if checkpoints or any(directory.glob("damaged-*")):
+        raise CheckpointError(f"Every checkpoint in {directory} is damaged; start again in another run.directory.")
     return None
 
 
@@ -180,11 +180,11 @@ def phase_ends(directory: Path) -> dict[int, Path]:
     return {state["phase"]: path for path, state in states if state.get("phase_end")}
 
 
-def _prune(found: list[Path], keep: RetentionPolicy) -> None:
-    stays = {*found[-keep.last :], *(best(found[0].parent, keep.best) if keep.best else [])}
-    stays |= {path for path in found if _state(path).get("milestone")}
-    for path in found:
-        if path not in stays:
+def _prune(checkpoints: list[Path], keep: RetentionPolicy) -> None:
+    kept = {*checkpoints[-keep.last :], *(best(checkpoints[0].parent, keep.best) if keep.best else [])}
+    kept |= {path for path in checkpoints if _state(path).get("milestone")}
+    for path in checkpoints:
+        if path not in kept:
             shutil.rmtree(path)
 
 
@@ -196,23 +196,23 @@ def _state(folder: Path) -> dict[str, Any]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    found = {}
+    hashes = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "sha256.json"):
         with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+            hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def _damage(folder: Path) -> str | None:
     """The first file that is missing or changed, or None."""
     try:
-        written = read_json(folder / "training" / "sha256.json")
+        recorded = read_json(folder / "training" / "sha256.json")
     except CheckpointError:
         return "training/sha256.json cannot be read"
-    if "training/state.json" not in written:
+    if "training/state.json" not in recorded:
         return "training/sha256.json does not name training/state.json"
-    now = _hashes(folder)
-    return next((name for name, digest in written.items() if now.get(name) != digest), None)
+    current = _hashes(folder)
+    return next((name for name, digest in recorded.items() if current.get(name) != digest), None)
 
 
 @torch.no_grad()
@@ -247,7 +247,7 @@ def restore_moments(folder: Path, model: Pretrained, optimizer: StableAdamW) -> 
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            found = {moment: like(parameter, moments[f"{name}.{moment}"]) for moment in _MOMENTS}
-            optimizer.state[parameter] = {"step": step} | found
+            parameter_moments = {moment: distribute_like(parameter, moments[f"{name}.{moment}"]) for moment in _MOMENTS}
+            optimizer.state[parameter] = {"step": step} | parameter_moments
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint {folder} is not of this model: {error}.") from None

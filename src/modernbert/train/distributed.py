@@ -34,7 +34,7 @@ from modernbert.train.peers import Peers
 
 Parallel = Literal["ddp", "fsdp"]
 Item = TypeVar("Item")
-PATIENCE = 600.0  # seconds between the starts of the first and the last process
+START_TIMEOUT = 600.0  # seconds between the starts of the first and the last process
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Processes:
         return [item for part in found for item in part]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have reached this point."""
         if self.size > 1:
             distributed.barrier()
 
@@ -92,8 +92,8 @@ class Processes:
 def processes(device: str) -> Iterator[Processes]:
     """The processes that `torchrun` started, or only this one.
 
-    Objects built for them must be deleted before the block ends, so build them in a separate function: a DDP module
-    that outlives the group destroys it while holding the GIL, for which a thread of the group may be waiting.
+    Build the objects of a run in a function, so that they are deleted before the block ends: a DDP module that outlives
+    the process group destroys it while holding the GIL, for which a thread of the group may be waiting.
 
     Raises:
         ConfigError: the device does not exist.
@@ -109,7 +109,7 @@ def processes(device: str) -> Iterator[Processes]:
     elif chosen.type != "cpu":
         raise ConfigError(f"Several processes train on cuda or cpu, not on {chosen.type}; start one process.")
     store, rank, size = next(rendezvous("env://"))
-    store = PrefixStore(name_of_attempt(store, rank, size), store)
+    store = PrefixStore(attempt_name(store, rank, size), store)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
     package = logging.getLogger("modernbert")
     level = package.level
@@ -127,21 +127,21 @@ def processes(device: str) -> Iterator[Processes]:
     distributed.destroy_process_group()
 
 
-def name_of_attempt(store: Store, rank: int, size: int) -> str:
+def attempt_name(store: Store, rank: int, size: int) -> str:
     """A name that is common to these processes and different from that of earlier ones.
 
     The agent of torchrun keeps one store when it restarts processes, so that a new process may read the address of a
     dead one and wait for it for half an hour (pytorch/pytorch#135712). A count of restarts does not help, since each
-    agent counts its own. Here every process writes its own mark, and accepts a set of marks when all processes have
+    agent counts its own. Here every process writes a random mark, and accepts a set of marks when all processes have
     confirmed the same set. Each process confirms only sets that contain its own mark.
 
     Raises:
-        ProcessError: the others did not come in time.
+        ProcessError: the others did not start in time.
     """
     marks = [f"mark/{number}" for number in range(size)]
     store.set(marks[rank], uuid.uuid4().hex)
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
         if store.check(marks):
             name = hashlib.sha256(b"".join(store.multi_get(marks))).hexdigest()
             store.set(f"{name}/{rank}", "seen")
@@ -149,7 +149,7 @@ def name_of_attempt(store: Store, rank: int, size: int) -> str:
                 return name
         time.sleep(0.05)
     raise ProcessError(
-        f"Process {rank} of {size} waited {PATIENCE / 60:.0f} minutes for the others to start; look into their output, "
+        f"Process {rank} of {size} waited {START_TIMEOUT / 60:.0f} minutes for the others to start; read their output, "
         "then start all of them again."
     )
 
@@ -203,7 +203,7 @@ class Parallelism:
         """Whether each process holds a part of every tensor, so that all must take part in reading them."""
         return isinstance(self.objective, FSDPModule)
 
-    def gradients_stay(self) -> AbstractContextManager[None]:
+    def local_gradients(self) -> AbstractContextManager[None]:
         """In the block, backward passes accumulate gradients in each process; the next one outside exchanges them."""
         if isinstance(self.objective, DistributedDataParallel):
             return self.objective.no_sync()
@@ -243,15 +243,15 @@ def _without_exchange(module: FSDPModule) -> Iterator[None]:
         module.set_requires_gradient_sync(True)
 
 
-def whole(x: Tensor) -> Tensor:
+def gather_to_cpu(x: Tensor) -> Tensor:
     """A copy of the full tensor on the CPU, gathered from its shards. All processes must call this."""
-    found = x.detach()
-    if isinstance(found, DTensor):
-        found = found.full_tensor()
-    return found.to("cpu", copy=True).contiguous()
+    full = x.detach()
+    if isinstance(full, DTensor):
+        full = full.full_tensor()
+    return full.to("cpu", copy=True).contiguous()
 
 
-def like(parameter: Tensor, value: Tensor) -> Tensor:
+def distribute_like(parameter: Tensor, value: Tensor) -> Tensor:
     """Place and shard a full tensor, which every process holds, like a parameter."""
     value = value.to(parameter.device)
     if isinstance(parameter, DTensor):

@@ -146,7 +146,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
     # The epochs.
 
     def train(self, stop: StopRequest) -> bool:
-        """All epochs that are left. False if `stop` was raised on the way."""
+        """Run the remaining epochs. False if a stop was requested."""
         read = self.progress.epoch * self.num_examples + sum(
             map(len, self.batches(self.progress.epoch)[: self.progress.batch])
         )
@@ -158,18 +158,18 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
             leave=False,
             disable=not self.processes.first,
         ) as self._bar:
-            if self.done or self.take(self._plan(), stop):
+            if self.done or self.run_plan(self._plan(), stop):
                 self.checkpoints.wait()
                 return True
         return False
 
     def _plan(self) -> Iterator[ExampleUpdate]:
-        """The updates that are left."""
+        """The remaining updates."""
         first = self.progress.batch
         for epoch in range(self.progress.epoch, self.settings.epochs):
             batches = self.batches(epoch)
             if first >= len(batches):
-                raise ConfigError(f"{self.directory} holds a run on other data; choose another output.")
+                raise ConfigError(f"{self.directory} holds a run with other data; choose another output.")
             ends = {
                 math.ceil(number * len(batches) / self.settings.evaluations_per_epoch)
                 for number in range(1, self.settings.evaluations_per_epoch + 1)
@@ -196,7 +196,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
         return peak * schedule_factor(self.settings, self.run_fraction(planned))
 
     def run_fraction(self, planned: ExampleUpdate) -> float:
-        """The finished part of the run in the middle of an update, 0 to 1."""
+        """The finished fraction of the run in the middle of an update, 0 to 1."""
         return (planned.before + len(planned.indices) / 2) / (self.settings.epochs * self.num_examples)
 
     def dropout_seed(self, step: int) -> int:
@@ -229,15 +229,15 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
 
     def evaluate(self, planned: ExampleUpdate) -> None:
         """Evaluate, keep the model if it is the best, and stop after too many evaluations without a better one."""
-        found = self.scores()
-        if found is None:
+        scores = self.scores()
+        if scores is None:
             return
         if self.processes.first:
             epoch = planned.after / self.num_examples
-            self.metrics.write({"step": self.progress.step, "epoch": epoch, "validation": dict(found)})
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+            self.metrics.write({"step": self.progress.step, "epoch": epoch, "validation": dict(scores)})
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
             self._bar.write(f"seed {self.seed}, epoch {epoch:.2f}: {shown}", file=self._bar.fp)
-        score, progress = self.selection_score(found), self.progress
+        score, progress = self.selection_score(scores), self.progress
         if progress.best is None or score > progress.best:
             if self.processes.first:
                 self.model.save_pretrained(self.best_folder)
@@ -287,13 +287,13 @@ def freeze(model: TaskModel, training: Training) -> None:
         module.requires_grad_(False)
 
 
-_TABLE_RATE = 50  # of a table for queries: 1e-3 beside 2e-5 in sentence-transformers' example; few queries have a token
+_QUERY_TABLE_FACTOR = 50  # of the learning rate: 1e-3 instead of 2e-5 in sentence-transformers' example
 
 
 def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
     """Parameter groups by depth, with learning rates that fall from the head down; norms and biases do not decay.
 
-    A table for queries has a rate of its own, above the head's.
+    A query table has its own rate, above that of the head.
     """
     num_layers = len(model.model.layers)
     groups: dict[tuple[int, bool], list[Any]] = {}
@@ -311,7 +311,9 @@ def layer_groups(model: TaskModel, training: Training) -> list[dict[str, Any]]:
     return [
         {
             "params": parameters,
-            "peak_lr": (peak := training.learning_rate * (training.layer_decay**below if below >= 0 else _TABLE_RATE)),
+            "peak_lr": (
+                peak := training.learning_rate * (training.layer_decay**below if below >= 0 else _QUERY_TABLE_FACTOR)
+            ),
             "lr": peak,
             "weight_decay": training.weight_decay if decays else 0.0,
         }

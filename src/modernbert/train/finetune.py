@@ -30,7 +30,7 @@ from modernbert.train.finetune_folder import claim_folder, completed
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.finetune_report import write_report
 from modernbert.train.objectives import TaskObjective
-from modernbert.train.results import Measured, SeedResult, measured
+from modernbert.train.results import SeedResult, SetResult, measured
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 
@@ -41,14 +41,14 @@ PACKAGES = ("scipy", "matplotlib")  # of the extra `finetune`
 
 @dataclass(frozen=True)
 class UpdateContext:
-    """What a task that computes gradients itself needs to know about the update."""
+    """The context of an update, for a task that computes gradients itself."""
 
     processes: Processes
     precision: Precision
-    microbatch_tokens: int  # at once in one process
+    microbatch_tokens: int  # maximum in one process
     total: float  # `Task.total` of all its items
-    seed: int  # of its dropout, in this process
-    run_fraction: float  # how much of the run is over, 0 to 1
+    seed: int  # of the dropout in this process
+    run_fraction: float  # finished fraction of the run, 0 to 1
 
 
 @runtime_checkable
@@ -72,7 +72,7 @@ def finetune(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     Raises:
         ConfigError: the folder holds a run of another recipe, the recipe does not fit the model or the task, a tracker
             is missing, or the loss is no longer finite.
-        DataError: a file or an example is wrong.
+        DataError: a file or an example is invalid.
         CheckpointError: the model does not exist, or a checkpoint cannot be written.
         ProcessError: another process of the run has ended.
     """
@@ -83,7 +83,7 @@ def finetune(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
 def run(
     recipe: FinetuneRecipe, stop: StopRequest, prepared: Prepared | None = None, overwrite: bool = False
 ) -> Path | None:
-    """As `finetune`, until `stop` is set, and with data that may already be prepared."""
+    """Like `finetune`, until `stop` is requested, and optionally with prepared data."""
     check_packages()
     check_trackers(recipe.machine.trackers, "machine.trackers")
     with processes(recipe.machine.device) as these:
@@ -189,19 +189,21 @@ class Finetuning(EpochLoop):
             self.parallelism.sum_gradients()
             return loss
         lengths = [item.num_tokens for item in items]
-        own = balanced_share(lengths, size, self.processes.rank)
+        local = balanced_share(lengths, size, self.processes.rank)
         factor = float(size)  # DDP takes the mean over the processes
-        parts = batches_within(own, lengths, at_once)
-        if not own:  # fewer examples than processes: this one takes part in the exchange and adds nothing
-            parts, factor = [[0]], 0.0
+        microbatches = batches_within(local, lengths, at_once)
+        if not local:  # fewer examples than processes: this one takes part in the exchange with a factor of 0
+            microbatches, factor = [[0]], 0.0
 
         def microbatch(part: Sequence[int]) -> Tensor:
             with autocast(self.processes.device, self.precision):
-                share: Tensor = self.parallelism.objective([items[at] for at in part], planned.total, self.weights)
+                share: Tensor = self.parallelism.objective(
+                    [items[index] for index in part], planned.total, self.weights
+                )
             (share * factor).backward()
-            return share.detach() if own else torch.zeros_like(share)
+            return share.detach() if local else torch.zeros_like(share)
 
-        return self.accumulate(parts, microbatch, count.dtype)
+        return self.accumulate(microbatches, microbatch, count.dtype)
 
     def _context(self, planned: ExampleUpdate) -> UpdateContext:
         return UpdateContext(
@@ -249,7 +251,7 @@ class Finetuning(EpochLoop):
             curve=self.metrics.read(),
         )
 
-    def measured(self, model: TaskModel, encoded: Encoded[Any]) -> Measured:
+    def measured(self, model: TaskModel, encoded: Encoded[Any]) -> SetResult:
         """Predictions for a set, their metrics and their duration; in fp32, as predictors of the folder."""
         began = time.perf_counter()
         predictions = self._predict(model, encoded, "fp32")
@@ -258,9 +260,9 @@ class Finetuning(EpochLoop):
 
     def _predict(self, model: TaskModel, encoded: Encoded[Any], precision: Precision) -> list[Any]:
         """Predictions for all examples, in every process; each runs the model on a part of the sequences."""
-        own = self.processes.share(encoded.sequences)
-        found = outputs(model, own, self.recipe.machine.microbatch_tokens, precision, finite=False)
-        return self.task.predictions(encoded, self.processes.gather([output.numpy() for output in found]))
+        local = self.processes.share(encoded.sequences)
+        local_outputs = outputs(model, local, self.recipe.machine.microbatch_tokens, precision, finite=False)
+        return self.task.predictions(encoded, self.processes.gather([output.numpy() for output in local_outputs]))
 
 
 def check_packages() -> None:
@@ -289,7 +291,7 @@ def _head_changes(recipe: FinetuneRecipe) -> dict[str, Any]:
 def _write(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: Sets, model: TaskModel, results: Sequence[SeedResult]
 ) -> None:
-    """Write the complete output folder, which replaces the one of the run."""
+    """Write the complete output folder, which replaces the folder of the run."""
     task.finalize(model)
     with completed(recipe) as partial:
         model.save_pretrained(partial)

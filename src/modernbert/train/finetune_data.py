@@ -34,16 +34,16 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
     """Read and encode all data, before any training."""
     folder = find_folder(recipe.model)
     config = read_config(folder)
-    reads = config.max_position_embeddings
-    max_length = recipe.max_length or reads
-    if max_length > reads:
-        raise ConfigError(f"max_length is {max_length}, but {recipe.model} reads {reads} tokens; lower it.")
+    most = config.max_position_embeddings
+    max_length = recipe.max_length or most
+    if max_length > most:
+        raise ConfigError(f"max_length is {max_length}, but {recipe.model} reads {most} tokens; lower it.")
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, config.vocab_size, recipe.model)
     task = make_task(recipe.task, recipe.task_settings(), tokenizer, max_length)
     if recipe.training.metric not in (None, *task.metric_names):
         raise ConfigError(
-            f"training.metric {recipe.training.metric!r} is not one of this task: take one of "
+            f"training.metric {recipe.training.metric!r} is not a metric of this task: choose one of "
             f"{', '.join(task.metric_names)}."
         )
     skipped: dict[str, dict[str, int]] = {}
@@ -97,23 +97,23 @@ def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tup
         group = task.group(example)
         groups = home.setdefault(group, strata.setdefault(task.stratum(example), {}))
         groups.setdefault(group, []).append(index)
-    parted: list[list[int]] = []  # groups that are held out
+    held_out_groups: list[list[int]] = []
     for groups in strata.values():
         members = list(groups.values())
-        wanted, taken = fraction * sum(map(len, members)), 0
+        num_wanted, num_taken = fraction * sum(map(len, members)), 0
         for number in shuffled(len(members), 0, 0):
-            if taken + len(members[number]) / 2 > wanted:
+            if num_taken + len(members[number]) / 2 > num_wanted:
                 break
-            taken += len(members[number])
-            parted.append(members[number])
-    held = {index for part in parted for index in part}
-    learned = {label for index, one in enumerate(examples) if index not in held for label in task.labels_of(one)}
-    for part in sorted(parted):
+            num_taken += len(members[number])
+            held_out_groups.append(members[number])
+    held_out = {index for part in held_out_groups for index in part}
+    learned = {label for index, one in enumerate(examples) if index not in held_out for label in task.labels_of(one)}
+    for part in sorted(held_out_groups):
         labels = {label for index in part for label in task.labels_of(examples[index])}
         if labels - learned:
             learned |= labels
-            held.difference_update(part)
-    if not held or len(held) == len(examples):
+            held_out.difference_update(part)
+    if not held_out or len(held_out) == len(examples):
         texts = len({task.group(example) for example in examples})
         count = len({label for example in examples for label in task.labels_of(example)})
         raise DataError(
@@ -121,6 +121,6 @@ def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tup
             "train on every label; name a validation set in data.validation, or set data.held_out = 0."
         )
     return (
-        [example for index, example in enumerate(examples) if index not in held],
-        [example for index, example in enumerate(examples) if index in held],
+        [example for index, example in enumerate(examples) if index not in held_out],
+        [example for index, example in enumerate(examples) if index in held_out],
     )

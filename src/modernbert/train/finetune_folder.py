@@ -1,9 +1,9 @@
-"""The output folder of a fine-tuning run: which run it belongs to, and protection of its files.
+"""The output folder of a fine-tuning run: check which run it belongs to, and protect other files.
 
-recipe.toml   the whole recipe, as `modernbert` writes it
-inputs.json   the hashes of the model and of the data that it starts from
+recipe.toml   the complete recipe, as written by `modernbert`
+inputs.json   the hashes of the initial model and of the data
 training/     checkpoints of the seeds, until the run is complete
-report.json   and the model, its report and pictures, when it is
+report.json   and the model, its report and figures, after that
 """
 
 import hashlib
@@ -43,8 +43,8 @@ def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool =
     A `shared` folder may hold other files beside those of a new run.
 
     Raises:
-        ConfigError: the folder holds a run of another recipe, model or data, or things that are not a run's.
-        DataError: a file of the data is not there.
+        ConfigError: the folder holds a run of another recipe, model or data, or files that are not of a run.
+        DataError: a file of the data is missing.
     """
     folder, path = recipe.output, recipe.output / "recipe.toml"
     settle(folder)
@@ -109,10 +109,10 @@ def completed(recipe: Recipe) -> Iterator[Path]:
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """One hash for each set, over its files, and one for the model. Those of the hub have none.
+    """One hash for each data set, over its files, and one for the model; none for those of the hub.
 
     Raises:
-        DataError: a file is not there.
+        DataError: a file is missing.
     """
     files = _ranking_files(recipe) if isinstance(recipe, RankingRecipe) else _files(recipe)
     model = Path(recipe.model)
@@ -132,9 +132,9 @@ def _ranking_files(recipe: RankingRecipe) -> dict[str, list[Path]]:
     columns = data.columns
     files = _of_sources({"train": data.train, "queries": columns.queries_from, "documents": columns.documents_from})
     for path in {*data.collections, *data.documents, *([data.validation] if data.validation else [])}:
-        place = Path(path)
-        inside = sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]
-        files[path] = [one for one in inside if one.is_file()]  # otherwise a name of the hub
+        folder = Path(path)
+        contents = sorted(one for one in folder.rglob("*") if one.is_file()) if folder.is_dir() else [folder]
+        files[path] = [one for one in contents if one.is_file()]  # otherwise it is a hub id
     return files
 
 
@@ -158,7 +158,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:
-    """Those that a run was begun with; none where it is from a version that did not write them."""
+    """The hashes at the start of a run; none if the run is of a version that did not write them."""
     path = folder / "inputs.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 

@@ -165,7 +165,7 @@ class FinetuneRecipe(SeededRecipe):
         if self.training.class_weights != "none" and not task_class(self.task).has_classes:
             raise ValueError(f"class_weights is set, but the task {self.task!r} has no classes")
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds names one of them twice")
+            raise ValueError("seeds has a seed twice")
         return self
 
     def task_settings(self) -> TaskSettings:
@@ -206,7 +206,7 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> FinetuneRecipe:
     The task is `tokens` for CoNLL files, and otherwise `classify`.
 
     Raises:
-        ConfigError: the file is missing or no recipe, or an override does not fit.
+        ConfigError: the file is missing or not a recipe, or an override is invalid.
     """
     format = format_of(path)
     if format is None:

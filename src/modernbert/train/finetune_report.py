@@ -15,7 +15,7 @@ from modernbert.runtime import cpu_name
 from modernbert.tasks.task import ExampleResult, Task
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.markdown import cell, settings_block, table
-from modernbert.train.results import Measured, SeedResult
+from modernbert.train.results import SeedResult, SetResult
 
 if TYPE_CHECKING:
     from modernbert.train.finetune_data import Sets
@@ -26,13 +26,13 @@ _WORST = 20
 def write_report(
     recipe: FinetuneRecipe, task: Task[Any, Any], sets: "Sets", results: Sequence[SeedResult], folder: Path
 ) -> None:
-    """Write the report of a run into `folder`, which has the model of the best seed."""
+    """Write the report of a run into `folder`, which holds the model of the best seed."""
     best = max(results, key=lambda result: result.selection_score)
     final = "test" if "test" in best.measured else "validation" if "validation" in best.measured else None
     metric = recipe.training.metric or task.metric_names[0]
     draw_curve(results, metric, folder / "learning-curve.png")
     if final is not None:
-        _draw(best.measured[final], final, folder)
+        _draw_predictions(best.measured[final], final, folder)
         with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
             for result in best.measured[final].results:
                 file.write(json.dumps(result.record, ensure_ascii=False) + "\n")
@@ -41,7 +41,7 @@ def write_report(
     (folder / "report.json").write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _draw(measured: Measured, name: str, folder: Path) -> None:
+def _draw_predictions(measured: SetResult, name: str, folder: Path) -> None:
     if measured.confusion is not None:
         draw_confusion(*measured.confusion, f"{name} set", folder / "confusion.png")
     elif measured.results and isinstance(measured.results[0].record["expected"], float):
@@ -151,7 +151,7 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
             parts.append("![Expected classes by predicted ones](confusion.png)\n")
         elif isinstance(measured.results[0].record["expected"], float):
             parts.append("![Predicted over expected numbers](numbers.png)\n")
-    parts.append("![How the run went](learning-curve.png)\n")
+    parts.append("![Learning curve](learning-curve.png)\n")
     if final is not None:
         worst = worst_errors(best.measured[final].results)
         parts.append(f"## Worst errors on the {final} set\n")
@@ -194,7 +194,7 @@ def _lost(sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if lost := one.get("lost"):
             parts.append(f"### Lost spans of the {name} set: {len(lost):,}\n")
             parts.append(
-                "They begin or end inside a token of the model, so that nothing it predicts can be equal to them; "
+                "They begin or end inside a token of the model, so no prediction can be equal to them; "
                 "they count as not found. All of them are in report.json.\n"
             )
             parts.append("\n".join(f"- {cell(place, 160)}" for place in lost[:_WORST]) + "\n")

@@ -33,8 +33,8 @@ class Graphs:
     """Runs a pass over microbatches: it records the pass for each of the first few shapes, and then replays it.
 
     `run` does a pass: it adds to gradients whose memory must stay the same (see `Gradients`), and returns the loss,
-    which is valid until the next pass. If a shape cannot be recorded, this and all later passes of whatever shape are
-    run as they are, and the log says so once. `make_recorder` is called again after each `forget`.
+    which is valid until the next pass. If a shape cannot be recorded, this and all later passes of any shape run
+    without graphs, and a warning is logged once. `make_recorder` is called again after each `forget`.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Graphs:
 
     def _record(self, shape: Shape) -> None:
         buffer = torch.zeros(shape.words, dtype=torch.int64, device=self._device)
-        # Sequences that no kernel has seen, so that what kernels derive from them is recorded too; and without lengths
-        # on the host, as a kernel that needs those would do the same for every batch: it fails here instead.
+        # New sequences, so that the values that kernels derive from them are recorded too. They have no lengths on the
+        # host: a kernel that needs them would replay those of this batch, so it fails here instead.
         inputs = shape.inputs(buffer)
         try:
             replay = self._recorder(lambda: self._run(inputs))
         except RuntimeError as error:
             self._failed = True
-            self._recorded.clear()  # their dropout would no longer follow the generator, which is another one now
+            self._recorded.clear()  # their dropout would not follow the new generator
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             logger.warning(
                 "Training continues without CUDA graphs, which do not work with this machine or model: %s", reason
@@ -146,11 +146,11 @@ class Gradients:
     """Gradients of all parameters as views of one tensor, with fixed addresses; one kernel clears them."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        found = [parameter for parameter in parameters if parameter.requires_grad]
-        assert len({(parameter.device, parameter.dtype) for parameter in found}) == 1
-        sizes = [-(-parameter.numel() // 64) * 64 for parameter in found]  # places at multiples of 128 bytes or more
-        self._all = torch.zeros(sum(sizes), dtype=found[0].dtype, device=found[0].device)
-        for parameter, part in zip(found, self._all.split(sizes), strict=True):
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        assert len({(parameter.device, parameter.dtype) for parameter in trained}) == 1
+        sizes = [-(-parameter.numel() // 64) * 64 for parameter in trained]  # multiples of 128 bytes or more
+        self._all = torch.zeros(sum(sizes), dtype=trained[0].dtype, device=trained[0].device)
+        for parameter, part in zip(trained, self._all.split(sizes), strict=True):
             parameter.grad = part[: parameter.numel()].view_as(parameter)
 
     def clear(self) -> None:

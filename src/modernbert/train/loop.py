@@ -1,27 +1,27 @@
-"""The training loop under pretraining, fine-tuning and whatever else takes optimizer steps over a global batch.
+"""The training loop of pretraining, fine-tuning and other training with optimizer steps over a global batch.
 
-A plan is an iterator of updates: what each step reads. The loop takes one update after the other:
+A plan is an iterator of updates, the inputs of the steps. The loop processes one update after the other:
 
     for update in plan:
         backward(update)            the gradients of this process's part, and its part of the loss
         optimizer.step()
-        report, evaluate, save      where they are due
+        report, evaluate, save      when they are due
 
 `TrainingLoop` holds model, optimizer, checkpoints and metrics, in one process or in one of several, and resumes from
 the newest checkpoint. A kind of training is a subclass with:
 
-    a plan                  for `take`; every process makes the same one
+    a plan                  for `run_plan`; the same one in every process
     backward                usually `accumulate` over microbatches, each loss divided by the global count
     learning_rate           of an update
-    after, advance, state   how far the run is after an update, and what a checkpoint keeps beside that
-    due, report, evaluate   what happens after which update, what is written, what is measured
+    after, advance, state   the progress after an update, and the additional state in a checkpoint
+    due, report, evaluate   what follows an update, what is written, and the evaluation
 
-`backward` may make the gradients of an update in any other way, in several forward passes (GradCache) for instance: it
-leaves in `.grad` of the parameters, summed over the processes, those of the loss of the whole update, and returns the
-part of the loss that this process adds to the sum. `Parallelism.sum_gradients` adds up gradients that DDP has not.
+`backward` may compute the gradients of an update in another way, such as several forward passes (GradCache). It must
+leave the gradients of the loss of the complete update in `.grad`, summed over the processes, and return this process's
+part of the loss. `Parallelism.sum_gradients` sums gradients that DDP has not.
 
-On CUDA no step waits for the device: what a step has found is read after the next one has been started, or at once
-where something waits for it. Nothing is saved before it is read, so no checkpoint follows a loss that is not finite.
+On CUDA no step waits for the device: the results of a step are read after the next step has been started, or at once
+if they are needed. They are read before a checkpoint is saved, so no checkpoint follows a loss that is not finite.
 """
 
 import logging
@@ -49,7 +49,7 @@ from modernbert.train.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
 
-# Steps overlap with the host's work on this device: results are read one step late. Tests set it to the CPU.
+# On this device, results are read one step late, so that steps overlap with the work of the host. Tests use the CPU.
 _ASYNCHRONOUS_DEVICE = "cuda"
 
 
@@ -57,15 +57,15 @@ class DivergedError(ConfigError):
     """The loss is not finite."""
 
 
-Part = TypeVar("Part")
+MicroBatch = TypeVar("MicroBatch")
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How the steps are computed. Nothing of this changes what is learned, except the precision."""
+    """How the steps are computed. Only the precision changes the result."""
 
     precision: Precision
-    parallel: Parallel | None = "ddp"  # None where `backward` exchanges gradients itself
+    parallel: Parallel | None = "ddp"  # None if `backward` exchanges gradients itself
     activation_checkpointing: bool = False
     compile: bool = False
 
@@ -73,8 +73,8 @@ class Execution:
 class TrainingLoop(ABC, Generic[U, P]):
     """The state of a run in memory, in one process or in one of several."""
 
-    remedy = "lower the learning rate, or lengthen its warm-up"  # where the loss is not finite
-    max_grad_norm: float | None = None  # longer gradients are cut to it
+    remedy = "lower the learning rate, or lengthen its warm-up"  # if the loss is not finite
+    max_grad_norm: float | None = None  # gradients with a larger norm are scaled down to it
 
     def __init__(
         self,
@@ -88,9 +88,9 @@ class TrainingLoop(ABC, Generic[U, P]):
         metrics: Metrics,
         make_optimizer: Callable[[], StableAdamW],
     ) -> None:
-        """`objective` is a module around `model` whose forward pass gives the loss: what DDP and FSDP wrap.
+        """`objective` is a module around `model` whose forward pass returns the loss, for DDP and FSDP to wrap.
 
-        Weights, moments and progress are those of the newest checkpoint, if there is one; `restored` is its state.
+        If there is a checkpoint, weights, moments and progress are those of the newest one; `restored` is its state.
 
         Raises:
             CheckpointError: every checkpoint is damaged, or the newest one is of another model.
@@ -102,11 +102,11 @@ class TrainingLoop(ABC, Generic[U, P]):
         self.metrics = metrics
         self.progress: P = start
         self.restored: Mapping[str, Any] | None = None
-        found = self._newest_checkpoint()
-        if found:
-            self.restored = checkpoint.restore_weights(found, model)
+        newest = self._newest_checkpoint()
+        if newest:
+            self.restored = checkpoint.restore_weights(newest, model)
             self.progress = type(start)(**{name: self.restored[name] for name in asdict(start)})  # type: ignore[call-overload]
-            logger.info("Going on from %s.", found)
+            logger.info("Resuming from %s.", newest)
         if processes.first:
             metrics.forget_after(self.progress.step)
         self.parallelism = Parallelism(
@@ -118,89 +118,91 @@ class TrainingLoop(ABC, Generic[U, P]):
             compile=execution.compile,
             precision=execution.precision,
         )
-        self.optimizer = make_optimizer()  # of the parameters as FSDP has left them
-        if found:
-            checkpoint.restore_moments(found, model, self.optimizer)
+        self.optimizer = make_optimizer()  # after FSDP has replaced the parameters
+        if newest:
+            checkpoint.restore_moments(newest, model, self.optimizer)
         self.stopwatch = Stopwatch((self.restored or {}).get("seconds", 0.0))
         self._collected: list[Step[U, P]] = []
         self._reported_seconds = 0.0
 
-    # What a kind of training says of itself.
+    # Defined by subclasses.
 
     @abstractmethod
     def backward(self, planned: U, count: Tensor) -> Tensor:
-        """Leave the gradients of the update in the parameters. Returns this process's part of the loss, 0-dim.
+        """Compute the gradients of the update. Returns this process's part of the loss, 0-dim.
 
         `count` is `planned.count` summed over the processes: fp64, 0-dim, on the device.
         """
 
     @abstractmethod
     def learning_rate(self, planned: U, progress: P, peak: float) -> float:
-        """The rate of an update for parameters with this peak rate; `progress` is that after it."""
+        """The learning rate of an update for parameters with a peak rate; `progress` is that after the update."""
 
     @abstractmethod
     def after(self, planned: U) -> P:
-        """The progress after an update that is taken now."""
+        """The progress after the next update."""
 
     @abstractmethod
     def due(self, planned: U) -> Due:
-        """What follows the update that `progress` is after."""
+        """What follows the last update."""
 
     @abstractmethod
     def dropout_seed(self, step: int) -> int:
-        """The seed of a step's dropout in this process: a function of step and process alone, so that a run resumes."""
+        """The dropout seed of a step in this process. It depends on these alone, so that a run can resume."""
 
     @abstractmethod
     def report(self, interval: Interval[U, P]) -> Mapping[str, Any]:
-        """Show a line about some steps; returns what metrics.jsonl gets beside step, loss and speed."""
+        """Show a line about some steps; returns additional values for metrics.jsonl."""
 
     @abstractmethod
     def evaluate(self, planned: U) -> None:
-        """Measure the model as it is. All processes are here."""
+        """Evaluate the current model. All processes call this."""
 
     def advance(self, planned: U) -> None:
-        """Take over what an update says of the run after it, beside its progress."""
+        """Update the state of the run after an update, besides its progress."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside weights, moments and progress."""
+        """Additional state in a checkpoint, besides weights, moments and progress."""
         return {}
 
     def inspect(self, step: Step[U, P]) -> None:
-        """Look at the results of one step, in the first process."""
+        """Inspect the results of a step, in the first process."""
 
     def before_save(self) -> None:
-        """Check what a checkpoint relies on."""
+        """Check the inputs of the run when a checkpoint is saved."""
 
     @property
     def done(self) -> bool:
-        """Whether no further update is wanted, though the plan has some."""
+        """Whether the run ends before the end of the plan."""
         return False
 
     # The loop.
 
     @property
     def asynchronous(self) -> bool:
-        """Whether the device computes while the host goes on."""
+        """Whether the device computes while the host continues."""
         return self.processes.device.type == _ASYNCHRONOUS_DEVICE
 
-    def take(self, plan: Iterable[U], stop: StopRequest) -> bool:
-        """Take the steps of a plan. False if `stop` was raised on the way; everything is saved then."""
+    def run_plan(self, plan: Iterable[U], stop: StopRequest) -> bool:
+        """Run the steps of a plan. False if a stop was requested; everything is saved then."""
         with self.stopwatch.running():
-            return self._take(plan, stop)
+            return self._run_plan(plan, stop)
 
-    def _take(self, plan: Iterable[U], stop: StopRequest) -> bool:
-        late = 1 if self.asynchronous else 0
-        unread: deque[Launched[U, P]] = deque()
+    def _run_plan(self, plan: Iterable[U], stop: StopRequest) -> bool:
+        delay = 1 if self.asynchronous else 0
+        pending: deque[Launched[U, P]] = deque()
         self._collected, self._reported_seconds = [], self.stopwatch.seconds
         for planned in plan:
             launched = self._update(planned, stop)
             self.progress = launched.progress
             self.advance(planned)
             due = self.due(planned)
-            unread.append(replace(launched, report=due.report))
+            pending.append(replace(launched, report=due.report))
             stopping = self.processes.size == 1 and stop.requested
-            while len(unread) > (0 if due.evaluate or due.save or stopping else late):
-                stopping |= self._finish_step(unread.popleft())  # several processes learn of a stop here, together
+            while len(pending) > (0 if due.evaluate or due.save or stopping else delay):
+                stopping |= self._finish_step(
+                    pending.popleft()
+                )  # with several processes, all detect a stop request here
             with self.stopwatch.paused():
                 if due.evaluate:
                     self.evaluate(planned)
@@ -212,22 +214,24 @@ class TrainingLoop(ABC, Generic[U, P]):
                 self.checkpoints.wait()
                 logger.info("Stopped and saved at step %d; the same command resumes there.", self.progress.step)
                 return False
-        while unread:
-            self._finish_step(unread.popleft())
+        while pending:
+            self._finish_step(pending.popleft())
         return True
 
-    def accumulate(self, parts: Sequence[Part], backward: Callable[[Part], Tensor], dtype: torch.dtype) -> Tensor:
+    def accumulate(
+        self, parts: Sequence[MicroBatch], backward: Callable[[MicroBatch], Tensor], dtype: torch.dtype
+    ) -> Tensor:
         """The sum of the losses of microbatches, in `dtype`. Processes exchange gradients in the last backward pass."""
         total = torch.zeros((), dtype=dtype, device=self.processes.device)
         *others, last = parts
         for part in others:
-            with self.parallelism.gradients_stay():
+            with self.parallelism.local_gradients():
                 total += backward(part)
         total += backward(last)
         return total
 
     def save(self) -> None:
-        """Begin to save a checkpoint; it is written in the background."""
+        """Start saving a checkpoint, which is written in the background."""
         writes = self.processes.first
         if writes or self.parallelism.sharded:
             state = {"phase": 0, "phase_end": False, "validation_loss": None, "seconds": self.stopwatch.seconds}
@@ -257,11 +261,11 @@ class TrainingLoop(ABC, Generic[U, P]):
         self.optimizer.zero_grad()
 
     def _read(self, launched: Launched[U, P]) -> Step[U, P]:
-        """The results of a step, once the device has them.
+        """The results of a step; waits until the device has computed them.
 
         Raises:
-            DivergedError: its loss or gradient norm is not finite. The optimizer has changed nothing then.
-            DataError: nothing was predicted.
+            DivergedError: the loss or the gradient norm is not finite. The optimizer has not changed the model then.
+            DataError: no token was predicted.
         """
         loss, norm, count, stops = launched.results.read()
         step = launched.progress.step
@@ -275,7 +279,7 @@ class TrainingLoop(ABC, Generic[U, P]):
         )
 
     def _finish_step(self, launched: Launched[U, P]) -> bool:
-        """Read a step and report it where that is due. Whether a process was asked to stop."""
+        """Read the results of a step and report them when due. Returns whether a process has requested a stop."""
         step = self._read(launched)
         if self.processes.first:
             self.inspect(step)
@@ -302,10 +306,10 @@ class TrainingLoop(ABC, Generic[U, P]):
         )
 
     def _newest_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from. The first process looks for damage; the others take what it leaves."""
-        found = None
+        """The checkpoint to resume from. The first process renames damaged ones before the others search."""
+        newest = None
         for first in (True, False):
             if self.processes.first == first:
-                found = checkpoint.newest(self.checkpoints.directory)
+                newest = checkpoint.newest(self.checkpoints.directory)
             self.processes.wait()
-        return found
+        return newest

@@ -13,7 +13,7 @@ from modernbert.kernels import triton as triton_kernels
 
 _BLOCK_ELEMENTS = 1 << 18  # of a tensor at a time on a CPU: temporaries stay in its cache, and calls cost little
 
-_MULTI_TENSOR_DEVICE = "cuda"  # where all tensors are updated at once; tests set it to the CPU, for the interpreter
+_MULTI_TENSOR_DEVICE = "cuda"  # where one kernel updates all tensors; tests set it to the CPU, for the interpreter
 
 
 class StableAdamW(torch.optim.Optimizer):

@@ -46,21 +46,21 @@ class Peers:
             yield
         except RuntimeError as error:
             if not lost_a_peer(error):
-                self._tell(error)
+                self._report(error)
                 raise
-            raise ProcessError(self._sentence(self._failure(), error)) from None
+            raise ProcessError(self._message(self._failure(), error)) from None
         except BaseException as error:
             if not isinstance(error, ProcessError | GeneratorExit):
-                self._tell(error)
+                self._report(error)
             raise
         finally:
             over.set()
 
-    def _tell(self, error: BaseException) -> None:
-        said = str(error) if isinstance(error, ModernBertError) else f"{type(error).__name__}: {error}".rstrip(": ")
+    def _report(self, error: BaseException) -> None:
+        message = str(error) if isinstance(error, ModernBertError) else f"{type(error).__name__}: {error}".rstrip(": ")
         try:
             if not self._store.check([_KEY]):
-                self._store.set(_KEY, f"{self._rank} {said}")
+                self._store.set(_KEY, f"{self._rank} {message}")
                 time.sleep(4 * _POLL_SECONDS)  # the store may be in this process, so let the others read it first
         except RuntimeError:  # the store ended with its process, which failed first
             return
@@ -72,15 +72,15 @@ class Peers:
         except RuntimeError:
             return None
 
-    def _sentence(self, failure: str | None, error: Exception | None = None) -> str:
-        again = (
-            "give the same command again, which goes on from the newest checkpoint; torchrun --max-restarts does so."
+    def _message(self, failure: str | None, error: Exception | None = None) -> str:
+        remedy = (
+            "give the same command again, which resumes from the newest checkpoint; torchrun --max-restarts does this."
         )
         if failure is None:
             reason = f" ({str(error).splitlines()[0]})" if str(error or "") else ""
-            return f"Process {self._rank} of {self._size} stops because another one has ended{reason}; {again}"
-        rank, _, said = failure.partition(" ")
-        return f"Process {self._rank} of {self._size} stops because process {rank} has failed: {said}"
+            return f"Process {self._rank} of {self._size} stops because another one has ended{reason}; {remedy}"
+        rank, _, message = failure.partition(" ")
+        return f"Process {self._rank} of {self._size} stops because process {rank} has failed: {message}"
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(_POLL_SECONDS):
@@ -89,7 +89,7 @@ class Peers:
                 continue
             if over.wait(_GRACE_SECONDS):
                 return
-            sys.stderr.write(f"modernbert: {self._sentence(failure)}\n")  # a collective cannot be interrupted
+            sys.stderr.write(f"modernbert: {self._message(failure)}\n")  # a collective cannot be interrupted
             sys.stderr.flush()
             os._exit(2)
 

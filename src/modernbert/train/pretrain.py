@@ -31,7 +31,7 @@ from modernbert.train.pretrain_data import PretrainData
 from modernbert.train.recipe import Phase, PretrainRecipe
 from modernbert.train.run_folder import check_inputs, remove_run
 from modernbert.train.spikes import Spikes
-from modernbert.train.start import first_model
+from modernbert.train.start import initial_model
 from modernbert.train.steps import Due, Interval, Step
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
@@ -40,7 +40,7 @@ from modernbert.train.validation import evaluate
 
 logger = logging.getLogger(__name__)
 
-_UPDATES_AHEAD = 3  # made while the device works
+_UPDATES_AHEAD = 3  # number of updates that are prepared in advance
 _OWN = ("final", "checkpoints", "metrics.jsonl", "trackers.json", "tensorboard", "inputs.json")  # beside recipe.toml
 
 
@@ -117,8 +117,10 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         self.data = PretrainData.open(recipe, self.vocabulary)
         precision = select_precision(processes.device, run.precision)
         if run.precision == "auto":
-            logger.info("Matrix products are in %s; run.precision=%s keeps that elsewhere.", precision, precision)
-        model = first_model(recipe, self.vocabulary).to(processes.device).train()
+            logger.info(
+                "Matrix products are in %s; set run.precision=%s to keep it on other machines.", precision, precision
+            )
+        model = initial_model(recipe, self.vocabulary).to(processes.device).train()
         model.model.embeddings.half_residual = run.half_residual
         thetas = (model.config.global_rope_theta, model.config.local_rope_theta)
         self._start_thetas = thetas if recipe.model.start else (10_000.0, 10_000.0)
@@ -179,7 +181,7 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
                 self.progress = replace(self.progress, phase=index, phase_tokens=0, phase_updates=0)
             self._enter(name, phase)
             with Prefetch(self._planned(), _UPDATES_AHEAD) as updates:
-                if not self.take(updates, stop):
+                if not self.run_plan(updates, stop):
                     return None
         return self._finish()
 
@@ -220,13 +222,13 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         )
 
     def backward(self, planned: PlannedUpdate, count: Tensor) -> Tensor:
-        """A sum over the masked tokens of all processes divided by their number."""
+        """Compute the gradients of the sum over the masked tokens of all processes, divided by their number."""
 
         def microbatch(batch: Batch) -> Tensor:
             if not self.asynchronous:
                 return self._backward(Inputs.of(batch, count, self.processes.device))
             staged = self._staging.stage(batch, planned.predicted)
-            if self._graphs is not None:  # one process, whose own count is that of all
+            if self._graphs is not None:  # a single process, so its count is the total
                 return self._graphs(staged)
             inputs = staged.to(self.processes.device)
             return self._backward(replace(inputs, total_predicted=count.to(torch.float32)))
@@ -288,9 +290,9 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
         self.data.check_present()
 
     def inspect(self, step: Step[PlannedUpdate, Progress]) -> None:
-        """Log the documents of a batch with an unusually high loss."""
-        usual = self._spikes.usual(step.loss)
-        if usual is None:
+        """Log the documents of a batch with a loss spike."""
+        median = self._spikes.detect(step.loss)
+        if median is None:
             return
         documents: dict[str, list[int]] = {}
         for packed in step.planned.packed_sequences:
@@ -300,10 +302,10 @@ class Pretraining(TrainingLoop[PlannedUpdate, Progress]):
             for source, ids in documents.items()
         )
         logger.warning(
-            "step %6d  %s  the loss jumped to %.4f from about %.4f; the batch (all of it is in metrics.jsonl) held %s",
-            step.progress.step, self._name, step.loss, usual, shown,
+            "step %6d  %s  the loss rose to %.4f from about %.4f; documents in the batch (metrics.jsonl has all): %s",
+            step.progress.step, self._name, step.loss, median, shown,
         )  # fmt: skip
-        spike = {"loss": step.loss, "usual": usual, "documents": documents}
+        spike = {"loss": step.loss, "usual": median, "documents": documents}
         at = {"step": step.progress.step, "phase": self._name, "tokens": step.progress.tokens}
         self.metrics.write(at | {"spike": spike})
 

@@ -28,7 +28,7 @@ class PretrainData:
         """Open the shards of a recipe.
 
         Raises:
-            DataError: a source has no document of the lengths that the recipe takes, or a phase nothing held out.
+            DataError: a source has no document of the lengths in the recipe, or a phase has no held-out token.
         """
         tokenizer_hash = sha256(recipe.tokenizer)
         training, held_out = {}, {}
@@ -46,8 +46,8 @@ class PretrainData:
         for name, phase in recipe.phases.items():
             if not any(held_out[source].lengths.any() for source in phase.mixture):
                 raise DataError(
-                    f"What is held out of the sources of phases.{name} has no token; raise validation.fraction, or "
-                    "leave empty documents out of the shards."
+                    f"The held-out documents of the sources of phases.{name} have no token; raise validation.fraction, "
+                    "or remove empty documents from the shards."
                 )
         return cls(recipe, vocabulary, training, held_out)
 
@@ -58,12 +58,12 @@ class PretrainData:
         if phase.max_repeats is not None:
             tokens = {source: int(self.training[source].lengths.sum()) for source in weights}
             weights = cap_repeats(weights, tokens, phase.tokens, phase.max_repeats)
-            given = {source: weight / sum(phase.mixture.values()) for source, weight in phase.mixture.items()}
+            configured = {source: weight / sum(phase.mixture.values()) for source, weight in phase.mixture.items()}
             for source, weight in weights.items():
-                if weight < given[source] - 1e-9:
+                if weight < configured[source] - 1e-9:
                     logger.info(
                         "%s: %s gives %.1f %% instead of %.1f %%, because of max_repeats = %g.",
-                        name, source, 100 * weight, 100 * given[source], phase.max_repeats,
+                        name, source, 100 * weight, 100 * configured[source], phase.max_repeats,
                     )  # fmt: skip
         return Loader(
             {source: self.training[source] for source in weights},
@@ -93,7 +93,7 @@ class PretrainData:
         """Check that the shards have not changed.
 
         Raises:
-            DataError: one has changed or is gone.
+            DataError: a shard has changed or is missing.
         """
         for documents in self.training.values():
             documents.shards.check_present()

@@ -41,7 +41,7 @@ from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.finetune_folder import claim_folder, completed
 from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
-from modernbert.train.ranking_report import SELECTS, SeedRun, Validated, write_ranking_report
+from modernbert.train.ranking_report import SELECTION_METRIC, SeedRun, ValidationResult, write_ranking_report
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 
@@ -60,18 +60,18 @@ _PREDICTORS: dict[str, Any] = {
     "rerank": Reranker,
 }
 _REPORT = "report.json"
-_DEPTH = 100  # documents that are ranked of the validation collection
+_DEPTH = 100  # ranked documents of each validation query
 
 
 def train_ranker(recipe: RankingRecipe, overwrite: bool = False) -> Path | None:
-    """Train, choose the best model and write the output folder; go on where it stopped.
+    """Train, select the best model and write the output folder; resume a stopped run.
 
-    With `overwrite` a run that is in the folder is removed first.
+    With `overwrite`, an existing run in the folder is removed first.
     Returns the folder, or None if the user asked to stop (everything is saved then).
 
     Raises:
         ConfigError: the folder holds a run of another recipe, or the recipe does not fit the model or the data.
-        DataError: a file or an example is wrong.
+        DataError: a file or an example is invalid.
         CheckpointError: there is no such model.
     """
     check_trackers(recipe.machine.trackers, "machine.trackers")
@@ -130,13 +130,13 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
     """All examples of a recipe, those of files first.
 
     Raises:
-        DataError: an example is wrong, or there is none.
+        DataError: an example is invalid, or there are no examples.
     """
     data = recipe.data
-    found: list[RankingExample] = []
+    all_examples: list[RankingExample] = []
 
     def add(examples: Iterable[RankingExample], source: str) -> None:
-        found.extend(replace(one, source=source) for one in examples)
+        all_examples.extend(replace(one, source=source) for one in examples)
 
     if data.train is not None:
         add(read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad), "data.train")
@@ -148,9 +148,9 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
         pairs = list(unlabelled_pairs(documents, data.unlabelled, 0, path))
         chosen = sorted(shuffled(len(pairs), 0, 0)[: data.most_unlabelled].tolist())
         add(_with_negatives([pairs[index] for index in chosen], documents, data), path)
-    if not found:
-        raise DataError("There is no example to learn from; see data.train, data.collections and data.documents.")
-    return found
+    if not all_examples:
+        raise DataError("There are no examples to learn from; check data.train, data.collections and data.documents.")
+    return all_examples
 
 
 def _with_negatives(
@@ -188,14 +188,14 @@ class RankerTraining(EpochLoop):
         freeze(ranker, recipe.training)  # type: ignore[arg-type]
         self.ranker = ranker
         self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
-        if isinstance(ranker, SparseEncoder) and (recipe.random_weights or not _goes_on(recipe)):
+        if isinstance(ranker, SparseEncoder) and (recipe.random_weights or not _keeps_settings(recipe)):
             documents = {
                 name: ids for item in self.items for name, ids in zip(item.document_texts, item.documents, strict=True)
             }
             initialize_sparse(ranker, list(documents.values()), recipe.settings.active_entries)
-        self.names = [item.unique_texts for item in self.items]
-        apart = recipe.data.one_source_per_batch
-        self.sources = [example.source if apart else "" for example in examples]
+        self.unique_texts = [item.unique_texts for item in self.items]
+        by_source = recipe.data.one_source_per_batch
+        self.sources = [example.source if by_source else "" for example in examples]
         self.loss = resolved_loss(recipe, examples)
         super().__init__(
             ranker,  # type: ignore[arg-type]
@@ -227,32 +227,34 @@ class RankerTraining(EpochLoop):
 
     def batches(self, epoch: int) -> Batches:
         order = shuffled(len(self.items), self.seed, epoch).tolist()
-        names = self.names if self.loss.name == "contrastive" and self.loss.settings.in_batch else [()] * len(order)
+        texts = (
+            self.unique_texts if self.loss.name == "contrastive" and self.loss.settings.in_batch else [()] * len(order)
+        )
         groups: dict[str, list[int]] = {}
         for index in order:
             groups.setdefault(self.sources[index], []).append(index)
         size = self.recipe.training.batch_examples
         batches = [
-            batch for group in groups.values() for batch in batches_without_repeats(group, names, size, last=False)
+            batch for group in groups.values() for batch in batches_without_repeats(group, texts, size, last=False)
         ]
         if len(groups) > 1:
             batches = [batches[place] for place in shuffled(len(batches), self.seed, epoch).tolist()]
-        found = [batch for batch in batches if sum(len(self.items[index].documents) for index in batch) > 1]
-        if not found and self.loss.name == "contrastive":
-            raise ConfigError("No two examples differ in query and positive, so there is nothing to learn from them.")
-        found = found or batches
-        if min(map(len, found)) < self.processes.size:
+        usable = [batch for batch in batches if sum(len(self.items[index].documents) for index in batch) > 1]
+        if not usable and self.loss.name == "contrastive":
+            raise ConfigError("No two examples differ in query and positive, so no batch has a negative.")
+        usable = usable or batches
+        if min(map(len, usable)) < self.processes.size:
             raise ConfigError(
                 f"A batch has fewer examples than there are processes ({self.processes.size}); start fewer of them, or "
                 "raise training.batch_examples."
             )
-        return found
+        return usable
 
     def num_tokens(self, indices: Sequence[int]) -> int:
         return sum(self.items[index].num_tokens for index in indices)
 
     def backward(self, planned: ExampleUpdate, count: Tensor) -> Tensor:
-        """Compute the whole loss in every process; each process embeds its own part of the examples."""
+        """Compute the complete loss in every process; each process embeds its own part of the examples."""
         items = [self.items[index] for index in planned.indices]
         loss = self.objective.backward(
             items,
@@ -267,16 +269,16 @@ class RankerTraining(EpochLoop):
         """The metrics on the validation collection, computed by the first process."""
         if self.validation is None:
             return None
-        found: list[dict[str, float]] = []
+        scores: list[dict[str, float]] = []
         if self.processes.first:
-            found.append({name: one.value for name, one in self.measure()[1].quality.items()})
-        return self.processes.gather(found)[0]
+            scores.append({name: one.value for name, one in self.measure()[1].quality.items()})
+        return self.processes.gather(scores)[0]
 
     def selection_score(self, scores: Mapping[str, float]) -> float:
-        return scores[SELECTS]
+        return scores[SELECTION_METRIC]
 
     def measure(self) -> tuple[list[Scored], System]:
-        """What the model as it is now ranks first of the validation collection, and how good that is."""
+        """The rankings of the current model on the validation collection, and their quality."""
         assert self.validation is not None
         collection, first = self.validation
         self.ranker.eval()
@@ -286,9 +288,9 @@ class RankerTraining(EpochLoop):
             ranker = EmbedderRanker(predictor, self.recipe.task, self.recipe.machine.microbatch_tokens)
         else:
             ranker = TwoStageRanker(first, predictor, self.recipe.data.validation_depth, self.recipe.task)
-        found = evaluate_ranker(collection, ranker, _DEPTH)
+        result = evaluate_ranker(collection, ranker, _DEPTH)
         self.ranker.train()
-        return found
+        return result
 
     def result(self) -> SeedRun:
         """The result of the run."""
@@ -307,11 +309,11 @@ class RankerTraining(EpochLoop):
 def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
     """The model that a run starts from, its tokenizer, and the maximum number of tokens of a text.
 
-    A folder of a ranker of this kind keeps its own settings, and its length unless the recipe says another. One of
-    another kind gives its encoder.
+    A folder of a ranker of this kind keeps its settings, and its length unless the recipe sets another one. From a
+    ranker of another kind, only the encoder is used.
 
     Raises:
-        ConfigError: the model does not read as much as the recipe says.
+        ConfigError: the model cannot read `max_length` tokens.
         CheckpointError: there is no such model, or it is of another kind.
     """
     folder = find_folder(recipe.model)
@@ -323,23 +325,23 @@ def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
             "lower it."
         )
     max_length = recipe.max_length or config.max_position_embeddings
-    settings = None if _goes_on(recipe) else model_settings(recipe, config.hidden_size, max_length)
+    settings = None if _keeps_settings(recipe) else model_settings(recipe, config.hidden_size, max_length)
     kind: Any = _KINDS[recipe.task]
     model = kind.from_pretrained(folder, dtype=torch.float32, settings=settings)
     if settings is None:
         max_length = min(recipe.max_length or model.settings.max_length or max_length, max_length)
         model.settings = model.settings.model_copy(update={"max_length": max_length})
     if recipe.random_weights:
-        fresh = kind(model.config, model.settings)
-        fresh.tokenizer_source = model.tokenizer_source
-        model = fresh
+        reinitialized = kind(model.config, model.settings)
+        reinitialized.tokenizer_source = model.tokenizer_source
+        model = reinitialized
     tokenizer = load_tokenizer(inside)
     check_fits(tokenizer, config.vocab_size, recipe.model)
     return model, tokenizer, max_length
 
 
-def _goes_on(recipe: RankingRecipe) -> bool:
-    """Whether the model is a ranker of this kind already, which keeps its settings."""
+def _keeps_settings(recipe: RankingRecipe) -> bool:
+    """Whether the model is already a ranker of this kind, which keeps its settings."""
     folder = find_folder(recipe.model)
     of_this_kind = predictor_name(folder) in (None, _PREDICTORS[recipe.task].__name__)
     return bool(read_modules(folder)) and of_this_kind
@@ -349,12 +351,14 @@ def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> 
     """The loss of a recipe for these examples.
 
     Raises:
-        ConfigError: it needs scores that examples do not have, or lists where there are pairs.
+        ConfigError: the loss needs scores that examples do not have, or several documents for each query.
     """
     scored = [example.scores is not None for example in examples]
     if any(scored) and not all(scored):
         lacking = examples[scored.index(False)]
-        raise ConfigError(f"{lacking.origin} has no scores where other examples do; give all of them scores, or none.")
+        raise ConfigError(
+            f"{lacking.origin} has no scores, but other examples have; give scores to all examples or to none."
+        )
     try:
         loss = recipe.loss.of(recipe.task, all(scored))
     except ValueError as error:
@@ -379,9 +383,9 @@ def _guide(source: str, examples: Sequence[RankingExample]) -> Guide:
     of_document = dict(zip(documents, torch.from_numpy(embedder.encode_document(documents)), strict=True))
 
     def scores(items: Sequence[RankingItem]) -> torch.Tensor:
-        asked = torch.stack([of_query[item.query_text] for item in items])
+        query_vectors = torch.stack([of_query[item.query_text] for item in items])
         return embedder.similarity(
-            asked, torch.stack([of_document[text] for item in items for text in item.document_texts])
+            query_vectors, torch.stack([of_document[text] for item in items for text in item.document_texts])
         )
 
     return scores
@@ -409,22 +413,24 @@ class _Baselines:
         if run.validation is None or self.path.exists() or run.progress.step:
             return
         collection, _ = run.validation
-        found = {"BM25": evaluate_ranker(collection, Bm25(), _DEPTH)[1], "before training": run.measure()[1]}
+        baselines = {"BM25": evaluate_ranker(collection, Bm25(), _DEPTH)[1], "before training": run.measure()[1]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as partial:
-            partial.write_text(json.dumps({name: asdict(one)["quality"] for name, one in found.items()}))
+            partial.write_text(json.dumps({name: asdict(one)["quality"] for name, one in baselines.items()}))
 
     def read(self) -> dict[str, dict[str, Quality]]:
         if not self.path.exists():
             return {}
-        found = json.loads(self.path.read_text(encoding="utf-8"))
-        return {name: {measure: Quality(**one) for measure, one in quality.items()} for name, quality in found.items()}
+        baselines = json.loads(self.path.read_text(encoding="utf-8"))
+        return {
+            name: {measure: Quality(**one) for measure, one in quality.items()} for name, quality in baselines.items()
+        }
 
 
 def _write(
     recipe: RankingRecipe, best: RankerTraining, runs: Sequence[RankerTraining], examples: Sequence[RankingExample]
 ) -> None:
-    """The model and its report, in place of the checkpoints."""
+    """Write the model and its report, which replace the checkpoints."""
     if best.best_folder.exists():
         model = _KINDS[recipe.task].from_pretrained(best.best_folder)
         best.ranker.load_state_dict(model.state_dict())
@@ -432,7 +438,7 @@ def _write(
     validated = None
     if best.validation is not None:
         run, system = best.measure()
-        validated = Validated(best.validation[0], run, system, _Baselines(recipe).read())
+        validated = ValidationResult(best.validation[0], run, system, _Baselines(recipe).read())
     results = {one.seed: one.result() for one in runs}
     with completed(recipe) as partial:
         best.ranker.save_pretrained(partial, best.ranker.tokenizer_source)

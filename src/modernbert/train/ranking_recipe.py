@@ -100,7 +100,7 @@ class RankingRecipe(SeededRecipe):
 
 
 def model_settings(recipe: RankingRecipe, hidden_size: int, max_length: int) -> RetrievalSettings:
-    """What the folder of a model says that begins from a plain encoder."""
+    """The retrieval settings of a model that starts from a plain encoder."""
     chosen = recipe.settings
     prompts = {
         name: prompt
@@ -136,7 +136,7 @@ def is_ranking(path: Path, overrides: Iterable[str] = ()) -> bool:
         try:
             tasks = [str(tomllib.loads(path.read_text(encoding="utf-8-sig")).get("task"))]
         except (OSError, ValueError, RecursionError):
-            return False  # reading the recipe reports what is wrong
+            return False  # reading the recipe reports the error
     return bool(tasks) and tasks[-1] in RANKING_TASKS
 
 
@@ -144,7 +144,7 @@ def read_ranking_recipe(path: Path, overrides: Iterable[str] = ()) -> RankingRec
     """A recipe; or the default recipe for a file of pairs, triples or lists, whose output folder is named after it.
 
     Raises:
-        ConfigError: the file is missing or no recipe, or an override does not fit.
+        ConfigError: the file is missing or not a recipe, or an override is invalid.
     """
     if format_of(path) is None:
         return load(RankingRecipe, path, overrides)

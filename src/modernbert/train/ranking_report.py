@@ -1,4 +1,4 @@
-"""The report of a ranker's training: report.md to read, report.json to compute with, and the curve of the run."""
+"""The report of a ranker's training: report.md, report.json, and the learning curve."""
 
 import json
 import platform
@@ -21,14 +21,14 @@ from modernbert.text.collection import Collection
 from modernbert.train.markdown import cell, settings_block, table
 from modernbert.train.ranking_recipe import RankingRecipe
 
-SELECTS = "nDCG@10"
-_SHOWN = ("nDCG@10", "RR", "R@10", "R@100")
+SELECTION_METRIC = "nDCG@10"
+_METRICS = ("nDCG@10", "RR", "R@10", "R@100")
 _WORST = 10
 
 
 @dataclass(frozen=True)
 class SeedRun:
-    """One run with one seed. `best` is nDCG@10 of its best evaluation; None where nothing was evaluated."""
+    """One run with one seed. `best` is nDCG@10 of its best evaluation; None without an evaluation."""
 
     seed: int
     steps: int
@@ -40,8 +40,8 @@ class SeedRun:
 
 
 @dataclass(frozen=True)
-class Validated:
-    """The kept model on the validation collection, with what BM25 and the model before training reach there."""
+class ValidationResult:
+    """The results of the best model, of BM25 and of the model before training on the validation collection."""
 
     collection: Collection
     run: Sequence[Scored]
@@ -54,12 +54,12 @@ def write_ranking_report(
     loss: str,
     examples: Sequence[RankingExample],
     runs: Sequence[SeedRun],
-    kept: SeedRun,
-    validated: Validated | None,
+    best: SeedRun,
+    validation: ValidationResult | None,
     folder: Path,
 ) -> None:
-    """Write the report of a run, whose model of the seed `kept` is in `folder`."""
-    draw_curve(runs, SELECTS, folder / "learning-curve.png")
+    """Write the report into `folder`, which has the model of the seed `best`."""
+    draw_curve(runs, SELECTION_METRIC, folder / "learning-curve.png")
     values = {
         "task": recipe.task,
         "model": recipe.model,
@@ -67,15 +67,15 @@ def write_ranking_report(
         "examples": len(examples),
         "sources": dict(Counter(example.source for example in examples)),
         "validation": None
-        if validated is None
+        if validation is None
         else {
-            "collection": validated.collection.name,
-            "queries": len(validated.collection.queries),
-            "documents": len(validated.collection.documents),
-            "trained": {name: asdict(one) for name, one in validated.system.quality.items()},
+            "collection": validation.collection.name,
+            "queries": len(validation.collection.queries),
+            "documents": len(validation.collection.documents),
+            "trained": {name: asdict(one) for name, one in validation.system.quality.items()},
             **{
                 name: {measure: asdict(one) for measure, one in quality.items()}
-                for name, quality in validated.baselines.items()
+                for name, quality in validation.baselines.items()
             },
         },
         "seeds": [
@@ -90,12 +90,12 @@ def write_ranking_report(
             }
             for run in runs
         ],
-        "best_seed": kept.seed,
+        "best_seed": best.seed,
         "settings": recipe.model_dump(mode="json", exclude_none=True),
         "versions": {"modernbert": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": cpu_name() if not torch.cuda.is_available() else torch.cuda.get_device_name(),
     }
-    (folder / "report.md").write_text(_markdown(recipe, values, runs, kept, validated), encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(recipe, values, runs, best, validation), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -103,15 +103,15 @@ def _markdown(
     recipe: RankingRecipe,
     values: Mapping[str, Any],
     runs: Sequence[SeedRun],
-    kept: SeedRun,
-    validated: Validated | None,
+    best: SeedRun,
+    validation: ValidationResult | None,
 ) -> str:
     parts = [f"# {recipe.task}: {cell(recipe.model, 200)}\n"]
-    if validated is not None:
-        parts += _quality(validated, runs, kept)
-    parts.append("![How the run went](learning-curve.png)\n")
-    if validated is not None:
-        parts += _worst(validated)
+    if validation is not None:
+        parts += _quality(validation, runs, best)
+    parts.append("![Learning curve](learning-curve.png)\n")
+    if validation is not None:
+        parts += _worst(validation)
     parts.append("## Data\n")
     rows = [[cell(name, 120), f"{count:,}"] for name, count in values["sources"].items()]
     parts.append(table(["source", "examples"], rows))
@@ -127,45 +127,53 @@ def _markdown(
     return "\n".join(parts)
 
 
-def _quality(validated: Validated, runs: Sequence[SeedRun], kept: SeedRun) -> list[str]:
-    collection = validated.collection
+def _quality(validation: ValidationResult, runs: Sequence[SeedRun], best: SeedRun) -> list[str]:
+    collection = validation.collection
     parts = [
         f"## Validation: {cell(collection.name, 120)}, {len(collection.queries):,} queries, "
         f"{len(collection.documents):,} documents\n"
     ]
-    systems = {**validated.baselines, "trained": validated.system.quality}
+    systems = {**validation.baselines, "trained": validation.system.quality}
     rows = [
-        [name, *(f"{100 * one[m].value:.1f} ({100 * one[m].low:.1f} to {100 * one[m].high:.1f})" for m in _SHOWN)]
+        [name, *(f"{100 * one[m].value:.1f} ({100 * one[m].low:.1f} to {100 * one[m].high:.1f})" for m in _METRICS)]
         for name, one in systems.items()
     ]
-    parts.append(table(["", *_SHOWN], rows))
+    parts.append(table(["", *_METRICS], rows))
     parts.append(
-        "Times 100; intervals (95 %) are from drawing the queries again. These queries chose the model, so other "
-        "queries will do a little worse: measure with `modernbert evaluate retrieval`.\n"
+        "Times 100; 95 % intervals are bootstrapped over queries. The model was selected by these queries, so results "
+        "on other queries are a little lower: see `modernbert evaluate retrieval`.\n"
     )
-    best = [100 * run.best for run in runs if run.best is not None]
-    if len(best) > 1:
-        spread = f"{fmean(best):.1f} ± {stdev(best):.1f}"
-        parts.append(f"{SELECTS} of {len(best)} seeds: {spread}; the model is that of seed {kept.seed}.\n")
+    scores = [100 * run.best for run in runs if run.best is not None]
+    if len(scores) > 1:
+        spread = f"{fmean(scores):.1f} ± {stdev(scores):.1f}"
+        parts.append(f"{SELECTION_METRIC} of {len(scores)} seeds: {spread}; the model is that of seed {best.seed}.\n")
     return parts
 
 
-def _worst(validated: Validated) -> list[str]:
-    collection, values = validated.collection, validated.system.by_query[SELECTS]
+def _worst(validation: ValidationResult) -> list[str]:
+    collection, values = validation.collection, validation.system.by_query[SELECTION_METRIC]
     names, texts = list(collection.documents), list(collection.documents.values())
     queries = list(collection.queries)
     rows = []
-    for place in sorted(range(len(values)), key=lambda one: values[one])[:_WORST]:
-        query = queries[place]
-        found = texts[validated.run[place][0][0]].content if validated.run[place] else ""
+    for index in sorted(range(len(values)), key=lambda one: values[one])[:_WORST]:
+        query = queries[index]
+        first_document = texts[validation.run[index][0][0]].content if validation.run[index] else ""
         relevant = collection.relevant(query)
-        wanted = collection.documents[relevant[0]].content if relevant else ""
+        relevant_document = collection.documents[relevant[0]].content if relevant else ""
         rank = next(
-            (str(at) for at, (one, _) in enumerate(validated.run[place], 1) if names[one] in relevant), "not found"
+            (str(at) for at, (one, _) in enumerate(validation.run[index], 1) if names[one] in relevant), "not found"
         )
-        asked = collection.queries[query]
-        rows.append([cell(asked, 100), f"{100 * values[place]:.0f}", cell(found, 100), cell(wanted, 100), rank])
+        query_text = collection.queries[query]
+        rows.append(
+            [
+                cell(query_text, 100),
+                f"{100 * values[index]:.0f}",
+                cell(first_document, 100),
+                cell(relevant_document, 100),
+                rank,
+            ]
+        )
     return [
-        "## Queries that it answers worst\n",
-        table(["query", SELECTS, "first document", "a relevant one", "first relevant at"], rows),
+        "## Queries with the lowest scores\n",
+        table(["query", SELECTION_METRIC, "first document", "a relevant one", "first relevant at"], rows),
     ]

@@ -9,7 +9,7 @@ from modernbert.config import Config, Seed, check_directory
 from modernbert.model.config import EncoderConfig
 from modernbert.run_metrics import TrackerName
 
-_MOST_GROWTH = 10_000  # sizes that a batch takes while it grows
+_MAX_BATCH_SIZES = 10_000  # while the batch grows
 
 
 class Schedule(Config):
@@ -51,9 +51,9 @@ class BatchSize(Config):
             raise ValueError("a batch warm-up needs both start and warmup_tokens")
         if self.start is not None and self.start > self.tokens:
             raise ValueError(f"the batch starts at {self.start} tokens, above its final {self.tokens}")
-        if self.start is not None and self.tokens // self.start > _MOST_GROWTH:
+        if self.start is not None and self.tokens // self.start > _MAX_BATCH_SIZES:
             raise ValueError(
-                f"the batch starts at {self.start} tokens, less than 1 / {_MOST_GROWTH:,} of {self.tokens}"
+                f"the batch starts at {self.start} tokens, less than 1 / {_MAX_BATCH_SIZES:,} of {self.tokens}"
             )
         return self
 
@@ -80,8 +80,8 @@ class Phase(Config):
     max_repeats: PositiveFloat | None = None  # maximum number of epochs of a source; the other sources replace it
     schedule: Schedule = Schedule()
     batch_tokens: BatchSize
-    weight_decay: float | None = Field(None, ge=0)  # the optimizer's unless set
-    global_rope_theta: PositiveFloat | None = None  # 10,000 unless set, or that of the model that the run starts from
+    weight_decay: float | None = Field(None, ge=0)  # unset: that of the optimizer
+    global_rope_theta: PositiveFloat | None = None  # unset: that of the start model, or 10,000
     local_rope_theta: PositiveFloat | None = None
 
 
@@ -119,17 +119,17 @@ class Run(Config):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # bf16 where it is fast (on CUDA always), otherwise fp32
     microbatch_tokens: PositiveInt = 16_384  # at once in one process
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole copies of the model, or shards of it
-    activation_checkpointing: bool = False  # compute each layer twice rather than keep what is inside it
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: copies of the model, or shards of it
+    activation_checkpointing: bool = False  # compute each layer twice to save memory
     compile: bool = False
-    half_residual: bool = False  # bf16 on CUDA: the residual stream in bf16 too, some percent faster and less exact
+    half_residual: bool = False  # bf16 on CUDA: also the residual stream in bf16, a few percent faster and less exact
     cuda_graphs: Literal["auto", "off"] = "auto"  # in one process on CUDA in bf16, without the two above
     log_every_steps: PositiveInt = 10
-    trackers: tuple[TrackerName, ...] = ()  # are sent the lines of metrics.jsonl
-    project: str = Field("modernbert", min_length=1)  # under which wandb and trackio list the run
+    trackers: tuple[TrackerName, ...] = ()  # services that receive the lines of metrics.jsonl
+    project: str = Field("modernbert", min_length=1)  # project name in wandb and trackio
     checkpoint_every_steps: PositiveInt = 500
-    keep_checkpoints: PositiveInt = 2  # the newest
-    keep_best: NonNegativeInt = 0  # by validation loss, beside the newest
+    keep_checkpoints: PositiveInt = 2  # number of newest checkpoints
+    keep_best: NonNegativeInt = 0  # number of best checkpoints by validation loss, besides the newest
     keep_every_tokens: PositiveInt | None = (
         None  # keep a checkpoint permanently each time this number of tokens is read
     )
@@ -141,7 +141,7 @@ class Model(Config):
     Values that are set besides `start` must be those of the folder.
     """
 
-    start: str | None = None  # a folder or hub id; its tokenizer may be another one than that of the run
+    start: str | None = None  # a folder or hub id; its tokenizer may differ from that of the run
     preset: Literal["base", "large"] = "base"
     hidden_size: PositiveInt | None = None
     intermediate_size: PositiveInt | None = None
@@ -159,7 +159,7 @@ class Model(Config):
 
 
 class PretrainRecipe(Config):
-    """A whole pretraining run. `data` has the sources that the phases mix."""
+    """A complete pretraining run. `data` has the sources that the phases mix."""
 
     tokenizer: str
     data: dict[str, Data]
@@ -201,7 +201,7 @@ class PretrainRecipe(Config):
             if phase.max_length > self.run.microbatch_tokens:
                 raise ValueError(
                     f"phases.{name}.max_length {phase.max_length} is above run.microbatch_tokens "
-                    f"{self.run.microbatch_tokens}, so not one sequence fits"
+                    f"{self.run.microbatch_tokens}, so no sequence fits"
                 )
             if phase.max_length < 8 or phase.batch_tokens.at(0) < phase.max_length:
                 raise ValueError(

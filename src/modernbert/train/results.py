@@ -12,7 +12,7 @@ from modernbert.tasks.task import Encoded, ExampleResult, Task
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class SetResult:
     """The evaluation of a model on one set."""
 
     metrics: Mapping[str, Interval]
@@ -33,14 +33,14 @@ class SeedResult:
     steps: int
     tokens: int
     seconds: float
-    measured: Mapping[str, Measured]
+    measured: Mapping[str, SetResult]
     curve: Sequence[Mapping[str, Any]]
 
 
-def measured(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[Any], seconds: float) -> Measured:
+def measured(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[Any], seconds: float) -> SetResult:
     """All that the report shows about the predictions for a set."""
     examples = encoded.examples
-    return Measured(
+    return SetResult(
         {name: measure.interval() for name, measure in task.measures(examples, predictions).items()},
         [task.result(example, prediction) for example, prediction in zip(examples, predictions, strict=True)],
         task.confusion(examples, predictions),

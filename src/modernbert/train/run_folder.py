@@ -1,4 +1,4 @@
-"""Ownership of a run directory: one process at a time uses it, always with the same data and tokenizer."""
+"""Checks of a run directory: one process at a time uses it, always with the same data and tokenizer."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def check_inputs(recipe: PretrainRecipe) -> None:
     """Check that an existing run still has the same shards and tokenizer; record their hashes for a new one.
 
     Raises:
-        ConfigError: some were rebuilt or replaced since; they are named.
+        ConfigError: some were rebuilt or replaced; the message names them.
         DataError: there is no such shard folder or tokenizer.
     """
     path = recipe.run.directory / _INPUTS
@@ -69,12 +69,12 @@ def check_inputs(recipe: PretrainRecipe) -> None:
             old = json.loads(path.read_text(encoding="utf-8"))
             changed = [name for name in hashes if old.get(name, hashes[name]) != hashes[name]]
         except (ValueError, AttributeError):
-            raise ConfigError(f"{path} is damaged; remove it to go on with the data as they are.") from None
+            raise ConfigError(f"{path} is damaged; remove it to continue with the current data.") from None
         if changed:
             raise ConfigError(
-                f"{recipe.run.directory} holds a run whose {' and '.join(changed)} changed since it began, so that it "
-                "would read other documents in another order: put back what was there, choose another run.directory, "
-                f"or remove {path} to go on all the same."
+                f"{recipe.run.directory} holds a run whose {' and '.join(changed)} changed since its start, so it "
+                "would read other documents in another order: restore the old files, choose another run.directory, "
+                f"or remove {path} to continue anyway."
             )
         return
     with atomic_write(path) as partial:

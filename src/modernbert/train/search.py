@@ -29,11 +29,11 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     With `overwrite`, the trials of an earlier search are removed first, and then the run; other files stay.
 
     The settings are those of a grid, or `search.trials` samples of Optuna. Trials and their tables, search.md and
-    search.json, lie in a folder beside the output; the test set is only read by the last run. A trial whose loss is not
-    finite has failed, and the search goes on. Given again, it goes on where it stopped. None if the user asked to stop.
+    search.json, are in a folder beside the output; the test set is only read by the last run. A trial whose loss is not
+    finite has failed, and the search continues. A search that was stopped resumes. None if the user asked to stop.
 
     Raises:
-        ConfigError: there is no validation set to choose by, the output folder holds something else, Optuna is missing,
+        ConfigError: there is no validation set, the output folder holds other files, Optuna is missing,
             or every trial failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -48,10 +48,12 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
     shared = _remove_search(folder) if overwrite else frozenset()
     if not overwrite and recipe.output.exists() and any(recipe.output.iterdir()) and not folder.exists():
         raise ConfigError(
-            f"{recipe.output} is not empty, and the run of the best setting would go there; choose another output."
+            f"{recipe.output} is not empty, and the run of the best setting would be there; choose another output."
         )
-    quiet = recipe.model_copy(update={"seeds": recipe.seeds[:1], "data": recipe.data.model_copy(update={"test": None})})
-    prepared = prepare(quiet)
+    trial_recipe = recipe.model_copy(
+        update={"seeds": recipe.seeds[:1], "data": recipe.data.model_copy(update={"test": None})}
+    )
+    prepared = prepare(trial_recipe)
     task, _ = prepared
     metric = recipe.training.metric or task.metric_names[0]
     settings: Settings = Grid(recipe.search)
@@ -62,10 +64,10 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
         for number in range(settings.count):
             setting = settings.setting(number)
             logger.info("Trial %d of %d: %s", number + 1, settings.count, setting.name)
-            trial = attempt(quiet, setting, folder / setting.name, stop, prepared, setting.name in shared)
+            trial = run_trial(trial_recipe, setting, folder / setting.name, stop, prepared, setting.name in shared)
             if trial is None:
                 return None
-            settings.tell(number, trial)
+            settings.report(number, trial)
             trials.append(trial)
             _write_tables(ranking(trials, metric), folder)
         best = ranking(trials, metric)[0]
@@ -73,7 +75,9 @@ def search(recipe: FinetuneRecipe, overwrite: bool = False) -> Path | None:
             raise ConfigError(
                 f"All {len(trials)} trials failed: lower search.learning_rate or lengthen training.warmup."
             )
-        logger.info("The table is in %s; the best one now with all seeds: %s", folder / "search.md", best.setting.name)
+        logger.info(
+            "The table is in %s; training the best setting with all seeds: %s", folder / "search.md", best.setting.name
+        )
         return run(with_setting(recipe, best.setting, recipe.output), stop, overwrite=overwrite)
 
 
@@ -94,7 +98,7 @@ def with_setting(recipe: FinetuneRecipe, setting: Setting, output: Path) -> Fine
     return recipe.model_copy(update={"training": training, "output": output})
 
 
-def attempt(
+def run_trial(
     recipe: FinetuneRecipe, setting: Setting, output: Path, stop: StopRequest, prepared: Prepared, shared: bool = False
 ) -> Trial | None:
     """Run a trial, unless its folder already has the result. None if the user asked to stop.
@@ -115,7 +119,7 @@ def attempt(
                 partial.write_text(f"{error}\n", encoding="utf-8")
     if failed.exists():
         return Trial(setting, {}, None, failed.read_text(encoding="utf-8").strip())
-    (output / "model.safetensors").unlink(missing_ok=True)  # 48 models are of no use
+    (output / "model.safetensors").unlink(missing_ok=True)  # only the metrics of a trial are needed
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     metrics = {name: found["value"] for name, found in report["metrics"]["validation"].items()}
     if not all(map(math.isfinite, metrics.values())):
@@ -124,12 +128,12 @@ def attempt(
 
 
 def ranking(trials: Sequence[Trial], metric: str) -> list[Trial]:
-    """The trials from the best to the worst, then failed ones; equal ones in the order of their trials."""
+    """The trials from best to worst, then failed ones; equal ones keep their order."""
 
-    def place(trial: Trial) -> tuple[bool, float]:
+    def sort_key(trial: Trial) -> tuple[bool, float]:
         return trial.failure is not None, -selection_score(metric, trial.metrics.get(metric, 0.0))
 
-    return sorted(trials, key=place)
+    return sorted(trials, key=sort_key)
 
 
 def _write_tables(trials: Sequence[Trial], folder: Path) -> None:

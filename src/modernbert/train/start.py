@@ -1,4 +1,4 @@
-"""The first weights of a run: drawn afresh, or those of a model folder, under the same or another tokenizer."""
+"""The initial weights of a run: random, or those of a model folder, with the same or another tokenizer."""
 
 import json
 import logging
@@ -17,13 +17,13 @@ from modernbert.train.recipe import PretrainRecipe
 logger = logging.getLogger(__name__)
 
 
-def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
+def initial_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
     """The model before the first update, in fp32.
 
     Raises:
-        ConfigError: the recipe sets a shape that the model in `model.start` does not have.
-        CheckpointError: there is no model in `model.start`, or not a masked language model.
-        DataError: the tokenizer is another one, and the model's own does not lie beside it.
+        ConfigError: the recipe sets a shape that differs from the model in `model.start`.
+        CheckpointError: `model.start` has no model, or not a masked language model.
+        DataError: the tokenizer differs, and the model folder has no tokenizer.
     """
     values: dict[str, Any] = {
         "vocab_size": vocabulary.size,
@@ -38,26 +38,26 @@ def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
         return MaskedLM(recipe.model.config(**values))
     folder = find_folder(recipe.model.start)
     old = MaskedLM.from_pretrained(folder, dtype=torch.float32)
-    wanted = recipe.model.model_dump(exclude_unset=True, exclude_none=True, exclude={"start", "preset"})
-    for name in wanted.keys() - {"attention_output_dropout", "global_attn_every_n_layers"}:
-        if wanted[name] != (found := getattr(old.config, name)):
-            raise ConfigError(f"model.{name} is {wanted[name]}, but the model in {folder} has {found}; leave it out.")
+    shape = recipe.model.model_dump(exclude_unset=True, exclude_none=True, exclude={"start", "preset"})
+    for name in shape.keys() - {"attention_output_dropout", "global_attn_every_n_layers"}:
+        if shape[name] != (found := getattr(old.config, name)):
+            raise ConfigError(f"model.{name} is {shape[name]}, but the model in {folder} has {found}; leave it out.")
     values["max_position_embeddings"] = max(values["max_position_embeddings"], old.config.max_position_embeddings)
     values["attention_output_dropout"] = recipe.model.attention_output_dropout
     same = (folder / "tokenizer.json").is_file() and sha256(folder) == sha256(recipe.tokenizer)
-    rows = old.config.vocab_size
-    same &= num_ids(load_tokenizer(recipe.tokenizer)) <= rows  # tokens may have been added to its own tokenizer
+    old_size = old.config.vocab_size
+    same &= num_ids(load_tokenizer(recipe.tokenizer)) <= old_size  # tokens may have been added to its own tokenizer
     if same:
-        values["vocab_size"] = rows
+        values["vocab_size"] = old_size
     model = MaskedLM(type(old.config).model_validate(old.config.model_dump() | values))
     weights = old.state_dict()
     if not same:
         old_ids = old_tokens(load_tokenizer(folder), load_tokenizer(recipe.tokenizer), vocabulary)
-        old_ids = [[index for index in ids if index < rows] for ids in old_ids]
-        kept = sum(len(ids) == 1 for ids in old_ids)
+        old_ids = [[index for index in ids if index < old_size] for ids in old_ids]
+        num_kept = sum(len(ids) == 1 for ids in old_ids)
         logger.info(
             "%s has another tokenizer: %s of %s tokens keep their embedding, the others start from the mean of their "
-            "old tokens.", folder, f"{kept:,}", f"{vocabulary.size:,}",
+            "old tokens.", folder, f"{num_kept:,}", f"{vocabulary.size:,}",
         )  # fmt: skip
         for name in ("model.embeddings.tok_embeddings.weight", "decoder.weight", "decoder.bias"):
             if name in weights:
@@ -68,9 +68,9 @@ def first_model(recipe: PretrainRecipe, vocabulary: Vocabulary) -> MaskedLM:
 
 
 def old_tokens(old: Tokenizer, new: Tokenizer, vocabulary: Vocabulary) -> list[list[int]]:
-    """For every id of the new vocabulary, the ids of its text under the old tokenizer; none for unused ids.
+    """For every id of the new vocabulary, the ids of its text in the old vocabulary; none for unused ids.
 
-    A token that the old vocabulary also has is itself. Parts of a character are split into bytes.
+    A token of both vocabularies keeps its own id. Parts of a character are split into bytes.
     """
     known = old.get_vocab(with_added_tokens=True)
     both_bytes = all(json.loads(tokenizer.to_str())["model"]["type"] == "BPE" for tokenizer in (old, new))

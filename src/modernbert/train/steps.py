@@ -1,4 +1,4 @@
-"""What the training loop knows of a step: what is planned, what it has found, and the steps between two reports."""
+"""The data of a training step: its plan, its results, and the steps between two reports."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from modernbert.stream.staging import HostCopy
 
 
 class Progress(Protocol):
-    """How far a run is. A dataclass whose fields a checkpoint keeps."""
+    """The progress of a run: a dataclass whose fields are saved in checkpoints."""
 
     @property
     def step(self) -> int: ...
@@ -19,17 +19,17 @@ class Progress(Protocol):
 
 
 class Planned(Protocol):
-    """What one optimizer step reads."""
+    """The input of one optimizer step."""
 
     @property
     def tokens(self) -> int: ...  # read by all processes
     @property
-    def count(self) -> float: ...  # this process's part of the number that the loss is divided by
+    def count(self) -> float: ...  # this process's part of the number by which the loss is divided
 
 
 @dataclass(frozen=True)
 class Due:
-    """What happens once a step has been taken."""
+    """What follows a step."""
 
     report: bool = False
     evaluate: bool = False
@@ -47,22 +47,22 @@ class Launched(Generic[U, P]):
     planned: U
     progress: P  # after it
     learning_rate: float
-    report: bool  # whether the interval that is reported ends with it
-    results: HostCopy  # loss, gradient norm, count, and how many processes were asked to stop
+    report: bool  # whether a report is due after it
+    results: HostCopy  # loss, gradient norm, count, and number of processes with a stop request
 
 
 @dataclass(frozen=True, eq=False)
 class Step(Generic[U, P]):
-    """What one optimizer step reports, over all processes."""
+    """The results of one optimizer step, over all processes."""
 
     planned: U
     progress: P  # after it
     learning_rate: float
     loss: float
-    grad_norm: float  # before it was cut
-    count: float  # what the loss was divided by
+    grad_norm: float  # before clipping
+    count: float  # the number by which the loss was divided
     report: bool
-    stop: bool  # whether any process was asked to stop
+    stop: bool  # whether any process has a stop request
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Interval(Generic[U, P]):
     """The steps between two reports."""
 
     steps: Sequence[Step[U, P]]
-    seconds: float  # pauses for evaluation and saving left out
+    seconds: float  # without pauses for evaluation and saving
 
     @property
     def last(self) -> Step[U, P]:
@@ -78,7 +78,7 @@ class Interval(Generic[U, P]):
 
     @property
     def loss(self) -> float:
-        """The mean over everything that was predicted: a smaller batch counts less."""
+        """The mean over all predictions, so that a smaller batch counts less."""
         first = self.steps[0].loss  # written so that the mean of one loss is that loss to the bit
         weighted = sum(step.count * (step.loss - first) for step in self.steps)
         return first + weighted / sum(step.count for step in self.steps)
@@ -93,11 +93,11 @@ class Interval(Generic[U, P]):
 
 
 class Stopwatch:
-    """Seconds of training, those of the runs that this one resumes included."""
+    """Seconds of training, including those before the run was resumed."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._before = seconds
-        self._began: float | None = None  # None while it stands
+        self._began: float | None = None  # None while it is paused
 
     @property
     def seconds(self) -> float:

@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM from a scheduler, SIGHUP of a terminal that is closed: finish the step, save, leave.
+"""On Ctrl-C, SIGTERM from a scheduler, or SIGHUP of a closed terminal: finish the step, save, and stop.
 
-A signal that was ignored when the process began stays ignored, as under `nohup` or behind the `&` of a script: whoever
-started it has said that Ctrl-C at the terminal is not meant for it. SIGTERM ends such a run.
+A signal that was ignored at the start of the process stays ignored, as with `nohup` or `&` in a script: Ctrl-C at the
+terminal does not stop such a process, but SIGTERM does.
 """
 
 import signal
@@ -13,7 +13,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 class StopRequest:
-    """While entered, the first signal only asks to stop; the second one interrupts at once."""
+    """In the block, the first signal requests a stop; the second one interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -1,4 +1,4 @@
-"""TensorBoard, wandb and trackio as readers of metrics.jsonl: each is sent its lines, and decides nothing."""
+"""Send the lines of metrics.jsonl to TensorBoard, wandb and trackio. They never influence the training."""
 
 import json
 import logging
@@ -19,19 +19,19 @@ from modernbert.run_metrics import Metrics, TrackerName
 
 logger = logging.getLogger(__name__)
 
-Place = tuple[int, int]  # of a line of metrics.jsonl: its step, and which of the lines of that step it is, from 1
+Position = tuple[int, int]  # of a line of metrics.jsonl: its step, and its number among the lines of that step, from 1
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Which trackers a run has, and how it appears there."""
+    """The trackers of a run, and how it appears there."""
 
     trackers: tuple[TrackerName, ...]
-    project: str  # under which wandb and trackio list the run
+    project: str  # project name in wandb and trackio
     name: str
-    folder: Path  # of trackers.json, which says how far each tracker has come, and of the files of wandb
-    config: Mapping[str, Any]  # the recipe, for the tracker to show
-    events: Path | None = None  # of TensorBoard; a folder inside `folder` unless set
+    folder: Path  # of trackers.json, which has the last line sent to each tracker, and of the files of wandb
+    config: Mapping[str, Any]  # the recipe
+    events: Path | None = None  # of TensorBoard; unset: a folder inside `folder`
 
     @property
     def event_folder(self) -> Path:
@@ -39,7 +39,7 @@ class Tracking:
 
 
 class Tracker(Protocol):
-    """Where lines go. `log` may raise; the line is then sent again later."""
+    """A receiver of lines. If `log` raises an error, the line is sent again later."""
 
     def log(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -47,7 +47,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run directory. Those of steps from `purge_step` on are hidden by the ones that follow."""
+    """Event files in the run directory. Earlier events of steps from `purge_step` on are hidden."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -57,20 +57,20 @@ class TensorBoard:
     def log(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # what a killed process has not written would be lost
+        self._writer.flush()  # otherwise a killed process would lose events
 
     def close(self) -> None:
         self._writer.close()
 
 
 class Dashboard:
-    """wandb, or trackio, which took over its calls. `run_id` makes a run that goes on the same one there."""
+    """wandb, or trackio, which has the same interface. A resumed run has the same `run_id`."""
 
     def __init__(self, package: TrackerName, run_id: str, tracking: Tracking) -> None:
         self._module: Any = import_module(package)
         common = {
             "project": tracking.project,
-            "name": f"{tracking.name}-{run_id}",  # trackio knows a run by its name
+            "name": f"{tracking.name}-{run_id}",  # trackio identifies a run by its name
             "config": dict(tracking.config),
             "resume": "allow",
         }
@@ -83,18 +83,18 @@ class Dashboard:
                 self._run = self._module.init(**common)
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        if self._wandb:  # with its own step it would hold a row back until the next one, and lose it when killed
+        if self._wandb:  # with wandb's own step, it would delay each row, and lose the last one when killed
             self._run.log({"step": step, **values})
         else:
             self._run.log(values, step=step)
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
-            self._module.finish()  # the run's own would leave trackio to finish it again, on stdout
+            self._module.finish()  # with `run.finish()`, trackio would finish again and write to stdout
 
 
 def check_trackers(names: Sequence[TrackerName], key: str) -> None:
-    """Import what the trackers need. `key` is that of the recipe which names them.
+    """Check that the packages of the trackers can be imported. `key` is the recipe key of the trackers.
 
     Raises:
         ConfigError: a package is missing or does not load.
@@ -110,19 +110,19 @@ def check_trackers(names: Sequence[TrackerName], key: str) -> None:
 
 @contextmanager
 def followed(metrics: Metrics, tracking: Tracking) -> Iterator[None]:
-    """Within the block the trackers get every line of the metrics, and first those that they lack.
+    """In the block, the trackers receive every line of the metrics, after the lines that they lack.
 
-    How far each has come is kept in trackers.json: a run that is resumed sends no line twice, and a tracker that is
-    named later gets the whole run. One that fails keeps its lines waiting and never ends a run.
+    trackers.json has the last line sent to each tracker: a resumed run sends no line twice, and a tracker that is added
+    later receives the whole run. If a tracker fails, its lines are sent later, and the run continues.
 
     Raises:
-        ConfigError: a tracker cannot begin and the run is new, so that somebody is there to fix it.
+        ConfigError: a tracker cannot start and the run is new, when a user can still fix it.
     """
     if not tracking.trackers:
         yield
         return
     followers = Followers(tracking, metrics.read())
-    metrics.follow = followers.take
+    metrics.follow = followers.send
     try:
         yield
     finally:
@@ -131,7 +131,7 @@ def followed(metrics: Metrics, tracking: Tracking) -> Iterator[None]:
 
 
 class Followers:
-    """The trackers of a run, and how far each has come."""
+    """The trackers of a run, and the last line sent to each."""
 
     def __init__(self, tracking: Tracking, lines: Sequence[Mapping[str, Any]]) -> None:
         self._path = tracking.folder / "trackers.json"
@@ -139,9 +139,9 @@ class Followers:
         if self._path.exists():
             self._state = json.loads(self._path.read_text(encoding="utf-8"))
         self._trackers: dict[str, Tracker] = {}
-        self._waiting: dict[str, deque[tuple[Place, dict[str, float]]]] = {}
+        self._waiting: dict[str, deque[tuple[Position, dict[str, float]]]] = {}
         self._warned: set[str] = set()
-        self._place: Place = (0, 0)
+        self._position: Position = (0, 0)
         last_step = lines[-1]["step"] if lines else 0
         for name in tracking.trackers:
             state = self._state.setdefault(name, {"id": uuid.uuid4().hex[:8], "followed": [0, 0]})
@@ -150,26 +150,28 @@ class Followers:
             try:
                 self._trackers[name] = _open(name, state, tracking)
             except Exception as error:
-                problem = f"{name} cannot begin ({_first_line(error)})"
+                problem = f"{name} cannot start ({_first_line(error)})"
                 if not lines:
-                    raise ConfigError(f"{problem}; fix that, or leave it out of the recipe's trackers.") from None
-                logger.warning("%s; the run goes on without it, and the next start sends it what it lacks.", problem)
+                    raise ConfigError(f"{problem}; fix this, or remove it from the recipe's trackers.") from None
+                logger.warning(
+                    "%s; the run continues without it, and the next start sends it the missing lines.", problem
+                )
             else:
                 self._waiting[name] = deque()
         for line in lines:
-            self.take(line)
+            self.send(line)
 
-    def take(self, line: Mapping[str, Any]) -> None:
-        """Send the next line of the metrics to every tracker that has not had it."""
+    def send(self, line: Mapping[str, Any]) -> None:
+        """Send the next line of the metrics to every tracker that has not received it."""
         step = line["step"]
-        self._place = (step, self._place[1] + 1 if step == self._place[0] else 1)
+        self._position = (step, self._position[1] + 1 if step == self._position[0] else 1)
         for name, waiting in self._waiting.items():
-            if self._place > tuple(self._state[name]["followed"]):
-                waiting.append((self._place, numbers(line)))
+            if self._position > tuple(self._state[name]["followed"]):
+                waiting.append((self._position, numbers(line)))
                 self._send(name)
 
     def close(self) -> None:
-        """Send what waits, and let go of the trackers."""
+        """Send waiting lines, and close the trackers."""
         for name, tracker in self._trackers.items():
             self._send(name)
             try:
@@ -180,14 +182,14 @@ class Followers:
     def _send(self, name: str) -> None:
         waiting = self._waiting[name]
         while waiting:
-            place, values = waiting[0]
+            position, values = waiting[0]
             try:
-                self._trackers[name].log(place[0], values)
-            except Exception as error:  # whatever it is, it is no reason to end a run of weeks
+                self._trackers[name].log(position[0], values)
+            except Exception as error:  # no error of a tracker ends a run of weeks
                 self._warn(name, error)
                 return
             waiting.popleft()
-            self._state[name]["followed"] = list(place)
+            self._state[name]["followed"] = list(position)
             with atomic_write(self._path) as partial:
                 partial.write_text(json.dumps(self._state), encoding="utf-8")
 
@@ -195,21 +197,21 @@ class Followers:
         if name not in self._warned:
             self._warned.add(name)
             logger.warning(
-                "%s fails (%s); the run goes on, metrics.jsonl has every line, and what %s lacks is sent again with "
-                "the next one. This is said once.",
+                "%s fails (%s); the run continues, metrics.jsonl has every line, and the lines that %s lacks are sent "
+                "again with the next one. This warning is shown once.",
                 name, _first_line(error), name,
             )  # fmt: skip
 
 
 def numbers(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a line under paths such as `validation/web/loss`. Names, and lists of documents, are left out."""
-    found: dict[str, float] = {}
+    """The numbers of a line by paths such as `validation/web/loss`, without names and lists of documents."""
+    numbers_by_path: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, Mapping):
-            found |= numbers(value, f"{prefix}{name}/")
+            numbers_by_path |= numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and (prefix or name != "step"):
-            found[prefix + name] = value
-    return found
+            numbers_by_path[prefix + name] = value
+    return numbers_by_path
 
 
 def _open(name: TrackerName, state: Mapping[str, Any], tracking: Tracking) -> Tracker:

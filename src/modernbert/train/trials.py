@@ -1,4 +1,4 @@
-"""What a search tries: settings of a grid, or settings that Optuna draws from what earlier ones reached."""
+"""The settings of a search: a grid, or samples of Optuna that depend on the results of earlier trials."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ JOURNAL = "study.journal"  # in the folder of a search: the study of Optuna
 
 @dataclass(frozen=True)
 class Setting:
-    """What differs from trial to trial; its fields are those of `training` in a recipe."""
+    """The settings of a trial; the fields are those of `training` in a recipe."""
 
     learning_rate: float
     weight_decay: float
@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting, and what it reached on the validation set; one that failed has no metrics and says why."""
+    """A setting and its validation metrics. A failed trial has no metrics, and a reason in `failure`."""
 
     setting: Setting
     metrics: Mapping[str, float]
@@ -49,12 +49,12 @@ class Settings(Protocol):
     def setting(self, number: int) -> Setting:
         """The setting of a trial, counted from 0, after the results of all earlier trials are reported."""
 
-    def tell(self, number: int, trial: Trial) -> None:
-        """What became of it."""
+    def report(self, number: int, trial: Trial) -> None:
+        """Report the result of a trial."""
 
 
 class Grid:
-    """Every combination."""
+    """Every combination of the values."""
 
     def __init__(self, search: Search) -> None:
         self._settings = [Setting(*one) for one in product(search.learning_rate, search.weight_decay, search.epochs)]
@@ -63,19 +63,19 @@ class Grid:
     def setting(self, number: int) -> Setting:
         return self._settings[number]
 
-    def tell(self, number: int, trial: Trial) -> None:
-        """A grid learns nothing of it."""
+    def report(self, number: int, trial: Trial) -> None:
+        """The grid does not depend on results."""
 
 
 class OptunaSampler:
-    """`search.trials` draws of Optuna's TPE sampler; what is drawn depends on the seed and on earlier trials alone.
+    """`search.trials` samples of Optuna's TPE sampler, which depend on the seed and on earlier trials alone.
 
-    Learning rate and weight decay are drawn between the smallest and the largest value, on a logarithmic scale, epochs
-    among those given. The study is kept in `folder`, in the file study.journal, which Optuna's tools read. It holds
-    trials that ended; one that is interrupted is drawn again, the same.
+    Learning rate and weight decay are sampled between the smallest and the largest value, on a logarithmic scale, and
+    epochs from the given values. The study is in `folder`, in the file study.journal, which Optuna's tools read. It has
+    the finished trials; the sample of an interrupted trial is repeated.
 
     Raises:
-        ConfigError: the study that is there was drawn from other epochs.
+        ConfigError: the existing study was sampled from other epochs.
         CheckpointError: its file is damaged.
     """
 
@@ -106,26 +106,26 @@ class OptunaSampler:
             )
         except ValueError as error:
             raise CheckpointError(
-                f"{path} is damaged ({error}); remove it, and the trials are taken from their folders."
+                f"{path} is damaged ({error}); remove it, and the trials are read from their folders."
             ) from None
         if any(trial.distributions["epochs"] != self._ranges["epochs"] for trial in self._study.trials):
-            raise ConfigError(f"{path} was drawn from other search.epochs; keep those, or choose another output.")
+            raise ConfigError(f"{path} was sampled from other search.epochs; keep those, or choose another output.")
 
     def setting(self, number: int) -> Setting:
         import optuna
 
-        ended = self._study.trials
-        if number < len(ended):
-            return Setting(**ended[number].params)
+        finished = self._study.trials
+        if number < len(finished):
+            return Setting(**finished[number].params)
         [seed] = np.random.SeedSequence((self._seed, number)).generate_state(1)
-        draft = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(seed)), direction=self._direction)
-        draft.add_trials(ended)
-        drawn = draft.ask(self._ranges).params
-        # Three digits, within the range: the name of a trial's folder then says the whole value.
-        rates = {name: min(max(float(f"{drawn[name]:.2e}"), of.low), of.high) for name, of in self._rates.items()}
-        return Setting(**rates, epochs=drawn["epochs"])
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(seed)), direction=self._direction)
+        study.add_trials(finished)
+        sampled = study.ask(self._ranges).params
+        # Three digits, within the range, so that the name of a trial's folder has the exact value.
+        rates = {name: min(max(float(f"{sampled[name]:.2e}"), of.low), of.high) for name, of in self._rates.items()}
+        return Setting(**rates, epochs=sampled["epochs"])
 
-    def tell(self, number: int, trial: Trial) -> None:
+    def report(self, number: int, trial: Trial) -> None:
         import optuna
 
         if number < len(self._study.trials):
@@ -143,10 +143,10 @@ class OptunaSampler:
 
 
 def check_optuna() -> None:
-    """See that Optuna is there, before anything is read.
+    """Check that Optuna is installed, before any data is read.
 
     Raises:
-        ConfigError: it is missing.
+        ConfigError: Optuna is missing.
     """
     if find_spec("optuna") is None:
         raise ConfigError(f"search.trials needs optuna: {install_command('search')}.")

@@ -1,4 +1,4 @@
-"""How well a model predicts the held-out tokens of a run."""
+"""Evaluation of a masked language model on held-out tokens."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from modernbert.train.objectives import MaskedLMObjective
 
 @dataclass(frozen=True)
 class Totals:
-    """What is counted over masked tokens."""
+    """Sums over masked tokens."""
 
     nats: float = 0.0
     correct: float = 0.0
@@ -60,25 +60,27 @@ def count(
     precision: Precision,
     processes: Processes | None = None,
 ) -> Totals:
-    """The sums of which `evaluate` makes its results."""
+    """The sums from which `evaluate` computes its results."""
     device = next(model.parameters()).device
     these = processes or Processes(0, 1, device)
     byte_lengths = torch.from_numpy(vocabulary.byte_lengths).to(device)
     training = model.training
     model.eval()
     nats = correct = predictions = num_bytes = 0.0
-    own = these.share(batches)
+    local = these.share(batches)
     for number in range(these.largest_share(len(batches))):
-        batch = own[number] if number < len(own) else batches[0]  # as many passes everywhere, as shards need
+        batch = (
+            local[number] if number < len(local) else batches[0]
+        )  # sharding needs the same number of passes in all processes
         labels = batch.labels.to(device)
         masked = labels != IGNORED
         with autocast(device, precision):
             logits = model.logits_at(batch.input_ids.to(device), batch.sequences.to(device), masked).float()
-        if number < len(own):
-            wanted = labels[masked]
-            nats += float(F.cross_entropy(logits, wanted, reduction="sum"))
-            correct += int((logits.argmax(-1) == wanted).sum())
-            num_bytes += int(byte_lengths[wanted].sum())
-            predictions += len(wanted)
+        if number < len(local):
+            targets = labels[masked]
+            nats += float(F.cross_entropy(logits, targets, reduction="sum"))
+            correct += int((logits.argmax(-1) == targets).sum())
+            num_bytes += int(byte_lengths[targets].sum())
+            predictions += len(targets)
     model.train(training)
     return Totals(*these.sum(nats, correct, predictions, num_bytes))

@@ -57,7 +57,7 @@ def test_identifiers_are_looked_up_in_their_files(tmp_path: Path) -> None:
     (found,) = read_ranking(source, columns)
     assert (found.query, found.documents, found.scores) == ("q", ("y", "x"), (0.9, 0.1))
     written(tmp_path / "train.jsonl", {"query_id": 7, "document_ids": ["c"], "scores": [1]})
-    with pytest.raises(DataError, match=r"train.jsonl:1: document_ids names 'c', which has no text"):
+    with pytest.raises(DataError, match=r"train.jsonl:1: document_ids has the identifier 'c', which has no text"):
         read_ranking(source, columns)
 
 
@@ -141,7 +141,7 @@ def test_a_relevant_document_is_never_a_negative() -> None:
     pytest.importorskip("bm25s")
     contents = [one.content for one in DOCUMENTS.values()]
     found = mine(relevant_pairs(collection()), contents, Bm25(), Mining(negatives=2, first=1, last=3))
-    assert found.without == 2  # BM25 finds relevant ones alone
+    assert found.num_without_negatives == 2  # BM25 finds relevant ones alone
     assert found.left_out["known to be relevant"] == 4
     alone = Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1}})
     (mined,) = mine(relevant_pairs(alone), contents, Bm25(), Mining(negatives=2, first=1, last=3)).examples
@@ -164,4 +164,4 @@ def test_a_cross_encoder_rejects_documents_that_it_rates_as_relevant() -> None:
     settings = Mining(negatives=2, first=1, last=3)
     found = mine(relevant_pairs(alone), contents, Bm25(), settings, Checker())  # type: ignore[arg-type]
     assert found.left_out["relevant to the cross-encoder"] == 1
-    assert found.without == 1
+    assert found.num_without_negatives == 1

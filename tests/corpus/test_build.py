@@ -75,7 +75,7 @@ def test_a_finished_source_is_unchanged(texts, tokenizer, tmp_path):
 
 def test_other_options_for_a_finished_source_are_refused(texts, tokenizer, tmp_path):
     build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1))
-    with pytest.raises(DataError, match="made from other files, options or another tokenizer"):
+    with pytest.raises(DataError, match="built from other files, options or tokenizer"):
         build_corpus(recipe(texts, tokenizer, tmp_path / "out", workers=1, source={"min_characters": 3}))
 
 

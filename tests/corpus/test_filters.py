@@ -124,7 +124,7 @@ def test_options_of_an_unused_filter_are_refused(build):
         ),
         (
             {"filters": ["fineweb"], "filter_options": {"fineweb": {"language": "qqq"}}},
-            "no words of the language 'qqq'",
+            "cannot split words of the language 'qqq'",
         ),
     ],
 )

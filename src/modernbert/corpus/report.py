@@ -136,16 +136,16 @@ def _section(fact: _Facts) -> str:
             rows.append(_row(reason, [f"{count:,}", f"{count / read:.1%}"]))
         parts.append(f"<table><tr><th>documents read</th><th></th><th></th></tr>{''.join(rows)}</table>")
     parts.append(_texts("kept", fact.kept))
-    parts += [_texts(reason, found) for reason, found in fact.refused.items()]
+    parts += [_texts(reason, texts) for reason, texts in fact.refused.items()]
     return "\n".join(parts)
 
 
-def _texts(name: str, found: Sequence[tuple[str, str]]) -> str:
+def _texts(name: str, samples_of_reason: Sequence[tuple[str, str]]) -> str:
     shown = "".join(
         f'<small>{html.escape(origin)}</small><pre dir="auto">{html.escape(text) or "(no text)"}</pre>'
-        for origin, text in found
+        for origin, text in samples_of_reason
     )
-    return f"<details><summary>{len(found)} x {html.escape(name)}</summary>{shown}</details>"
+    return f"<details><summary>{len(samples_of_reason)} x {html.escape(name)}</summary>{shown}</details>"
 
 
 def _plots(facts: Sequence[_Facts]) -> str:

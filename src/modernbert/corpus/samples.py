@@ -41,8 +41,8 @@ class Samples:
         """The samples of all tasks."""
         joined = cls()
         for path in sorted(folder.glob("*.json")):
-            for reason, found in json.loads(path.read_text(encoding="utf-8")).items():
-                for digest, origin, text in found:
+            for reason, samples in json.loads(path.read_text(encoding="utf-8")).items():
+                for digest, origin, text in samples:
                     joined._consider(reason, (digest, origin, text))
         return joined
 

@@ -264,9 +264,9 @@ def outer_activations(config: EncoderConfig, setting: Setting, tokens: int, pred
     thetas = len({config.rope_theta(layer) for layer in range(config.num_hidden_layers)})
     angles = thetas * 2 * _FP32 * config.head_dim  # cosine and sine
     normed = _FP32 if setting.on_cuda else width
-    every = _INDEX + 1 + 2 * _norm(config) + angles  # ids and mask
-    masked = 3 * width * hidden + normed * hidden + _STATISTICS  # input and output of dense, and the gradient
-    return tokens * every + predicted * masked
+    per_token = _INDEX + 1 + 2 * _norm(config) + angles  # ids and mask
+    per_prediction = 3 * width * hidden + normed * hidden + _STATISTICS  # input and output of dense, and the gradient
+    return tokens * per_token + predicted * per_prediction
 
 
 def logits_bytes(config: EncoderConfig, setting: Setting, predicted: int) -> int:

@@ -41,10 +41,10 @@ def model_shape(recipe: PretrainRecipe, vocab_size: int | None = None) -> Encode
     if recipe.model.start is not None:
         start = Path(recipe.model.start)
         if (start / "config.json").is_file():
-            found = read_config(start)
+            config = read_config(start)
             dropout = recipe.model.attention_output_dropout
-            return found.model_copy(
-                update={"vocab_size": vocab_size or found.vocab_size, "attention_output_dropout": dropout}
+            return config.model_copy(
+                update={"vocab_size": vocab_size or config.vocab_size, "attention_output_dropout": dropout}
             )
         if not recipe.model.model_fields_set - {"start", "attention_output_dropout"}:
             raise ConfigError(
@@ -67,17 +67,17 @@ def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogr
     from_recipe = shards is None and histogram is None and missing is None
     if from_recipe:
         fraction = recipe.validation.fraction
-        found = {name: Shards.open(data.path).split(fraction).train.lengths for name, data in recipe.data.items()}
+        by_source = {name: Shards.open(data.path).split(fraction).train.lengths for name, data in recipe.data.items()}
         origin = "those of the recipe's shards"
     elif shards is not None:
-        found, origin = dict.fromkeys(recipe.data, Shards.open(shards).lengths), f"those of {shards}"
+        by_source, origin = dict.fromkeys(recipe.data, Shards.open(shards).lengths), f"those of {shards}"
     elif histogram is not None:
-        found, origin = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"sampled from {histogram}"
+        by_source, origin = dict.fromkeys(recipe.data, histogram_lengths(histogram)), f"sampled from {histogram}"
     else:
-        found, origin = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing} does not exist"
+        by_source, origin = dict.fromkeys(recipe.data, assumed_lengths()), f"{ASSUMPTION}, as {missing} does not exist"
     fitting: dict[tuple[int, int, int | None], Ints] = {}
     for name, data in recipe.data.items():
-        key, lengths = (id(found[name]), data.min_tokens, data.max_tokens), found[name]
+        key, lengths = (id(by_source[name]), data.min_tokens, data.max_tokens), by_source[name]
         if key not in fitting:
             fitting[key] = lengths[(lengths >= data.min_tokens) & (lengths <= (data.max_tokens or lengths.max()))]
         if not fitting[key].any():
@@ -85,5 +85,7 @@ def document_lengths(recipe: PretrainRecipe, shards: Path | None = None, histogr
                 f"No document of data.{name} has {data.min_tokens} to {data.max_tokens or 'any number of'} tokens "
                 f"(lengths {origin}); change data.{name}, or give other lengths."
             )
-    sources = {name: fitting[id(found[name]), data.min_tokens, data.max_tokens] for name, data in recipe.data.items()}
+    sources = {
+        name: fitting[id(by_source[name]), data.min_tokens, data.max_tokens] for name, data in recipe.data.items()
+    }
     return Lengths(sources, origin, from_recipe)

@@ -258,8 +258,8 @@ def simulate_updates(
         if left <= 0:
             break
         rows = max(1, size // max_length)
-        wanted = math.ceil(left / (rows * tokens_per_sequence))
-        updates = wanted if number == len(sizes) else min(each, wanted)
+        needed = math.ceil(left / (rows * tokens_per_sequence))
+        updates = needed if number == len(sizes) else min(each, needed)
         stages.append(Stage(size, rows, updates))
         left -= updates * rows * tokens_per_sequence
     return tuple(stages)

@@ -46,19 +46,19 @@ def histogram_lengths(path: Path) -> Ints:
         DataError: the file cannot be read, or has no document.
     """
     try:
-        found = _Histogram.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        parsed = _Histogram.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError):
         raise DataError(
             f"{path} is not a length histogram; write one with `modernbert inspect SHARDS --json`."
         ) from None
-    bins = [bin_ for bin_ in found.histogram if bin_.documents and bin_.stop > max(1, bin_.start)]
+    bins = [bin_ for bin_ in parsed.histogram if bin_.documents and bin_.stop > max(1, bin_.start)]
     if not bins:
         raise DataError(f"{path} has no document; write it with `modernbert inspect SHARDS --json`.")
     generator = np.random.Generator(np.random.PCG64DXSM(0))
     counts = np.array([bin_.documents for bin_ in bins], dtype=np.float64)
     chosen = generator.choice(len(bins), size=SAMPLE_DOCUMENTS, p=counts / counts.sum())
     low = np.log([max(1, bin_.start) for bin_ in bins])[chosen]
-    high = np.log([min(bin_.stop, (found.longest or bin_.stop - 1) + 1) for bin_ in bins])[chosen]
+    high = np.log([min(bin_.stop, (parsed.longest or bin_.stop - 1) + 1) for bin_ in bins])[chosen]
     return np.exp(low + (high - low).clip(min=0) * generator.random(SAMPLE_DOCUMENTS)).astype(np.int64).clip(min=1)
 
 

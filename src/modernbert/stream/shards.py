@@ -66,17 +66,17 @@ class Shards:
         for index in sorted(folder.glob("*.ds.index")):
             if not index.with_suffix("").is_file():
                 raise DataError(f"{index} has no {index.stem} beside it; copy both, or remove the index.")
-        found = cls(folder, shards, manifest)
-        if found.num_documents == 0:
+        opened = cls(folder, shards, manifest)
+        if opened.num_documents == 0:
             inner = next(iter(sorted(folder.glob("*/*.ds"))), None)
             remedy = f"give {inner.parent}, which does" if inner else "write it with `modernbert corpus`"
             raise DataError(f"{folder} holds no document in *.ds; {remedy}.")
-        if manifest and (manifest.documents, manifest.tokens) != (found.num_documents, found.num_tokens):
+        if manifest and (manifest.documents, manifest.tokens) != (opened.num_documents, opened.num_tokens):
             raise DataError(
-                f"{folder} holds {found.num_documents:,} documents and {found.num_tokens:,} tokens but its manifest "
+                f"{folder} holds {opened.num_documents:,} documents and {opened.num_tokens:,} tokens but its manifest "
                 f"says {manifest.documents:,} and {manifest.tokens:,}; remove it and run `modernbert corpus` again."
             )
-        return found
+        return opened
 
     def check_present(self) -> None:
         """Check that no shard was removed or changed in size after it was opened.

@@ -142,8 +142,8 @@ class MultiLabel(TextTask):
             return None
         if chosen != "balanced":
             return torch.from_numpy(named_weights(chosen, self.names))
-        held = np.sum([self.target(example) for example in examples], axis=0)
-        return torch.from_numpy(((len(examples) - held) / held.clip(min=1)).astype(np.float32))
+        positives = np.sum([self.target(example) for example in examples], axis=0)
+        return torch.from_numpy(((len(examples) - positives) / positives.clip(min=1)).astype(np.float32))
 
     def target(self, example: TextExample) -> npt.NDArray[np.generic]:
         return np.array([name in _labels(example) for name in self.names], dtype=np.float32)

@@ -40,10 +40,10 @@ def bm25_words(texts: Sequence[str], language: str) -> list[list[str]]:
         import Stemmer
     except ImportError:
         raise ConfigError(f"BM25 of English needs PyStemmer: {install_command('retrieval')}.") from None
-    found: list[list[str]] = load_bm25s().tokenize(
+    words: list[list[str]] = load_bm25s().tokenize(
         list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
     )
-    return found
+    return words
 
 
 def words_of(text: str) -> list[str]:

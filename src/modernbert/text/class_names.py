@@ -6,8 +6,8 @@ from typing import Any
 
 def class_names(features: Mapping[str, Any]) -> dict[str, list[str]]:
     """The class names of each column that has some, from a `Features` object or from its JSON form."""
-    found = {column: _names_of(feature) for column, feature in features.items()}
-    return {column: names for column, names in found.items() if names}
+    names_by_column = {column: _names_of(feature) for column, feature in features.items()}
+    return {column: names for column, names in names_by_column.items() if names}
 
 
 def with_class_names(values: Mapping[str, Any], names: Mapping[str, list[str]]) -> dict[str, Any]:

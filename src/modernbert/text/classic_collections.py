@@ -116,15 +116,15 @@ def _trec(path: Path) -> Iterator[Entry]:
 
 
 def _trec_entry(body: str, origin: Origin) -> Entry:
-    found = {name.lower(): _TAG.sub(" ", text).strip() for name, text in _FIELD.findall(body)}
-    name = re.sub(r"^Number:\s*", "", found.get("docno") or found.get("num") or "", flags=re.I).strip()
+    fields = {name.lower(): _TAG.sub(" ", text).strip() for name, text in _FIELD.findall(body)}
+    name = re.sub(r"^Number:\s*", "", fields.get("docno") or fields.get("num") or "", flags=re.I).strip()
     if not name:
         raise DataError(f"{origin}: there is no <DOCNO> or <num>; name the document or query.")
-    if "docno" in found and "text" not in found:  # everything after the name is the text
+    if "docno" in fields and "text" not in fields:  # everything after the name is the text
         rest = re.sub(r"<docno>.*?</docno>", "", body, flags=re.I | re.S)
         rest = re.sub(r"<title>.*?</title>", "", rest, flags=re.I | re.S)
-        found["text"] = _TAG.sub(" ", rest).strip()
-    return Entry(name.lstrip("0") or "0", origin, found)
+        fields["text"] = _TAG.sub(" ", rest).strip()
+    return Entry(name.lstrip("0") or "0", origin, fields)
 
 
 def _document(entry: Entry) -> tuple[str, str]:

@@ -228,14 +228,14 @@ def hub_folder(name: str, split: str) -> Path:
         else ["corpus*", "queries*", "qrels*", "corpus/*", "queries/*", "qrels/*", "data/*"]
     )
     try:
-        found = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns)
+        downloaded = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns)
     except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(
             f"There is no collection {name!r}, neither as a local folder nor on the hub ({reason}); give a folder, "
             "or check the name and the network."
         ) from None
-    return Path(found) / subfolder
+    return Path(downloaded) / subfolder
 
 
 def _find_file(folder: Path, stem: str) -> str | None:

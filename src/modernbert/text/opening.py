@@ -37,14 +37,14 @@ def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.startswith(_PYTHON):
-            found = _standard_library(path.removeprefix(_PYTHON))
+            matches = _standard_library(path.removeprefix(_PYTHON))
         elif Path(path).is_dir():
-            found = sorted(p for p in Path(path).glob(pattern) if p.is_file() and not p.name.startswith("."))
+            matches = sorted(p for p in Path(path).glob(pattern) if p.is_file() and not p.name.startswith("."))
         else:
-            found = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
-        if not found:
+            matches = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
+        if not matches:
             raise DataError(f"There is no file at {path!r}; give files, folders, globs, or python:MODULE.")
-        files += found
+        files += matches
     return files
 
 

@@ -93,9 +93,9 @@ def format_of(path: Path) -> Format | None:
 
 
 def _format(path: Path) -> Format:
-    found = format_of(path)
-    if found is None:
+    format = format_of(path)
+    if format is None:
         raise DataError(
             f"The name of {path} does not indicate its format; set csv, tsv, jsonl, json, parquet, conll or squad."
         )
-    return found
+    return format

@@ -55,8 +55,8 @@ class SpecialTokens:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "SpecialTokens":
         """Those that `load_tokenizer` found in the folder, or those of the tokenizer itself."""
-        found = getattr(tokenizer, _ATTRIBUTE, None)
-        return found if isinstance(found, cls) else _special_tokens(tokenizer, [])
+        tokens = getattr(tokenizer, _ATTRIBUTE, None)
+        return tokens if isinstance(tokens, cls) else _special_tokens(tokenizer, [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,22 +157,22 @@ def _special_tokens(tokenizer: Tokenizer, configs: Sequence[Mapping[str, Any]]) 
         LookupError: no token has a role; the argument is the role.
     """
     framed = tokenizer.encode("a")
-    found: dict[str, str] = {}
+    tokens: dict[str, str] = {}
     if tokenizer.num_special_tokens_to_add(False) == 2 and [
         *framed.special_tokens_mask[:1],
         *framed.special_tokens_mask[-1:],
     ] == [1, 1]:
-        found = {"cls": framed.tokens[0], "sep": framed.tokens[-1]}
+        tokens = {"cls": framed.tokens[0], "sep": framed.tokens[-1]}
     for role, (keys, names) in _ROLES.items():
         candidates = [values.get(key) for key in keys for values in configs]
         candidates += [_token_of(tokenizer, values.get(f"{key}_id")) for key in keys for values in configs]
         for candidate in [*candidates, *names]:
             name = candidate.get("content") if isinstance(candidate, dict) else candidate
-            if role not in found and isinstance(name, str) and tokenizer.token_to_id(name) is not None:
-                found[role] = name
-        if role not in found and role != "unk":
+            if role not in tokens and isinstance(name, str) and tokenizer.token_to_id(name) is not None:
+                tokens[role] = name
+        if role not in tokens and role != "unk":
             raise LookupError(role)
-    return SpecialTokens(found["cls"], found["sep"], found["pad"], found["mask"], found.get("unk"))
+    return SpecialTokens(tokens["cls"], tokens["sep"], tokens["pad"], tokens["mask"], tokens.get("unk"))
 
 
 def _token_of(tokenizer: Tokenizer, index: object) -> str | None:
@@ -213,7 +213,7 @@ def tokenizer_file(source: str | Path, *, revision: str | None = None, token: st
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     try:
-        found = hf_hub_download(str(source), "tokenizer.json", revision=revision, token=token)
+        downloaded = hf_hub_download(str(source), "tokenizer.json", revision=revision, token=token)
         for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json"):  # not every repository has all
             with contextlib.suppress(EntryNotFoundError):
                 hf_hub_download(str(source), name, revision=revision, token=token)
@@ -223,7 +223,7 @@ def tokenizer_file(source: str | Path, *, revision: str | None = None, token: st
             f"There is no tokenizer {str(source)!r}, neither as a local folder nor on the hub ({reason}); "
             "give the path of a tokenizer folder, or check the name and the network."
         ) from None
-    return Path(found)
+    return Path(downloaded)
 
 
 def sha256(source: str | Path) -> str:

@@ -64,10 +64,10 @@ class Processes:
         if self.size == 1:
             return list(values)
         dtype = torch.float64 if self.device.type != "mps" else torch.float32
-        together = torch.tensor(values, dtype=dtype, device=self.device)
-        distributed.all_reduce(together)
-        found: list[float] = together.tolist()
-        return found
+        tensor = torch.tensor(values, dtype=dtype, device=self.device)
+        distributed.all_reduce(tensor)
+        sums: list[float] = tensor.tolist()
+        return sums
 
     def add_up(self, values: Tensor) -> None:
         """Replace each value by its sum over all processes, in place, without waiting for the device."""
@@ -78,9 +78,9 @@ class Processes:
         """The items of all processes, in the order of their ranks, in every process."""
         if self.size == 1:
             return list(items)
-        found: list[Sequence[Item]] = [()] * self.size
-        distributed.all_gather_object(found, items)
-        return [item for part in found for item in part]
+        gathered: list[Sequence[Item]] = [()] * self.size
+        distributed.all_gather_object(gathered, items)
+        return [item for part in gathered for item in part]
 
     def wait(self) -> None:
         """Wait until all processes have reached this point."""

@@ -174,7 +174,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
                 math.ceil(number * len(batches) / self.settings.evaluations_per_epoch)
                 for number in range(1, self.settings.evaluations_per_epoch + 1)
             }
-            every = max(1, len(batches) // _REPORTS_PER_EPOCH)
+            report_every = max(1, len(batches) // _REPORTS_PER_EPOCH)
             read = epoch * self.num_examples + sum(map(len, batches[:first]))
             for number, batch in enumerate(batches[first:], first + 1):
                 total, ended = self.total(batch), number == len(batches)
@@ -186,7 +186,7 @@ class EpochLoop(TrainingLoop[ExampleUpdate, Progress]):
                     before=read,
                     epoch=epoch + 1 if ended else epoch,
                     batch=0 if ended else number,
-                    report=number in ends or number % every == 0,
+                    report=number in ends or number % report_every == 0,
                     evaluate=number in ends,
                 )
                 read += len(batch)

@@ -86,15 +86,17 @@ def run(
     """Like `finetune`, until `stop` is requested, and optionally with prepared data."""
     check_packages()
     check_trackers(recipe.machine.trackers, "machine.trackers")
-    with processes(recipe.machine.device) as these:
-        if these.first:
+    with processes(recipe.machine.device) as process_group:
+        if process_group.first:
             claim_folder(recipe, overwrite=overwrite)
-        these.wait()
-        with in_use(recipe.output) if these.first else nullcontext():
-            return _in_folder(recipe, these, stop, prepared)
+        process_group.wait()
+        with in_use(recipe.output) if process_group.first else nullcontext():
+            return _in_folder(recipe, process_group, stop, prepared)
 
 
-def _in_folder(recipe: FinetuneRecipe, these: Processes, stop: StopRequest, prepared: Prepared | None) -> Path | None:
+def _in_folder(
+    recipe: FinetuneRecipe, process_group: Processes, stop: StopRequest, prepared: Prepared | None
+) -> Path | None:
     if (recipe.output / "report.json").exists():
         logger.info("The run in %s is complete; --overwrite starts it again.", recipe.output)
         return recipe.output
@@ -102,8 +104,8 @@ def _in_folder(recipe: FinetuneRecipe, these: Processes, stop: StopRequest, prep
     results: list[SeedResult] = []
     best_model: TaskModel | None = None
     for seed in recipe.seeds:
-        finetuning = Finetuning(recipe, task, sets, seed, these)
-        with followed(finetuning.metrics, tracking(recipe, seed)) if these.first else nullcontext():
+        finetuning = Finetuning(recipe, task, sets, seed, process_group)
+        with followed(finetuning.metrics, tracking(recipe, seed)) if process_group.first else nullcontext():
             if not finetuning.train(stop):
                 return None
         model = finetuning.best_model()
@@ -112,10 +114,10 @@ def _in_folder(recipe: FinetuneRecipe, these: Processes, stop: StopRequest, prep
             best_model = model
         results.append(result)
     assert best_model is not None
-    if these.first:
+    if process_group.first:
         _write(recipe, task, sets, best_model, results)
         logger.info("The model and its report are in %s.", recipe.output)
-    these.wait()
+    process_group.wait()
     return recipe.output
 
 

@@ -75,12 +75,12 @@ def prepare(recipe: FinetuneRecipe) -> Prepared:
 
 def _read(task: Task[Any, Any], source: Source, name: str, skipped: dict[str, dict[str, int]]) -> list[Any]:
     examples = task.examples(source)
-    found = list(examples)
+    read = list(examples)
     if examples.skipped:
         skipped[name] = dict(examples.skipped)
         reasons = ", ".join(f"{count:,} for {reason}" for reason, count in examples.skipped.items())
         logger.warning("%s: %s", source.path, f"left out {reasons}.")
-    return found
+    return read
 
 
 def split(task: Task[Any, Any], examples: Sequence[Any], fraction: float) -> tuple[list[Any], list[Any]]:

@@ -57,10 +57,10 @@ def _values(
     encoded = {"train": sets.train, "validation": sets.validation, "test": sets.test}
     baselines: dict[str, dict[str, float]] = {}
     for name in best.measured:
-        found = encoded[name]
-        assert found is not None
-        baseline = task.baseline(sets.train.examples, found.examples)
-        baselines[name] = {} if baseline is None else task.metrics(found.examples, baseline)
+        encoded_set = encoded[name]
+        assert encoded_set is not None
+        baseline = task.baseline(sets.train.examples, encoded_set.examples)
+        baselines[name] = {} if baseline is None else task.metrics(encoded_set.examples, baseline)
     return {
         "task": recipe.task,
         "model": recipe.model,
@@ -121,14 +121,14 @@ def _markdown(recipe: FinetuneRecipe, values: Mapping[str, Any], best: SeedResul
         parts.append(f"## {name.capitalize()} set, {values['sets'][name]['examples']:,} examples\n")
         heads = ["", "value", "95 % interval", "baseline"] + (["seeds, mean ± deviation"] if several else [])
         rows = []
-        for metric, found in metrics.items():
+        for metric, result in metrics.items():
             row = [
                 metric.replace("_", " "),
-                f"**{found['value']:.4f}**",
-                f"{found['low']:.4f} to {found['high']:.4f}",
-                "" if found["baseline"] is None else f"{found['baseline']:.4f}",
+                f"**{result['value']:.4f}**",
+                f"{result['low']:.4f} to {result['high']:.4f}",
+                "" if result["baseline"] is None else f"{result['baseline']:.4f}",
             ]
-            rows.append(row + ([f"{fmean(found['seeds']):.4f} ± {stdev(found['seeds']):.4f}"] if several else []))
+            rows.append(row + ([f"{fmean(result['seeds']):.4f} ± {stdev(result['seeds']):.4f}"] if several else []))
         parts.append(table(heads, rows))
     parts.append(
         "Intervals are bootstrapped over the examples; the baseline predicts without reading the texts."

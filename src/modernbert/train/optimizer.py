@@ -128,8 +128,8 @@ class StableAdamW(torch.optim.Optimizer):
         beta1, beta2 = (_debiased(beta, state["step"]) for beta in group["betas"])
         grad, mean, square = (_local(x) for x in (gradient, state["exp_avg"], state["exp_avg_sq"]))
         if _native_supports(grad, mean, square):
-            found = native_operators.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"], scale)
-            return torch.tensor(found, dtype=parameter.dtype)
+            ratio_sum = native_operators.stable_adamw_moments(grad, mean, square, (beta1, beta2), group["eps"], scale)
+            return torch.tensor(ratio_sum, dtype=parameter.dtype)
         total = torch.zeros((), device=parameter.device, dtype=parameter.dtype)
         for g, m, v in _blocks(grad, mean, square):
             if scale != 1.0:
@@ -196,8 +196,8 @@ def _sum_over_shards(totals: Iterable[tuple[DTensor, Tensor]]) -> None:
     for mesh, members in by_mesh.items():
         together = torch.stack(members)
         torch.distributed.all_reduce(together, group=mesh.get_group())
-        for total, whole in zip(members, together.unbind(), strict=True):
-            total.copy_(whole)
+        for total, summed in zip(members, together.unbind(), strict=True):
+            total.copy_(summed)
 
 
 def _debiased(beta: float, step: int) -> float:

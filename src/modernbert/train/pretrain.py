@@ -78,30 +78,30 @@ def pretrain(recipe: PretrainRecipe, overwrite: bool = False) -> Path | None:
         ProcessError: another process of the run has ended.
     """
     check_trackers(recipe.run.trackers, "run.trackers")
-    with StopRequest() as stop, processes(recipe.run.device) as these:
-        return _pretrain(recipe, these, stop, overwrite)
+    with StopRequest() as stop, processes(recipe.run.device) as process_group:
+        return _pretrain(recipe, process_group, stop, overwrite)
 
 
-def _pretrain(recipe: PretrainRecipe, these: Processes, stop: StopRequest, overwrite: bool) -> Path | None:
-    if these.first:
+def _pretrain(recipe: PretrainRecipe, process_group: Processes, stop: StopRequest, overwrite: bool) -> Path | None:
+    if process_group.first:
         _claim_directory(recipe, overwrite)
-    these.wait()
-    with in_use(recipe.run.directory) if these.first else nullcontext():
-        return _in_directory(recipe, these, stop)
+    process_group.wait()
+    with in_use(recipe.run.directory) if process_group.first else nullcontext():
+        return _in_directory(recipe, process_group, stop)
 
 
-def _in_directory(recipe: PretrainRecipe, these: Processes, stop: StopRequest) -> Path | None:
+def _in_directory(recipe: PretrainRecipe, process_group: Processes, stop: StopRequest) -> Path | None:
     run = recipe.run
     final = run.directory / "final"
     if final.exists():
         logger.info("The run in %s is complete; --overwrite starts it again.", run.directory)
         return final
-    if these.first:
+    if process_group.first:
         check_inputs(recipe)
-    these.wait()
-    pretraining = Pretraining(recipe, these)
+    process_group.wait()
+    pretraining = Pretraining(recipe, process_group)
     tracking = Tracking(run.trackers, run.project, run.directory.name, run.directory, recipe.model_dump(mode="json"))
-    with followed(pretraining.metrics, tracking) if these.first else nullcontext():
+    with followed(pretraining.metrics, tracking) if process_group.first else nullcontext():
         return pretraining.run(stop)
 
 

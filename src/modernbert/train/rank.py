@@ -75,15 +75,15 @@ def train_ranker(recipe: RankingRecipe, overwrite: bool = False) -> Path | None:
         CheckpointError: there is no such model.
     """
     check_trackers(recipe.machine.trackers, "machine.trackers")
-    with StopRequest() as stop, processes(recipe.machine.device) as these:
-        if these.first:
+    with StopRequest() as stop, processes(recipe.machine.device) as process_group:
+        if process_group.first:
             claim_folder(recipe, overwrite=overwrite)
-        these.wait()
-        with in_use(recipe.output) if these.first else nullcontext():
-            return _in_folder(recipe, these, stop)
+        process_group.wait()
+        with in_use(recipe.output) if process_group.first else nullcontext():
+            return _in_folder(recipe, process_group, stop)
 
 
-def _in_folder(recipe: RankingRecipe, these: Processes, stop: StopRequest) -> Path | None:
+def _in_folder(recipe: RankingRecipe, process_group: Processes, stop: StopRequest) -> Path | None:
     if (recipe.output / _REPORT).exists():
         logger.info("The run in %s is complete.", recipe.output)
         return recipe.output
@@ -92,19 +92,19 @@ def _in_folder(recipe: RankingRecipe, these: Processes, stop: StopRequest) -> Pa
     runs: list[RankerTraining] = []
     baselines = _Baselines(recipe)
     for seed in recipe.seeds:
-        run = RankerTraining(recipe, examples, validation, seed, these)
-        with followed(run.metrics, _tracking(recipe, seed)) if these.first else nullcontext():
-            if these.first:
+        run = RankerTraining(recipe, examples, validation, seed, process_group)
+        with followed(run.metrics, _tracking(recipe, seed)) if process_group.first else nullcontext():
+            if process_group.first:
                 baselines.measure(run)
-            these.wait()
+            process_group.wait()
             if not run.train(stop):
                 return None
         runs.append(run)
-    if these.first:
+    if process_group.first:
         best = max(runs, key=lambda one: -math.inf if one.progress.best is None else one.progress.best)
         _write(recipe, best, runs, examples)
         logger.info("The model and its report are in %s.", recipe.output)
-    these.wait()
+    process_group.wait()
     return recipe.output
 
 

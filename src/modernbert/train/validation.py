@@ -62,13 +62,13 @@ def count(
 ) -> Totals:
     """The sums from which `evaluate` computes its results."""
     device = next(model.parameters()).device
-    these = processes or Processes(0, 1, device)
+    process_group = processes or Processes(0, 1, device)
     byte_lengths = torch.from_numpy(vocabulary.byte_lengths).to(device)
     training = model.training
     model.eval()
     nats = correct = predictions = num_bytes = 0.0
-    local = these.share(batches)
-    for number in range(these.largest_share(len(batches))):
+    local = process_group.share(batches)
+    for number in range(process_group.largest_share(len(batches))):
         batch = (
             local[number] if number < len(local) else batches[0]
         )  # sharding needs the same number of passes in all processes
@@ -83,4 +83,4 @@ def count(
             num_bytes += int(byte_lengths[targets].sum())
             predictions += len(targets)
     model.train(training)
-    return Totals(*these.sum(nats, correct, predictions, num_bytes))
+    return Totals(*process_group.sum(nats, correct, predictions, num_bytes))

@@ -39,12 +39,14 @@ def cached_backward(
     first = rank << 32  # index of this process's first mini-batch
     if (keep or len(mini_batches) == 1) and group is None:
         value = loss(
-            torch.cat([_seeded(embed, part, seed, first + number) for number, part in enumerate(mini_batches)])
+            torch.cat(
+                [_seeded(embed, mini_batch, seed, first + number) for number, mini_batch in enumerate(mini_batches)]
+            )
         )
         value.backward()
         return float(value.detach())
     with torch.no_grad():
-        vectors = [_seeded(embed, part, seed, first + number) for number, part in enumerate(mini_batches)]
+        vectors = [_seeded(embed, mini_batch, seed, first + number) for number, mini_batch in enumerate(mini_batches)]
     lengths = [len(each) for each in vectors]
     local = torch.cat(vectors)
     gathered = [local] if group is None else _gather(local, group)
@@ -53,27 +55,27 @@ def cached_backward(
     value.backward()
     assert all_vectors.grad is not None, "the loss depends on the vectors"
     gradient = all_vectors.grad.split([len(each) for each in gathered])[rank]
-    for number, (part, local_gradient) in enumerate(zip(mini_batches, gradient.split(lengths), strict=True)):
-        rows = _seeded(embed, part, seed, first + number)
+    for number, (mini_batch, local_gradient) in enumerate(zip(mini_batches, gradient.split(lengths), strict=True)):
+        rows = _seeded(embed, mini_batch, seed, first + number)
         if rows.requires_grad:  # queries of a frozen table have no gradients
             rows.backward(local_gradient)
     return float(value.detach())
 
 
-def _seeded(embed: Callable[[MiniBatch], Tensor], part: MiniBatch, seed: int, number: int) -> Tensor:
+def _seeded(embed: Callable[[MiniBatch], Tensor], mini_batch: MiniBatch, seed: int, number: int) -> Tensor:
     torch.manual_seed((seed + (number + 1) * _SEED_STEP) % 2**64)
-    return embed(part)
+    return embed(mini_batch)
 
 
-def _gather(own: Tensor, group: distributed.ProcessGroup) -> list[Tensor]:
+def _gather(rows: Tensor, group: distributed.ProcessGroup) -> list[Tensor]:
     """The rows of every process; their numbers may differ."""
     size = distributed.get_world_size(group)
-    count = torch.tensor([len(own)], device=own.device)
+    count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(size)]
     distributed.all_gather(counts, count, group=group)
-    most = max(int(each) for each in counts)
-    padded = own.new_zeros(most, *own.shape[1:])
-    padded[: len(own)] = own
-    found = [torch.empty_like(padded) for _ in range(size)]
-    distributed.all_gather(found, padded, group=group)
-    return [rows[: int(each)] for rows, each in zip(found, counts, strict=True)]
+    most = max(int(number) for number in counts)
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in range(size)]
+    distributed.all_gather(gathered, padded, group=group)
+    return [gathered_rows[: int(number)] for gathered_rows, number in zip(gathered, counts, strict=True)]

@@ -24,8 +24,8 @@ def maxsim(
     tokens, such as the punctuation of documents. Only the similarities of some documents are in memory at a time. The
     index of the largest one is kept for each query vector and document (int32) for the backward pass. Scores are fp32.
     """
-    found: Tensor = _MaxSim.apply(queries, tuple(query_lengths), documents, tuple(document_lengths), elements_at_once)
-    return found
+    scores: Tensor = _MaxSim.apply(queries, tuple(query_lengths), documents, tuple(document_lengths), elements_at_once)
+    return scores
 
 
 def maxsim_per_query(
@@ -66,16 +66,16 @@ class _MaxSim(torch.autograd.Function):
             if width == 0:
                 continue
             columns = torch.tensor(chosen, device=documents.device)
-            places = torch.arange(width, device=documents.device)
-            real = places < lengths[columns].unsqueeze(1)
-            rows = (begins[columns].unsqueeze(1) + places).where(real, begins[columns].unsqueeze(1))
+            positions = torch.arange(width, device=documents.device)
+            real = positions < lengths[columns].unsqueeze(1)
+            rows = (begins[columns].unsqueeze(1) + positions).where(real, begins[columns].unsqueeze(1))
             rows = rows.clamp(max=len(documents) - 1)  # an empty document at the end
             products = queries @ documents[rows.flatten()].T
             products = products.view(len(queries), *rows.shape).masked_fill(~real, -torch.inf)
-            values, where = products.max(-1)
+            values, index = products.max(-1)
             filled = lengths[columns] > 0
             largest[:, columns] = values.float().where(filled, EMPTY_SCORE)
-            best[:, columns] = (begins[columns] + where).to(torch.int32)
+            best[:, columns] = (begins[columns] + index).to(torch.int32)
         owner = torch.repeat_interleave(
             torch.arange(len(query_lengths), device=queries.device),
             torch.tensor(query_lengths, device=queries.device),
@@ -88,8 +88,8 @@ class _MaxSim(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, None, None]:
         queries, documents, best, owner, empty = ctx.saved_tensors
-        of_queries = torch.zeros_like(queries, dtype=torch.float32)
-        of_documents = torch.zeros_like(documents, dtype=torch.float32)
+        query_gradients = torch.zeros_like(queries, dtype=torch.float32)
+        document_gradients = torch.zeros_like(documents, dtype=torch.float32)
         gradient = gradient.masked_fill(empty, 0)
         at_once = max(1, _ELEMENTS_AT_ONCE // max(1, best.shape[1] * queries.shape[1]))
         for begin in range(0, len(queries), at_once):
@@ -97,10 +97,10 @@ class _MaxSim(torch.autograd.Function):
             weights = gradient[owner[part]]  # (query vectors, documents)
             rows = best[part].long().masked_fill(empty, 0)
             chosen = documents[rows.flatten()].view(*rows.shape, -1).float()
-            of_queries[part] = torch.einsum("qd,qdh->qh", weights, chosen)
-            given = weights.unsqueeze(-1) * queries[part].float().unsqueeze(1)
-            of_documents.index_add_(0, rows.flatten(), given.flatten(0, 1))
-        return of_queries.to(queries.dtype), None, of_documents.to(documents.dtype), None, None
+            query_gradients[part] = torch.einsum("qd,qdh->qh", weights, chosen)
+            vector_gradients = weights.unsqueeze(-1) * queries[part].float().unsqueeze(1)
+            document_gradients.index_add_(0, rows.flatten(), vector_gradients.flatten(0, 1))
+        return query_gradients.to(queries.dtype), None, document_gradients.to(documents.dtype), None, None
 
 
 def _groups(lengths: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -200,8 +200,8 @@ class RankingObjective:
             queries, documents = F.normalize(queries, dim=-1), F.normalize(documents, dim=-1)
         if self.resolved.name == "contrastive" and self.settings.in_batch:
             return self._contrastive(queries @ documents.T, items, excluded)
-        own = queries.repeat_interleave(_tensor(counts, rows), 0)
-        return self._list_loss([*(own * documents).sum(-1).split(counts)], items)
+        repeated_queries = queries.repeat_interleave(_tensor(counts, rows), 0)
+        return self._list_loss([*(repeated_queries * documents).sum(-1).split(counts)], items)
 
     def _late_loss(
         self, queries: Tensor, documents: Tensor, query_counts: list[int], document_counts: list[int],

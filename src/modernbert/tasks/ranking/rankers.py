@@ -54,15 +54,15 @@ class Bm25(Ranker):
         began = time.perf_counter()
         index = bm25s.BM25()
         index.index(bm25_words(documents, self.language), show_progress=False)
-        built = time.perf_counter()
-        places, scores = index.retrieve(
+        indexed = time.perf_counter()
+        indices, scores = index.retrieve(
             bm25_words(queries, self.language), k=min(top, len(documents)), show_progress=False, n_threads=1
         )
         stored = sum(part.nbytes for part in index.scores.values() if isinstance(part, np.ndarray))
-        self.cost = Cost(built - began, time.perf_counter() - built, stored)
+        self.cost = Cost(indexed - began, time.perf_counter() - indexed, stored)
         return [
-            [(int(place), float(score)) for place, score in zip(*row, strict=True) if score > 0]
-            for row in zip(places, scores, strict=True)
+            [(int(number), float(score)) for number, score in zip(*row, strict=True) if score > 0]
+            for row in zip(indices, scores, strict=True)
         ]
 
 

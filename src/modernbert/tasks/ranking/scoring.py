@@ -62,9 +62,11 @@ def as_teacher(predictor: object) -> Teacher:
 
     def similarities(pairs: Sequence[tuple[str, str]]) -> list[float]:
         queries, documents = (list(dict.fromkeys(each)) for each in zip(*pairs, strict=True))
-        of_query = dict(zip(queries, embedder.encode_query(queries), strict=True))
-        of_document = dict(zip(documents, embedder.encode_document(documents), strict=True))
-        return [float(embedder.similarity(of_query[query], of_document[document])) for query, document in pairs]
+        query_vectors = dict(zip(queries, embedder.encode_query(queries), strict=True))
+        document_vectors = dict(zip(documents, embedder.encode_document(documents), strict=True))
+        return [
+            float(embedder.similarity(query_vectors[query], document_vectors[document])) for query, document in pairs
+        ]
 
     return similarities
 

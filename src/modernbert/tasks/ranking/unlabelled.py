@@ -51,7 +51,7 @@ def unlabelled_pairs(
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text, split at punctuation, line ends and wide gaps."""
-    return [" ".join(found.split()) for found in _SENTENCE.findall(text) if found.strip()]
+    return [" ".join(sentence.split()) for sentence in _SENTENCE.findall(text) if sentence.strip()]
 
 
 def _words(text: str) -> list[str]:

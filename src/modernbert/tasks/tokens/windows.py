@@ -35,7 +35,7 @@ class Units:
 
     offsets: WordOffsets
     anchors: npt.NDArray[np.int64]
-    of_tokens: npt.NDArray[np.int64]  # (tokens,) the unit of each token that has a label, -1 for other tokens
+    unit_of_token: npt.NDArray[np.int64]  # (tokens,) the unit of each token that has a label, -1 for other tokens
 
     @classmethod
     def of(cls, text: TokenizedText, words: WordOffsets | None) -> "Units":
@@ -43,7 +43,7 @@ class Units:
             return cls._of_words(text, words)
         offsets: list[tuple[int, int]] = []
         anchors: list[int] = []
-        of_tokens = np.full(len(text.ids), -1, dtype=np.int64)
+        unit_of_token = np.full(len(text.ids), -1, dtype=np.int64)
         for token, (begin, end) in enumerate(text.offsets.tolist()):
             if begin == end:
                 continue  # white space is outside of spans
@@ -52,19 +52,19 @@ class Units:
             else:
                 offsets.append((begin, end))
                 anchors.append(token)
-            of_tokens[token] = len(offsets) - 1
-        return cls(tuple(offsets), np.array(anchors, dtype=np.int64), of_tokens)
+            unit_of_token[token] = len(offsets) - 1
+        return cls(tuple(offsets), np.array(anchors, dtype=np.int64), unit_of_token)
 
     @classmethod
     def _of_words(cls, text: TokenizedText, words: WordOffsets) -> "Units":
         begins = np.array([begin for begin, _ in words], dtype=np.int64)
-        of_words = np.searchsorted(text.offsets[:, 1], begins, side="right").clip(max=len(text.ids) - 1)
-        anchors, first = np.unique(of_words, return_index=True)
+        first_tokens = np.searchsorted(text.offsets[:, 1], begins, side="right").clip(max=len(text.ids) - 1)
+        anchors, first = np.unique(first_tokens, return_index=True)
         last = np.append(first[1:], len(words)) - 1
         offsets = tuple((words[one][0], words[other][1]) for one, other in zip(first, last, strict=True))
-        of_tokens = np.full(len(text.ids), -1, dtype=np.int64)
-        of_tokens[anchors] = np.arange(len(offsets))
-        return cls(offsets, anchors.astype(np.int64), of_tokens)
+        unit_of_token = np.full(len(text.ids), -1, dtype=np.int64)
+        unit_of_token[anchors] = np.arange(len(offsets))
+        return cls(offsets, anchors.astype(np.int64), unit_of_token)
 
     def tags(self, spans: Sequence[Span]) -> list[str]:
         """The tag of each unit. A unit in two spans gets the tag of the first one."""
@@ -171,13 +171,13 @@ def decode_spans(
     of the token decides. If `words` are given, no span begins or ends inside a word.
     """
     forbidden, forbidden_inside = forbidden_transitions(encoded.tags), forbidden_inside_word(encoded.tags)
-    of_texts: list[list[int]] = [[] for _ in encoded.texts]
+    windows_of_text: list[list[int]] = [[] for _ in encoded.texts]
     for number, window in enumerate(encoded.windows):
-        of_texts[window.example].append(number)
+        windows_of_text[window.example].append(number)
     assert len(logits) == len(encoded.windows), "one array of logits for each window"
     decoded: list[ScoredSpans] = []
     words_by_text = [None] * len(encoded.texts) if words is None else words
-    for units, numbers, text_words in zip(encoded.units, of_texts, words_by_text, strict=True):
+    for units, numbers, text_words in zip(encoded.units, windows_of_text, words_by_text, strict=True):
         text_windows = [encoded.windows[number] for number in numbers]
         if not units.offsets:
             decoded.append(())
@@ -211,9 +211,9 @@ def _token_labels(units: Units, tags: Sequence[str], numbers: Mapping[str, int])
     """The class of each token. Further tokens of a unit are inside the span."""
     first = np.array([numbers[tag] for tag in tags], dtype=np.int64)
     inside = np.array([numbers[f"I-{tag[2:]}" if tag != "O" else tag] for tag in tags], dtype=np.int64)
-    labels = np.full(len(units.of_tokens), IGNORED, dtype=np.int64)
-    learned = units.of_tokens >= 0
-    labels[learned] = inside[units.of_tokens[learned]]
+    labels = np.full(len(units.unit_of_token), IGNORED, dtype=np.int64)
+    learned = units.unit_of_token >= 0
+    labels[learned] = inside[units.unit_of_token[learned]]
     labels[units.anchors] = first
     return labels
 

@@ -92,11 +92,11 @@ def test_an_interrupted_source_resumes_with_the_unfinished_tasks(texts, tokenize
         yield from original(self, data, rank, world_size)
 
     monkeypatch.setattr(steps.TokenShardWriter, "run", run)
-    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    corpus_recipe = recipe(texts, tokenizer, tmp_path / "out", workers=1)
     with pytest.raises(KeyboardInterrupt):
-        build_corpus(wanted)
+        build_corpus(corpus_recipe)
     assert not (tmp_path / "out" / "mixed").exists()
-    build_corpus(wanted)
+    build_corpus(corpus_recipe)
     assert tasks == [0, 1, 1, 2]
     monkeypatch.undo()
     build_corpus(recipe(texts, tokenizer, tmp_path / "whole", workers=1))
@@ -160,9 +160,11 @@ def test_another_language_model_with_the_same_name_is_detected(tmp_path):
 
 def test_an_empty_result_is_an_error_and_leaves_no_folder(tokenizer, tmp_path):
     (tmp_path / "x.jsonl").write_text('{"body": "text"}\n')
-    wanted = recipe(tmp_path, tokenizer, tmp_path / "out", workers=1, source={"paths": [str(tmp_path / "x.jsonl")]})
+    corpus_recipe = recipe(
+        tmp_path, tokenizer, tmp_path / "out", workers=1, source={"paths": [str(tmp_path / "x.jsonl")]}
+    )
     with pytest.raises(DataError, match="no usable document \\(1 x not a text\\); check paths and text_key"):
-        build_corpus(wanted)
+        build_corpus(corpus_recipe)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -200,13 +202,13 @@ def test_folders_of_the_user_with_similar_names_stay(texts, tokenizer, tmp_path)
     )
 
 
-def begun(wanted, monkeypatch):
-    """The folder of a build that was stopped before its end."""
+def begun(corpus_recipe, monkeypatch):
+    """The folder of an interrupted build."""
     with monkeypatch.context() as patched:
         patched.setattr(build, "_summary", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            build_corpus(wanted)
-    return max(wanted.output.glob(".mixed.*.partial"), key=lambda path: path.stat().st_ctime_ns)
+            build_corpus(corpus_recipe)
+    return max(corpus_recipe.output.glob(".mixed.*.partial"), key=lambda path: path.stat().st_ctime_ns)
 
 
 def test_unfinished_folders_with_other_options_are_removed_unless_in_use(texts, tokenizer, tmp_path, monkeypatch):
@@ -222,10 +224,10 @@ def test_unfinished_folders_with_other_options_are_removed_unless_in_use(texts, 
 
 
 def test_a_source_in_use_is_refused_with_the_process_id(texts, tokenizer, tmp_path, monkeypatch):
-    wanted = recipe(texts, tokenizer, tmp_path / "out", workers=1)
-    partial = begun(wanted, monkeypatch)
+    corpus_recipe = recipe(texts, tokenizer, tmp_path / "out", workers=1)
+    partial = begun(corpus_recipe, monkeypatch)
     with in_use(partial), pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()} on "):
-        build_corpus(wanted)
+        build_corpus(corpus_recipe)
 
 
 def test_shards_are_flushed_to_disk_before_the_folder_is_renamed(texts, tokenizer, tmp_path, monkeypatch):

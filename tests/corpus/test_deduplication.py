@@ -74,7 +74,7 @@ def test_one_of_near_duplicates_is_kept_and_no_other_document_is_removed(tokeniz
 
 
 def test_the_options_set_the_similarity_of_near_duplicates(tokenizer, tmp_path):
-    """The halves of two documents are the same: too little for the defaults, enough for many small buckets."""
+    """Half of two documents is equal: too little for the defaults, enough for many small buckets."""
     same = text(0, 100)
     write(tmp_path / "texts", [f"{same} {text(1, 40)}", f"{same} {text(2, 40)}", text(3)])
     [strict] = build_corpus(
@@ -113,7 +113,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(kind, tokenizer, tm
 
 
 def test_a_refused_document_does_not_make_others_duplicates(tokenizer, tmp_path):
-    """Or else both would be gone: the first as too long, the second as its duplicate."""
+    """Otherwise both would be removed: the first by a filter, the second as its duplicate."""
     a = text(0)
     write(tmp_path / "texts", ["few words", a, "few words", a])
     options = {"filters": ["gopher-quality"], "filter_options": {"gopher-quality": {"min_stop_words": 0}}}
@@ -144,14 +144,16 @@ def test_an_interrupted_source_resumes_at_its_stage(stopped_in, tokenizer, tmp_p
         monkeypatch.setattr(kind, "run", watched)
     texts = [text(seed) for seed in range(6)]
     write(tmp_path / "texts", texts[:4], texts[2:])
-    wanted = recipe(tmp_path / "texts", tokenizer, tmp_path / "out", deduplicate="minhash", minhash={"buckets": 2})
+    corpus_recipe = recipe(
+        tmp_path / "texts", tokenizer, tmp_path / "out", deduplicate="minhash", minhash={"buckets": 2}
+    )
     with pytest.raises(KeyboardInterrupt):
-        build_corpus(wanted)
+        build_corpus(corpus_recipe)
     assert not (tmp_path / "out" / "web").exists()
-    build_corpus(wanted)
+    build_corpus(corpus_recipe)
     assert len(ran) == 2 + 2 + 1 + 2 + 1
     assert len(set(ran)) == len(ran) - 1
     monkeypatch.undo()
-    build_corpus(wanted.model_copy(update={"output": tmp_path / "whole"}))
+    build_corpus(corpus_recipe.model_copy(update={"output": tmp_path / "whole"}))
     assert contents(tmp_path / "out" / "web") == contents(tmp_path / "whole" / "web")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["web"]

@@ -42,7 +42,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def ray():
-    """A Ray of two workers that is there already, as on a cluster."""
+    """A running Ray with two workers, as on a cluster."""
     ray = pytest.importorskip("ray", reason="Ray, an extra, is not installed: it has no wheel for every Python")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
@@ -51,7 +51,7 @@ def ray():
 
 @pytest.fixture
 def others_ray(monkeypatch):
-    """A Ray that somebody else has started on this machine, so far as a new one can see."""
+    """Simulates a Ray of another user on this machine."""
     with tempfile.TemporaryDirectory() as folder:  # tmp_path is too long for the names of Ray's sockets
         monkeypatch.setenv("RAY_TMPDIR", folder)
         (Path(folder) / "ray").mkdir()
@@ -63,7 +63,7 @@ def others_ray(monkeypatch):
 @pytest.mark.distributed
 @RAYS_WARNINGS
 def test_two_ray_workers_write_the_same_as_the_local_executor(others_ray, texts, tokenizer, tmp_path):
-    """Every file is the same to the byte, so all documents stand in the same order."""
+    """All files are identical, so all documents have the same order."""
     local = build(texts, tokenizer, tmp_path / "local", workers=1)
     assert build(texts, tokenizer, tmp_path / "ray", workers=2, executor="ray") == local
     assert contents(tmp_path / "ray" / "web") == contents(tmp_path / "local" / "web")
@@ -121,7 +121,7 @@ def cluster(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_slurm_jobs_write_the_same_as_the_local_executor(cluster, texts, tokenizer, tmp_path):
-    """No Slurm: its programs are played by others, which run the scripts as they are."""
+    """Fake Slurm programs, which run the scripts locally."""
     local = build(texts, tokenizer, tmp_path / "local", workers=1)
     assert build(texts, tokenizer, tmp_path / "slurm", executor="slurm", workers=2, slurm=SLURM) == local
     assert contents(tmp_path / "slurm" / "web") == contents(tmp_path / "local" / "web")

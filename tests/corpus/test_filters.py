@@ -166,7 +166,7 @@ def test_a_missing_word_splitter_is_an_error_with_the_install_command(monkeypatc
 
 
 def test_unset_new_keys_do_not_change_the_fingerprint():
-    """Or else shards that were written before there were filters would have to be made again."""
+    """Otherwise shards of older versions would have to be rebuilt."""
     source = Source(name="web", paths=("texts/*.jsonl",), min_characters=20)
     assert _fingerprint(source, [], "hash") == "29146213e6ea8635adec9c007c515fd6cd8cb569e058faaf72c6900004e4b2ea"
     assert (

@@ -1,4 +1,4 @@
-"""Every estimate against what torch itself counts or keeps."""
+"""Every estimate is compared with what torch counts or keeps."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ SHAPE = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 384, "num_
 
 @pytest.fixture(autouse=True)
 def _without_native_kernels():
-    """They keep less than what is reckoned for a GPU."""
+    """They keep less memory than the estimate for a GPU."""
     native.select("off")
     yield
     native.select("")
@@ -60,7 +60,7 @@ def loss_of(model, precision):
 
 
 def kept_bytes(model, precision):
-    """Storage that the graph of one loss keeps alive, parameters left out."""
+    """Storage that the graph of one loss keeps alive, without parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept, alive = {}, []
 
@@ -201,12 +201,12 @@ def test_the_peak_memory_of_an_update_equals_the_estimate(precision, checkpointi
 
 def test_sharding_divides_the_memory_of_every_device():
     config = EncoderConfig.base()
-    whole = estimate_memory(config, Setting("bf16"), 8192, RATIO, passes=1)
+    unsharded = estimate_memory(config, Setting("bf16"), 8192, RATIO, passes=1)
     parts = estimate_memory(config, Setting("bf16", shards=8), 8192, RATIO, passes=1)
     for name in ("weights", "gradients", "optimizer"):
-        assert getattr(parts, name) == pytest.approx(getattr(whole, name) / 8, rel=1e-6)
+        assert getattr(parts, name) == pytest.approx(getattr(unsharded, name) / 8, rel=1e-6)
     several = estimate_memory(config, Setting("bf16", shards=8), 8192, RATIO, passes=2)
-    assert several.gradients == parts.gradients + whole.gradients
+    assert several.gradients == parts.gradients + unsharded.gradients
 
 
 def test_checkpointing_keeps_less_and_recomputes_a_third_of_the_layers():

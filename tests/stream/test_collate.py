@@ -100,7 +100,7 @@ def test_invalid_settings_are_refused(tokenizer, settings):
 
 
 @pytest.mark.parametrize(
-    ("examples", "said"),
+    ("examples", "message"),
     [
         ([""], "no token"),
         ([{"title": "x"}], "neither text nor input_ids; it has title"),
@@ -109,6 +109,6 @@ def test_invalid_settings_are_refused(tokenizer, settings):
         ([[-4]], "has the id -4"),
     ],
 )
-def test_an_invalid_example_is_an_error(tokenizer, examples, said):
-    with pytest.raises(DataError, match=said):
+def test_an_invalid_example_is_an_error(tokenizer, examples, message):
+    with pytest.raises(DataError, match=message):
         collate_mlm(tokenizer)(examples)

@@ -47,11 +47,11 @@ def test_packing_statistics_of_lengths_equal_those_of_the_shards(shards):
 def test_lengths_from_a_histogram_have_its_distribution(shards, tmp_path):
     path = tmp_path / "histogram.json"
     path.write_text(json.dumps(asdict(inspect(shards, 128))))
-    drawn, real = histogram_lengths(path), Shards.open(shards).lengths
-    assert drawn.max() <= real.max()
-    assert np.mean(drawn) == pytest.approx(np.mean(real), rel=0.1)
+    sampled, real = histogram_lengths(path), Shards.open(shards).lengths
+    assert sampled.max() <= real.max()
+    assert np.mean(sampled) == pytest.approx(np.mean(real), rel=0.1)
     edges = [2**power for power in range(4, 10)]
-    shares = [np.histogram(lengths, edges)[0] / len(lengths) for lengths in (drawn, real)]
+    shares = [np.histogram(lengths, edges)[0] / len(lengths) for lengths in (sampled, real)]
     np.testing.assert_allclose(*shares, atol=0.01)
 
 
@@ -71,14 +71,14 @@ def test_a_histogram_without_a_document_is_refused(tmp_path):
 
 
 def test_mixture_weights_are_fractions_of_the_tokens():
-    """As the loader serves them: so the source with emptier rows gives more rows."""
+    """As in the loader: the source with a lower packing efficiency has more packed sequences."""
     full, empty = packing_statistics(np.full(64, 62), 64, {None}), packing_statistics(np.full(64, 30), 63, {None})
     empty = type(empty)(64, empty.tokens_per_sequence, empty.chunks_per_token, empty.keys)
     assert (full.tokens_per_sequence, empty.tokens_per_sequence) == (64, 32)
     mixed = mixture_statistics({"full": full, "empty": empty}, {"full": 1.0, "empty": 1.0})
     assert mixed.tokens_per_sequence == Fraction(3 * 64, 4) * Fraction(
         8, 9
-    )  # a third of the rows hold half of the tokens
+    )  # a third of the packed sequences hold half of the tokens
     assert mixed.keys[None] == (64 + 32) / 2
     assert mixed.chunks_per_token == (1 / 64 + 1 / 32) / 2
 

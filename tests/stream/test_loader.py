@@ -31,7 +31,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def small_buffers():
-    """So that a few rows cross buffers and epochs."""
+    """Small buffers, so that a few packed sequences cross buffers and epochs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "_BUFFER_DOCUMENTS", 16)
         yield

@@ -28,8 +28,8 @@ def test_masking_is_deterministic_and_never_predicts_special_tokens(ids, ratio, 
     assert np.array_equal(labels[chosen], ids[chosen])
     assert np.array_equal(inputs[~chosen], ids[~chosen])
     assert not SPECIAL[ids[chosen]].any()
-    drawn = inputs[chosen]
-    assert not SPECIAL[drawn[drawn != VOCABULARY.mask_id]].any()
+    replaced_ids = inputs[chosen]
+    assert not SPECIAL[replaced_ids[replaced_ids != VOCABULARY.mask_id]].any()
 
 
 @pytest.fixture(scope="module")

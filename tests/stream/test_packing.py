@@ -56,7 +56,7 @@ def test_best_fit_places_every_item_once_and_opens_bins_only_if_needed(sizes):
     assert sorted(item for row in rows for item in row) == list(range(len(sizes)))
     totals = [sum(sizes[item] for item in row) for row in rows]
     assert all(total <= 50 for total in totals)
-    assert sum(total <= 25 for total in totals) <= 1  # two half-empty rows would have been one
+    assert sum(total <= 25 for total in totals) <= 1  # two half-empty bins would fit into one
 
 
 def test_the_order_depends_on_the_seed_alone(make):
@@ -72,7 +72,7 @@ def test_each_epoch_has_its_own_order(make):
     first, second = epoch(packer), epoch(packer)
     flat = [sorted((p.document, p.start) for row in rows for p in row) for rows in (first, second)]
     assert first != second
-    assert len(flat[1]) >= len(flat[0]) - 8  # the first row of the second epoch was already taken
+    assert len(flat[1]) >= len(flat[0]) - 8  # the first packed sequence of the second epoch is already used
 
 
 def test_a_position_is_the_complete_state(make):

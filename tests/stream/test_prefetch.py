@@ -28,7 +28,7 @@ def test_no_more_items_are_computed_than_ahead(ahead):
     def numbers():
         for number in range(100):
             made.append(number)
-            if number == ahead:  # one more than may be ready waits in the thread's hand
+            if number == ahead:  # one more item is computed and waits in the thread
                 full.set()
             if number == ahead + 1:
                 more.set()
@@ -44,17 +44,17 @@ def test_no_more_items_are_computed_than_ahead(ahead):
 
 
 def test_an_error_is_raised_unchanged_after_the_items_before_it():
-    wanted = CountedError("the third")
+    expected = CountedError("the third")
 
     def numbers():
         yield from (1, 2)
-        raise wanted
+        raise expected
 
     with Prefetch(numbers(), ahead=4) as items:
         assert [next(items), next(items)] == [1, 2]
         with pytest.raises(CountedError) as found:
             next(items)
-    assert found.value is wanted
+    assert found.value is expected
     assert not threads()
 
 

@@ -212,7 +212,7 @@ def test_a_shard_that_changes_after_opening_is_an_error(tmp_path):
 
 
 def test_document_indices_have_four_bytes_and_the_same_order_as_eight(tmp_path):
-    """What a run keeps in memory for each document; the stream of a run must not hang on it."""
+    """A run keeps the indices in memory; their dtype must not change the stream."""
     write_shard(tmp_path / "a.ds", [[i] * (1 + i % 7) for i in range(500)])
     split = Shards.open(tmp_path).split(0.1)
     assert split.train.shards.lengths.dtype == split.train.indices.dtype == np.int32
@@ -231,7 +231,7 @@ def test_large_lengths_have_eight_bytes():
 
 
 def test_a_shard_that_is_truncated_while_mapped_is_an_error(tmp_path):
-    """Reading behind its end would kill the process."""
+    """Reading after the end of the file would kill the process."""
     for name in ("a.ds", "a.ds.index"):
         folder = tmp_path / name
         write_shard(folder / "a.ds", [[1] * 5000] * 2000)

@@ -17,7 +17,7 @@ LENGTH = 16
 
 
 def batch_of(rows, masked=0.3, seed=0):
-    """A batch of rows, each the lengths of its sequences."""
+    """A batch of packed sequences, given by the lengths of their sequences."""
     generator = np.random.default_rng(seed)
     lengths = [length for row in rows for length in row]
     ids = generator.integers(0, 90, sum(lengths))
@@ -55,12 +55,12 @@ def test_staged_sequences_are_those_of_the_batch_then_padding_then_empty_ones(dr
     batch = batch_of(*drawn)
     staged = staging().stage(batch, 1)
     sequences = staged.to(CPU).sequences
-    wanted = Sequences.from_lengths(staged.lengths)
+    expected = Sequences.from_lengths(staged.lengths)
     assert staged.lengths[: batch.sequences.num_sequences] == batch.sequences.lengths
-    assert sequences.lengths == wanted.lengths
-    assert torch.equal(sequences.cu_seqlens, wanted.cu_seqlens)
+    assert sequences.lengths == expected.lengths
+    assert torch.equal(sequences.cu_seqlens, expected.cu_seqlens)
     assert sequences.cu_seqlens.dtype == torch.int32
-    assert torch.equal(sequences.positions, wanted.positions)
+    assert torch.equal(sequences.positions, expected.positions)
     assert sequences.max_length == LENGTH >= max(staged.lengths)
     assert sequences.num_sequences % 64 == 0
     columns = unpack(torch.arange(1, 1 + sequences.num_tokens), sequences)

@@ -147,8 +147,8 @@ def test_no_answer_depends_on_its_score_and_the_threshold(byte_level):
     logits[0] = 2.0
     logits[window.context_at] = 1.0
     assert decode_answers(encoded, [logits])[0][0].text != ""
-    said = decode_answers(encoded, [logits], no_answer_threshold=0.0)[0]
-    assert (said[0].text, said[0].score) == ("", 4.0)
+    decoded = decode_answers(encoded, [logits], no_answer_threshold=0.0)[0]
+    assert (decoded[0].text, decoded[0].score) == ("", 4.0)
     held_back = decode_answers(encoded, [logits], no_answer_threshold=3.0)[0]
     assert held_back[0].text != ""
     assert [reply.text for reply in held_back].count("") == 1

@@ -1,4 +1,4 @@
-"""Choices from files to scores, which are those of the head whatever they are packed with."""
+"""Choices from files to scores, which do not depend on the packing."""
 
 import json
 import logging
@@ -104,7 +104,7 @@ def test_scores_equal_those_of_each_choice_alone(folder, answer):
 
 
 def test_many_questions_give_the_same_results_as_each_alone(answer):
-    together = answer(QUESTIONS * 300, CHOICES * 300)  # more tokens than are run at once
+    together = answer(QUESTIONS * 300, CHOICES * 300)  # more tokens than in one batch
     for question, choices, ranked in zip(QUESTIONS, CHOICES, together[-3:], strict=True):
         alone = answer(question, choices)
         assert [one.index for one in alone] == [one.index for one in ranked]
@@ -126,8 +126,8 @@ def test_a_question_that_is_too_long_is_truncated_and_logged(folder, answer, cap
     with caplog.at_level(logging.WARNING, "modernbert"):
         cut = ChoiceAnswerer.from_pretrained(folder, device="cpu", max_length=16)(question, CHOICES[0])
     assert "4 of 4 texts are longer than 16 tokens and were truncated." in caplog.text
-    whole = answer(question, CHOICES[0])
-    assert {one.index: one.score for one in cut} != pytest.approx({one.index: one.score for one in whole}, abs=1e-6)
+    full = answer(question, CHOICES[0])
+    assert {one.index: one.score for one in cut} != pytest.approx({one.index: one.score for one in full}, abs=1e-6)
 
 
 @pytest.mark.parametrize(

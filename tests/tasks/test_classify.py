@@ -1,4 +1,4 @@
-"""Labels of texts as files have them: one, several, or a number."""
+"""Labels of texts in files: one, several, or a number."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a trained folder keeps of its task is read from `modernbert_task`, and from the keys of older folders."""
+"""The task settings of a folder are read from `modernbert_task`, and from the keys of older folders."""
 
 import json
 
@@ -14,7 +14,7 @@ from modernbert.tasks.texts import TextFolderSettings
 from modernbert.tasks.tokens.folder import SpanFolderSettings, rule_of
 from modernbert.text.words import WordRule
 
-# What the version before `modernbert_task` wrote into the config.json of every fine-tuned model.
+# The keys in config.json of every fine-tuned model before `modernbert_task`.
 OLD = {
     "problem_type": None, "label_words": None, "span_units": None, "joined_by": None, "reads_pairs": False,
     "always_answers": False, "read_tokens": None, "overlap_tokens": None, "max_answer_tokens": 64,

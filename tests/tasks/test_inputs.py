@@ -1,4 +1,4 @@
-"""What is given as texts is text, or one sentence names which one is not; results stand where their texts stood."""
+"""Invalid texts are an error with their number, and results are in the order of the texts."""
 
 import json
 
@@ -135,7 +135,7 @@ def test_words_are_given_as_lists(predictors):
 
 
 def with_old_keys(start, tags, **keys):
-    """A folder whose config.json says what an older version wrote into it."""
+    """A folder whose config.json is that of an older version."""
     path = saved(start, TokenHead, f"old {keys}", id2label=tags) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))
     return path.parent
@@ -150,8 +150,8 @@ def test_folders_of_other_trainers_and_of_older_versions_give_whole_words(start)
     )
     assert (other.rule.units, older.rule.units, marks.rule.units) == ("whole words", "whole words", "tokens")
     text = 'The "Coca-Cola" of O\'Neill, U.S.A.'
-    whole = {"The", '"', "Coca-Cola", "of", "O'Neill", ",", "U.S.A."}
-    assert {text[begin:end] for begin, end in other.rule.split(text)} == whole
+    whole_words = {"The", '"', "Coca-Cola", "of", "O'Neill", ",", "U.S.A."}
+    assert {text[begin:end] for begin, end in other.rule.split(text)} == whole_words
 
 
 def test_labels_that_are_not_tags_or_lack_the_tag_O_are_refused(start):
@@ -171,8 +171,8 @@ def test_a_file_of_json_lines_is_not_read_as_plain_text(classes, answers, tmp_pa
         assert "x.jsonl:1: there is no text in a column text" in str(result.exception)
     (tmp_path / "context.txt").write_text("in the house")
     (tmp_path / "x.jsonl").write_text('{"question": "where?"}\n')
-    asked = shown("predict", "--file", tmp_path / "x.jsonl", "--model", answers, "--context", tmp_path / "context.txt")
-    assert [one["question"] for one in asked] == ["where?"]
+    output = shown("predict", "--file", tmp_path / "x.jsonl", "--model", answers, "--context", tmp_path / "context.txt")
+    assert [one["question"] for one in output] == ["where?"]
 
 
 def shown(*command):

@@ -1,4 +1,4 @@
-"""The table of tasks: rooms are imported when they are used, and a new task needs one file, one line and one recipe."""
+"""The table of tasks: modules are imported when used, and a new task needs one file, one line and one recipe."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_the_table_imports_no_torch():
 
 
 def test_a_new_task_needs_one_file_one_line_and_one_recipe(tmp_path, monkeypatch):
-    """The example of the page, as written but for the places of its files."""
+    """The example of the documentation, with other paths."""
     [code], [text] = blocks(PAGE, "python"), blocks(PAGE, "toml")
     (tmp_path / "rate.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""Metrics agree with other implementations, and intervals hold their values."""
+"""Metrics agree with other implementations, and intervals contain their values."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_an_interval_contains_the_value_shrinks_with_examples_and_depends_on_the
     interval = bootstrap(accuracy, predicted, wanted)
     assert interval.value == accuracy(predicted, wanted)
     assert interval.low < interval.value < interval.high
-    error = np.sqrt(interval.value * (1 - interval.value) / 2000)  # the binomial's own
+    error = np.sqrt(interval.value * (1 - interval.value) / 2000)  # of a binomial distribution
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.15)
     assert bootstrap(accuracy, predicted, wanted) == interval
     assert bootstrap(accuracy, predicted, wanted, seed=1) != interval

@@ -1,4 +1,4 @@
-"""Texts go through a head in batches, one of which is under way while the one before is unpacked."""
+"""A head runs on batches of texts; a batch is computed while the previous one is unpacked."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every class that takes text loads models of its own kind, and no others."""
+"""Every predictor loads only models of its kind."""
 
 import shutil
 
@@ -70,7 +70,7 @@ def test_a_tokenizer_with_ids_without_embeddings_is_refused(predictor, folders, 
 
 @pytest.mark.parametrize("vocab_size", [1024 + 64, 1024 + 1, 2048])
 def test_a_model_may_embed_more_ids_than_its_tokenizer_has(vocab_size, folders, tmp_path):
-    """Rows without a token are never given as words, and change nothing else."""
+    """Ids without a token are never predicted, and do not change other predictions."""
     small = MaskedLM.from_pretrained(folders / "MaskedLM")
     large = MaskedLM(small.config.model_copy(update={"vocab_size": vocab_size}))
     weights = large.state_dict()

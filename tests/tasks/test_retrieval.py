@@ -1,4 +1,4 @@
-"""Predictors of retrieval: order, batches, long texts, prompts, and what is refused."""
+"""Retrieval predictors: order, batches, long texts, prompts, and invalid inputs."""
 
 import logging
 

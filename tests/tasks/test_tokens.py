@@ -250,7 +250,7 @@ def test_spans_at_token_boundaries_are_recovered_from_windows(tokenizer, text, d
 
 
 def certain(labels, classes):
-    """Logits that say the labels; nonsense where there is none."""
+    """Logits that predict the labels; random ones without a label."""
     logits = np.full((len(labels), classes), -50.0)
     logits[np.arange(len(labels)), np.where(labels == IGNORED, classes - 1, labels)] = 50.0
     return logits
@@ -297,7 +297,7 @@ def test_the_best_path_is_the_best_of_all_allowed_paths(length, seed):
 
 
 def decoded(tokenizer, tags, favourites):
-    """What is read out of one text of words, where `favourites` has (tag, second tag) of each, 0.6 and 0.4 probable."""
+    """The decoded spans of a text of words; `favourites` has (tag, second tag) of each word, 0.6 and 0.4 probable."""
     words = [f"w{number}" for number in range(len(favourites))]
     starts = np.cumsum([0, *(len(word) + 1 for word in words)])
     places = tuple((int(start), int(start) + len(word)) for start, word in zip(starts, words, strict=False))
@@ -338,7 +338,7 @@ def certain_answer(window):
 
 
 def test_the_japanese_entities_and_answers_of_the_task_files_are_recovered(shared):
-    """Under the published tokenizer, which cuts Japanese into bytes: what ends inside a token is counted as lost."""
+    """With the published tokenizer, which splits Japanese into bytes; spans that end inside a token are lost."""
     from modernbert.tasks.tokens.reading import read_spans
 
     if not (shared / "data" / "tasks").is_dir():
@@ -355,8 +355,10 @@ def test_the_japanese_entities_and_answers_of_the_task_files_are_recovered(share
     assert same == wanted - len(encoded.lost)
     assert len(encoded.lost) < 0.05 * wanted
     questions = list(read_questions(shared / "data" / "tasks" / "jaquad" / "dev" / "jaquad_dev_0000.json"))[:50]
-    asked = encode_questions(tokenizer, questions, max_length=384, overlap=128)
-    replies = decode_answers(asked, [certain_answer(window) for window in asked.windows], max_answer_tokens=300)
+    encoded_questions = encode_questions(tokenizer, questions, max_length=384, overlap=128)
+    replies = decode_answers(
+        encoded_questions, [certain_answer(window) for window in encoded_questions.windows], max_answer_tokens=300
+    )
     exact = sum(reply[0].text == question.answers[0].text for reply, question in zip(replies, questions, strict=True))
     assert exact > 45
 

@@ -1,4 +1,4 @@
-"""Collections of every form are the same collection, and what is wrong is told with file and line."""
+"""Collections of every format are equal, and errors have file and line."""
 
 import gzip
 import json

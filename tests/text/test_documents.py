@@ -28,10 +28,12 @@ def test_invalid_json_lines_are_reported_and_reading_continues(tmp_path, ending)
 
 
 def test_an_unpaired_surrogate_is_skipped_as_no_tokenizer_accepts_it(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"text": "a broken \\ud83d letter"}\n{"text": "a whole \\ud83d\\ude00 one"}\n')
+    (tmp_path / "x.jsonl").write_text(
+        '{"text": "a broken \\ud83d letter"}\n{"text": "a compressed \\ud83d\\ude00 one"}\n'
+    )
     skipped, document = read_documents(tmp_path / "x.jsonl")
     assert skipped.reason == "unpaired surrogate"
-    assert document.text == "a whole 😀 one"
+    assert document.text == "a compressed 😀 one"
 
 
 @pytest.mark.parametrize(
@@ -84,9 +86,9 @@ def test_a_table_without_the_text_column_is_refused_with_the_remedy(tmp_path):
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 def test_a_truncated_file_gives_its_readable_documents(tmp_path, ending):
     text = "".join(json.dumps({"text": f"document {i} {i * 7919 % 1000}"}) + "\n" for i in range(5000)).encode()
-    whole = gzip.compress(text) if ending == ".gz" else zstandard.ZstdCompressor().compress(text)
+    compressed = gzip.compress(text) if ending == ".gz" else zstandard.ZstdCompressor().compress(text)
     path = tmp_path / f"x.jsonl{ending}"
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(compressed[: len(compressed) // 2])
     found = list(read_documents(path))
     assert len(found) < 5001
     if ending == ".gz":

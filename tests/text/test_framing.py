@@ -1,4 +1,4 @@
-"""Ids are those that the tokenizers of transformers give, special tokens included."""
+"""Ids equal those of the tokenizers of transformers, including special tokens."""
 
 import json
 
@@ -35,8 +35,8 @@ def test_truncated_ids_are_those_of_transformers(tokenizer_folder, texts, max_le
     for (first, second), ids in zip(texts, found.ids, strict=True):
         expected = theirs(first, second, truncation="longest_first", max_length=max_length)["input_ids"]
         assert ids.tolist() == expected
-    whole = [len(theirs(first, second)["input_ids"]) for first, second in texts]
-    assert found.truncated == sum(length > max_length for length in whole)
+    full_lengths = [len(theirs(first, second)["input_ids"]) for first, second in texts]
+    assert found.truncated == sum(length > max_length for length in full_lengths)
 
 
 def test_ids_are_those_of_the_published_tokenizer(shared):

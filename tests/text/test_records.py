@@ -1,4 +1,4 @@
-"""Records of every format: the same values, and one sentence with the line where something is not valid."""
+"""Records of every format have the same values, and errors have the line."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ ROWS = [("a good one", "1"), ('he said "no', "0"), ("良い映画 😀", "1")]
 
 
 def write_rows(folder, kind):
-    """ROWS as a file of each format, and the source that means it."""
+    """ROWS as a file of each format, and its source."""
     records = [{"sentence": text, "label": label} for text, label in ROWS]
     if kind in ("csv", "csv.gz"):
         text = "sentence,label\r\n" + "".join('"{}",{}\r\n'.format(t.replace('"', '""'), label) for t, label in ROWS)

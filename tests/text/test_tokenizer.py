@@ -233,12 +233,12 @@ def test_special_tokens_are_found_by_the_ids_of_config_json(folder, tmp_path):
 
 
 def test_the_tokens_that_a_tokenizer_adds_come_before_a_token_named_cls(folder, tmp_path):
-    """As in Japanese models that have a <cls> of their own and yet begin with <s>."""
+    """As in Japanese models that have a token <cls>, but begin texts with <s>."""
     tokenizer = load_tokenizer(folder)
     tokenizer.add_special_tokens(["<cls>", "<sep>"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    said = {"cls_token": "<cls>", "sep_token": "<sep>", "bos_token": "[CLS]", "eos_token": "[SEP]"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    config_values = {"cls_token": "<cls>", "sep_token": "<sep>", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config_values))
     names = SpecialTokens.of(load_tokenizer(tmp_path))
     assert (names.cls, names.sep, names.mask) == ("[CLS]", "[SEP]", "[MASK]")
 

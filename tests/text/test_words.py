@@ -1,4 +1,4 @@
-"""Units of a text: what the labels of training say is what comes back for the same text, in every script."""
+"""Units of a text: the training labels are recovered from the same text, in every script."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def unigram(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wide() -> Tokenizer:
-    """Tokens that reach over the ends of words, as nothing cuts the text before they are learned."""
+    """Tokens that cross the ends of words, as the tokenizer is trained without pre-tokenization."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     texts = [joint.join(words[:4]) for words in WORDS.values() for joint in (" ", "")]
@@ -68,7 +68,7 @@ def certain(labels, classes):
 
 
 def learned(tokenizer, text, spans, rule, words=None):
-    """What a model gives back that has learned its labels, and what is counted as lost."""
+    """The predictions of a perfect model, and the lost spans."""
     tags = bio_tags(["A", "B"])
     example = SpanExample(text, spans, rule.split(text), HERE)
     encoded = encode_spans(tokenizer, [example], tags, max_length=40, overlap=10)
@@ -217,5 +217,5 @@ def test_a_span_that_cuts_a_word_is_detected_if_no_token_ends_there(byte_level):
     text = "import json"
     example = SpanExample(text, (Span(0, 4, "A"), Span(7, 11, "A")), None, HERE)
     assert span_inside_word(byte_level, example) == (Span(0, 4, "A"), Span(0, 6, "A"))
-    whole = SpanExample(text, (Span(0, 6, "A"), Span(7, 11, "A")), None, HERE)
-    assert span_inside_word(byte_level, whole) is None
+    complete = SpanExample(text, (Span(0, 6, "A"), Span(7, 11, "A")), None, HERE)
+    assert span_inside_word(byte_level, complete) is None

@@ -8,7 +8,7 @@ from modernbert.train.finetune import finetune
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Runs are compared to the bit."""
+    """One thread, as runs are compared exactly."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Labelled data of another kind than the task says: one sentence with the cause, and no silent other reading."""
+"""Labelled data of another kind than the task is an error with the cause, and is not silently read as another kind."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Whose the output folder of a run is: nothing of somebody else is lost, and no result of other data is taken."""
+"""The output folder of a run: other files are never lost, and results of other data are never used."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def test_a_recipe_and_data_in_the_output_folder_are_never_overwritten(model, tmp
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
         finetune(recipe(model, project, data={"train": str(texts)}))
     texts.rename(tmp_path / "texts.csv")
-    with pytest.raises(ConfigError, match="is not empty and holds no run"):  # the recipe alone is somebody's, too
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):  # also with a recipe of the user alone
         finetune(recipe(model, project, data={"train": str(tmp_path / "texts.csv")}))
     assert (project / "recipe.toml").read_text() == written
 
@@ -101,7 +101,7 @@ def test_every_set_and_the_model_have_their_hashes(model, tmp_path):
     claim_folder(chosen)
     assert json.loads((tmp_path / "run" / "inputs.json").read_text()) == hashes
     assert toml.load(type(chosen), tmp_path / "run" / "recipe.toml") == chosen
-    claim_folder(chosen)  # nothing has begun, so it may be claimed again
+    claim_folder(chosen)  # the run has not started, so the folder may be claimed again
 
 
 @pytest.mark.parametrize("output", [".", "..", "/"])

@@ -1,4 +1,4 @@
-"""Spans from files to a folder: what its report has measured is what the folder finds, and no label is lost unseen."""
+"""Spans from files to a folder: its predictions equal those of the report, and lost labels are counted."""
 
 import json
 import random
@@ -24,7 +24,7 @@ def conll(path, sentences):
 
 
 def marked_sentences(kind):
-    """Sentences of words that a rule for plain text would cut or keep otherwise, with their tags."""
+    """Sentences of words that a rule for plain text would split differently, with their tags."""
     draw = random.Random(3)
     names = {
         "marks": [["3M"], ["@piet"], ["AT&T"], ["U.S."], ["O'Neill", "'s"], ["Coca-Cola", "Co."]],
@@ -94,13 +94,13 @@ def test_lost_spans_are_counted_and_listed(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("span", "told"), [([7, 10], "'lin' and cuts the word 'line', where"), ([8, 11], "'ine' and cuts")]
+    ("span", "message"), [([7, 10], "'lin' and cuts the word 'line', where"), ([8, 11], "'ine' and cuts")]
 )
-def test_a_span_that_cuts_a_word_is_an_error_with_its_line_or_left_out(span, told, model, tmp_path):
+def test_a_span_that_cuts_a_word_is_an_error_with_its_line_or_left_out(span, message, model, tmp_path):
     records = [{"text": f"import line {number}", "entities": [[7, 11, "A"]]} for number in range(40)]
     records[2]["entities"] = [[*span, "A"]]
     data = {"train": str(write_lines(tmp_path / "x.jsonl", records))}
-    with pytest.raises(DataError, match=rf"x\.jsonl:3: .*{told}.*did you mean 7 to 11"):
+    with pytest.raises(DataError, match=rf"x\.jsonl:3: .*{message}.*did you mean 7 to 11"):
         prepare(recipe(model, tmp_path / "run", "tokens", data=data))
     _, sets = prepare(recipe(model, tmp_path / "run", "tokens", data=data, skip_bad=True))
     assert sets.skipped == {"train": {"span inside a word": 1}}

@@ -23,7 +23,7 @@ def staged(rows, seed=0):
 
 
 class FakeRecorder:
-    """Does what a graph does: the same call on the same memory."""
+    """Imitates a graph: the same call on the same memory."""
 
     def __init__(self, fails_at=None):
         self.recorded = self.replayed = 0
@@ -66,8 +66,8 @@ def test_a_replay_reads_the_current_batch():
     run, _ = passes(FakeRecorder())
     for number in range(10):
         one = staged(4, seed=number)
-        wanted = one.to(CPU)
-        assert run(one) == wanted.tokens.sum() + wanted.targets.sum()
+        expected = one.to(CPU)
+        assert run(one) == expected.tokens.sum() + expected.targets.sum()
 
 
 def test_at_most_four_shapes_have_their_own_graph():

@@ -1,4 +1,4 @@
-"""What the loop under pretraining and fine-tuning does, beside what the tests of both look at."""
+"""The training loop, as far as the tests of pretraining and fine-tuning do not cover it."""
 
 from dataclasses import dataclass
 

@@ -40,7 +40,7 @@ def losses(run):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, material):
-    """One uninterrupted run that several claims look at."""
+    """One uninterrupted run for several tests."""
     from corpora import tiny_recipe
     from modernbert.config import parse
     from modernbert.train.recipe import PretrainRecipe
@@ -158,7 +158,7 @@ def test_ctrl_c_saves_and_the_same_command_resumes(whole_run, recipe_for, tmp_pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number):
-    """As under nohup: whoever started the run has said so."""
+    """As with nohup."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_an_error(recipe_for, tmp_p
 
 
 def test_nothing_is_saved_after_a_step_whose_loss_is_not_finite(recipe_for, tmp_path, monkeypatch):
-    """Though it is read a step late: step 4, where a checkpoint is due, is started before step 3 is known to be bad."""
+    """Although losses are read a step late: step 4, with a checkpoint, starts before the loss of step 3 is read."""
 
     def loss_at(self, *arguments):
         return original(self, *arguments) * (float("nan") if torch.initial_seed() == 3 else 1.0)
@@ -230,20 +230,20 @@ def test_nothing_is_saved_after_a_step_whose_loss_is_not_finite(recipe_for, tmp_
 
 
 def test_losses_equal_those_of_a_plain_loop_exactly(recipe_for, tmp_path):
-    """Nothing made ahead, counted on the way or read late, over a batch warm-up and with dropout."""
+    """The plain loop has no prefetching and no late reads; the run has a batch warm-up and dropout."""
     batch_tokens = {"tokens": 1024, "start": 512, "warmup_tokens": 2_000}
     recipe = recipe_for(tmp_path / "run", phases={"only": _phase(tokens=8_000, batch_tokens=batch_tokens)})
     elsewhere = recipe.model_copy(update={"run": recipe.run.model_copy(update={"directory": tmp_path / "plain"})})
     phase, plain = recipe.phases["only"], module.Pretraining(elsewhere, Processes(0, 1, torch.device("cpu")))
     plain._enter("only", phase)
     loader, model, optimizer = plain.data.loader("only"), plain.model, plain.optimizer
-    wanted, tokens = [], 0
+    expected, tokens = [], 0
     while tokens < phase.tokens:
-        rows = loader.next_packed_sequences(phase.batch_tokens.at(len(wanted)) // 128)
+        rows = loader.next_packed_sequences(phase.batch_tokens.at(len(expected)) // 128)
         batches = [loader.batch(rows[first : first + 4]) for first in range(0, len(rows), 4)]
         tokens += sum(len(batch.input_ids) for batch in batches)
         predicted = torch.tensor(float(sum((batch.labels != -100).sum() for batch in batches)))
-        torch.manual_seed(recipe.seed + len(wanted) + 1)
+        torch.manual_seed(recipe.seed + len(expected) + 1)
         total = torch.zeros(())
         for batch in batches:
             masked = batch.labels != -100
@@ -254,9 +254,9 @@ def test_losses_equal_those_of_a_plain_loop_exactly(recipe_for, tmp_path):
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-3
         optimizer.step()
         optimizer.zero_grad()
-        wanted.append(float(total))
+        expected.append(float(total))
     final = pretrain(recipe)
-    assert losses(tmp_path / "run") == wanted
+    assert losses(tmp_path / "run") == expected
     assert equal(
         weights(final), {name: weight for name, weight in model.state_dict().items() if name in weights(final)}
     )
@@ -268,7 +268,7 @@ def test_losses_equal_those_of_a_plain_loop_exactly(recipe_for, tmp_path):
 def test_padding_and_fixed_gradient_addresses_do_not_change_the_losses(
     recipe_for, tmp_path, monkeypatch, caplog, graphs
 ):
-    """What a CUDA device is given, on the CPU; where there can be graphs, they fail to be recorded."""
+    """The inputs of a CUDA device, on the CPU; the recording of graphs fails, if it is possible."""
 
     def recorder():
         def record(work):
@@ -329,7 +329,7 @@ def test_losses_that_are_read_late_are_reported_with_their_steps(recipe_for, tmp
 
     monkeypatch.setattr(module.Pretraining, "_read", watched)
     single = {line["step"]: line for line in run("single", 1)}
-    assert read == [2, 3, 4, 4, 6, 6, 8, 8, *read[8:]]  # all are read where a checkpoint or a validation needs them
+    assert read == [2, 3, 4, 4, 6, 6, 8, 8, *read[8:]]  # all are read before a checkpoint or a validation
     last = 0
     for line in run("threes", 3):
         steps = range(last + 1, line["step"] + 1)
@@ -362,7 +362,7 @@ def test_a_run_with_only_damaged_checkpoints_is_an_error(whole_run, recipe_for, 
     shutil.rmtree(run / "final")
     for folder in module.checkpoint.folders(run / "checkpoints"):
         (folder / "model.safetensors").write_bytes(b"broken")
-    for _ in range(2):  # and says it again, rather than to start anew in silence
+    for _ in range(2):  # it is an error again, and not a silent new start
         with pytest.raises(CheckpointError, match=r"Every checkpoint in .* is damaged"):
             pretrain(recipe_for(run))
 
@@ -403,7 +403,7 @@ def test_the_best_checkpoints_and_the_milestones_are_kept(recipe_for, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_that_is_killed_at_any_time_resumes_to_the_same_weights(material, tmp_path):
-    """SIGKILL at least ten times, at random moments, while saving too, over phase changes and in the batch warm-up."""
+    """SIGKILL at least ten times at random times, also while saving, at phase changes and in the batch warm-up."""
     from corpora import tiny_recipe
     from modernbert.config import parse
     from modernbert.train.recipe import PretrainRecipe
@@ -452,7 +452,7 @@ def test_nothing_in_a_checkpoint_is_pickled(whole_run):
 
 
 def test_training_works_outside_the_main_thread(recipe_for, tmp_path):
-    """Signals can only be caught in the main thread; elsewhere the run goes without."""
+    """Signals can only be handled in the main thread; in another one, training works without."""
     recipe = recipe_for(tmp_path / "run")
     results = []
     thread = threading.Thread(target=lambda: results.append(pretrain(recipe)))

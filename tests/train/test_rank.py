@@ -1,4 +1,4 @@
-"""Rankers of all four kinds learn, are the same however they are cut, resume, and load where they are used."""
+"""Rankers of all four kinds learn, do not depend on mini-batches, resume, and can be loaded."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Documents about two words each; a query of one document's words in the other order."""
+    """Documents of two words each; a query has the words of one document in the other order."""
     folder = tmp_path_factory.mktemp("collection")
     (folder / "qrels").mkdir()
     pairs = [(one, other) for one in WORDS for other in WORDS if one < other]
@@ -119,7 +119,7 @@ def test_gradients_do_not_depend_on_the_mini_batches(task: str, model, collectio
         run = RankerTraining(chosen, read_examples(chosen), None, 0, ALONE)
         for module in run.model.modules():
             if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # what is dropped does depend on them
+                module.p = 0.0  # dropout depends on the mini-batches
         batch = run.batches(0)[0]
         loss = run.objective.backward([run.items[index] for index in batch], seed=1, progress=1.0)
         found.append((loss, [p.grad for p in run.model.parameters() if p.grad is not None]))
@@ -196,7 +196,7 @@ def test_gradients_of_a_query_table_do_not_depend_on_the_mini_batches(table: str
 
 
 class _After:
-    """Asks to stop after so many looks."""
+    """Requests a stop after a number of checks."""
 
     def __init__(self, looks: int) -> None:
         self.looks = looks
@@ -301,7 +301,7 @@ def test_a_guide_and_matryoshka_are_part_of_the_loss(model, collection, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("task", "changes", "said"),
+    ("task", "changes", "message"),
     [
         ("embed", {"loss": {"name": "kl"}}, "loss.name is 'kl', which needs a column of scores"),
         ("embed", {"loss": {"name": "lambda"}}, "'lambda', which 'embed' does not have"),
@@ -314,8 +314,8 @@ def test_a_guide_and_matryoshka_are_part_of_the_loss(model, collection, tmp_path
         ("embed", {"max_length": 4096}, "max_length is 4096, but .* reads 128 tokens"),
     ],
 )
-def test_invalid_recipes_are_an_error(task: str, changes, said: str, model, collection, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_recipes_are_an_error(task: str, changes, message: str, model, collection, tmp_path) -> None:
+    with pytest.raises(ConfigError, match=message):
         train_ranker(recipe(model, collection, tmp_path / "out", task, **changes))
 
 
@@ -399,7 +399,7 @@ def test_an_embedder_is_trained_from_rows_in_python(model, tmp_path, monkeypatch
 
 
 def test_training_improves_ndcg_on_other_queries(model, collection, tmp_path) -> None:
-    """The whole way: pairs, loss, folder, predictor, measure. Documents differ in two words, in any order."""
+    """End to end: pairs, loss, folder, predictor, measure. Documents differ in two words, in any order."""
 
     def ndcg(folder: Path) -> float:
         table = evaluate_retrieval(

@@ -1,4 +1,4 @@
-"""A run directory belongs to one process at a time, and to the data that its run began with."""
+"""A run directory is used by one process at a time, and with the same data."""
 
 import html
 import json
@@ -61,7 +61,7 @@ def test_a_directory_whose_process_was_killed_is_free(tmp_path):
 
 
 def test_a_lock_that_its_owner_has_removed_is_ignored(tmp_path, monkeypatch):
-    """Another process has opened the file just before, and got a file that is no longer there."""
+    """Another process opened the lock just before its owner removed it."""
     (tmp_path / LOCK).touch()
     opened, original = [], os.open
 
@@ -127,7 +127,7 @@ def test_a_run_with_replaced_shards_of_the_same_size_is_refused(recipe_for, mate
     assert (shards / "library.ds").stat().st_size == size
     with pytest.raises(ConfigError, match=r"whose data\.library changed since its start.*restore the old files"):
         check_inputs(recipe)
-    (tmp_path / "run" / "inputs.json").unlink()  # as the sentence says
+    (tmp_path / "run" / "inputs.json").unlink()  # as the message says
     check_inputs(recipe)
 
 

@@ -1,4 +1,4 @@
-"""A search: every setting of a grid or those that are drawn, what became of each, and the run of the best."""
+"""A search: the settings of a grid or samples, their results, and the run of the best one."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def study(recipe):
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Let nothing be trained any more."""
+    """Replace training by an error."""
 
     def forbidden(*_):
         raise AssertionError("nothing is left to train")
@@ -65,9 +65,9 @@ def untrained(monkeypatch):
 
 @pytest.mark.slow
 def test_a_grid_tries_every_combination_and_runs_the_best(recipe_for):
-    wanted = recipe_for(learning_rate=[1e-6, 3e-3], weight_decay=[1e-5], epochs=[1, 3])
-    folder = search(wanted)
-    records, lines = table(wanted)
+    search_recipe = recipe_for(learning_rate=[1e-6, 3e-3], weight_decay=[1e-5], epochs=[1, 3])
+    folder = search(search_recipe)
+    records, lines = table(search_recipe)
     assert sorted(settings(records)) == [(1e-6, 1e-5, 1), (1e-6, 1e-5, 3), (3e-3, 1e-5, 1), (3e-3, 1e-5, 3)]
     assert records[0]["metrics"]["accuracy"] == max(one["metrics"]["accuracy"] for one in records)
     assert records[0]["learning_rate"] == 3e-3
@@ -76,35 +76,35 @@ def test_a_grid_tries_every_combination_and_runs_the_best(recipe_for):
     assert len(lines) == 6
 
 
-@pytest.mark.parametrize("drawn", [False, True])
-def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(drawn, recipe_for, untrained, monkeypatch):
+@pytest.mark.parametrize("use_optuna", [False, True])
+def test_a_failed_trial_is_recorded_and_the_search_continues(use_optuna, recipe_for, untrained, monkeypatch):
     grid = {"learning_rate": [1e38, 3e-3], "weight_decay": [1e-5], "epochs": [1]}
-    if drawn:
+    if use_optuna:
         monkeypatch.setattr(OptunaSampler, "setting", lambda _, number: Setting(grid["learning_rate"][number], 1e-5, 1))
         grid["trials"] = 2
-    wanted = recipe_for(**grid, training={"warmup": 0.0})
-    folder = search(wanted)
-    records, lines = table(wanted)
+    search_recipe = recipe_for(**grid, training={"warmup": 0.0})
+    folder = search(search_recipe)
+    records, lines = table(search_recipe)
     assert [one["learning_rate"] for one in records] == [3e-3, 1e38]
     assert [one["failure"] is None for one in records] == [True, False]
     assert "The loss is not finite at step" in lines[-1]
     failed = folder.with_name("run-search") / "lr-1e+38_decay-1e-05_epochs-1"
     assert not (failed / "training").exists()
-    if drawn:
-        assert [one.state.name for one in study(wanted).trials] == ["FAIL", "COMPLETE"]
+    if use_optuna:
+        assert [one.state.name for one in study(search_recipe).trials] == ["FAIL", "COMPLETE"]
     untrained()
-    assert search(wanted) == folder
-    assert table(wanted) == (records, lines)
+    assert search(search_recipe) == folder
+    assert table(search_recipe) == (records, lines)
     with pytest.raises(ConfigError, match="whose training differs"):
         search(recipe_for(**grid, training={"warmup": 0.1}))
 
 
 def test_a_search_whose_trials_all_fail_is_an_error(recipe_for):
-    wanted = recipe_for(learning_rate=[1e37, 1e38], weight_decay=[1e-5], epochs=[1], training={"warmup": 0.0})
+    search_recipe = recipe_for(learning_rate=[1e37, 1e38], weight_decay=[1e-5], epochs=[1], training={"warmup": 0.0})
     with pytest.raises(ConfigError, match=r"All 2 trials failed: lower search\.learning_rate"):
-        search(wanted)
-    assert [one["metrics"] for one in table(wanted)[0]] == [{}, {}]
-    assert not (wanted.output / "report.json").exists()
+        search(search_recipe)
+    assert [one["metrics"] for one in table(search_recipe)[0]] == [{}, {}]
+    assert not (search_recipe.output / "report.json").exists()
 
 
 def test_predictions_that_are_not_finite_are_a_failure(recipe_for, monkeypatch):
@@ -113,35 +113,35 @@ def test_predictions_that_are_not_finite_are_a_failure(recipe_for, monkeypatch):
         (recipe.output / "report.json").write_text(json.dumps(measured))
         return recipe.output
 
-    wanted = recipe_for(**RANGES, trials=2)
+    search_recipe = recipe_for(**RANGES, trials=2)
     monkeypatch.setattr(module, "run", run)
     with pytest.raises(ConfigError, match="All 2 trials failed"):
-        search(wanted)
-    assert [one.state.name for one in study(wanted).trials] == ["FAIL", "FAIL"]
+        search(search_recipe)
+    assert [one.state.name for one in study(search_recipe).trials] == ["FAIL", "FAIL"]
 
 
 @pytest.mark.slow
 def test_trials_are_sampled_within_the_ranges_and_the_best_is_run(recipe_for, untrained):
-    wanted = recipe_for(**RANGES, trials=4)
-    folder = search(wanted)
-    records, _ = table(wanted)
+    search_recipe = recipe_for(**RANGES, trials=4)
+    folder = search(search_recipe)
+    records, _ = table(search_recipe)
     assert len(set(settings(records))) == 4
     for rate, decay, epochs in settings(records):
         assert 1e-4 <= rate <= 3e-3
         assert 1e-6 <= decay <= 1e-4
         assert epochs in (1, 2)
-    kept = study(wanted)
+    kept = study(search_recipe)
     assert [one.params for one in kept.trials] == [
-        vars(OptunaSampler.setting(draws(wanted), number)) for number in range(4)
+        vars(OptunaSampler.setting(sampler_of(search_recipe), number)) for number in range(4)
     ]
     assert kept.best_value == records[0]["metrics"]["accuracy"]
     assert json.loads((folder / "report.json").read_text())["settings"]["training"]["epochs"] == records[0]["epochs"]
     untrained()
-    assert search(wanted) == folder
-    assert table(wanted)[0] == records
+    assert search(search_recipe) == folder
+    assert table(search_recipe)[0] == records
 
 
-def draws(recipe):
+def sampler_of(recipe):
     return OptunaSampler(
         recipe.search, recipe.seeds[0], "accuracy", recipe.output.with_name(f"{recipe.output.name}-search")
     )
@@ -149,26 +149,26 @@ def draws(recipe):
 
 @pytest.mark.slow
 def test_a_stopped_search_resumes_with_the_same_trials(recipe_for, monkeypatch):
-    whole, parts = (recipe_for(name, **RANGES, trials=3) for name in ("whole", "parts"))
-    search(whole)
+    complete, parts = (recipe_for(name, **RANGES, trials=3) for name in ("complete", "parts"))
+    search(complete)
     stops = 0
     monkeypatch.setattr(module, "StopRequest", lambda: Entered(4))
     while search(parts) is None:
         stops += 1
         assert stops < 20
     assert stops >= 3
-    for one, other in zip(table(whole)[0], table(parts)[0], strict=True):
+    for one, other in zip(table(complete)[0], table(parts)[0], strict=True):
         assert one | {"seconds": 0} == other | {"seconds": 0}
 
 
 class Entered(StopAfter):
-    """Used as a context, it takes no signals."""
+    """A stop request that does not handle signals."""
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        """There are none to give back."""
+        """Nothing to restore."""
 
 
 @pytest.mark.slow
@@ -184,26 +184,26 @@ def test_a_larger_number_of_trials_continues_from_the_finished_ones(recipe_for):
     assert len(study(more).trials) == 2
 
 
-def told(folder, worth, seed=0, count=40, metric="accuracy"):
-    """Settings that are drawn if each reaches what `worth` says."""
-    drawn = OptunaSampler(Search(learning_rate=(1e-6, 1e-2), trials=count), seed, metric, folder)
+def sampled_settings(folder, score_of, seed=0, count=40, metric="accuracy"):
+    """The sampled settings if each trial has the score of `score_of`."""
+    sampler = OptunaSampler(Search(learning_rate=(1e-6, 1e-2), trials=count), seed, metric, folder)
     found = []
     for number in range(count):
-        found.append(drawn.setting(number))
-        assert drawn.setting(number) == found[-1]
-        drawn.report(number, Trial(found[-1], {metric: worth(found[-1])}, 1.0))
+        found.append(sampler.setting(number))
+        assert sampler.setting(number) == found[-1]
+        sampler.report(number, Trial(found[-1], {metric: score_of(found[-1])}, 1.0))
     return found
 
 
 def test_samples_depend_on_seed_and_results_alone(tmp_path):
-    def worth(setting):
+    def score_of(setting):
         return setting.learning_rate
 
-    one, two = (told(tmp_path / name, worth, count=14) for name in ("one", "two"))
+    one, two = (sampled_settings(tmp_path / name, score_of, count=14) for name in ("one", "two"))
     assert one == two
-    assert told(tmp_path / "three", worth, seed=1, count=3) != one[:3]
-    other = told(tmp_path / "four", lambda setting: -setting.learning_rate, count=14)
-    assert other[:10] == one[:10]  # the first ten are drawn at random
+    assert sampled_settings(tmp_path / "three", score_of, seed=1, count=3) != one[:3]
+    other = sampled_settings(tmp_path / "four", lambda setting: -setting.learning_rate, count=14)
+    assert other[:10] == one[:10]  # the first ten are random
     assert other[10:] != one[10:]
 
 
@@ -212,12 +212,14 @@ def test_samples_approach_good_settings(metric, tmp_path):
     def distance(setting):
         return abs(math.log(setting.learning_rate / 2e-5))
 
-    found = told(tmp_path, lambda one: distance(one) if metric == "error" else -distance(one), metric=metric)
+    found = sampled_settings(
+        tmp_path, lambda one: distance(one) if metric == "error" else -distance(one), metric=metric
+    )
     assert sum(map(distance, found[-10:])) < 0.7 * sum(map(distance, found[:10]))
 
 
 def test_a_study_continues_with_other_rates_but_not_with_other_epochs(tmp_path):
-    told(tmp_path, lambda setting: setting.learning_rate, count=2)
+    sampled_settings(tmp_path, lambda setting: setting.learning_rate, count=2)
     wider = OptunaSampler(Search(learning_rate=(1e-1, 1.0), trials=3), 0, "accuracy", tmp_path)
     assert wider.setting(1).learning_rate <= 1e-2
     assert wider.setting(2).learning_rate >= 1e-1
@@ -228,17 +230,17 @@ def test_a_study_continues_with_other_rates_but_not_with_other_epochs(tmp_path):
 
 @pytest.mark.slow
 def test_a_damaged_study_is_an_error_and_its_trials_are_in_their_folders(recipe_for, untrained):
-    wanted = recipe_for(**RANGES, trials=2)
-    folder = search(wanted)
-    records, _ = table(wanted)
+    search_recipe = recipe_for(**RANGES, trials=2)
+    folder = search(search_recipe)
+    records, _ = table(search_recipe)
     path = folder.with_name("run-search") / "study.journal"
     path.write_text(path.read_text()[100:])
     with pytest.raises(CheckpointError, match=r"study\.journal is damaged"):
-        search(wanted)
+        search(search_recipe)
     path.unlink()
     untrained()
-    assert search(wanted) == folder
-    assert table(wanted)[0] == records
+    assert search(search_recipe) == folder
+    assert table(search_recipe)[0] == records
 
 
 def test_a_single_value_is_used_unchanged(tmp_path):

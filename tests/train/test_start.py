@@ -18,7 +18,7 @@ EMBEDDING = "model.embeddings.tok_embeddings.weight"
 
 @pytest.fixture(scope="module")
 def old(material, tmp_path_factory):
-    """A model folder with the tokenizer of `material`, and with weights that are nobody's initialisation."""
+    """A model folder with the tokenizer of `material`, and with weights that differ from any initialization."""
     tokenizer, shards = material
     recipe = parse(PretrainRecipe, tiny_recipe(tokenizer, shards, tokenizer.parent / "no-run"), "tiny")
     model = initial_model(recipe, Vocabulary.of(load_tokenizer(tokenizer)))
@@ -32,7 +32,7 @@ def old(material, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """A smaller byte-level vocabulary, of other text, and shards of it."""
+    """A smaller byte-level tokenizer trained on other text, and its shards."""
     folder = tmp_path_factory.mktemp("other")
     tokenizer = folder / "tokenizer"
     train_tokenizer(read_texts(["python:random", "python:statistics"]), tokenizer, vocab_size=640)

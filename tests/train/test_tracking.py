@@ -1,4 +1,4 @@
-"""TensorBoard is the real one; wandb and trackio are a stand-in with the part of their interface that is called."""
+"""TensorBoard is real; wandb and trackio are fakes with the used part of their interface."""
 
 import logging
 import random
@@ -22,7 +22,7 @@ SERVICES = ["wandb", "trackio"]
 
 
 class StandIn(ModuleType):
-    """wandb or trackio: keeps the rows of a run under its id or name, as their servers do."""
+    """A fake wandb or trackio that keeps the rows of a run by its id or name, as their servers do."""
 
     def __init__(self, name):
         super().__init__(name)

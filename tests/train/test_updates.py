@@ -50,19 +50,19 @@ def shown(update):
 
 
 def test_prefetched_updates_equal_those_of_a_plain_loop_and_end_with_the_phase(loader):
-    stream, wanted, tokens = loader(), [], 0
+    stream, expected, tokens = loader(), [], 0
     while tokens < 6_000:
-        packed = stream.next_packed_sequences(phase().batch_tokens.at(len(wanted)) // 64)
+        packed = stream.next_packed_sequences(phase().batch_tokens.at(len(expected)) // 64)
         batches = [stream.batch(packed[first : first + 3]) for first in range(0, len(packed), 3)]
         ids = [(batch.input_ids.tolist(), batch.labels.tolist()) for batch in batches]
         predicted = sum(int((batch.labels != -100).sum()) for batch in batches)
         read = sum(len(batch.input_ids) for batch in batches)
-        wanted.append((ids, packed, predicted, read, 64 * len(packed), stream.state()))
+        expected.append((ids, packed, predicted, read, 64 * len(packed), stream.state()))
         tokens += read
     with Prefetch(planned_updates(loader(), phase(), alone(), 200), ahead=3) as updates:
         found = [shown(update) for update in updates]
-    assert found == wanted
-    assert len({capacity for *_, capacity, _ in wanted}) == 4  # the batch size grows
+    assert found == expected
+    assert len({capacity for *_, capacity, _ in expected}) == 4  # the batch size grows
 
 
 @pytest.mark.parametrize("taken", [1, 4, 9])

@@ -1,4 +1,4 @@
-"""Examples of rankers: every usual form is read, what is wrong is told with file and line, batches repeat nothing."""
+"""Examples of rankers: every usual format is read, errors have file and line, and batches repeat no text."""
 
 import json
 from pathlib import Path

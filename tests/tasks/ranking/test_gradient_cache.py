@@ -1,4 +1,4 @@
-"""Cached gradients are those of the loss over everything at once."""
+"""Cached gradients equal those of the loss over all texts at once."""
 
 import json
 import os
@@ -75,12 +75,12 @@ def embed_late(model: Encoder, ids: list[Tensor]) -> Tensor:
 @pytest.mark.parametrize(("embed", "loss"), [(pooled, dense_loss), (embed_late, late_loss)])
 def test_cached_gradients_equal_uncached_ones(embed, loss, keep: bool) -> None:
     model, ids = encoder(0.0), texts()
-    whole = loss(embed(model, ids))
-    whole.backward()
+    full_loss = loss(embed(model, ids))
+    full_loss.backward()
     expected = gradients(model)
     parts = [[ids[index] for index in part] for part in PARTS]
     value = cached_backward(parts, lambda part: embed(model, part), loss, seed=1, keep=keep)
-    assert value == pytest.approx(float(whole.detach()), abs=1e-5)
+    assert value == pytest.approx(float(full_loss.detach()), abs=1e-5)
     for ours, theirs in zip(gradients(model), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
@@ -88,14 +88,14 @@ def test_cached_gradients_equal_uncached_ones(embed, loss, keep: bool) -> None:
 def test_dropout_is_the_same_in_both_passes() -> None:
     model = encoder(0.2)
     parts = [[texts()[index] for index in part] for part in PARTS]
-    drawn: list[Tensor] = []
+    dropped: list[Tensor] = []
 
     def embed(part: list[Tensor]) -> Tensor:
-        drawn.append(pooled(model, part))
-        return drawn[-1]
+        dropped.append(pooled(model, part))
+        return dropped[-1]
 
     cached_backward(parts, embed, dense_loss, seed=7)
-    first, second = drawn[:3], drawn[3:]
+    first, second = dropped[:3], dropped[3:]
     for once, again in zip(first, second, strict=True):
         torch.testing.assert_close(once, again, rtol=0, atol=0)
     assert not torch.equal(pooled(model, parts[0]), first[0]), "dropout drops"
@@ -108,7 +108,7 @@ def test_gradients_with_dropout_equal_those_of_one_graph() -> None:
 
     def embed(part: list[Tensor]) -> Tensor:
         vectors = pooled(model, part)
-        if not torch.is_grad_enabled():  # the first pass: build the graph of the whole loss beside it
+        if not torch.is_grad_enabled():  # the first pass: also build the graph of the loss
             state = torch.get_rng_state()
             torch.manual_seed(torch.initial_seed())
             with torch.enable_grad():
@@ -124,10 +124,12 @@ def test_gradients_with_dropout_equal_those_of_one_graph() -> None:
 
 
 def test_another_seed_gives_another_dropout() -> None:
-    model, drawn = encoder(0.2), []
+    model, dropped = encoder(0.2), []
     for seed in (1, 2):
-        cached_backward([texts()], lambda part: drawn.append(pooled(model, part)) or drawn[-1], dense_loss, seed=seed)
-    assert not torch.equal(drawn[0], drawn[1])
+        cached_backward(
+            [texts()], lambda part: dropped.append(pooled(model, part)) or dropped[-1], dense_loss, seed=seed
+        )
+    assert not torch.equal(dropped[0], dropped[1])
 
 
 _WORKER = """
@@ -173,8 +175,8 @@ def test_two_processes_have_the_gradient_of_all_texts(tmp_path: Path) -> None:
     assert [worker.returncode for worker in workers] == [0, 0], json.dumps(told)
     found = torch.load(tmp_path / "found.pt")
     model = encoder(0.0)
-    whole = dense_loss(pooled(model, texts()))
-    whole.backward()
-    assert found["value"] == pytest.approx(float(whole.detach()), abs=1e-5)
+    full_loss = dense_loss(pooled(model, texts()))
+    full_loss.backward()
+    assert found["value"] == pytest.approx(float(full_loss.detach()), abs=1e-5)
     for ours, theirs in zip(found["gradients"], gradients(model), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -39,7 +39,7 @@ def pairwise(x: Tensor, y: Tensor) -> Tensor:
 
 
 class StubEncoder(nn.Module):
-    """What the losses of sentence-transformers ask of a model before they are given embeddings."""
+    """The part of a model that the losses of sentence-transformers need before they get embeddings."""
 
     num_labels = 1
     device = torch.device("cpu")
@@ -195,7 +195,7 @@ def lists(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, list[int]]:
 
 
 class ScoredPairs(nn.Module):
-    """A cross-encoder whose scores are given, for the losses that call the model themselves."""
+    """A cross-encoder with fixed scores, for the losses that call the model."""
 
     num_labels = 1
     device = torch.device("cpu")
@@ -287,7 +287,7 @@ def test_a_document_without_vectors_is_last_and_has_no_gradient() -> None:
 
 
 def test_contrastive_late_interaction_equals_pylate() -> None:
-    """PyLate 1.6 `losses.Contrastive`: groups of documents one behind the other, cross-entropy over all of them."""
+    """PyLate 1.6 `losses.Contrastive`: concatenated groups of documents, cross-entropy over all of them."""
     queries, positives, negatives = packed(QUERY_LENGTHS, 0), packed([4, 3, 5, 6], 1), packed([2, 7, 3, 4], 2)
     expected = []
     for group, lengths in ((positives, [4, 3, 5, 6]), (negatives, [2, 7, 3, 4])):
@@ -304,7 +304,7 @@ def test_contrastive_late_interaction_equals_pylate() -> None:
 
 @pytest.mark.parametrize("min_max", [False, True])
 def test_distilled_late_interaction_equals_pylate(min_max: bool) -> None:
-    """PyLate 1.6 `losses.Distillation`: scores of a query's own documents, brought to 0..1, KL with log targets."""
+    """PyLate 1.6 `losses.Distillation`: scores of a query's own documents, scaled to 0..1, KL with log targets."""
     queries, documents = packed(QUERY_LENGTHS, 0), packed(DOCUMENT_LENGTHS, 1)
     teacher = vectors(4, 2, seed=7).detach()
     own = documents.split(DOCUMENT_LENGTHS)

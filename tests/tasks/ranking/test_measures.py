@@ -1,4 +1,4 @@
-"""Measures are those of trec_eval; intervals hold the mean; fusion is that of ranks."""
+"""Measures equal those of trec_eval, intervals contain the mean, and fusion is by ranks."""
 
 import math
 
@@ -17,7 +17,7 @@ QRELS = {
 }
 RUN = {
     "1": {"c": 3.0, "a": 2.5, "e": 2.0, "b": 1.0},
-    "2": {"a": 1.0, "b": 1.0, "x": 1.0},  # a tie, which trec_eval breaks by the name, backwards
+    "2": {"a": 1.0, "b": 1.0, "x": 1.0},  # a tie, which trec_eval breaks by the name, in descending order
 }
 
 

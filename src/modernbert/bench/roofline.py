@@ -8,7 +8,7 @@ import torch
 
 from modernbert.model import EncoderConfig
 from modernbert.plan.costs import Flops, count_flops
-from modernbert.stream.lengths import Rows, visible_keys
+from modernbert.stream.lengths import PackingStatistics, visible_keys
 
 MATRICES = "matrix products"  # their name among the engines that take turns
 _ROWS, _INNER, _COLUMNS = 2048, 768, 2304  # the shape of Wqkv of base on 2,048 tokens
@@ -45,5 +45,5 @@ def _flops(config: EncoderConfig, lengths: Sequence[int], mask_ratio: float) -> 
     sizes, tokens = np.array(lengths, dtype=np.int64), sum(lengths)
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
     keys = {window: float(visible_keys(sizes, window).sum() / tokens) for window in windows}
-    rows = Rows(max(lengths), Fraction(tokens), chunks_per_token=0.0, keys=keys)  # random ids have no special tokens
-    return count_flops(config, rows, mask_ratio)
+    packing = PackingStatistics(max(lengths), Fraction(tokens), chunks_per_token=0.0, keys=keys)  # no special tokens
+    return count_flops(config, packing, mask_ratio)

@@ -14,10 +14,10 @@ from modernbert.tasks.outputs import outputs
 from modernbert.text.records import format_of
 from modernbert.text.tokenizer import load_tokenizer
 from modernbert.train.finetune_recipe import FinetuneRecipe
-from modernbert.train.results import Measured, measured
+from modernbert.train.results import SetResult, set_result
 
 
-def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = (), *, device: str = "auto") -> Measured:
+def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = (), *, device: str = "auto") -> SetResult:
     """Predictions of a folder for labelled data, and their metrics with confidence intervals, as its report has them.
 
     The columns have the names that the folder's own recipe.toml gives them, or the usual ones; `overrides` change them,
@@ -47,7 +47,7 @@ def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = ()
     model: TaskModel = task.head.from_pretrained(folder, device=select_device(device))
     model.eval()
     logits = [one.numpy() for one in outputs(model, encoded.sequences)]
-    return measured(task, encoded, task.predictions(encoded, logits), 0.0)
+    return set_result(task, encoded, task.predictions(encoded, logits), 0.0)
 
 
 def recipe_for(folder: Path, data: Path, overrides: Iterable[str] = ()) -> FinetuneRecipe:

@@ -201,7 +201,7 @@ class MultiVectorEngine(_Texts):
         prompt = self.role_prompt(role)
         if role == "query":
             queries = self.predictor.texts.encode_queries(strings, prompt, self.settings)
-            cut, ids, own = queries.truncated, queries.ids, queries.own
+            cut, ids, own = queries.truncated, queries.ids, queries.unexpanded_lengths
         else:
             documents = self.predictor.texts.encode(strings, prompt, self.settings.document_length)
             cut, ids, own = documents.truncated, documents.ids, [len(one) for one in documents.ids]

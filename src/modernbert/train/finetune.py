@@ -30,7 +30,7 @@ from modernbert.train.finetune_folder import claim_folder, completed
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.finetune_report import write_report
 from modernbert.train.objectives import TaskObjective
-from modernbert.train.results import SeedResult, SetResult, measured
+from modernbert.train.results import SeedResult, SetResult, set_result
 from modernbert.train.stopping import StopRequest
 from modernbert.train.trackers import Tracking, check_trackers, followed
 
@@ -258,7 +258,7 @@ class Finetuning(EpochLoop):
         began = time.perf_counter()
         predictions = self._predict(model, encoded, "fp32")
         seconds = time.perf_counter() - began
-        return measured(self.task, encoded, predictions, seconds)
+        return set_result(self.task, encoded, predictions, seconds)
 
     def _predict(self, model: TaskModel, encoded: Encoded[Any], precision: Precision) -> list[Any]:
         """Predictions for all examples, in every process; each runs the model on a part of the sequences."""

@@ -37,7 +37,7 @@ class SeedResult:
     curve: Sequence[Mapping[str, Any]]
 
 
-def measured(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[Any], seconds: float) -> SetResult:
+def set_result(task: Task[Any, Any], encoded: Encoded[Any], predictions: Sequence[Any], seconds: float) -> SetResult:
     """All that the report shows about the predictions for a set."""
     examples = encoded.examples
     return SetResult(

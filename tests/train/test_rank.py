@@ -147,7 +147,9 @@ def test_a_sparse_ranker_can_use_a_query_table(table: str, model, collection, tm
     assert torch.equal(found, idf) == (table == "idf")
     with torch.no_grad():
         expected = (
-            run.objective._embed(MiniBatch("query", tuple(item.query for item in run.items[:5]), (0,) * 5)) * found / idf
+            run.objective._embed(MiniBatch("query", tuple(item.query for item in run.items[:5]), (0,) * 5))
+            * found
+            / idf
         )
     names = [item.query_text for item in run.items[:5]]
     torch.testing.assert_close(predictor.encode_query(names).to_dense(), expected, rtol=1e-5, atol=1e-6)

@@ -126,5 +126,5 @@ def test_a_model_that_learned_both_forms_of_a_label_is_not_measured(tmp_path):
 
 
 def test_two_columns_of_one_label_are_refused():
-    with pytest.raises(ConfigError, match="two columns name the same label"):
+    with pytest.raises(ConfigError, match="two columns have the same label"):
         parse(MultiLabelColumns, {"label": [ONE, TWO]}, "a test")

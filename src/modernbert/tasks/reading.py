@@ -92,24 +92,24 @@ def label_text(value: object) -> str | None:
 
 
 def composed(text: str) -> str:
-    """A text in the normal form NFC of Unicode, in which labels are compared."""
+    """A text in the Unicode normal form NFC, in which labels are compared."""
     return unicodedata.normalize("NFC", text)
 
 
 def known_labels(labels: Iterable[str]) -> dict[str, str]:
-    """The labels of a model by the form in which data give them; an older model may have learned another form.
+    """The labels of a model by their composed form, as in the data; older models may have labels in another form.
 
     Raises:
-        ConfigError: two labels have the same form, so that it is not known which one the data mean.
+        ConfigError: two labels have the same composed form, so those of the data are ambiguous.
     """
-    found: dict[str, str] = {}
+    labels_by_form: dict[str, str] = {}
     for label in labels:
-        if (other := found.setdefault(composed(label), label)) != label:
+        if (other := labels_by_form.setdefault(composed(label), label)) != label:
             raise ConfigError(
                 f"The model has two labels {label!r}, {other!a} and {label!a}, which differ only in how "
-                "Unicode writes their letters; train it again, and they are one."
+                "Unicode writes their letters; train the model again to merge them."
             )
-    return found
+    return labels_by_form
 
 
 def unknown_label(record: Record, label: str, labels: Collection[str]) -> RejectedRecord:

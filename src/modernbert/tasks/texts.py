@@ -63,7 +63,7 @@ class TextColumns(Columns):
         if not isinstance(value, str) and not cls.several_labels:
             raise ValueError('several columns are for task = "multi-label"; name one')
         if not isinstance(value, str) and len(set(map(composed, value))) < len(value):
-            raise ValueError("two columns name the same label; name each once")
+            raise ValueError("two columns have the same label; name each label once")
         return value
 
 

@@ -40,7 +40,7 @@ def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool =
     """Prepare the folder of a run, or check that it is the one of this recipe and these data.
 
     A run has begun when it has a checkpoint, has failed, or has the file `results`. With `overwrite` it is removed.
-    A `shared` folder may hold other files beside those of a new run.
+    A `shared` folder may hold other files besides those of a new run.
 
     Raises:
         ConfigError: the folder holds a run of another recipe, model or data, or files that are not of a run.
@@ -87,10 +87,10 @@ def remove_finetuning(folder: Path, kind: type[Recipe] = FinetuneRecipe) -> bool
 
 
 def check_replaceable(folder: Path) -> None:
-    """Check that `claim_folder` with `overwrite` will take a folder.
+    """Check that `claim_folder` with `overwrite` accepts a folder.
 
     Raises:
-        ConfigError: the folder holds something other than a run.
+        ConfigError: the folder holds files that are not of a run.
     """
     if not holds_run(folder, FinetuneRecipe):
         _check_free(folder, FinetuneRecipe)

@@ -70,7 +70,7 @@ class RankingModelSettings(Config):
         None  # sparse: look queries up, in a table of idf or one learned from it
     )
     active_entries: PositiveInt | None = (
-        256  # sparse: weights above 0 in a document when training begins; the bias is lowered until it is so
+        256  # sparse: number of weights above 0 in a document at the start of training, reached by a lower bias
     )
     skip_words: tuple[str, ...] = ()  # multi-vector: tokens of documents to leave out, such as punctuation
 

@@ -36,10 +36,10 @@ def remove_run(directory: Path, kind: type[Config], own: Sequence[str]) -> bool:
 
 
 def holds_run(directory: Path, kind: type[Config]) -> bool:
-    """Whether there is a recipe.toml.
+    """Whether a directory has the recipe.toml of a run.
 
     Raises:
-        ConfigError: it is not that of a run.
+        ConfigError: its recipe.toml is not that of a run.
     """
     path = directory / "recipe.toml"
     if not path.exists():

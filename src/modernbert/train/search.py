@@ -103,7 +103,7 @@ def run_trial(
 ) -> Trial | None:
     """Run a trial, unless its folder already has the result. None if the user asked to stop.
 
-    A `shared` folder holds files of others, and a trial was removed from it.
+    A `shared` folder also has other files, beside which an earlier trial was removed.
     """
     recipe = with_setting(recipe, setting, output)
     claim_folder(recipe, shared=shared)
@@ -121,7 +121,7 @@ def run_trial(
         return Trial(setting, {}, None, failed.read_text(encoding="utf-8").strip())
     (output / "model.safetensors").unlink(missing_ok=True)  # only the metrics of a trial are needed
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    metrics = {name: found["value"] for name, found in report["metrics"]["validation"].items()}
+    metrics = {name: metric["value"] for name, metric in report["metrics"]["validation"].items()}
     if not all(map(math.isfinite, metrics.values())):
         return Trial(setting, {}, None, "Its predictions are not finite.")
     return Trial(setting, metrics, report["speed"]["training_seconds"])

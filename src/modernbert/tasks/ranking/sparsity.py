@@ -16,16 +16,16 @@ from modernbert.text.framing import Ids
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 64  # documents by which the bias is set
+_SAMPLE = 64  # number of documents that set the bias
 
 
 @torch.no_grad()
 def initialize_sparse(model: SparseEncoder, documents: Sequence[Ids], active_entries: int | None) -> None:
-    """Prepare a model that was no retriever before, from the token ids of training documents.
+    """Initialize a model that was not a retriever, from the token ids of training documents.
 
-    A table for queries, if it has one, gets the inverse document frequencies. The bias of the decoder is lowered until
-    a document has `active_entries` weights above 0 (the median of a sample): the logits of a masked language model may
-    all be above 0, because softmax does not depend on their offset.
+    A query table, if the model has one, is set to the inverse document frequencies. The bias of the decoder is lowered
+    until a document has `active_entries` weights above 0 (the median of a sample): the logits of a masked language
+    model may all be above 0, because softmax does not depend on their offset.
     """
     if model.query_table is not None:
         model.query_table.copy_(inverse_document_frequencies(documents, model.config.vocab_size))
@@ -41,8 +41,8 @@ def initialize_sparse(model: SparseEncoder, documents: Sequence[Ids], active_ent
     for index in shuffled(len(documents), 0, 0)[:_SAMPLE].tolist():
         tokens = torch.from_numpy(documents[index]).to(bias.device)
         sequences = Sequences.from_lengths([len(tokens)]).to(bias.device)
-        x = model.head(model.model(tokens, sequences))
-        logits = highest_logits(x, model.decoder.weight, bias, sequences)[0]
+        hidden = model.head(model.model(tokens, sequences))
+        logits = highest_logits(hidden, model.decoder.weight, bias, sequences)[0]
         limits.append(float(logits.topk(active_entries + 1).values[-1]))
     model.train(training)
     excess = float(np.median(limits))

@@ -45,7 +45,7 @@ from modernbert.packed import Sequences
 from modernbert.runtime import autocast
 from modernbert.tasks.classify import Classify
 
-def make_gradients(self, model, items, context):
+def compute_gradients(self, model, items, context):
     def logits(own):
         tokens = torch.from_numpy(np.concatenate([item.sequences[0] for item in own]))
         with autocast(context.processes.device, context.precision):
@@ -62,7 +62,7 @@ def make_gradients(self, model, items, context):
         logits(own).backward(gradient[first : first + len(own)])
     return loss.detach() / context.processes.size
 
-Classify.make_gradients = make_gradients
+Classify.compute_gradients = compute_gradients
 sys.argv[:1] = ["modernbert", "finetune"]
 from modernbert.cli import main
 main()

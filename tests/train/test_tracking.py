@@ -16,7 +16,7 @@ from modernbert.run_metrics import Metrics
 from modernbert.train import pretrain as module
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import Run
-from modernbert.train.trackers import Tracking, followed, numbers
+from modernbert.train.trackers import Tracking, numbers, tracked_metrics
 
 SERVICES = ["wandb", "trackio"]
 
@@ -143,14 +143,14 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tracked, monkeypatch,
 def test_trackers_do_not_change_the_training(tracked, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", StandIn("wandb"))
     plain = load_file(pretrain(tracked(run="plain")) / "model.safetensors")
-    followed = load_file(pretrain(tracked("wandb")) / "model.safetensors")
-    assert all(torch.equal(plain[name], followed[name]) for name in plain)
+    weights = load_file(pretrain(tracked("wandb")) / "model.safetensors")
+    assert all(torch.equal(plain[name], weights[name]) for name in plain)
 
 
 def test_a_tracker_that_is_added_later_receives_the_complete_run(tracked, metrics, service):
     metrics.write(line(1))
     metrics.write(line(2))
-    with followed(metrics, tracking(tracked(service.__name__))):
+    with tracked_metrics(metrics, tracking(tracked(service.__name__))):
         metrics.write(line(3))
     [rows] = service.runs.values()
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -158,10 +158,10 @@ def test_a_tracker_that_is_added_later_receives_the_complete_run(tracked, metric
 
 def test_several_lines_of_a_step_are_all_sent(tracked, metrics, service):
     recipe = tracked(service.__name__)
-    with followed(metrics, tracking(recipe)):
+    with tracked_metrics(metrics, tracking(recipe)):
         metrics.write(line(1, spike={"loss": 9.0}))
         metrics.write(line(1))
-    with followed(metrics, tracking(recipe)):
+    with tracked_metrics(metrics, tracking(recipe)):
         metrics.write(line(1, validation={"web": {"loss": 2.0}}))
         metrics.write(line(2))
     [rows] = service.runs.values()
@@ -171,7 +171,7 @@ def test_several_lines_of_a_step_are_all_sent(tracked, metrics, service):
 
 
 def test_a_failing_service_is_reported_once_and_receives_its_lines_later(tracked, metrics, service, caplog):
-    with caplog.at_level(logging.WARNING), followed(metrics, tracking(tracked(service.__name__))):
+    with caplog.at_level(logging.WARNING), tracked_metrics(metrics, tracking(tracked(service.__name__))):
         for step in range(1, 9):
             service.log_error = OSError("no route to host") if step in (3, 4, 6) else None
             metrics.write(line(step))
@@ -186,11 +186,11 @@ def test_a_failing_service_does_not_affect_another_one(tracked, metrics, monkeyp
     monkeypatch.setitem(sys.modules, "trackio", trackio)
     wandb.log_error = ConnectionError("gone")
     recipe = tracked("wandb", "trackio")
-    with followed(metrics, tracking(recipe)):
+    with tracked_metrics(metrics, tracking(recipe)):
         metrics.write(line(1))
     assert [len(rows) for rows in trackio.runs.values()] == [1]
     wandb.log_error = None
-    with followed(metrics, tracking(recipe)):
+    with tracked_metrics(metrics, tracking(recipe)):
         assert metrics.follow is not None  # and what waits has been sent
     assert [len(rows) for rows in wandb.runs.values()] == [1]
     assert [len(rows) for rows in trackio.runs.values()] == [1]
@@ -200,7 +200,7 @@ def test_a_new_run_does_not_start_without_its_service(tracked, metrics, service)
     service.begin_error = RuntimeError("api_key not configured\nhint")
     with (
         pytest.raises(ConfigError, match=r"cannot start \(RuntimeError: api_key not configured\); fix that"),
-        followed(metrics, tracking(tracked(service.__name__))),
+        tracked_metrics(metrics, tracking(tracked(service.__name__))),
     ):
         pytest.fail("it began")
 
@@ -208,11 +208,11 @@ def test_a_new_run_does_not_start_without_its_service(tracked, metrics, service)
 def test_a_resumed_run_continues_without_its_service(tracked, metrics, service, caplog):
     metrics.write(line(1))
     service.begin_error = ConnectionError("no network")
-    with caplog.at_level(logging.WARNING), followed(metrics, tracking(tracked(service.__name__))):
+    with caplog.at_level(logging.WARNING), tracked_metrics(metrics, tracking(tracked(service.__name__))):
         metrics.write(line(2))
     assert "no network" in caplog.text
     service.begin_error = None
-    with followed(metrics, tracking(tracked(service.__name__))):
+    with tracked_metrics(metrics, tracking(tracked(service.__name__))):
         assert metrics.follow is not None  # and what waits has been sent
     [rows] = service.runs.values()
     assert [row["step"] for row in rows] == [1, 2]

@@ -26,13 +26,13 @@ from modernbert.tasks.task import Encoded, Item, Task
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.finetune_data import Prepared, Sets, prepare
-from modernbert.train.finetune_folder import claim_folder, completed
+from modernbert.train.finetune_folder import claim_folder, replaced_results
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.finetune_report import write_report
 from modernbert.train.objectives import TaskObjective
 from modernbert.train.results import SeedResult, SetResult, set_result
 from modernbert.train.stopping import StopRequest
-from modernbert.train.trackers import Tracking, check_trackers, followed
+from modernbert.train.trackers import Tracking, check_trackers, tracked_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,10 @@ class UpdateContext:
 
 
 @runtime_checkable
-class MakesGradients(Protocol):
+class ComputesGradients(Protocol):
     """A task that computes the gradients of an update itself, in several forward passes (GradCache)."""
 
-    def make_gradients(self, model: TaskModel, items: Sequence[Item], context: UpdateContext) -> Tensor:
+    def compute_gradients(self, model: TaskModel, items: Sequence[Item], context: UpdateContext) -> Tensor:
         """Add this process's part to `.grad` of the parameters and return its part of the loss: 0-dim, detached.
 
         Every process gets all `items` of the update. Gradients and losses are summed over the processes afterwards: a
@@ -105,7 +105,7 @@ def _in_folder(
     best_model: TaskModel | None = None
     for seed in recipe.seeds:
         finetuning = Finetuning(recipe, task, sets, seed, process_group)
-        with followed(finetuning.metrics, tracking(recipe, seed)) if process_group.first else nullcontext():
+        with tracked_metrics(finetuning.metrics, tracking(recipe, seed)) if process_group.first else nullcontext():
             if not finetuning.train(stop):
                 return None
         model = finetuning.best_model()
@@ -151,7 +151,7 @@ class Finetuning(EpochLoop):
             model = reinitialized(model)
         model = model.to(processes.device).train()
         freeze(model, recipe.training)
-        self._makes_gradients = task if isinstance(task, MakesGradients) else None
+        self._gradient_task = task if isinstance(task, ComputesGradients) else None
         weights = task.weights(sets.train.examples)
         self._cpu_weights = weights
         self.weights = None if weights is None else weights.to(processes.device)
@@ -166,7 +166,7 @@ class Finetuning(EpochLoop):
             directory=recipe.output / "training" / f"seed-{seed}",
             seed=seed,
             num_examples=len(sets.train.items),
-            parallel=None if self._makes_gradients else "ddp",
+            parallel=None if self._gradient_task else "ddp",
         )
 
     def batches(self, epoch: int) -> Batches:
@@ -186,8 +186,8 @@ class Finetuning(EpochLoop):
         """The losses of the examples of all processes, divided by their total."""
         items = [self.sets.train.items[index] for index in planned.indices]
         size, at_once = self.processes.size, self.recipe.machine.microbatch_tokens
-        if self._makes_gradients is not None:
-            loss = self._makes_gradients.make_gradients(self.model, items, self._context(planned))
+        if self._gradient_task is not None:
+            loss = self._gradient_task.compute_gradients(self.model, items, self._context(planned))
             self.parallelism.sum_gradients()
             return loss
         lengths = [item.num_tokens for item in items]
@@ -295,7 +295,7 @@ def _write(
 ) -> None:
     """Write the complete output folder, which replaces the folder of the run."""
     task.finalize(model)
-    with completed(recipe) as partial:
+    with replaced_results(recipe) as partial:
         model.save_pretrained(partial)
         with (partial / "metrics.jsonl").open("w", encoding="utf-8") as file:
             for result in results:

@@ -102,7 +102,7 @@ def _check_free(folder: Path, kind: type[Recipe]) -> None:
 
 
 @contextmanager
-def completed(recipe: Recipe) -> Iterator[Path]:
+def replaced_results(recipe: Recipe) -> Iterator[Path]:
     """A new folder whose files replace those of the run. Other files in the folder stay."""
     with atomic_directory(recipe.output, own=("training", FAILED)) as partial:
         yield partial

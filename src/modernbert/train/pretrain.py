@@ -34,7 +34,7 @@ from modernbert.train.spikes import Spikes
 from modernbert.train.start import initial_model
 from modernbert.train.steps import Due, Interval, Step
 from modernbert.train.stopping import StopRequest
-from modernbert.train.trackers import Tracking, check_trackers, followed
+from modernbert.train.trackers import Tracking, check_trackers, tracked_metrics
 from modernbert.train.updates import PlannedUpdate, planned_updates
 from modernbert.train.validation import evaluate
 
@@ -101,7 +101,7 @@ def _in_directory(recipe: PretrainRecipe, process_group: Processes, stop: StopRe
     process_group.wait()
     pretraining = Pretraining(recipe, process_group)
     tracking = Tracking(run.trackers, run.project, run.directory.name, run.directory, recipe.model_dump(mode="json"))
-    with followed(pretraining.metrics, tracking) if process_group.first else nullcontext():
+    with tracked_metrics(pretraining.metrics, tracking) if process_group.first else nullcontext():
         return pretraining.run(stop)
 
 

@@ -39,11 +39,11 @@ from modernbert.text.collection import Collection, Document, read_collection, re
 from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
-from modernbert.train.finetune_folder import claim_folder, completed
+from modernbert.train.finetune_folder import claim_folder, replaced_results
 from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
 from modernbert.train.ranking_report import SELECTION_METRIC, SeedRun, ValidationResult, write_ranking_report
 from modernbert.train.stopping import StopRequest
-from modernbert.train.trackers import Tracking, check_trackers, followed
+from modernbert.train.trackers import Tracking, check_trackers, tracked_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _in_folder(recipe: RankingRecipe, process_group: Processes, stop: StopReques
     baselines = _Baselines(recipe)
     for seed in recipe.seeds:
         run = RankerTraining(recipe, examples, validation, seed, process_group)
-        with followed(run.metrics, _tracking(recipe, seed)) if process_group.first else nullcontext():
+        with tracked_metrics(run.metrics, _tracking(recipe, seed)) if process_group.first else nullcontext():
             if process_group.first:
                 baselines.measure(run)
             process_group.wait()
@@ -440,7 +440,7 @@ def _write(
         run, system = best.measure()
         validated = ValidationResult(best.validation[0], run, system, _Baselines(recipe).read())
     results = {one.seed: one.result() for one in runs}
-    with completed(recipe) as partial:
+    with replaced_results(recipe) as partial:
         best.ranker.save_pretrained(partial, best.ranker.tokenizer_source)
         with (partial / "metrics.jsonl").open("w", encoding="utf-8") as file:
             for result in results.values():

@@ -109,7 +109,7 @@ def check_trackers(names: Sequence[TrackerName], key: str) -> None:
 
 
 @contextmanager
-def followed(metrics: Metrics, tracking: Tracking) -> Iterator[None]:
+def tracked_metrics(metrics: Metrics, tracking: Tracking) -> Iterator[None]:
     """In the block, the trackers receive every line of the metrics, after the lines that they lack.
 
     trackers.json has the last line sent to each tracker: a resumed run sends no line twice, and a tracker that is added
@@ -121,16 +121,16 @@ def followed(metrics: Metrics, tracking: Tracking) -> Iterator[None]:
     if not tracking.trackers:
         yield
         return
-    followers = Followers(tracking, metrics.read())
-    metrics.follow = followers.send
+    feed = TrackerFeed(tracking, metrics.read())
+    metrics.follow = feed.send
     try:
         yield
     finally:
         metrics.follow = None
-        followers.close()
+        feed.close()
 
 
-class Followers:
+class TrackerFeed:
     """The trackers of a run, and the last line sent to each."""
 
     def __init__(self, tracking: Tracking, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -118,7 +118,7 @@ class Reranker(RetrievalPredictor[CrossEncoder]):
         for number, (query, document) in enumerate(pairs):
             document_length = self.max_length - len(self.texts.encode([query], prompt).ids[0]) + 1
             if document_length < self.max_length // 4:
-                raise DataError(f"Query {number + 1} is too long for a document beside it; shorten it.")
+                raise DataError(f"Query {number + 1} is too long to fit with a document; shorten it.")
             for chunk in self.texts.windows(
                 document, "", min(self.overlap_tokens, document_length // 4), document_length
             ):

@@ -166,7 +166,7 @@ def _read_hashes(folder: Path) -> dict[str, str]:
 def _abandoned(folder: Path, kind: type[Recipe]) -> bool:
     """Whether a folder is empty, or holds what a run writes before its first checkpoint, and no results.
 
-    Other files may lie beside a recipe.toml with its inputs.json, as where the files of an earlier run were removed.
+    Other files may lie beside a recipe.toml with its inputs.json, if the files of an earlier run were removed.
     """
     names = {entry.name for entry in folder.iterdir()}
     path = folder / "recipe.toml"

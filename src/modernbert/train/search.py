@@ -103,7 +103,7 @@ def run_trial(
 ) -> Trial | None:
     """Run a trial, unless its folder already has the result. None if the user asked to stop.
 
-    A `shared` folder also has other files, beside which an earlier trial was removed.
+    A `shared` folder also has files that are not of a trial.
     """
     recipe = with_setting(recipe, setting, output)
     claim_folder(recipe, shared=shared)

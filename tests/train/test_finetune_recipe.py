@@ -60,7 +60,7 @@ def test_overrides_reach_into_a_source_that_is_a_path(model, csvs, tmp_path):
     ("changes", "message"),
     [
         ({"max_length": 4096}, "reads 128 tokens"),
-        ({"training": {"metric": "rouge"}}, "take one of accuracy"),
+        ({"training": {"metric": "rouge"}}, "choose one of accuracy"),
         ({"training": {"class_weights": {"pink": 2.0}}}, "'pink', which is not one of blue, green, red"),
         ({"training": {"freeze_layers": 3}}, "has 2 layers"),
         ({"training": {"epochs": 1, "learning_rate": 1e38, "warmup": 0.0}}, "not finite"),

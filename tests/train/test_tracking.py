@@ -199,7 +199,7 @@ def test_a_failing_service_does_not_affect_another_one(tracked, metrics, monkeyp
 def test_a_new_run_does_not_start_without_its_service(tracked, metrics, service):
     service.begin_error = RuntimeError("api_key not configured\nhint")
     with (
-        pytest.raises(ConfigError, match=r"cannot start \(RuntimeError: api_key not configured\); fix that"),
+        pytest.raises(ConfigError, match=r"cannot start \(RuntimeError: api_key not configured\); fix this"),
         tracked_metrics(metrics, tracking(tracked(service.__name__))),
     ):
         pytest.fail("it began")

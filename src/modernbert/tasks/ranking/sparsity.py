@@ -16,16 +16,18 @@ from modernbert.text.framing import Ids
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 64  # number of documents that set the bias
+_SAMPLE = 128  # number of documents that set the bias
 
 
 @torch.no_grad()
 def initialize_sparse(model: SparseEncoder, documents: Sequence[Ids], active_entries: int | None) -> None:
     """Initialize a model that was not a retriever, from the token ids of training documents.
 
-    A query table, if the model has one, is set to the inverse document frequencies. The bias of the decoder is lowered
-    until a document has `active_entries` weights above 0 (the median of a sample): the logits of a masked language
-    model may all be above 0, because softmax does not depend on their offset.
+    A query table, if the model has one, is set to the inverse document frequencies. If documents of a sample have more
+    than `active_entries` weights above 0 (their median), the bias of the decoder is lowered: for each entry by its mean
+    logit in the sample, so that an entry which all documents have does not weigh more than a rare one, and for all
+    entries by the number that leaves `active_entries`. The logits of a masked language model may all be above 0,
+    because softmax does not depend on their offset.
     """
     if model.query_table is not None:
         model.query_table.copy_(inverse_document_frequencies(documents, model.config.vocab_size))
@@ -35,24 +37,33 @@ def initialize_sparse(model: SparseEncoder, documents: Sequence[Ids], active_ent
     if bias is None:
         logger.info("The decoder has no bias, so settings.active_entries has no effect.")
         return
-    limits = []
+    sample = [documents[index] for index in shuffled(len(documents), 0, 0)[:_SAMPLE].tolist()]
+    logits = _highest_logits(model, sample)
+    before = int((logits > 0).sum(1).median())
+    if before <= active_entries:
+        return
+    mean = logits.mean(0)
+    excess = (logits - mean).topk(active_entries + 1).values[:, -1].median()
+    bias -= mean + excess
+    logger.info(
+        "The decoder's bias was lowered: a document had %s weights above 0 and has %s now.",
+        f"{before:,}",
+        f"{active_entries:,}",
+    )
+
+
+def _highest_logits(model: SparseEncoder, documents: Sequence[Ids]) -> Float[Tensor, "documents vocabulary"]:
+    """The highest logit of each entry in each document, without dropout."""
     training = model.training
     model.eval()
-    for index in shuffled(len(documents), 0, 0)[:_SAMPLE].tolist():
-        tokens = torch.from_numpy(documents[index]).to(bias.device)
-        sequences = Sequences.from_lengths([len(tokens)]).to(bias.device)
+    device = model.decoder.weight.device
+    found = []
+    for ids in documents:
+        tokens, sequences = torch.from_numpy(ids).to(device), Sequences.from_lengths([len(ids)]).to(device)
         hidden = model.head(model.model(tokens, sequences))
-        logits = highest_logits(hidden, model.decoder.weight, bias, sequences)[0]
-        limits.append(float(logits.topk(active_entries + 1).values[-1]))
+        found.append(highest_logits(hidden, model.decoder.weight, model.decoder.bias, sequences).float())
     model.train(training)
-    excess = float(np.median(limits))
-    if excess > 0:
-        bias -= excess
-        logger.info(
-            "The decoder's bias was lowered by %.2f, so that training begins with %d weights above 0 in a document.",
-            excess,
-            active_entries,
-        )
+    return torch.cat(found)
 
 
 def flops(vectors: Float[Tensor, "rows vocabulary"], threshold: int | None = None) -> Float[Tensor, ""]:

@@ -16,8 +16,12 @@ from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.evaluate.retrieval import evaluate_retrieval
+from modernbert.model.retrieval import SparseEncoder
+from modernbert.model.sparse_pooling import highest_logits
+from modernbert.packed import Sequences
 from modernbert.plots import finetuning, style
 from modernbert.tasks.ranking.objective import MiniBatch
+from modernbert.tasks.ranking.sparsity import initialize_sparse
 from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, _validation, load_ranker, read_examples, train_ranker
 from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
@@ -157,6 +161,19 @@ def test_a_sparse_ranker_can_use_a_query_table(table: str, model, collection, tm
     assert torch.equal(RankerTraining(further, examples, None, 0, ALONE).ranker.query_table.detach(), found)
     again = recipe(tmp_path / "out", collection, tmp_path / "again", "sparse", random_weights=True, **changes)
     assert torch.equal(RankerTraining(again, examples, None, 0, ALONE).ranker.query_table.detach(), idf)
+
+
+def test_no_entry_of_the_vocabulary_outweighs_the_others_when_a_sparse_ranker_begins(model) -> None:
+    ranker = SparseEncoder.from_pretrained(model, dtype=torch.float32)
+    ranker.decoder.bias.data[7] = 100.0  # in every document
+    documents = [np.arange(n, n + 9, dtype=np.int32) for n in range(20, 60)]
+    initialize_sparse(ranker, documents, 12)
+    tokens, sequences = torch.from_numpy(np.concatenate(documents)), Sequences.from_lengths([9] * len(documents))
+    with torch.no_grad():
+        hidden = ranker.head(ranker.model(tokens, sequences))
+        logits = highest_logits(hidden, ranker.decoder.weight, ranker.decoder.bias, sequences)
+    assert float((logits > 0).sum(1).float().median()) == 12
+    torch.testing.assert_close(logits.mean(0), logits.mean().expand(logits.shape[1]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_sparse_ranker_begins_with_sparse_vectors(model, collection, tmp_path) -> None:

@@ -20,9 +20,11 @@ WORKLOADS = (Workload("ragged", (90, 7, 64, 33)), Workload("one", (70,)))
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny():
-    """The preset `tiny`, and workloads of its size."""
+    """The preset `tiny`, with workloads and matrix products of its size."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
+        for measuring in (inference, training):
+            patch.setattr(measuring, "matrix_products", lambda dtype: torch.ones(64, 64, dtype=dtype).square)
         patch.setitem(models.PRESETS, "tiny", TINY)
         patch.setattr(inference, "WORKLOADS", WORKLOADS)
         patch.setattr(training, "WORKLOADS", WORKLOADS)

@@ -59,9 +59,18 @@ def test_the_products_alone_are_those_of_all_linear_layers():
     assert short == flops / 2  # 128 tokens are multiplied 16 times, so that a round is long enough to be timed
 
 
-def test_inference_is_reported_with_device_ceilings_and_profile_after_every_workload():
+def time_is_told(caplog):
+    """Whether the first message with a time came before the first result."""
+    messages = [record.getMessage() for record in caplog.records]
+    times = [index for index, message in enumerate(messages) if message.startswith("time left: about ")]
+    return bool(times) and not any("tokens/s" in message for message in messages[: times[0]])
+
+
+def test_inference_is_reported_with_device_ceilings_and_profile_after_every_workload(caplog):
+    caplog.set_level("INFO", "modernbert.bench")
     seen = []
     report = bench_cuda_inference("tiny", "fp32", 1, DRY, profiled=True, on_result=seen.append)
+    assert time_is_told(caplog)
     assert [len(one.results) for one in seen] == [1, 2]
     assert seen[-1] == report
     assert report.device == report.machine["device"] == "CPU, dry run"
@@ -129,12 +138,14 @@ def test_training_is_timed_with_and_without_the_optimizer_and_beside_transformer
     assert entries(second)[OURS].ratio > 0
 
 
-def test_wrong_gradients_are_not_timed(monkeypatch):
+def test_wrong_gradients_are_not_timed(monkeypatch, caplog):
+    caplog.set_level("INFO", "modernbert.bench")
     right = MaskedLM.loss_at
     monkeypatch.setattr(MaskedLM, "loss_at", lambda *arguments: 1.01 * right(*arguments))
     [result] = bench_cuda_training("tiny", "fp32", 1, DRY).results
     assert entries(result)[OURS].error == pytest.approx(0.01, rel=1e-2)
     assert not any(entry.ranked for entry in result.entries)
+    assert time_is_told(caplog)
 
 
 def test_what_is_predicted_is_the_same_for_both_models():
@@ -146,12 +157,14 @@ def test_what_is_predicted_is_the_same_for_both_models():
     assert torch.equal(sample.ids.flatten(), sample.tokens)
 
 
-def test_every_length_is_scaled_and_threads_are_refused():
+def test_every_length_is_scaled_and_the_time_is_told(caplog):
+    caplog.set_level("INFO", "modernbert.bench")
     points = bench_cuda_scaling("tiny", "fp32", 1, DRY, (16, 32)).points
     assert [(point.tokens, point.engine) for point in points] == [
         (16, OURS), (16, BASELINE), (32, OURS), (32, BASELINE),
     ]  # fmt: skip
     assert all(0 < point.cost.lowest <= point.cost.median <= point.cost.highest for point in points)
+    assert time_is_told(caplog)
 
 
 @pytest.mark.slow

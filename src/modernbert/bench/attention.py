@@ -1,7 +1,9 @@
 """The speed of each attention backend on a CUDA device, forward and backward, by sequence length."""
 
+import itertools
 import logging
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from modernbert.bench.cuda import Target, cuda_machine, free_memory, seconds_of
 from modernbert.bench.inference import first_line
+from modernbert.bench.remaining import log_remaining
 from modernbert.bench.timing import relative_error
 from modernbert.errors import ConfigError
 from modernbert.kernels import available_backends, varlen_attention
@@ -74,12 +77,13 @@ def bench_attention(target: Target, lengths: Sequence[int] = (), tokens: int | N
     backends = available_backends()
     # A dry run has only the slow ones to test the benchmark with.
     names = ["blocked"] if target.dry else [n for n, reason in backends.items() if reason is None and n not in _SLOW]
-    times = [
-        _measure(name, length, window, total, target)
-        for length in chosen
-        for window in (None, WINDOW)
-        for name in names
-    ]
+    combinations = list(itertools.product(chosen, (None, WINDOW), names))
+    times: list[AttentionTime] = []
+    began = time.perf_counter()
+    for length, window, name in combinations:
+        times.append(_measure(name, length, window, total, target))
+        if left := len(combinations) - len(times):
+            log_remaining(left * (time.perf_counter() - began) / len(times))
     return AttentionReport(
         cuda_machine(target),
         target.name,

@@ -19,7 +19,7 @@ from modernbert.runtime import select_device
 
 SQUARE = 8192  # rows, inner and columns of the product that measures the GPU's peak
 _COPIED_BYTES = 1 << 30
-_SHORT_TOKENS = 2048  # with fewer rows, products are repeated within a round
+SHORT_TOKENS = 2048  # with fewer rows, products are repeated within a round
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def model_products(
 
     Each layer has its own weights, as in the model: with few tokens, reading them takes time. On CUDA it is one graph.
     """
-    passes = max(1, _SHORT_TOKENS // tokens)
+    passes = max(1, SHORT_TOKENS // tokens)
     device = target.device
 
     def random(*shape: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modernbert.bench.cuda import (
+    SHORT_TOKENS,
     CudaReport,
     Target,
     cuda_machine,
@@ -23,11 +24,12 @@ from modernbert.bench.cuda import (
     measure_ceilings,
     model_products,
 )
-from modernbert.bench.inference import first_line
+from modernbert.bench.inference import EXTRA_PASSES, first_line
 from modernbert.bench.models import check_dtype, describe, make_model
 from modernbert.bench.peers import transformers_model
 from modernbert.bench.profiling import Profile, profile_passes
-from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, make_result
+from modernbert.bench.remaining import RemainingTime, probe
+from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, log_result, make_result
 from modernbert.bench.roofline import MATRICES, encoder_flops
 from modernbert.bench.scaling import Cost, Point, ScalingReport
 from modernbert.bench.timing import alternate, check_rounds, relative_error
@@ -213,9 +215,12 @@ def bench_cuda_inference(
         profiles={},
     )
     with torch.inference_mode():
+        remaining = _remaining_time(encoder.config, chosen, engines[-1], len(engines) + len(others), rounds, target)
         for workload in chosen:
             free_memory(target)
             result, profile = _measure(encoder.config, reference, engines, others, workload, rounds, target, profiled)
+            log_result(result)
+            remaining.finish(workload.name)
             profiles = report.profiles if profile is None else report.profiles | {workload.name: profile}
             report = replace(report, results=(*report.results, result), profiles=profiles)
             on_result(report)
@@ -239,16 +244,39 @@ def bench_cuda_scaling(
     reference = sdpa_engine(setting, "fp32")
     engines = [our_engine(setting), sdpa_engine(setting, precision)]
     points: list[Point] = []
+    chosen = [
+        Workload(f"{length:,} tokens", (length,), repeats=None if target.dry else max(1, min(16, 8192 // length)))
+        for length in dict.fromkeys(lengths or SCALING_LENGTHS)
+    ]
     with torch.inference_mode():
-        for length in dict.fromkeys(lengths or SCALING_LENGTHS):
-            workload = Workload(
-                f"{length:,} tokens", (length,), repeats=None if target.dry else max(1, min(16, 8192 // length))
-            )
+        remaining = _remaining_time(encoder.config, chosen, engines[-1], len(engines), rounds, target)
+        for workload in chosen:
             result, _ = _measure(encoder.config, reference, engines, [], workload, rounds, target, profiled=False)
-            points += [_point(entry, length) for entry in result.entries]
+            remaining.finish(workload.name)
+            points += [_point(entry, workload.tokens) for entry in result.entries]
     return ScalingReport(
         describe(model, encoder.config), precision, rounds, cuda_machine(target, ("transformers",)), tuple(points)
     )
+
+
+def _remaining_time(
+    config: EncoderConfig, workloads: Sequence[Workload], engine: CudaEngine, engines: int, rounds: int, target: Target
+) -> RemainingTime:
+    """Log what the workloads will take at the speed of one of the engines. A few tokens take as long as 2,048."""
+    sample = Workload("probe", (16,) * 4 if target.dry else (512,) * 16)
+    [batch] = sample.batches(config.vocab_size)
+    encode = engine.prepare(batch)
+
+    def run() -> None:
+        encode()
+        target.wait()
+
+    passes = engines * (rounds + EXTRA_PASSES)
+    operations = {
+        one.name: passes * one.passes * encoder_flops(config, one.lengths) * max(1.0, SHORT_TOKENS / one.tokens)
+        for one in workloads
+    }
+    return RemainingTime(operations, probe(run, encoder_flops(config, sample.lengths)))
 
 
 def _point(entry: Entry, length: int) -> Point:

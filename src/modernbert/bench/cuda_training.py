@@ -21,11 +21,12 @@ from modernbert.bench.inference import first_line
 from modernbert.bench.models import check_dtype, describe, make_model
 from modernbert.bench.peers import transformers_model
 from modernbert.bench.profiling import Profile, profile_passes
-from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, make_result
+from modernbert.bench.remaining import RemainingTime, probe
+from modernbert.bench.report import BASELINE, OURS, Entry, Result, agreeing, log_result, make_result
 from modernbert.bench.roofline import MATRICES, training_flops
 from modernbert.bench.timing import alternate, check_rounds, relative_error
 from modernbert.bench.workloads import Workload, choose
-from modernbert.model import MaskedLM
+from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.packed import IGNORED, Sequences
 from modernbert.runtime import Precision, autocast
 from modernbert.train.optimizer import StableAdamW, parameter_groups
@@ -38,6 +39,7 @@ LARGE_WORKLOADS = (Workload("56 x 1024", (1024,) * 56),)
 DRY_WORKLOADS = (Workload("4 x 64", (64,) * 4), Workload("2 x 64, beside transformers", (64,) * 2))
 WITHOUT_OPTIMIZER = f"{OURS} without optimizer"
 _MASKED = 0.3
+_EXTRA_STEPS = 2  # that allocate, and that measure the memory, beside the rounds
 _COMPARED_TOKENS = 4096  # only the first documents are compared, at least one
 
 
@@ -115,13 +117,41 @@ def bench_cuda_training(
         ceilings=measure_ceilings(ours.config, max(workload.tokens for workload in chosen), target),
         profiles={},
     )
+    remaining = _remaining_time(trainees[BASELINE], ours.config, chosen, precision, rounds, target)
     for workload in chosen:
         free_memory(target)
         result, profile = _measure(trainees, workload, precision, rounds, target, profiled)
+        log_result(result)
+        remaining.finish(workload.name)
         profiles = report.profiles if profile is None else report.profiles | {workload.name: profile}
         report = replace(report, results=(*report.results, result), profiles=profiles)
         on_result(report)
     return report
+
+
+def _remaining_time(
+    trainee: _Trainee,
+    config: EncoderConfig,
+    workloads: Sequence[Workload],
+    precision: Precision,
+    rounds: int,
+    target: Target,
+) -> RemainingTime:
+    """Log what the workloads will take at the speed of this trainee on one document."""
+    length = workloads[0].lengths[0]
+    sample = make_sample(workloads[0], config.vocab_size, target.device, documents=1)
+
+    def run() -> None:
+        trainee.step_without_optimizer(sample, precision)
+        target.wait()
+
+    operations = {
+        one.name: (3 if "transformers" in one.name else 2)
+        * (rounds + _EXTRA_STEPS)
+        * training_flops(config, one.lengths, max(1, round(_MASKED * one.tokens)))
+        for one in workloads
+    }
+    return RemainingTime(operations, probe(run, training_flops(config, [length], len(sample.rows))))
 
 
 def _workloads(model: str, target: Target) -> tuple[Workload, ...]:

@@ -1,5 +1,6 @@
 """`modernbert bench inference`, `training`, `scaling` and `compare`: speed of the model itself."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,7 @@ from modernbert.cli.bench.options import (
 from modernbert.cli.console import Json, print_json
 
 if TYPE_CHECKING:
+    from modernbert.bench.cuda import Target
     from modernbert.bench.report import Report
 
 app = typer.Typer()
@@ -64,35 +66,17 @@ def bench_inference(
     as_json: Json = False,
 ) -> None:
     """Compare encoding with transformers and other peers: first the outputs, then the speed, in turns."""
-    from modernbert.bench.cuda import select_target
     from modernbert.bench.cuda_inference import bench_cuda_inference
-    from modernbert.bench.figure import draw_report, figure_paths
-    from modernbert.bench.inference import bench_inference as measure
+    from modernbert.bench.inference import bench_inference as bench_cpu_inference
 
-    if figure is not None:
-        figure_paths(figure)
-    target = select_target(device)
-    sets = documents if published else None
-    if target is None:
-        refuse_profile(profile)
-        report = measure(
-            model, dtype, threads, rounds, workload or (), peer or (), sets, on_result=write_partial(output)
-        )
-    else:
-        report = bench_cuda_inference(
-            model,
-            dtype,
-            rounds,
-            target,
-            workload or (),
-            peer or (),
-            sets,
-            profiled=profile,
-            on_result=write_partial(output),
-        )
-    write_if_given(report, output)
-    if figure is not None:
-        draw_report(report, figure)
+    chosen = workload or (), peer or (), documents if published else None
+    report = measure(
+        lambda write: bench_cpu_inference(model, dtype, threads, rounds, *chosen, on_result=write),
+        lambda target, write: bench_cuda_inference(
+            model, dtype, rounds, target, *chosen, profiled=profile, on_result=write
+        ),
+        device, profile, output, figure,
+    )  # fmt: skip
     print_report(report, as_json)
 
 
@@ -121,24 +105,17 @@ def bench_training(
     as_json: Json = False,
 ) -> None:
     """Compare masked-LM training steps with transformers: first the gradients, then the speed, in turns."""
-    from modernbert.bench.cuda import select_target
     from modernbert.bench.cuda_training import bench_cuda_training
-    from modernbert.bench.figure import draw_report, figure_paths
-    from modernbert.bench.training import bench_training as measure
+    from modernbert.bench.training import bench_training as bench_cpu_training
 
-    if figure is not None:
-        figure_paths(figure)
-    target = select_target(device)
-    if target is None:
-        refuse_profile(profile)
-        report = measure(model, dtype, threads, rounds, workload or (), on_result=write_partial(output))
-    else:
-        report = bench_cuda_training(
-            model, dtype, rounds, target, workload or (), profiled=profile, on_result=write_partial(output)
-        )
-    write_if_given(report, output)
-    if figure is not None:
-        draw_report(report, figure)
+    chosen = workload or ()
+    report = measure(
+        lambda write: bench_cpu_training(model, dtype, threads, rounds, chosen, on_result=write),
+        lambda target, write: bench_cuda_training(
+            model, dtype, rounds, target, chosen, profiled=profile, on_result=write
+        ),
+        device, profile, output, figure,
+    )  # fmt: skip
     print_report(report, as_json)
 
 
@@ -171,7 +148,7 @@ def bench_scaling(
     from modernbert.bench.cuda import select_target
     from modernbert.bench.cuda_inference import bench_cuda_scaling
     from modernbert.bench.figure import draw_scaling, figure_paths
-    from modernbert.bench.scaling import bench_scaling as measure
+    from modernbert.bench.scaling import bench_scaling as bench_cpu_scaling
     from modernbert.errors import ConfigError
 
     if figure is not None:
@@ -180,7 +157,7 @@ def bench_scaling(
     if target is not None and threads:
         raise ConfigError("--threads is for the CPU; leave it out on a CUDA device.")
     if target is None:
-        report = measure(model, dtype, rounds, threads or (), length or ())
+        report = bench_cpu_scaling(model, dtype, rounds, threads or (), length or ())
     else:
         report = bench_cuda_scaling(model, dtype, rounds, target, length or ())
     write_if_given(report, output)
@@ -229,6 +206,35 @@ def bench_compare(
     if found.slower:
         typer.echo(f"Slower than before by more than {tolerance:.0%}: {'; '.join(found.slower)}.", err=True)
         raise typer.Exit(1)
+
+
+def measure(
+    on_cpu: "Callable[[Callable[[Report], None]], Report]",
+    on_cuda: "Callable[[Target, Callable[[Report], None]], Report]",
+    device: str,
+    profile: bool,
+    output: Path | None,
+    figure: Path | None,
+) -> "Report":
+    """Run a benchmark on the device of this name, and write its report and figure.
+
+    Both functions receive what writes the report after each workload.
+    """
+    from modernbert.bench.cuda import select_target
+    from modernbert.bench.figure import draw_report, figure_paths
+
+    if figure is not None:
+        figure_paths(figure)
+    target = select_target(device)
+    if target is None:
+        refuse_profile(profile)
+        report = on_cpu(write_partial(output))
+    else:
+        report = on_cuda(target, write_partial(output))
+    write_if_given(report, output)
+    if figure is not None:
+        draw_report(report, figure)
+    return report
 
 
 def print_report(report: "Report", as_json: bool) -> None:

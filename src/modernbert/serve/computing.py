@@ -151,6 +151,14 @@ class Server:
         usage.inference_seconds += job.inference_seconds / len(items)
         return results
 
+    async def run(self, usage: Usage, encode: Callable[[], Sequence[Item]]) -> list[Any]:
+        """The results of the items that a tokenizer makes, in order."""
+        return await self.compute(usage, await self.encode(usage, encode))
+
+    def truncates(self, asked: bool | None) -> bool:
+        """Whether texts that are too long are cut: as the request says, or as the server was started."""
+        return self.settings.auto_truncate if asked is None else asked
+
     def note_failure(self, error: RequestError) -> None:
         self.metrics.failures.labels(error.label).inc()
 

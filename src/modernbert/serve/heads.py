@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from modernbert.errors import DataError
@@ -45,6 +46,11 @@ def run_head(model: TaskModel, items: Sequence[Item]) -> list[Any]:
 def checked(rows: Tensor) -> Numbers | ItemFailed:
     """Finite numbers, or a failure in their place."""
     return rows.float().cpu().numpy() if bool(rows.isfinite().all()) else ItemFailed(NOT_FINITE)
+
+
+def sigmoid(values: Numbers) -> Numbers:
+    """1 / (1 + exp(-x)), without an overflow."""
+    return np.asarray(torch.from_numpy(np.asarray(values)).sigmoid().numpy(), dtype=np.float32)
 
 
 class ClassifierEngine:

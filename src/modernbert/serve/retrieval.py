@@ -16,11 +16,9 @@ from torch import Tensor
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
 from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
 from modernbert.packed import Sequences
-from modernbert.serve.computing import Server, Usage
-from modernbert.serve.failures import ComputationError, InvalidRequestError
-from modernbert.serve.heads import NOT_FINITE, Numbers, checked, run_head
+from modernbert.serve.failures import InvalidRequestError
+from modernbert.serve.heads import NOT_FINITE, Numbers, checked, run_head, sigmoid
 from modernbert.serve.items import Item, ItemFailed
-from modernbert.serve.models import Kind
 from modernbert.serve.texts import Side, Text, encode
 from modernbert.tasks.retrieval import RetrievalPredictor
 from modernbert.tasks.retrieval_texts import query_token_mask
@@ -256,93 +254,3 @@ class RerankerEngine(_Texts):
         """Labels with their scores, best first: through a sigmoid as in text-embeddings-inference, or the logits."""
         rows = logits if raw else [sigmoid(row) for row in logits]
         return [sorted(zip(self.labels, row, strict=True), key=lambda one: -one[1]) for row in rows]
-
-
-async def scores_of(
-    server: Server,
-    usage: Usage,
-    queries: Sequence[str],
-    documents: Sequence[str],
-    truncate: bool,
-    side: Side = "right",
-    raw: bool = False,
-) -> Numbers:
-    """How well each document fits the query, or its own one where there are as many queries.
-
-    Of a reranker between 0 and 1, or logits with `raw`; of a multi-vector model MaxSim, the sum over the tokens of the
-    query of the largest product with a token of the document (arXiv 2004.12832); of an embedder the cosine.
-    """
-    engine: Any = usage.model.engine
-    of_documents = list(queries) * len(documents) if len(queries) == 1 else list(queries)
-    match usage.model.kind:
-        case Kind.RERANKER:
-            pairs = list(zip(of_documents, documents, strict=True))
-            rows = await server.compute(usage, await server.encode(usage, lambda: engine.encode(pairs, truncate, side)))
-            scores = np.array([row[0] for row in rows], dtype=np.float32)
-            return scores if raw else sigmoid(scores)
-        case Kind.MULTI_VECTOR:
-            items = await server.encode(usage, lambda: _both(engine, queries, documents, truncate, side))
-            rows = await server.compute(usage, items)
-            asked, told = rows[: len(queries)], rows[len(queries) :]
-            asked = asked * len(documents) if len(queries) == 1 else asked
-            return await server.in_thread(lambda: np.array(list(map(maxsim, asked, told)), dtype=np.float32))
-        case _:
-            items = await server.encode(usage, lambda: _both(engine, queries, documents, truncate, side))
-            found = vectors(await server.compute(usage, items), normalize=True)
-            products = found[: len(queries)] * found[len(queries) :]
-            return np.asarray(products.sum(1), dtype=np.float32)
-
-
-def _both(engine: Any, queries: Sequence[str], documents: Sequence[str], truncate: bool, side: Side) -> list[Item]:
-    if isinstance(engine, MultiVectorEngine):
-        asked = engine.encode(queries, truncate, side, "query")
-        return asked + engine.encode(documents, truncate, side, "document")
-    asked = engine.encode(queries, truncate, side, engine.role_prompt("query"))
-    told: list[Item] = engine.encode(documents, truncate, side, engine.role_prompt("document"))
-    return list(asked) + told
-
-
-def maxsim(query: Numbers, document: Numbers) -> float:
-    """The sum over the tokens of a query of the largest product with a token of the document; 0 where one is empty."""
-    if not len(query) or not len(document):
-        return 0.0
-    return float((query @ document.T).max(1).sum())
-
-
-def vectors(rows: Sequence[Numbers], normalize: bool, dimensions: int | None = None) -> Numbers:
-    """Vectors as rows of a matrix: the first `dimensions` numbers, then of unit length if asked for.
-
-    Raises:
-        ComputationError: a vector is too long for single precision.
-    """
-    found = np.stack(rows)[:, :dimensions]
-    if normalize:
-        with np.errstate(over="ignore"):
-            lengths = np.linalg.norm(found, axis=1, keepdims=True)
-        if not np.isfinite(lengths).all():
-            raise ComputationError(NOT_FINITE)
-        found = found / np.maximum(lengths, 1e-12)
-    return np.ascontiguousarray(found, dtype=np.float32)
-
-
-def sigmoid(values: Numbers) -> Numbers:
-    """1 / (1 + exp(-x)), without an overflow."""
-    return np.asarray(torch.from_numpy(np.asarray(values)).sigmoid().numpy(), dtype=np.float32)
-
-
-def prompt_name_of(input_type: str | None, prompts: dict[str, str]) -> Role | str | None:
-    """The role or the prompt that Cohere's `input_type` means: search_query, search_document, clustering ...
-
-    Raises:
-        InvalidRequestError: it means nothing to this model.
-    """
-    if input_type is None:
-        return None
-    name = input_type.removeprefix("search_")
-    if name == "query" or name in DOCUMENT_PROMPTS:
-        return "query" if name == "query" else "document"
-    if name in prompts or name in ("classification", "clustering"):
-        return name if name in prompts else None
-    raise InvalidRequestError(
-        f"`input_type` {input_type[:100]!r} is not search_query, search_document, classification or clustering"
-    )

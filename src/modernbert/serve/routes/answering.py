@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import orjson
@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 
 from modernbert.serve.computing import Server
 from modernbert.serve.failures import EmptyInputError, InternalError, MalformedBodyError, NotJsonError, RequestError
+from modernbert.serve.models import Kind, ServedModel
+from modernbert.serve.routes.schemas import Body
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,17 @@ def server_of(request: Request) -> Server:
     """The server that a request came to."""
     server: Server = request.app.state.server
     return server
+
+
+def select(request: Request, body: Body, kinds: Sequence[Kind], what: str) -> tuple[Server, ServedModel]:
+    """The server that a request came to, and its model of one of these kinds: that of the request, or the first.
+
+    Raises:
+        NotServedError: no model is of such a kind; `what` says what it would have to be.
+        UnknownModelError: the request names another model.
+    """
+    server = server_of(request)
+    return server, server.catalogue.select(kinds, body.model, what)
 
 
 class WatchedRoute(APIRoute):

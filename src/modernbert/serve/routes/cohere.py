@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from modernbert.model.retrieval_settings import Role
+from modernbert.model.retrieval_settings import DOCUMENT_PROMPTS, Role
 from modernbert.serve.failures import EmptyInputError, InvalidRequestError
 from modernbert.serve.models import Kind
-from modernbert.serve.retrieval import prompt_name_of, scores_of, vectors
-from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
+from modernbert.serve.routes.answering import WatchedRoute, json_answer, select
 from modernbert.serve.routes.schemas import CohereEmbedBody, RankBody
+from modernbert.serve.scoring import scores_of, vectors
 from modernbert.serve.texts import Side, Text, count_characters
 
 embedding = APIRouter(route_class=WatchedRoute, tags=["embed"])
@@ -45,19 +45,18 @@ def quantized(vectors: np.ndarray[Any, np.dtype[np.float32]], kind: str) -> Any:
 @embedding.post("/v1/embed", include_in_schema=False)
 async def embed(request: Request, body: CohereEmbedBody) -> Response:
     """A vector of unit length for each text, in each of the types that are asked for."""
-    server = server_of(request)
-    model = server.catalogue.select([Kind.EMBEDDER], body.model, "an embedding model")
+    server, model = select(request, body, [Kind.EMBEDDER], "an embedding model")
     texts: list[Text] = list(body.texts)
     with server.request(model, len(texts), False, count_characters(texts)) as usage:
         engine = model.engine
         engine.check_dimensions(body.output_dimension)
-        name = prompt_name_of(body.input_type, model.prompts)
+        name = _prompt_name_of(body.input_type, model.prompts)
         roles: tuple[Role, ...] = ("query", "document")
         prompt = engine.role_prompt(name) if name in roles else engine.prompt(name)
         truncate = server.settings.auto_truncate if body.truncate is None else body.truncate != "NONE"
         side: Side = "left" if body.truncate == "START" else "right"
-        items = await server.encode(usage, lambda: engine.encode(texts, truncate, side, prompt))
-        found = vectors(await server.compute(usage, items), normalize=True, dimensions=body.output_dimension)
+        rows = await server.run(usage, lambda: engine.encode(texts, truncate, side, prompt))
+        found = vectors(rows, normalize=True, dimensions=body.output_dimension)
         typed = body.embedding_types or (["float"] if request.url.path.startswith("/v2") else [])
         embeddings = {kind: quantized(found, kind) for kind in typed}
     answer: dict[str, Any] = {
@@ -74,9 +73,8 @@ async def embed(request: Request, body: CohereEmbedBody) -> Response:
 @scoring.post("/v1/rerank")
 async def rerank(request: Request, body: RankBody) -> Response:
     """The documents by how well they fit the query, best first."""
-    server = server_of(request)
     kinds = [Kind.RERANKER, Kind.MULTI_VECTOR]
-    model = server.catalogue.select(kinds, body.model, "a re-ranker model")
+    server, model = select(request, body, kinds, "a re-ranker model")
     if not body.documents:
         raise EmptyInputError("`documents` cannot be empty")
     if body.top_n is not None and body.top_n < 1:
@@ -106,3 +104,21 @@ async def rerank(request: Request, body: RankBody) -> Response:
 def _meta(request: Request, billed: dict[str, int]) -> dict[str, Any]:
     version = "2" if request.url.path.startswith("/v2") else "1"
     return {"api_version": {"version": version}, "billed_units": billed}
+
+
+def _prompt_name_of(input_type: str | None, prompts: dict[str, str]) -> Role | str | None:
+    """The role or the prompt that Cohere's `input_type` means: search_query, search_document, clustering ...
+
+    Raises:
+        InvalidRequestError: it means nothing to this model.
+    """
+    if input_type is None:
+        return None
+    name = input_type.removeprefix("search_")
+    if name == "query" or name in DOCUMENT_PROMPTS:
+        return "query" if name == "query" else "document"
+    if name in prompts or name in ("classification", "clustering"):
+        return name if name in prompts else None
+    raise InvalidRequestError(
+        f"`input_type` {input_type[:100]!r} is not search_query, search_document, classification or clustering"
+    )

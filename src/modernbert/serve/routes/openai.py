@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 
 from modernbert.serve.failures import EmptyInputError, InvalidRequestError
 from modernbert.serve.models import Kind
-from modernbert.serve.retrieval import scores_of, vectors
-from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
+from modernbert.serve.routes.answering import WatchedRoute, json_answer, select, server_of
 from modernbert.serve.routes.schemas import OpenAIBody, PoolingBody, ScoreBody, listed
+from modernbert.serve.scoring import scores_of, vectors
 from modernbert.serve.texts import count_characters
 
 embedding = APIRouter(route_class=WatchedRoute, tags=["embed"])
@@ -23,14 +23,13 @@ about = APIRouter(route_class=WatchedRoute, tags=["about"])
 @embedding.post("/embeddings", include_in_schema=False)
 async def embeddings(request: Request, body: OpenAIBody) -> Response:
     """A vector of unit length for each text, as numbers or as base64 of little-endian float32."""
-    server = server_of(request)
-    model = server.catalogue.select([Kind.EMBEDDER], body.model, "an embedding model")
+    server, model = select(request, body, [Kind.EMBEDDER], "an embedding model")
     texts, single = listed(body.input)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
         engine, truncate = model.engine, server.settings.auto_truncate
         engine.check_dimensions(body.dimensions)
-        items = await server.encode(usage, lambda: engine.encode(texts, truncate, "right", engine.prompt(None)))
-        found = vectors(await server.compute(usage, items), normalize=True, dimensions=body.dimensions)
+        rows = await server.run(usage, lambda: engine.encode(texts, truncate, "right", engine.prompt(None)))
+        found = vectors(rows, normalize=True, dimensions=body.dimensions)
         as_text = body.encoding_format == "base64"
         data = [
             {
@@ -66,9 +65,8 @@ async def models(request: Request) -> Response:
 @scoring.post("/v1/score", include_in_schema=False)
 async def score(request: Request, body: ScoreBody) -> Response:
     """How well documents fit one query, or each its own: by a reranker, by MaxSim of token vectors, or by cosine."""
-    server = server_of(request)
     kinds = [Kind.RERANKER, Kind.MULTI_VECTOR, Kind.EMBEDDER]
-    model = server.catalogue.select(kinds, body.model, "a model that scores pairs")
+    server, model = select(request, body, kinds, "a model that scores pairs")
     queries = _as_list(body.queries if body.queries is not None else body.text_1, "queries")
     documents = _as_list(body.documents if body.documents is not None else body.text_2, "documents")
     if len(queries) not in (1, len(documents)):
@@ -92,15 +90,13 @@ async def score(request: Request, body: ScoreBody) -> Response:
 @token_embedding.post("/pooling")
 async def pooling(request: Request, body: PoolingBody) -> Response:
     """A vector for each token: of a multi-vector model those that MaxSim scores."""
-    server = server_of(request)
     kinds = [Kind.MULTI_VECTOR, Kind.EMBEDDER]
-    model = server.catalogue.select(kinds, body.model, "a model with vectors of tokens")
+    server, model = select(request, body, kinds, "a model with vectors of tokens")
     texts, single = listed(body.input)
     name = "query" if body.is_query and model.kind is Kind.MULTI_VECTOR else None
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
         engine, truncate = model.engine, server.settings.auto_truncate
-        items = await server.encode(usage, lambda: engine.encode_tokens(texts, truncate, "right", name))
-        rows = await server.compute(usage, items)
+        rows = await server.run(usage, lambda: engine.encode_tokens(texts, truncate, "right", name))
     answer = {
         "id": f"pool-{uuid.uuid4().hex}",
         "object": "list",

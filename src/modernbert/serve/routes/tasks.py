@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from modernbert.serve.models import Kind
-from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
-from modernbert.serve.routes.schemas import AnswersBody, EntitiesBody, FillMaskBody
+from modernbert.serve.routes.answering import WatchedRoute, json_answer, select
+from modernbert.serve.routes.schemas import AnswersBody, EntitiesBody, FillMaskBody, listed
+from modernbert.serve.texts import count_characters
 
 entities = APIRouter(route_class=WatchedRoute, tags=["predict"])
 answers = APIRouter(route_class=WatchedRoute, tags=["predict"])
@@ -16,11 +17,9 @@ filling = APIRouter(route_class=WatchedRoute, tags=["predict"])
 @entities.post("/entities")
 async def find_entities(request: Request, body: EntitiesBody) -> Response:
     """The labelled spans of a text of any length, with their places in characters; a list of such for a list."""
-    server = server_of(request)
-    model = server.catalogue.select([Kind.ENTITIES], body.model, "a model that finds entities")
-    single = isinstance(body.inputs, str)
-    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    with server.request(model, len(texts), single, sum(map(len, texts))) as usage:
+    server, model = select(request, body, [Kind.ENTITIES], "a model that finds entities")
+    texts, single = listed(body.inputs)
+    with server.request(model, len(texts), single, count_characters(texts)) as usage:
         engine = model.engine
         encoded, items = await server.encode(usage, lambda: engine.encode(texts))
         logits = await server.compute(usage, items)
@@ -41,8 +40,7 @@ async def find_answers(request: Request, body: AnswersBody) -> Response:
 
     With `top_k` above 1 a list, best first.
     """
-    server = server_of(request)
-    model = server.catalogue.select([Kind.ANSWERS], body.model, "a model that answers questions")
+    server, model = select(request, body, [Kind.ANSWERS], "a model that answers questions")
     single = not isinstance(body.inputs, list)
     asked = body.inputs if isinstance(body.inputs, list) else [body.inputs]
     pairs = [(one.question, one.context) for one in asked]
@@ -64,14 +62,11 @@ async def find_answers(request: Request, body: AnswersBody) -> Response:
 @filling.post("/fill_mask")
 async def fill_mask(request: Request, body: FillMaskBody) -> Response:
     """The words that fit the [MASK] of a text, best first; of several masks, or texts, a list for each."""
-    server = server_of(request)
-    model = server.catalogue.select([Kind.FILL_MASK], body.model, "a masked language model")
-    single = isinstance(body.inputs, str)
-    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    with server.request(model, len(texts), single, sum(map(len, texts))) as usage:
+    server, model = select(request, body, [Kind.FILL_MASK], "a masked language model")
+    texts, single = listed(body.inputs)
+    with server.request(model, len(texts), single, count_characters(texts)) as usage:
         engine = model.engine
-        items = await server.encode(usage, lambda: engine.encode(texts, body.top_k))
-        rows = await server.compute(usage, items)
+        rows = await server.run(usage, lambda: engine.encode(texts, body.top_k))
         found = [_fillings(masks) for masks in rows]
     return json_answer(found[0] if single else found, usage.headers())
 

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from modernbert.serve.failures import EmptyInputError, InvalidRequestError
 from modernbert.serve.models import Kind, ServedModel
-from modernbert.serve.retrieval import scores_of, vectors
-from modernbert.serve.routes.answering import WatchedRoute, json_answer, server_of
+from modernbert.serve.routes.answering import WatchedRoute, json_answer, select
 from modernbert.serve.routes.schemas import (
     DecodeBody,
     EmbedAllBody,
@@ -19,6 +18,7 @@ from modernbert.serve.routes.schemas import (
     TokenizeBody,
     listed,
 )
+from modernbert.serve.scoring import scores_of, vectors
 from modernbert.serve.texts import Text, count_characters, decode, tokens_of
 
 embedding = APIRouter(route_class=WatchedRoute, tags=["embed"])
@@ -35,16 +35,14 @@ CLASSIFIERS = (Kind.CLASSIFIER, Kind.RERANKER)
 @embedding.post("/embed")
 async def embed(request: Request, body: EmbedBody) -> Response:
     """A vector for each text."""
-    server = server_of(request)
-    model = server.catalogue.select([Kind.EMBEDDER], body.model, "an embedding model")
+    server, model = select(request, body, [Kind.EMBEDDER], "an embedding model")
     texts, single = listed(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
         prompt = model.engine.prompt(body.prompt_name)
-        truncate = server.settings.auto_truncate if body.truncate is None else body.truncate
+        truncate = server.truncates(body.truncate)
         engine, side = model.engine, body.truncation_direction
         engine.check_dimensions(body.dimensions)
-        items = await server.encode(usage, lambda: engine.encode(texts, truncate, side, prompt))
-        rows = await server.compute(usage, items)
+        rows = await server.run(usage, lambda: engine.encode(texts, truncate, side, prompt))
         found = vectors(rows, body.normalize, body.dimensions)
     return json_answer(found, usage.headers())
 
@@ -52,29 +50,25 @@ async def embed(request: Request, body: EmbedBody) -> Response:
 @token_embedding.post("/embed_all")
 async def embed_all(request: Request, body: EmbedAllBody) -> Response:
     """A vector for each token of each text, [CLS] and [SEP] included; of a multi-vector model those that it scores."""
-    server = server_of(request)
     kinds = [Kind.EMBEDDER, Kind.MULTI_VECTOR]
-    model = server.catalogue.select(kinds, body.model, "an embedding model")
+    server, model = select(request, body, kinds, "an embedding model")
     texts, single = listed(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
-        truncate = server.settings.auto_truncate if body.truncate is None else body.truncate
+        truncate = server.truncates(body.truncate)
         engine, side, name = model.engine, body.truncation_direction, body.prompt_name
-        items = await server.encode(usage, lambda: engine.encode_tokens(texts, truncate, side, name))
-        rows = await server.compute(usage, items)
+        rows = await server.run(usage, lambda: engine.encode_tokens(texts, truncate, side, name))
     return json_answer(rows, usage.headers())
 
 
 @sparse.post("/embed_sparse")
 async def embed_sparse(request: Request, body: EmbedAllBody) -> Response:
     """The weights above 0 of each text, by token of the vocabulary."""
-    server = server_of(request)
-    model = server.catalogue.select([Kind.SPARSE], body.model, "a sparse embedding model")
+    server, model = select(request, body, [Kind.SPARSE], "a sparse embedding model")
     texts, single = listed(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
-        truncate = server.settings.auto_truncate if body.truncate is None else body.truncate
+        truncate = server.truncates(body.truncate)
         engine, side, name = model.engine, body.truncation_direction, body.prompt_name
-        items = await server.encode(usage, lambda: engine.encode_named(texts, truncate, side, name))
-        rows = await server.compute(usage, items)
+        rows = await server.run(usage, lambda: engine.encode_named(texts, truncate, side, name))
         found = [
             [{"index": index, "value": value} for index, value in zip(indices.tolist(), weights, strict=True)]
             for indices, weights in rows
@@ -85,32 +79,29 @@ async def embed_sparse(request: Request, body: EmbedAllBody) -> Response:
 @embedding.post("/similarity")
 async def similarity(request: Request, body: SimilarityBody) -> Response:
     """How similar each sentence is to the source sentence, by cosine."""
-    server = server_of(request)
-    model = server.catalogue.select([Kind.EMBEDDER], body.model, "an embedding model")
+    server, model = select(request, body, [Kind.EMBEDDER], "an embedding model")
     if not body.inputs.sentences:
         raise EmptyInputError("`inputs.sentences` cannot be empty")
     texts: list[Text] = [body.inputs.source_sentence, *body.inputs.sentences]
     with server.request(model, len(texts) - 1, False, count_characters(texts)) as usage:
         asked = body.parameters
         prompt = model.engine.prompt(asked.prompt_name if asked else None)
-        truncate = asked.truncate if asked else None
-        truncate = server.settings.auto_truncate if truncate is None else truncate
+        truncate = server.truncates(asked.truncate if asked else None)
         engine, side = model.engine, asked.truncation_direction if asked else "right"
-        items = await server.encode(usage, lambda: engine.encode(texts, truncate, side, prompt))
-        found = vectors(await server.compute(usage, items), normalize=True)
+        rows = await server.run(usage, lambda: engine.encode(texts, truncate, side, prompt))
+        found = vectors(rows, normalize=True)
     return json_answer(found[1:] @ found[0], usage.headers())
 
 
 @scoring.post("/rerank")
 async def rerank(request: Request, body: RerankBody) -> Response:
     """The texts by how well they fit the query, best first."""
-    server = server_of(request)
-    model = server.catalogue.select(RANKERS, body.model, "a re-ranker model")
+    server, model = select(request, body, RANKERS, "a re-ranker model")
     if not body.texts:
         raise EmptyInputError("`texts` cannot be empty")
     pairs: list[Text] = [(body.query, text) for text in body.texts]
     with server.request(model, len(pairs), False, count_characters(pairs)) as usage:
-        truncate = server.settings.auto_truncate if body.truncate is None else body.truncate
+        truncate = server.truncates(body.truncate)
         scores = await scores_of(
             server, usage, [body.query], body.texts, truncate, body.truncation_direction, body.raw_scores
         )
@@ -125,14 +116,12 @@ async def rerank(request: Request, body: RerankBody) -> Response:
 @predicting.post("/predict")
 async def predict(request: Request, body: PredictBody) -> Response:
     """The labels of a text, or of a pair of texts, best first; a list of such for a list."""
-    server = server_of(request)
-    model = server.catalogue.select(CLASSIFIERS, body.model, "a classifier model")
+    server, model = select(request, body, CLASSIFIERS, "a classifier model")
     texts, single = _sequences(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
-        truncate = server.settings.auto_truncate if body.truncate is None else body.truncate
+        truncate = server.truncates(body.truncate)
         engine, side = model.engine, body.truncation_direction
-        items = await server.encode(usage, lambda: engine.encode(texts, truncate, side))
-        rows = engine.decode(await server.compute(usage, items), body.raw_scores)
+        rows = engine.decode(await server.run(usage, lambda: engine.encode(texts, truncate, side)), body.raw_scores)
         found = [[{"score": score, "label": label} for label, score in row] for row in rows]
     return json_answer(found[0] if single else found, usage.headers())
 
@@ -140,8 +129,7 @@ async def predict(request: Request, body: PredictBody) -> Response:
 @tokenizing.post("/tokenize")
 async def tokenize(request: Request, body: TokenizeBody) -> Response:
     """The tokens of each text, with their places in characters."""
-    server = server_of(request)
-    model = server.catalogue.select(list(Kind), body.model, "a model")
+    server, model = select(request, body, list(Kind), "a model")
     texts, _ = listed(body.inputs)
     _check_batch(len(texts), server.settings.max_client_batch_size)
     prompt = _prompt(model, body.prompt_name)
@@ -153,8 +141,7 @@ async def tokenize(request: Request, body: TokenizeBody) -> Response:
 @tokenizing.post("/decode")
 async def decode_ids(request: Request, body: DecodeBody) -> Response:
     """The text of each list of ids."""
-    server = server_of(request)
-    model = server.catalogue.select(list(Kind), body.model, "a model")
+    server, model = select(request, body, list(Kind), "a model")
     single = bool(body.ids) and isinstance(body.ids[0], int)
     lists: list[Any] = [body.ids] if single else list(body.ids)
     if not lists:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.export import padded
@@ -78,11 +78,6 @@ class Source:
     def padded(self) -> nn.Module:
         """The padded form; it shares the parameters of the model."""
         return self.kind.padded(self.model)
-
-    def packed_outputs(self, tokens: Tensor, sequences: Any) -> Tensor:
-        """What the packed model says: (tokens, ...) or (sequences, ...)."""
-        found: Tensor = self.model(tokens, sequences)
-        return found
 
 
 def load_source(folder: str | Path, kind: str | None = None) -> Source:

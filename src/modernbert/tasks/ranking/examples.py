@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,9 +213,3 @@ def _scores(record: Record, column: str, count: int) -> tuple[float, ...] | Reje
             )
         numbers.append(number)
     return tuple(numbers)
-
-
-def iter_texts(examples: Sequence[RankingExample]) -> Iterator[str]:
-    """Every document, the relevant ones first."""
-    for example in examples:
-        yield from example.documents

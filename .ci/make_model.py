@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.text.tokenizer import Vocabulary, train_tokenizer
+from modernbert.text.tokenizer import Vocabulary
+from modernbert.text.tokenizer_training import train_tokenizer
 
 folder = Path(sys.argv[1])
 tokenizer = train_tokenizer(["import sys", "import os", "from pathlib import Path"], "tokenizer", vocab_size=320)

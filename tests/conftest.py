@@ -16,7 +16,8 @@ if not is_available():
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert.config import parse
 from modernbert.kernels import native
-from modernbert.text.tokenizer import load_tokenizer, train_tokenizer
+from modernbert.text.tokenizer import load_tokenizer
+from modernbert.text.tokenizer_training import train_tokenizer
 from modernbert.train.recipe import PretrainRecipe
 
 # The same examples in every run and in every process of xdist, and no limit on how fast the machine is.

@@ -8,7 +8,8 @@ import torch
 
 from modernbert.model import EncoderConfig, MaskedLM
 from modernbert.text.documents import read_texts
-from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
+from modernbert.text.tokenizer_training import train_tokenizer
 
 PATHS = ["python:json", "python:textwrap", "python:calendar", "python:argparse"]
 

@@ -24,7 +24,8 @@ from modernbert.stream.loader import validation_batches
 from modernbert.stream.shards import Shards
 from modernbert.tasks.fill_mask import FillMask
 from modernbert.text.documents import find_files, read_texts
-from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
+from modernbert.text.tokenizer_training import train_tokenizer
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 

@@ -6,7 +6,7 @@ from modernbert.bench.precision import bench_precision
 from modernbert.errors import DataError
 from modernbert.kernels import native
 from modernbert.model import EncoderConfig, MaskedLM
-from modernbert.text.tokenizer import train_tokenizer
+from modernbert.text.tokenizer_training import train_tokenizer
 
 TEXTS = [f"Text number {n} says that {n} and {n + 1} are {2 * n + 1}." for n in range(40)]
 

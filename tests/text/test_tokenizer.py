@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from modernbert.errors import DataError
 from modernbert.text.documents import read_texts
 from modernbert.text.framing import special_ids
-from modernbert.text.tokenizer import SpecialTokens, Vocabulary, evaluate_tokenizer, load_tokenizer, train_tokenizer
+from modernbert.text.tokenizer import SpecialTokens, Vocabulary, load_tokenizer
+from modernbert.text.tokenizer_training import evaluate_tokenizer, train_tokenizer
 
 JAPANESE = [
     "吾輩は猫である。名前はまだ無い。",

@@ -13,7 +13,8 @@ from modernbert.tasks.tokens.reading import SpanExample
 from modernbert.tasks.tokens.tags import Span, bio_tags, spans_of_tags
 from modernbert.tasks.tokens.windows import decode_spans, encode_spans, span_inside_word
 from modernbert.text.records import Origin
-from modernbert.text.tokenizer import load_tokenizer, train_tokenizer
+from modernbert.text.tokenizer import load_tokenizer
+from modernbert.text.tokenizer_training import train_tokenizer
 from modernbert.text.words import WordRule, inside_word, join, splits_cluster
 
 HERE = Origin("test", 1)

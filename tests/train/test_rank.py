@@ -23,7 +23,8 @@ from modernbert.plots import finetuning, style
 from modernbert.tasks.ranking.objective import MiniBatch
 from modernbert.tasks.ranking.sparsity import initialize_sparse
 from modernbert.train.distributed import Processes
-from modernbert.train.rank import RankerTraining, _validation, load_ranker, read_examples, train_ranker
+from modernbert.train.rank import RankerTraining, load_ranker, train_ranker
+from modernbert.train.ranking_data import read_examples, read_validation
 from modernbert.train.ranking_recipe import RankingRecipe, is_ranking, read_ranking_recipe
 from modernbert.train.stopping import StopRequest
 
@@ -363,7 +364,7 @@ def test_one_command_trains_an_embedder_from_a_csv_of_pairs(model, tmp_path, mon
 
 def test_the_reranker_is_validated_on_the_results_of_bm25(model, collection, tmp_path) -> None:
     chosen = recipe(model, collection, tmp_path / "out", "rerank", data={"validation": str(collection)})
-    found = _validation(chosen)
+    found = read_validation(chosen)
     assert found is not None
     _, first = found
     assert first is not None

@@ -8,7 +8,8 @@ from modernbert.config import dump, load, parse
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.model import Encoder, MaskedLM
 from modernbert.text.documents import read_texts
-from modernbert.text.tokenizer import Vocabulary, load_tokenizer, train_tokenizer
+from modernbert.text.tokenizer import Vocabulary, load_tokenizer
+from modernbert.text.tokenizer_training import train_tokenizer
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 from modernbert.train.start import initial_model, mean_of_tokens, old_tokens

@@ -40,7 +40,7 @@ def tokenizer_train(
 ) -> None:
     """Train a tokenizer with ModernBERT's special tokens."""
     from modernbert.text.documents import read_texts, take_bytes
-    from modernbert.text.tokenizer import train_tokenizer
+    from modernbert.text.tokenizer_training import train_tokenizer
 
     if kind not in ("bpe", "unigram"):
         raise ConfigError(f"There is no tokenizer kind {kind!r}; choose bpe or unigram.")
@@ -66,7 +66,8 @@ def tokenizer_evaluate(
 ) -> None:
     """Measure how well a tokenizer fits some texts."""
     from modernbert.text.documents import read_texts, take_bytes
-    from modernbert.text.tokenizer import evaluate_tokenizer, load_tokenizer
+    from modernbert.text.tokenizer import load_tokenizer
+    from modernbert.text.tokenizer_training import evaluate_tokenizer
 
     texts = take_bytes(read_texts(corpus, text_key), limit_bytes)
     report = asdict(evaluate_tokenizer(load_tokenizer(tokenizer), texts))

@@ -10,7 +10,7 @@ from typing import Any
 from modernbert.errors import ConfigError
 from modernbert.files import atomic_write
 from modernbert.model.folder import find_folder, read_architecture
-from modernbert.model.retrieval_folder import predictor_name
+from modernbert.model.retrieval_modules import predictor_name
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.measures import MEASURES, System, difference, evaluate_fusion, evaluate_ranker

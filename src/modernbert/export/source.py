@@ -19,7 +19,7 @@ from modernbert.model import (
 )
 from modernbert.model.folder import Pretrained, find_folder, read_architecture, read_json
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
-from modernbert.model.retrieval_folder import MODEL, read_modules
+from modernbert.model.retrieval_modules import MODEL, read_modules
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,8 @@ from modernbert.errors import CheckpointError, ModernBertError
 from modernbert.files import atomic_write
 from modernbert.model.config import EncoderConfig
 from modernbert.model.folder import find_folder, read_architecture, read_config, read_json
-from modernbert.model.retrieval_folder import (
-    LEGACY_POOLING,
-    MODEL,
-    MODULES,
-    TRANSFORMER,
-    encoder_folder,
-    read_dense,
-    read_modules,
-    read_multi_vector,
-    read_rerank,
-    read_sparse,
-)
+from modernbert.model.retrieval_folder import LEGACY_POOLING, read_dense, read_multi_vector, read_rerank, read_sparse
+from modernbert.model.retrieval_modules import MODEL, MODULES, TRANSFORMER, encoder_folder, read_modules
 from modernbert.model.retrieval_saving import Files, described, pylate_reason, write_json
 from modernbert.model.retrieval_settings import (
     DenseSettings,

@@ -29,16 +29,8 @@ from modernbert.model.heads import MaskedLM, SequenceClassifier
 from modernbert.model.init import initialize
 from modernbert.model.pooling import Pooling
 from modernbert.model.query_table import read_table
-from modernbert.model.retrieval_folder import (
-    TABLE,
-    encoder_folder,
-    predictor_name,
-    read_dense,
-    read_modules,
-    read_multi_vector,
-    read_rerank,
-    read_sparse,
-)
+from modernbert.model.retrieval_folder import read_dense, read_multi_vector, read_rerank, read_sparse
+from modernbert.model.retrieval_modules import TABLE, encoder_folder, predictor_name, read_modules
 from modernbert.model.retrieval_saving import write_retrieval_folder
 from modernbert.model.retrieval_settings import (
     Activation,

@@ -3,10 +3,8 @@
 What such a folder says and this package would compute differently is an error that names the key.
 """
 
-import json
 import string
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,6 +12,7 @@ from modernbert.config import parse
 from modernbert.errors import CheckpointError
 from modernbert.model.folder import read_json
 from modernbert.model.pooling import PoolingMode
+from modernbert.model.retrieval_modules import MODEL, MODULES, PREDICTORS, TABLE, TRANSFORMER, Module, read_modules
 from modernbert.model.retrieval_settings import (
     Activation,
     DenseSettings,
@@ -27,8 +26,6 @@ from modernbert.model.retrieval_settings import (
 
 S = TypeVar("S", bound=RetrievalSettings)
 
-MODULES, MODEL, TRANSFORMER = "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"
-ROUTER, TABLE = "router_config.json", "SparseStaticEmbedding"
 LEGACY_POOLING: dict[str, PoolingMode] = {  # in the order in which several are put behind each other
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -42,13 +39,6 @@ _PYLATE = {
     *("query_prefix", "document_prefix", "attend_to_expansion_tokens", "do_query_expansion", "skiplist_words"),
     *_LENGTHS,
 }
-_NAMES = {  # of kinds, in config_sentence_transformers.json, and the class that loads them
-    "SentenceTransformer": "Embedder",
-    "CrossEncoder": "Reranker",
-    "MultiVectorEncoder": "MultiVectorEmbedder",
-    "ColBERT": "MultiVectorEmbedder",
-    "SparseEncoder": "SparseEmbedder",
-}
 _HARMLESS_ARGUMENTS = {  # of a loader; they do not change what is computed
     *("torch_dtype", "dtype", "attn_implementation", "revision", "token", "cache_dir", "local_files_only", "subfolder"),
     *(
@@ -61,90 +51,6 @@ _HARMLESS_ARGUMENTS = {  # of a loader; they do not change what is computed
         "add_pooling_layer",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Module:
-    """An entry of modules.json: the last part of its type, and its own folder."""
-
-    kind: str
-    folder: Path
-
-
-def read_modules(folder: Path) -> list[Module]:
-    """The modules that modules.json names in their order; none where there is no such file.
-
-    Of a Router, which leads queries to other modules than documents, those of documents come first.
-
-    Raises:
-        CheckpointError: the file is damaged, leads outside the folder, or names code of its own.
-    """
-    path = folder / MODULES
-    if not path.is_file():
-        return []
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-        found = [(str(one["type"]), str(one["path"])) for one in sorted(entries, key=lambda one: int(one["idx"]))]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as a list of modules: {error!r}.") from None
-    modules = [_module(path, kind, place) for kind, place in found]
-    if modules == [Module("Router", folder)]:
-        return _routed(folder)
-    if modules[:1] and (modules[0].kind not in ("Transformer", "MLMTransformer") or modules[0].folder != folder):
-        raise CheckpointError(
-            f"{path}: the first module is {modules[0].kind!r}; only a Transformer in '' is implemented."
-        )
-    return modules
-
-
-def predictor_name(folder: Path) -> str | None:
-    """The class that loads a folder, by its config_sentence_transformers.json. None where that does not say it.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path = folder / MODEL
-    return _NAMES.get(str(read_json(path).get("model_type"))) if path.is_file() else None
-
-
-def encoder_folder(folder: Path) -> Path:
-    """Where the encoder of a folder lies: in itself, or where its Router leads documents to."""
-    return next((module.folder for module in read_modules(folder)), folder)
-
-
-def _module(path: Path, kind: str, place: str) -> Module:
-    """An entry of a file of modules.
-
-    Raises:
-        CheckpointError: it leads outside the folder, or names code of its own.
-    """
-    if not kind.startswith(("sentence_transformers.", "pylate.models.Dense.")):
-        raise CheckpointError(f"{path}: the module type {kind!r} is code of its own and is not loaded.")
-    if Path(place).is_absolute() or ".." in Path(place).parts:
-        raise CheckpointError(f"{path}: the path {place!r} leads outside the folder.")
-    return Module(kind.rpartition(".")[2], path.parent / place)
-
-
-def _routed(folder: Path) -> list[Module]:
-    """The modules of documents and then those of queries, as router_config.json names them."""
-    path = folder / ROUTER
-    values = read_json(path)
-    try:
-        types, structure, parameters = values["types"], values["structure"], values.get("parameters") or {}
-        routes = {
-            str(task): [_module(path, str(types[name]), str(name)) for name in structure[task]] for task in structure
-        }
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read as the modules of a Router: {error!r}.") from None
-    if routes.keys() != {"query", "document"} or not routes["document"]:
-        raise CheckpointError(f"{path}: only the routes 'query' and 'document' are implemented, not {sorted(routes)}.")
-    for key, implemented in (("default_route", ("document", None)), ("route_mappings", ({}, None))):
-        if parameters.get(key) not in implemented:
-            raise CheckpointError(f"{path}: {key} = {parameters[key]!r} is not implemented.")
-    first = routes["document"][0].kind
-    if first not in ("Transformer", "MLMTransformer"):
-        raise CheckpointError(f"{path}: the first module of documents is {first!r}; only a Transformer is implemented.")
-    return [*routes["document"], *routes["query"]]
 
 
 def read_dense(folder: Path) -> DenseSettings:
@@ -281,8 +187,8 @@ class _Reader:
         self.inside = self.modules[0].folder if self.modules else folder  # with the encoder and its tokenizer
         self.transformer = read_json(self.inside / TRANSFORMER) if (self.inside / TRANSFORMER).is_file() else {}
         found = self.model.get("model_type")
-        if found is not None and _NAMES.get(found) != _NAMES[kind]:
-            loads = f"load it with {_NAMES[found]}" if found in _NAMES else "it is not implemented"
+        if found is not None and PREDICTORS.get(found) != PREDICTORS[kind]:
+            loads = f"load it with {PREDICTORS[found]}" if found in PREDICTORS else "it is not implemented"
             raise CheckpointError(f"{folder / MODEL}: model_type is {found!r}; {loads}.")
 
     def unexpected(self, module: Module, expected: str) -> CheckpointError:

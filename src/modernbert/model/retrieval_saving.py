@@ -19,7 +19,8 @@ from modernbert.files import atomic_directory
 from modernbert.model.config import EncoderConfig
 from modernbert.model.folder import describes_model, weights_in, write_files
 from modernbert.model.query_table import write_table
-from modernbert.model.retrieval_folder import LEGACY_POOLING, MODEL, MODULES, ROUTER, TABLE, TRANSFORMER, read_modules
+from modernbert.model.retrieval_folder import LEGACY_POOLING
+from modernbert.model.retrieval_modules import MODEL, MODULES, ROUTER, TABLE, TRANSFORMER, read_modules
 from modernbert.model.retrieval_settings import (
     DenseSettings,
     MultiVectorSettings,

@@ -9,7 +9,7 @@ import torch
 
 from modernbert.errors import CheckpointError, ConfigError
 from modernbert.model.folder import find_folder, read_architecture, read_config, read_json
-from modernbert.model.retrieval_folder import MODEL, read_modules
+from modernbert.model.retrieval_modules import MODEL, read_modules
 from modernbert.serve.heads import AnswersEngine, ClassifierEngine, EntitiesEngine, FillMaskEngine
 from modernbert.serve.models import Kind, ServedModel
 from modernbert.serve.retrieval import EmbedderEngine, MultiVectorEngine, RerankerEngine, SparseEngine

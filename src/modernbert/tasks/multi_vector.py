@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from modernbert.errors import CheckpointError
 from modernbert.model.retrieval import MultiVectorEncoder
-from modernbert.model.retrieval_folder import read_modules
+from modernbert.model.retrieval_modules import read_modules
 from modernbert.model.retrieval_settings import Role
 from modernbert.tasks.quantization import Vectors
 from modernbert.tasks.retrieval import RetrievalPredictor, as_texts, finite

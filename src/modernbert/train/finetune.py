@@ -26,13 +26,13 @@ from modernbert.tasks.task import Encoded, Item, Task
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
 from modernbert.train.finetune_data import Prepared, Sets, prepare
-from modernbert.train.finetune_folder import claim_folder, replaced_results
+from modernbert.train.finetune_folder import claim_folder, replaced_results, tracking_of
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.finetune_report import write_report
 from modernbert.train.objectives import TaskObjective
 from modernbert.train.results import SeedResult, SetResult, set_result
 from modernbert.train.stopping import StopRequest
-from modernbert.train.trackers import Tracking, check_trackers, tracked_metrics
+from modernbert.train.trackers import check_trackers, tracked_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _in_folder(
     best_model: TaskModel | None = None
     for seed in recipe.seeds:
         finetuning = Finetuning(recipe, task, sets, seed, process_group)
-        with tracked_metrics(finetuning.metrics, tracking(recipe, seed)) if process_group.first else nullcontext():
+        with tracked_metrics(finetuning.metrics, tracking_of(recipe, seed)) if process_group.first else nullcontext():
             if not finetuning.train(stop):
                 return None
         model = finetuning.best_model()
@@ -119,19 +119,6 @@ def _in_folder(
         logger.info("The model and its report are in %s.", recipe.output)
     process_group.wait()
     return recipe.output
-
-
-def tracking(recipe: FinetuneRecipe, seed: int) -> Tracking:
-    """How a seed of a run appears in trackers. TensorBoard's files are in the output folder."""
-    machine = recipe.machine
-    return Tracking(
-        machine.trackers,
-        machine.project,
-        f"{recipe.output.name}-seed-{seed}",
-        recipe.output / "training" / f"seed-{seed}",
-        recipe.model_dump(mode="json"),
-        events=recipe.output / "tensorboard" / f"seed-{seed}",
-    )
 
 
 class Finetuning(EpochLoop):

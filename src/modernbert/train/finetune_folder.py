@@ -22,6 +22,7 @@ from modernbert.text.records import Source
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.ranking_recipe import RankingRecipe
 from modernbert.train.run_folder import holds_run, remove_run
+from modernbert.train.trackers import Tracking
 
 FAILED = "failed.txt"  # in the folder of a failed run: the reason
 _MODEL = ("config.json", "tokenizer.json")  # beside the weights
@@ -106,6 +107,19 @@ def replaced_results(recipe: Recipe) -> Iterator[Path]:
     """A new folder whose files replace those of the run. Other files in the folder stay."""
     with atomic_directory(recipe.output, own=("training", FAILED)) as partial:
         yield partial
+
+
+def tracking_of(recipe: Recipe, seed: int) -> Tracking:
+    """How a seed of a run appears in trackers. TensorBoard's files are in the output folder."""
+    machine = recipe.machine
+    return Tracking(
+        machine.trackers,
+        machine.project,
+        f"{recipe.output.name}-seed-{seed}",
+        recipe.output / "training" / f"seed-{seed}",
+        recipe.model_dump(mode="json"),
+        events=recipe.output / "tensorboard" / f"seed-{seed}",
+    )
 
 
 def input_hashes(recipe: Recipe) -> dict[str, str]:

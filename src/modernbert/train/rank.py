@@ -3,9 +3,9 @@
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +13,35 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, distributed, nn
 
-from modernbert.errors import ConfigError, DataError
+from modernbert.errors import ConfigError
 from modernbert.files import atomic_write, in_use
 from modernbert.model.folder import find_folder, read_config
 from modernbert.model.retrieval import CrossEncoder, DenseEncoder, MultiVectorEncoder, SparseEncoder
-from modernbert.model.retrieval_folder import encoder_folder, predictor_name, read_modules
+from modernbert.model.retrieval_modules import encoder_folder, predictor_name, read_modules
 from modernbert.runtime import autocast
 from modernbert.stream.batching import Batches, shuffled
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.batches import batches_without_repeats
 from modernbert.tasks.ranking.encoding import encode_ranking, prompt_of
-from modernbert.tasks.ranking.examples import RankingExample, read_ranking, relevant_pairs
+from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.tasks.ranking.measures import Quality, System, evaluate_ranker
-from modernbert.tasks.ranking.mining import with_bm25_negatives
-from modernbert.tasks.ranking.objective import Guide, RankingItem, RankingModel, RankingObjective
+from modernbert.tasks.ranking.objective import RankingModel, RankingObjective
 from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Ranker, Scored, TwoStageRanker
-from modernbert.tasks.ranking.settings import ResolvedLoss
 from modernbert.tasks.ranking.sparsity import initialize_sparse
-from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer
 from modernbert.tasks.sparse import SparseEmbedder
-from modernbert.text.collection import Collection, Document, read_collection, read_documents
+from modernbert.text.collection import Collection
 from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
-from modernbert.train.finetune_folder import claim_folder, replaced_results
-from modernbert.train.ranking_recipe import RankingData, RankingRecipe, model_settings
+from modernbert.train.finetune_folder import claim_folder, replaced_results, tracking_of
+from modernbert.train.ranking_data import RANKED_DOCUMENTS, guide_of, read_examples, read_validation, resolved_loss
+from modernbert.train.ranking_recipe import RankingRecipe, model_settings
 from modernbert.train.ranking_report import SELECTION_METRIC, SeedRun, ValidationResult, write_ranking_report
 from modernbert.train.stopping import StopRequest
-from modernbert.train.trackers import Tracking, check_trackers, tracked_metrics
+from modernbert.train.trackers import check_trackers, tracked_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +58,6 @@ _PREDICTORS: dict[str, Any] = {
     "rerank": Reranker,
 }
 _REPORT = "report.json"
-_DEPTH = 100  # ranked documents of each validation query
 
 
 def train_ranker(recipe: RankingRecipe, overwrite: bool = False) -> Path | None:
@@ -88,12 +85,12 @@ def _in_folder(recipe: RankingRecipe, process_group: Processes, stop: StopReques
         logger.info("The run in %s is complete.", recipe.output)
         return recipe.output
     examples = read_examples(recipe)
-    validation = _validation(recipe)
+    validation = read_validation(recipe)
     runs: list[RankerTraining] = []
     baselines = _Baselines(recipe)
     for seed in recipe.seeds:
         run = RankerTraining(recipe, examples, validation, seed, process_group)
-        with tracked_metrics(run.metrics, _tracking(recipe, seed)) if process_group.first else nullcontext():
+        with tracked_metrics(run.metrics, tracking_of(recipe, seed)) if process_group.first else nullcontext():
             if process_group.first:
                 baselines.measure(run)
             process_group.wait()
@@ -108,58 +105,9 @@ def _in_folder(recipe: RankingRecipe, process_group: Processes, stop: StopReques
     return recipe.output
 
 
-def _tracking(recipe: RankingRecipe, seed: int) -> Tracking:
-    """How a seed of a run appears in trackers."""
-    machine = recipe.machine
-    return Tracking(
-        machine.trackers,
-        machine.project,
-        f"{recipe.output.name}-seed-{seed}",
-        recipe.output / "training" / f"seed-{seed}",
-        recipe.model_dump(mode="json"),
-        events=recipe.output / "tensorboard" / f"seed-{seed}",
-    )
-
-
 def predictor_of(task: str, folder: Path, device: str) -> Any:
     """The predictor class for a ranker of this task."""
     return _PREDICTORS[task].from_pretrained(folder, device=device)
-
-
-def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
-    """All examples of a recipe, those of files first.
-
-    Raises:
-        DataError: an example is invalid, or there are no examples.
-    """
-    data = recipe.data
-    all_examples: list[RankingExample] = []
-
-    def add(examples: Iterable[RankingExample], source: str) -> None:
-        all_examples.extend(replace(one, source=source) for one in examples)
-
-    if data.train is not None:
-        add(read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad), "data.train")
-    for path in data.collections:
-        collection = read_collection(path, data.split, skip_bad=recipe.skip_bad)
-        add(_with_negatives(relevant_pairs(collection), collection.documents.values(), data), path)
-    for path in data.documents:
-        documents = read_documents(path, skip_bad=recipe.skip_bad).values()
-        pairs = list(unlabelled_pairs(documents, data.unlabelled, 0, path))
-        chosen = sorted(shuffled(len(pairs), 0, 0)[: data.most_unlabelled].tolist())
-        add(_with_negatives([pairs[index] for index in chosen], documents, data), path)
-    if not all_examples:
-        raise DataError("There are no examples to learn from; check data.train, data.collections and data.documents.")
-    return all_examples
-
-
-def _with_negatives(
-    pairs: list[RankingExample], documents: Iterable[Document], data: RankingData
-) -> list[RankingExample]:
-    if not data.hard_negatives:
-        return pairs
-    contents = [document.content for document in documents]
-    return with_bm25_negatives(pairs, contents, data.hard_negatives, data.negatives_from)
 
 
 class _NoForward(nn.Module):
@@ -221,7 +169,7 @@ class RankerTraining(EpochLoop):
             precision=lambda: autocast(processes.device, self.precision),
             skipped=skipped,
             prompt_tokens=(prompts[0], prompts[1]),
-            guide=None if recipe.loss.guide is None else _guide(recipe.loss.guide, examples),
+            guide=None if recipe.loss.guide is None else guide_of(recipe.loss.guide, examples),
             group=distributed.group.WORLD if processes.size > 1 else None,
         )
 
@@ -288,7 +236,7 @@ class RankerTraining(EpochLoop):
             ranker = EmbedderRanker(predictor, self.recipe.task, self.recipe.machine.microbatch_tokens)
         else:
             ranker = TwoStageRanker(first, predictor, self.recipe.data.validation_depth, self.recipe.task)
-        result = evaluate_ranker(collection, ranker, _DEPTH)
+        result = evaluate_ranker(collection, ranker, RANKED_DOCUMENTS)
         self.ranker.train()
         return result
 
@@ -347,61 +295,6 @@ def _keeps_settings(recipe: RankingRecipe) -> bool:
     return bool(read_modules(folder)) and of_this_kind
 
 
-def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> ResolvedLoss:
-    """The loss of a recipe for these examples.
-
-    Raises:
-        ConfigError: the loss needs scores that examples do not have, or several documents for each query.
-    """
-    scored = [example.scores is not None for example in examples]
-    if any(scored) and not all(scored):
-        lacking = examples[scored.index(False)]
-        raise ConfigError(
-            f"{lacking.origin} has no scores, but other examples have; give scores to all examples or to none."
-        )
-    try:
-        loss = recipe.loss.of(recipe.task, all(scored))
-    except ValueError as error:
-        raise ConfigError(f"{error}.") from None
-    lists = loss.name in ("margin-mse", "kl", "lambda") or (
-        loss.name == "contrastive" and (recipe.task == "rerank" or not recipe.loss.in_batch)
-    )
-    short = next((example for example in examples if lists and len(example.documents) < 2), None)
-    if short is not None:
-        raise ConfigError(
-            f"{short.origin} has one document, but the loss {loss.name!r} compares several; add negatives."
-        )
-    return loss
-
-
-def _guide(source: str, examples: Sequence[RankingExample]) -> Guide:
-    """Scores of a batch by another embedder, which embeds all texts once."""
-    embedder = Embedder.from_pretrained(source)
-    queries = list({example.query: None for example in examples})
-    documents = list({text: None for example in examples for text in example.documents})
-    of_query = dict(zip(queries, torch.from_numpy(embedder.encode_query(queries)), strict=True))
-    of_document = dict(zip(documents, torch.from_numpy(embedder.encode_document(documents)), strict=True))
-
-    def scores(items: Sequence[RankingItem]) -> torch.Tensor:
-        query_vectors = torch.stack([of_query[item.query_text] for item in items])
-        return embedder.similarity(
-            query_vectors, torch.stack([of_document[text] for item in items for text in item.document_texts])
-        )
-
-    return scores
-
-
-def _validation(recipe: RankingRecipe) -> tuple[Collection, list[Scored] | None] | None:
-    """The collection that selects the best model; for a reranker, with the first documents of BM25."""
-    data = recipe.data
-    if data.validation is None:
-        return None
-    collection = read_collection(data.validation, data.validation_split, skip_bad=recipe.skip_bad)
-    if recipe.task != "rerank":
-        return collection, None
-    return collection, evaluate_ranker(collection, Bm25(), _DEPTH)[0]
-
-
 class _Baselines:
     """The scores of BM25 and of the untrained model on the validation collection, measured once per run."""
 
@@ -413,7 +306,10 @@ class _Baselines:
         if run.validation is None or self.path.exists() or run.progress.step:
             return
         collection, _ = run.validation
-        baselines = {"BM25": evaluate_ranker(collection, Bm25(), _DEPTH)[1], "before training": run.measure()[1]}
+        baselines = {
+            "BM25": evaluate_ranker(collection, Bm25(), RANKED_DOCUMENTS)[1],
+            "before training": run.measure()[1],
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as partial:
             partial.write_text(json.dumps({name: asdict(one)["quality"] for name, one in baselines.items()}))

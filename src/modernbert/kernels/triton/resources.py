@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from modernbert.kernels.triton import attention, cross_entropy, geglu, norm, optimizer, rotary
+from modernbert.kernels.triton import attention, attention_kernels, cross_entropy, geglu, norm, optimizer, rotary
 from modernbert.kernels.triton.launch import power_of_two
 from modernbert.packed import IGNORED
 
@@ -94,8 +94,8 @@ def _softmax(name: str, gradient: bool, bias: bool = True, vocab: int = 50_368) 
 def _attention(name: str, which: int, window: int, heads: int = 12, dim: int = 64) -> Kernel:
     """The forward kernel, that of the gradient of queries or that of keys, in the sizes that a run takes."""
     function = (
-        attention.attention_forward_kernel, attention.attention_query_gradient_kernel,
-        attention.attention_key_gradient_kernel,
+        attention_kernels.attention_forward_kernel, attention_kernels.attention_query_gradient_kernel,
+        attention_kernels.attention_key_gradient_kernel,
     )[which]  # fmt: skip
     size = attention.blocks(window, dim, torch.bfloat16)[which]
     pointers = dict.fromkeys(("qkv", "out", "grad", "grad_qkv"), "*bf16") | {"tiles": "*i32"}

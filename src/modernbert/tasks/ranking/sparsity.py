@@ -44,7 +44,7 @@ def initialize_sparse(model: SparseEncoder, documents: Sequence[Ids], active_ent
         return
     mean = logits.mean(0)
     excess = (logits - mean).topk(active_entries + 1).values[:, -1].median()
-    bias -= mean + excess
+    bias.sub_(mean + excess)
     logger.info(
         "The decoder's bias was lowered: a document had %s weights above 0 and has %s now.",
         f"{before:,}",

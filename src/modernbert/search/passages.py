@@ -14,6 +14,7 @@ from modernbert.errors import DataError
 from modernbert.progress import Progress
 from modernbert.text.opening import UnreadableError, find_files, read_lines
 from modernbert.text.records import RejectedRecord, format_of, read_file
+from modernbert.text.words import splits_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +90,20 @@ def cut_characters(text: str) -> list[str]:
         end = min(len(text), begin + _CHARACTERS)
         if end < len(text) and (space := text.rfind(" ", begin + _CHARACTERS // 2, end)) > 0:
             end = space
+        end = _whole_before(text, end, begin)
         parts.append(text[begin:end])
         if end == len(text):
             break
-        begin = max(begin + 1, end - _SHARED_CHARACTERS)
+        begin = max(begin + 1, _whole_before(text, end - _SHARED_CHARACTERS, begin))
     return [part for part in parts if part.strip()]
+
+
+def _whole_before(text: str, place: int, lowest: int) -> int:
+    """The last place up to `place` where no grapheme cluster is cut; `place` itself if there is none above `lowest`."""
+    found = place
+    while found > lowest and splits_cluster(text, found):
+        found -= 1
+    return found if found > lowest else place
 
 
 def source_files(sources: Sequence[str]) -> list[Path]:

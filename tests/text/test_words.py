@@ -226,7 +226,7 @@ def test_a_stretch_is_widened_to_whole_characters(cluster):
 
 
 def test_a_quotation_mark_stays_with_its_marks():
-    assert WordRule("whole words").cut('"\u0301a b') == ((0, 3), (4, 5))
+    assert WordRule("whole words").split('"\u0301a b') == ((0, 3), (4, 5))
 
 
 def test_positions_inside_characters_and_words():

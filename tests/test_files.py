@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modernbert.errors import DataError
-from modernbert.files import atomic_directory, atomic_write, settle
+from modernbert.files import atomic_directory, atomic_write, check_file, settle
 
 OLD = {"config.json": "old", "index.json": "old", "part-1": "old"}
 NEW = {"config.json": "new", "weights": "new", "training/state.json": "new"}
@@ -266,3 +266,19 @@ def test_a_folder_can_be_written_inside_one_that_is_being_written(tmp_path):
         write(partial)
         write(partial / "model")
     assert held(tmp_path / "out") == FOREIGN | NEW | {f"model/{name}": text for name, text in NEW.items()}
+
+
+def test_an_output_that_cannot_be_or_would_cost_an_input_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "x.jsonl").write_text("mine")
+    (tmp_path / "link.jsonl").symlink_to("x.jsonl")
+    for output, sentence in (
+        (tmp_path, "is a folder"),
+        (Path(), "is a folder"),
+        (tmp_path / "x.jsonl" / "y.jsonl", r"x\.jsonl is not a folder, so .*y\.jsonl cannot be written"),
+        (tmp_path / "x.jsonl", "is an input, which would be lost"),
+        (tmp_path / "link.jsonl", "is an input, which would be lost"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            check_file(output, None, tmp_path / "none", str(tmp_path / "x.jsonl"))
+    check_file(tmp_path / "new" / "y.jsonl", tmp_path / "x.jsonl")
+    assert not (tmp_path / "new").exists()

@@ -86,6 +86,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_file(path: Path, *inputs: str | Path | None) -> None:
+    """Check, before anything is computed, that a file can lie at `path` and is none of the `inputs`.
+
+    Raises:
+        DataError: it is a folder, or inside a file, or an input, which would be lost.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file for the output.")
+    if found := next((parent for parent in path.parents if os.path.lexists(parent) and not parent.is_dir()), None):
+        raise DataError(f"{found} is not a folder, so {path} cannot be written; choose another output.")
+    if any(given is not None and path.exists() and Path(given).exists() and path.samefile(given) for given in inputs):
+        raise DataError(f"{path} is an input, which would be lost; choose another output.")
+
+
 def settle(folder: Path) -> None:
     """Give complete new files their places, where a process was killed while it did so. Else nothing happens.
 

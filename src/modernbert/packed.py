@@ -161,6 +161,17 @@ class Sequences:
             self.padded_shape,
         )
 
+    def require_ids(self, tokens: object) -> None:
+        """Check that tokens are ids, one for each token of the sequences, on their device. Their values are not read.
+
+        Raises:
+            DataError: they are not.
+        """
+        if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.dtype not in (torch.int64, torch.int32):
+            given = f"{tuple(tokens.shape)} in {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
+            raise DataError(f"Tokens are ids in one dimension, int64 or int32, as pack returns them, not {given}.")
+        self.require(tokens)
+
     def require(self, tokens: Tensor) -> None:
         """Check that the tokens have the number and the device of the sequences.
 

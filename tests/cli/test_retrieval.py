@@ -1,13 +1,18 @@
 """The commands that embed, rerank and search, from the words typed to what is printed."""
 
 import json
+import re
+from datetime import datetime
 
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from modernbert.cli import app
+from modernbert.cli.prediction_files import write_predictions
+from modernbert.errors import DataError, ModernBertError
 from modernbert.model import retrieval
 from retrieval import TEXTS, base_folder
 
@@ -43,6 +48,41 @@ def test_vectors_of_a_file_are_written(folder, tmp_path):
         run("embed", folder / "texts.jsonl", "--model", folder / "model", "--output", tmp_path / "v.npy", "--json")
     )
     assert np.load(tmp_path / "v.npy").shape == (len(TEXTS), 64) == (report["vectors"], report["dimensions"])
+
+
+@pytest.mark.parametrize(
+    ("output", "sentence"),
+    [
+        ("pairs.jsonl", "is an input, which would be lost"),
+        ("mined.md", "is the name of the report"),
+        ("README.jsonl", r"would replace .*README\.md, which is not one"),
+        ("", "is a folder"),
+    ],
+)
+def test_mining_replaces_nothing_of_the_users_own(output, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text('{"query": "a parser", "positive": "A parser reads the file."}\n' * 3)
+    (tmp_path / "README.md").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    result = CliRunner().invoke(app, ["mine", "pairs.jsonl", "--output", output])
+    assert isinstance(result.exception, ModernBertError)
+    assert re.search(sentence, str(result.exception))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_rows_that_json_cannot_say_are_written_with_their_predictions(tmp_path):
+    row = {"text": "a", "label": "x", "at": datetime(2026, 1, 2), "half": "\ud83d", "n": float("nan"), "b": ["\ud83d"]}
+    for name in ("a.jsonl", "a.csv"):
+        write_predictions([row], tmp_path / name)
+    write_predictions([row | {"b": []}], tmp_path / "a.parquet")
+    [kept] = parquet.read_table(tmp_path / "a.parquet").to_pylist()
+    assert (kept["at"], kept["half"]) == (row["at"], "\ufffd")
+    [found] = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (found["at"], found["half"], found["n"], found["b"]) == ("2026-01-02T00:00:00", "\ufffd", None, ["\ufffd"])
+    assert "\ufffd" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+    for rows in ([{"x": 1}, {"x": "a"}], [row]):
+        with pytest.raises(DataError, match="Parquet does not take a column of these rows"):
+            write_predictions(rows, tmp_path / "b.parquet")
 
 
 def test_documents_are_ranked(folder):

@@ -100,6 +100,19 @@ def test_embedding_norm_and_its_gradients(norm, triton_device, table_dtype, dtyp
     assert near(grads, torch.autograd.grad(wanted, precise, given.double()), dtype, table_dtype)
 
 
+@pytest.mark.parametrize("index", [-1, 10, 2**40])
+def test_an_id_outside_the_table_is_nan_and_leaves_the_other_rows_alone(norm, triton_device, index):
+    torch.manual_seed(0)
+    table, weight = (torch.randn(*shape, device=triton_device).requires_grad_() for shape in ((10, 80), (80,)))
+    tokens = torch.tensor([3, index, 1], device=triton_device)
+    found = norm.embedding_norm(tokens, table, weight, 1e-5, torch.float32)[0]
+    assert found[1].isnan().all()
+    wanted = norm.embedding_norm(tokens[::2], table, weight, 1e-5, torch.float32)[0]
+    assert torch.equal(found[::2], wanted)
+    grad = torch.autograd.grad(found.sum(), table)[0]
+    assert torch.equal(grad[[1, 3]], torch.autograd.grad(wanted.sum(), table)[0][[1, 3]])
+
+
 def test_no_rows_give_no_rows_and_a_gradient_of_zeros(norm, triton_device):
     x, y = (torch.empty(0, 64, device=triton_device, requires_grad=True) for _ in range(2))
     weight = torch.ones(64, device=triton_device, requires_grad=True)

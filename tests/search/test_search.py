@@ -14,6 +14,7 @@ from modernbert.model import retrieval
 from modernbert.search import build
 from modernbert.search.build import Models, build_index
 from modernbert.search.index import Index
+from modernbert.search.passages import cut_characters
 from modernbert.text.bm25 import words_of
 from retrieval import QUERIES, TEXTS, base_folder
 
@@ -110,6 +111,57 @@ def test_passages_cover_a_long_text_and_share_some_of_it(models, tmp_path):
         assert {word for part in parts for word in part.split()} >= set(text.split())
         assert all(part in text for part in parts)
         assert sum(map(len, parts)) > len(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("passages.offsets.npy", b""),
+        ("passages.offsets.npy", b"not numpy"),
+        ("passages.offsets.npy", None),
+        ("passages.jsonl", b""),
+        ("manifest.json", b'{"format": 1, "models": {}}'),
+        (
+            "manifest.json",
+            b'{"format": 1, "models": {}, "bm25": true, "int8": false, "approximate": false, "passages": 9}',
+        ),
+    ],
+)
+def test_a_damaged_index_is_one_sentence(name, content, tmp_path):
+    (tmp_path / "t.txt").write_text("one text")
+    build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
+    if content is None:
+        (tmp_path / "index" / name).unlink()
+    else:
+        (tmp_path / "index" / name).write_bytes(content)
+    with pytest.raises(DataError, match="is damaged: its passages are not those of its manifest"):
+        Index.open(tmp_path / "index")
+
+
+def test_names_and_texts_that_are_no_unicode_do_not_stop_an_index(tmp_path):
+    (tmp_path / "x.jsonl").write_text(
+        '{"_id": "\\ud83d", "text": "one text"}\n{"text": "half \\ud83d"}\n{"title": "\\ud83d", "text": "two"}\n'
+    )
+    sources = [str(tmp_path / "x.jsonl")]
+    try:
+        (tmp_path / os.fsdecode(b"bad\xff.txt")).write_text("another text")
+        sources.append(str(tmp_path / os.fsdecode(b"bad\xff.txt")))
+    except OSError:
+        pass  # a file system of Unicode alone
+    for _ in range(2):  # the second time it is complete
+        build_index(sources, tmp_path / "index", Models())
+    passages = list(Index.open(tmp_path / "index").passages)
+    assert [one.text for one in passages] == ["one text", "another text"][: len(sources)]
+    assert passages[0].id == "\ufffd"
+
+
+def test_passages_without_a_tokenizer_hold_whole_characters():
+    family = "👨\u200d👩\u200d👧"
+    text = family * 700
+    parts = cut_characters(text)
+    assert all(len(part) % len(family) == 0 and part.startswith("👨") for part in parts)
+    assert parts[-1].endswith("👧")
+    assert 1 < len(cut_characters("a" + "\u0301" * 5000)) < 10
 
 
 def test_a_graph_finds_what_comparing_all_finds(index, models, corpus, tmp_path):

@@ -138,6 +138,26 @@ def test_answers_at_token_boundaries_are_recovered_from_windows(tokenizer, conte
     assert sum(reply.probability for reply in replies) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("cluster", ["👨\u200d👩\u200d👧", "🇯🇵", "e\u0301", "👍🏽"])
+def test_an_answer_never_cuts_a_character(byte_level, cluster):
+    context = f"ab {cluster}{cluster} cd"
+    example = QuestionExample("1", "who?", context, (Answer(cluster[:1], 3),), Origin("test", 1))
+    encoded = encode_questions(byte_level, [example], max_length=120, overlap=0)
+    [window], [text] = encoded.windows, encoded.contexts
+    ends = {0, 3, 3 + len(cluster), 3 + 2 * len(cluster), 2, 4 + 2 * len(cluster), len(context)}
+    first, last = window.labels - window.context_at  # what is learned is the whole character, too
+    assert (text.offsets[first, 0], text.offsets[last, 1]) == (3, 3 + len(cluster))
+    num_tokens = len(text.ids)
+    for first in range(num_tokens):
+        logits = np.zeros((len(window.ids), 2))
+        logits[window.context_at + first, 0] = 9
+        logits[window.context_at + min(first + 1, num_tokens - 1), 1] = 9
+        [answers] = decode_answers(encoded, [logits])
+        assert all(context[one.begin : one.end] == one.text for one in answers)
+        assert {place for one in answers for place in (one.begin, one.end)} <= ends | {1, 5 + 2 * len(cluster)}
+        assert len({(one.begin, one.end) for one in answers}) == len(answers)
+
+
 def test_no_answer_depends_on_its_score_and_the_threshold(byte_level):
     example = QuestionExample("q", "where?", "in the house", (), HERE)
     encoded = encode_questions(byte_level, [example], max_length=64, overlap=0)

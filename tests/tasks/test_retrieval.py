@@ -11,6 +11,7 @@ from modernbert.errors import CheckpointError, ConfigError, DataError
 from modernbert.model import retrieval
 from modernbert.model.retrieval_settings import DenseSettings
 from modernbert.tasks.quantization import quantize
+from modernbert.text.words import clusters
 from retrieval import PROMPTS, QUERIES, TEXTS, base_folder
 
 LONG = " ".join(f"word{number}" for number in range(300))
@@ -79,6 +80,30 @@ def test_chunks_cover_a_long_text_and_give_the_mean_or_the_best_score(embedder, 
     queries = embedder.encode_query(QUERIES)
     best = embedder.similarity(queries, chunks)
     np.testing.assert_allclose(best[:, 1], (queries @ chunks.vectors[1:].T).max(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 17])
+def test_chunks_hold_whole_characters(embedder, overlap):
+    couples = "".join(f"{chr(0x1F600 + 2 * pair)}\u200d{chr(0x1F601 + 2 * pair)}" for pair in range(20))
+    text = f"a {couples} " + "".join(f"{chr(letter)}\u0301" for letter in range(ord("a"), ord("z")))
+    ends = {end for _, end in clusters(text)} | {0}
+    parts = embedder.texts.windows(text, "", overlap, 64)
+    covered, places = 0, []
+    for part in parts:
+        begin = text.index(part)  # no two parts are the same
+        places += [begin, begin + len(part)]
+        assert begin <= covered
+        covered = begin + len(part)
+    assert covered == len(text)
+    assert set(places) <= ends
+    assert all(len(ids) <= 64 for ids in embedder.texts.encode(parts, max_length=500).ids)
+
+
+def test_chunks_of_marks_without_end_are_all_there(embedder):
+    text = "a" + "\u0301" * 500
+    parts = embedder.texts.windows(text, "", 31, 32)
+    assert 1 < len(parts) < 2000
+    assert parts[-1].endswith("\u0301")
 
 
 def test_truncate_dim_keeps_the_first_dimensions(embedder):

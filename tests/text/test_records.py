@@ -57,6 +57,17 @@ def test_a_limit_takes_the_first_records(tmp_path, kind):
     assert [(one.text, one.label) for one in read_texts_with_labels(source, text="sentence")] == ROWS[:2]
 
 
+def test_a_file_whose_name_could_be_a_glob_is_that_file(tmp_path):
+    for name in ("data[1].csv", "data1.csv"):
+        (tmp_path / name).write_text(f"text\n{name}\n")
+    for path, names in (("data[1].csv", ["data[1].csv"]), ("data?.csv", ["data1.csv"]), ("data[2].csv", [])):
+        try:
+            found = [record.values["text"] for record in read_records(Source(path=str(tmp_path / path)))]
+        except DataError:
+            found = []
+        assert found == names
+
+
 def test_lines_are_counted_over_quoted_line_breaks_and_empty_lines(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text('text,label\n"one\ntwo",a\n\nthree,b\n')

@@ -15,7 +15,7 @@ from modernbert.tasks.tokens.windows import decode_spans, encode_spans, span_ins
 from modernbert.text.records import Origin
 from modernbert.text.tokenizer import load_tokenizer
 from modernbert.text.tokenizer_training import train_tokenizer
-from modernbert.text.words import WordRule, inside_word, join, splits_cluster
+from modernbert.text.words import WordRule, clusters, inside_word, join, splits_cluster, widen_to_clusters
 
 HERE = Origin("test", 1)
 WORDS = {
@@ -203,6 +203,30 @@ def test_no_span_ends_inside_a_word_of_a_given_list(byte_level):
     logits[1 + units.anchors[3], tags.index("I-A")] = 1.0
     [[(span, _)]] = decode_spans(encoded, [logits], [join(text.split(" "), " ")[1]])
     assert text[span.begin : span.end] == "AT&T"
+
+
+FAMILY, FLAG, LETTER = "👨\u200d👩\u200d👧", "🇯🇵", "e\u0301"
+
+
+def test_a_place_inside_a_character_is_seen_however_many_flags_are_before_it():
+    text = f"ab {FLAG * 70}{FAMILY}{LETTER}"
+    ends = {end for _, end in clusters(text)}
+    assert [place for place in range(1, len(text)) if splits_cluster(text, place)] == [
+        place for place in range(1, len(text)) if place not in ends
+    ]
+
+
+@pytest.mark.parametrize("cluster", [FAMILY, FLAG, LETTER, "한"])
+def test_a_stretch_is_widened_to_whole_characters(cluster):
+    text = f"a {cluster} b"
+    for begin in range(2, 2 + len(cluster)):
+        for end in range(begin + 1, 3 + len(cluster)):
+            assert widen_to_clusters(text, begin, end) == (2, 2 + len(cluster))
+    assert widen_to_clusters(" \u0301", 1, 2) == (1, 2)  # white space is never taken along
+
+
+def test_a_quotation_mark_stays_with_its_marks():
+    assert WordRule("whole words").split('"\u0301a b') == ((0, 3), (4, 5))
 
 
 def test_positions_inside_characters_and_words():

@@ -239,8 +239,10 @@ def evaluate_folder(
 ) -> None:
     """Evaluate a fine-tuned folder on labelled data. Columns have the names of its recipe, unless overridden."""
     from modernbert.evaluate.folder import measure_folder
-    from modernbert.files import atomic_write
+    from modernbert.files import atomic_write, check_file
 
+    if predictions is not None:
+        check_file(predictions, data)
     found = measure_folder(model, data, overrides or (), device=device)
     if predictions is not None:
         with atomic_write(predictions) as partial:

@@ -1,7 +1,6 @@
 """The files of `modernbert predict`: inputs in any format, and a row with the prediction for each of them."""
 
 import csv
-import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any
 from modernbert.cli.console import texts_of
 from modernbert.errors import ConfigError, DataError
 from modernbert.evaluate.folder import recipe_for
-from modernbert.files import atomic_write
+from modernbert.files import atomic_write, check_file
 from modernbert.installation import install_command
+from modernbert.search.stores.store import plain
 from modernbert.tasks.texts import TextColumns
 from modernbert.text.records import Record, RejectedRecord, Source, format_of, read_records
 from modernbert.train.finetune_recipe import TaskData
@@ -94,7 +94,7 @@ def texts_and_rows(texts: list[str], file: Path | None, column: str) -> list[tup
         return [(None, text) for text in texts_of(texts, file)]
     found: list[tuple[Row | None, str]] = [(None, text) for text in texts_of(texts, None)] if texts else []
     columns = TextColumns(text=column)
-    for record in read_records(Source(path=glob.escape(str(file)))):
+    for record in read_records(Source(path=str(file))):
         if isinstance(record, RejectedRecord):
             raise record.error()
         row = Row(record, columns)
@@ -109,8 +109,9 @@ def check_output(path: Path) -> None:
 
     Raises:
         ConfigError: its suffix is not a supported format.
-        DataError: a package is missing.
+        DataError: a package is missing, or the path is a folder or inside a file.
     """
+    check_file(path)
     if path.suffix.lower() not in OUTPUTS:
         raise ConfigError(f"{path} must end in {', '.join(OUTPUTS[:-1])} or {OUTPUTS[-1]}.")
     if path.suffix.lower() == ".parquet":
@@ -135,18 +136,28 @@ def write_predictions(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             import pyarrow
             from pyarrow import parquet
 
-            parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), partial)
+            try:
+                table = pyarrow.Table.from_pylist(
+                    [{name: plain(one) if isinstance(one, str) else one for name, one in row.items()} for row in rows]
+                )
+            except (pyarrow.ArrowException, UnicodeError) as error:
+                raise DataError(
+                    f"{path}: Parquet does not take a column of these rows ({error}); write .jsonl."
+                ) from None
+            parquet.write_table(table, partial)
             return
         with partial.open("w", encoding="utf-8", newline="") as file:
             if path.suffix.lower() == ".jsonl":
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                file.writelines(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in rows)
                 return
             names = list(dict.fromkeys(name for row in rows for name in row))
-            table = csv.DictWriter(file, names)
-            table.writeheader()
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
             for row in rows:
-                table.writerow({name: _cell(value) for name, value in row.items()})
+                writer.writerow({name: _cell(value) for name, value in row.items()})
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return plain(value) if isinstance(value, str) else value

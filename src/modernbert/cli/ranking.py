@@ -50,12 +50,12 @@ def mine(
     A document that any pair marks as relevant to a query is never a negative of it.
     """
     from modernbert.evaluate.retrieval import open_predictor
-    from modernbert.files import atomic_write
+    from modernbert.files import atomic_write, check_file
     from modernbert.tasks.ranking.examples import RankingColumns, read_ranking, relevant_pairs
     from modernbert.tasks.ranking.mining import Mining
     from modernbert.tasks.ranking.mining import mine as find
     from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Ranker
-    from modernbert.tasks.ranking.scoring import mining_report, write_examples
+    from modernbert.tasks.ranking.scoring import REPORT, mining_report, write_examples
     from modernbert.tasks.rerank import Reranker
     from modernbert.text.collection import read_collection, read_documents
     from modernbert.text.records import Source
@@ -64,6 +64,13 @@ def mine(
         negatives=negatives, first=first, last=last, choose=_choice(choose), margin=margin, check_margin=check_margin,
         seed=seed,
     )  # fmt: skip
+    check_file(output, source, documents)
+    report = output.with_suffix(".md")
+    if report == output:
+        raise ConfigError(f"{output} is the name of the report; name the output .jsonl.")
+    check_file(report, source, documents)
+    if report.exists() and not report.read_bytes().startswith(REPORT.encode()):
+        raise ConfigError(f"The report would replace {report}, which is not one; choose another output.")
     if Path(source).is_file():
         pairs = read_ranking(Source(path=source), RankingColumns(), skip_bad=skip_bad)
         texts = None if documents is not None else list({text: None for pair in pairs for text in pair.documents})
@@ -83,7 +90,6 @@ def mine(
     checker = None if check is None else Reranker.from_pretrained(check, device=device)
     found = find(pairs, texts, ranker, settings, checker)
     count = write_examples(found.examples, output)
-    report = output.with_suffix(".md")
     with atomic_write(report) as partial:
         partial.write_text(mining_report(found, settings, ranker.name, len(pairs)), encoding="utf-8")
     print_record(
@@ -109,10 +115,12 @@ def score(
 ) -> None:
     """Score the documents of each query with a teacher, for losses that learn scores (distillation)."""
     from modernbert.evaluate.retrieval import open_predictor
+    from modernbert.files import check_file
     from modernbert.tasks.ranking.examples import RankingColumns, read_ranking
     from modernbert.tasks.ranking.scoring import as_teacher, with_teacher_scores, write_examples
     from modernbert.text.records import Source
 
+    check_file(output, source)
     examples = read_ranking(Source(path=source), RankingColumns(), skip_bad=skip_bad)
     count = write_examples(
         with_teacher_scores(examples, as_teacher(open_predictor(teacher, None, device, False))), output

@@ -204,7 +204,7 @@ class _Reported:
 
     def _positive_f1(self, predicted: Sequence[str]) -> float:
         labels = known_labels(self._labels())
-        positive = labels.get(composed(self.declaration.positive))
+        positive = labels.get(composed(self.declaration.positive or ""))
         if positive is None:
             raise DataError(
                 f"{self.declaration.name} has no label {self.declaration.positive!r}; it has "

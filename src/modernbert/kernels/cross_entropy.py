@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from modernbert.errors import DataError
 from modernbert.kernels import native, native_operators
 from modernbert.kernels import triton as triton_kernels
 from modernbert.kernels.arguments import check_cross_entropy
@@ -39,6 +40,7 @@ def linear_cross_entropy(
 
     Raises:
         BackendError: the arguments do not match.
+        DataError: a label is outside the vocabulary.
     """
     check_cross_entropy(x, weight, bias, labels)
     if torch.is_autocast_enabled(x.device.type):
@@ -70,6 +72,10 @@ def _softmax_gradient(
     Rows labelled -100 are ignored. On CUDA, the host does not wait for the device.
     """
     vocab = logits.shape[1]
+    if not logits.is_cuda and not torch.compiler.is_compiling():
+        counted = labels[labels != IGNORED]
+        if len(counted) and not 0 <= int(counted.min()) <= int(counted.max()) < vocab:
+            raise DataError(f"A label is outside the vocabulary of {vocab}; only -100 may be.")
     precise = torch.promote_types(logits.dtype, torch.float32)
     total = logits.new_zeros((), dtype=precise)
     at_once = len(logits) if logits.is_cuda else max(1, BLOCK_ELEMENTS // vocab)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modernbert.errors import DataError
 from modernbert.kernels import native, native_operators
 from modernbert.kernels import triton as triton_kernels
 from modernbert.kernels.arguments import check_add_norm
@@ -64,19 +65,54 @@ def embedding_norm(
 
     It is in the dtype of the table, or with `half` on CUDA in that of autocast.
 
-    `embedding` is an `nn.Embedding` and `norm` an `nn.LayerNorm`, of which the weights are taken.
+    `embedding` is an `nn.Embedding` and `norm` an `nn.LayerNorm`, of which the weights are taken. On CUDA the host does
+    not wait for the device, so that an id outside the table gives NaN.
+
+    Raises:
+        DataError: an id is outside the table, or the ids are on another device.
     """
     assert isinstance(embedding, nn.Embedding)
     assert isinstance(norm, nn.LayerNorm)
     table = embedding.weight
     plain = embedding.padding_idx is None and embedding.max_norm is None and not embedding.scale_grad_by_freq
+    _check_device(tokens, table)
     if plain and not embedding.sparse and _norm_on_triton(table, norm):
         from modernbert.kernels.triton import norm as kernels
 
         dtype = _dtype(table) if half else table.dtype
         normed: Tensor = kernels.embedding_norm(tokens, table, norm.weight, norm.eps, dtype)[0]
         return normed
-    return norm(embedding(tokens))
+    return norm(_rows(tokens, embedding))
+
+
+def embedding_rows(tokens: Int[Tensor, "*rows"], embedding: nn.Module) -> Float[Tensor, "*rows hidden"]:
+    """The embedding of each token, by an `nn.Embedding`.
+
+    Raises:
+        DataError: an id is outside the table, or the ids are on another device.
+    """
+    assert isinstance(embedding, nn.Embedding)
+    _check_device(tokens, embedding.weight)
+    return _rows(tokens, embedding)
+
+
+def _check_device(tokens: Tensor, table: Tensor) -> None:
+    if tokens.device != table.device:
+        raise DataError(
+            f"The tokens are on {tokens.device} but the model on {table.device}; move one of them with to()."
+        )
+
+
+def _rows(tokens: Tensor, embedding: nn.Embedding) -> Tensor:
+    if torch.compiler.is_compiling():
+        return embedding(tokens)
+    try:
+        return embedding(tokens)
+    except IndexError:
+        raise DataError(
+            f"The ids of the tokens go from {int(tokens.min())} to {int(tokens.max())}, but the model knows 0 to "
+            f"{embedding.num_embeddings - 1}; give the ids of the model's own tokenizer."
+        ) from None
 
 
 def geglu(x: Float[Tensor, "tokens double"]) -> Float[Tensor, "tokens intermediate"]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from modernbert.errors import BackendError
+from modernbert.errors import BackendError, DataError
 from modernbert.kernels.arguments import check_add_norm
 from modernbert.kernels.native import DTYPES, check_status, kernels, kind_of, supports, team, unavailable
 from modernbert.kernels.operator import Operator
@@ -283,7 +283,7 @@ def softmax_gradient(
             logits.zero_()[counted] = rest
         return loss
     if rows and not 0 <= int(labels.min()) <= int(labels.max()) < vocab:
-        raise IndexError(f"a label is outside the vocabulary of {vocab}")
+        raise DataError(f"A label is outside the vocabulary of {vocab}; only -100 may be.")
     precise, labels, threads = None if bias is None else bias.float(), labels.to(torch.int64).contiguous(), team()
     return kernels(kind_of(logits.dtype)).softmax_gradient(
         DTYPES[logits.dtype], rows, vocab, logits.data_ptr(), None if precise is None else precise.data_ptr(),

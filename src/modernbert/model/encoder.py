@@ -138,9 +138,10 @@ class Encoder(Pretrained):
         (tokens, hidden): the embeddings, the output of each layer except the last, and the result.
 
         Raises:
-            DataError: the sequences have another number of tokens, or are on another device.
+            DataError: the tokens are not ids, are as many or on the device as the sequences are not, or one is outside
+                the vocabulary (on CUDA, where nothing waits for the device, its hidden state is NaN).
         """
-        sequences.require(tokens)
+        sequences.require_ids(tokens)
         padded = pad_to_bucket(tokens)
         states = list(self._states(padded, sequences.filled(len(padded)), every=output_hidden_states))
         if output_hidden_states:

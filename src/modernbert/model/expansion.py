@@ -19,7 +19,7 @@ def encode_with_unseen(
     This equals `transformers` with 0 in the attention mask at these tokens. Sequences are padded to the longest, as
     queries are short. For a token without a visible key in its window, the output of attention is zero.
     """
-    sequences.require(tokens)
+    sequences.require_ids(tokens)
     config = encoder.config
     ropes = {
         theta: Rope.of(sequences.positions, config.head_dim, theta)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modernbert.errors import DataError
 from modernbert.kernels import layer_norm
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.model.config import EncoderConfig
@@ -66,6 +67,7 @@ class MaskedLM(Pretrained):
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, rows: Bool[Tensor, "tokens"]
     ) -> Float[Tensor, "rows vocab"]:
         """Logits of some tokens only, in their order. Other tokens are not decoded."""
+        _check_shape("rows", rows, (sequences.num_tokens,))
         return self.decoder(self.head(self.model(tokens, sequences)[rows]))
 
     def loss(
@@ -74,7 +76,11 @@ class MaskedLM(Pretrained):
         """Mean cross-entropy (nats) over the tokens whose label is not -100, or 0 without such tokens.
 
         Only those rows are decoded, in chunks.
+
+        Raises:
+            DataError: there is not one label for each token, or one is outside the vocabulary.
         """
+        _check_shape("labels", labels, (sequences.num_tokens,))
         predicted = labels != IGNORED
         return self._loss(self.model(tokens, sequences)[predicted], labels[predicted], "mean")
 
@@ -165,6 +171,9 @@ class SequenceClassifier(TaskModel):
 
         With `class_weights`, each sequence counts as its class weighs, and `total` is the sum of these weights. Of
         several labels, each weighs where it applies, and `total` stays the number of sequences.
+
+        Raises:
+            DataError: the labels are not those of as many sequences, or one is not the number of a class.
         """
         return self.losses(self(tokens, sequences), labels, total, class_weights)
 
@@ -193,7 +202,11 @@ class TokenClassifier(TaskModel):
         """Cross-entropy over the tokens whose label is not -100. Only those rows reach the classifier.
 
         With `class_weights`, each token counts as its class weighs, and `total` is the sum of these weights.
+
+        Raises:
+            DataError: there is not one label for each token, or one is not the number of a class.
         """
+        _check_shape("labels", labels, (sequences.num_tokens,))
         labelled = labels != IGNORED
         logits = self.classify(self.model(tokens, sequences)[labelled])
         return _cross_entropy(logits, labels[labelled], total, class_weights)
@@ -223,7 +236,11 @@ class QuestionAnswering(TaskModel):
 
         `labels` are the first and the last token of the answer, counted from the beginning of the sequence; -100, and
         a place behind its end, are left out.
+
+        Raises:
+            DataError: there are not two labels for each sequence, or one is below 0.
         """
+        _check_shape("labels", labels, (sequences.num_sequences, 2))
         begins, ends = (_rows(scores, sequences.lengths) for scores in self(tokens, sequences).unbind(-1))
         first, last = _within(labels, sequences.lengths).unbind(-1)
         return (_cross_entropy(begins, first, total) + _cross_entropy(ends, last, total)) / 2
@@ -250,7 +267,14 @@ class MultipleChoice(TaskModel):
         choices: tuple[int, ...],
         total: float | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross-entropy over the choices of each question. Question i has the next `choices[i]` sequences."""
+        """Cross-entropy over the choices of each question. Question i has the next `choices[i]` sequences.
+
+        Raises:
+            DataError: there is not one label for each question, one is below 0, or the choices are not the sequences.
+        """
+        _check_shape("labels", labels, (len(choices),))
+        if sum(choices) != sequences.num_sequences:
+            raise DataError(f"There are {sum(choices)} choices of questions but {sequences.num_sequences} sequences.")
         return _cross_entropy(_rows(self(tokens, sequences), choices), _within(labels, choices), total)
 
 
@@ -267,6 +291,11 @@ def _within(labels: Int[Tensor, "rows *two"], lengths: tuple[int, ...]) -> Int[T
     return labels.masked_fill(labels >= most, IGNORED)
 
 
+def _check_shape(name: str, given: Tensor, wanted: tuple[int, ...]) -> None:
+    if given.shape != wanted:
+        raise DataError(f"The {name} have the shape {tuple(given.shape)}, but these sequences need {wanted}.")
+
+
 def _mean_of(nats: Float[Tensor, ""], count: int | float | Tensor) -> Float[Tensor, ""]:
     """A sum divided by its count; the sum over nothing is 0."""
     return nats / count if count else nats
@@ -278,9 +307,15 @@ def _cross_entropy(
     total: float | None,
     weights: Float[Tensor, "classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    labelled = labels[labels != IGNORED]
-    own = weights[labelled].sum() if weights is not None else len(labelled)
-    nats = F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORED, reduction="sum")
+    _check_shape("labels", labels, (len(logits),))
+    if labels.dtype not in (torch.int64, torch.uint8):
+        raise DataError(f"The labels are numbers of classes in int64, not {labels.dtype}.")
+    try:
+        labelled = labels[labels != IGNORED]
+        own = weights[labelled].sum() if weights is not None else len(labelled)
+        nats = F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORED, reduction="sum")
+    except IndexError:
+        raise DataError(f"A label is outside the {logits.shape[1]} classes, from 0 on; only -100 may be.") from None
     return _mean_of(nats, own if total is None else total)
 
 
@@ -290,6 +325,7 @@ def _binary_cross_entropy(
     total: float | None,
     weights: Float[Tensor, "labels"] | None = None,
 ) -> Float[Tensor, ""]:
+    _check_shape("labels", labels, tuple(logits.shape))
     known = labels != IGNORED
     nats = F.binary_cross_entropy_with_logits(
         logits.float(), labels.where(known, 0), known.to(torch.float32), pos_weight=weights, reduction="sum"
@@ -304,6 +340,7 @@ def _squared_error(
     weights: Float[Tensor, "labels"] | None = None,
 ) -> Float[Tensor, ""]:
     assert weights is None, "a number has no class"
+    _check_shape("labels", labels, tuple(numbers.shape))
     error = F.mse_loss(numbers.float(), labels, reduction="sum")
     return _mean_of(error / labels.shape[1], len(labels) if total is None else total)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from modernbert.errors import BackendError
 from modernbert.kernels import native
+from modernbert.kernels.elementwise import embedding_rows
 from modernbert.kernels.native_encoder import LayerWeights, NativeEncoder
 from modernbert.kernels.rotary import Rope
 from modernbert.model import optimized_cuda as cuda_encoder
@@ -75,10 +76,10 @@ class InferenceEncoder(nn.Module):
         """Hidden states after the final norm, one row for each packed token.
 
         Raises:
-            DataError: the sequences have another number of tokens, or are on another device.
+            DataError: as `Encoder`.
         """
-        sequences.require(tokens)
-        embedded = self.tok_embeddings(tokens)
+        sequences.require_ids(tokens)
+        embedded = embedding_rows(tokens, self.tok_embeddings)
         return self._native(embedded, sequences, *self._rotated(sequences)).to(embedded.dtype)
 
     def release_memory(self) -> None:

@@ -110,7 +110,12 @@ class CudaEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens hidden"]:
-        """Hidden states after the final norm, one row for each packed token."""
+        """Hidden states after the final norm, one row for each packed token; NaN of an id outside the vocabulary.
+
+        Raises:
+            DataError: as `Encoder`, but for that.
+        """
+        sequences.require_ids(tokens)
         if sequences.max_length > self.config.max_position_embeddings:
             ropes = [Rope.of(sequences.positions, self.config.head_dim, theta).angles for theta in self._thetas]
             return self._encode(tokens, sequences, ropes)

@@ -160,7 +160,7 @@ def _begin(building: Path, wanted: dict[str, Any]) -> None:
             f"{building.parent} was begun with other texts or settings; give the same ones again, or --overwrite."
         )
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(wanted, ensure_ascii=False), encoding="utf-8")
+        partial.write_text(json.dumps(wanted), encoding="utf-8")  # paths may be no valid Unicode
 
 
 def _same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -237,6 +237,6 @@ def _finish(
         _remove(target)
         path.replace(target)
     with atomic_write(output / MANIFEST) as partial:
-        partial.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(building)
     return json.loads(json.dumps(manifest))

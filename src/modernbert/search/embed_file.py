@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import atomic_write, file_hash, locked
+from modernbert.files import atomic_write, check_file, file_hash, locked
 from modernbert.installation import install_command
 from modernbert.kernels import native
 from modernbert.progress import Progress
@@ -89,6 +89,8 @@ def embed_file(
     _check_targets(output, to, precision)
     if not file.is_file():
         raise DataError(f"There is no file {file}.")
+    if output is not None:
+        check_file(output, file)
     if to is not None:
         _check_store(to, key, model, truncate_dim)
         _check_ids(file, text_key)

@@ -39,7 +39,7 @@ class Index:
         """Open an index.
 
         Raises:
-            DataError: the index does not exist, is not complete, or was written by another version.
+            DataError: the index does not exist, is not complete, is damaged, or was written by another version.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -51,7 +51,14 @@ class Index:
             raise DataError(f"{folder} is not an index: {hint}.")
         if manifest["format"] != FORMAT:
             raise DataError(f"{folder} has the form {manifest['format']!r}, not {FORMAT}; make the index again.")
-        return cls(folder, manifest, device)
+        try:
+            found = cls(folder, manifest, device)
+            whole = len(found.passages) == manifest["passages"] and {"bm25", "int8", "approximate"} <= manifest.keys()
+        except (OSError, ValueError, EOFError, KeyError):
+            whole = False
+        if not whole:
+            raise DataError(f"{folder} is damaged: its passages are not those of its manifest; make the index again.")
+        return found
 
     @property
     def methods(self) -> list[Method]:

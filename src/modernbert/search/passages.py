@@ -1,6 +1,5 @@
 """Passages: texts cut to what is found and shown at once, on disk, each read without the others."""
 
-import glob
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,11 @@ import numpy as np
 
 from modernbert.errors import DataError
 from modernbert.progress import Progress
+from modernbert.search.stores.store import plain
+from modernbert.tasks.reading import is_unicode
 from modernbert.text.opening import UnreadableError, find_files, read_lines
 from modernbert.text.records import RejectedRecord, format_of, read_file
+from modernbert.text.words import splits_cluster
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,8 @@ def write_passages(folder: Path, sources: Sequence[str], cut: Cutter, text_key: 
                 continue
             identifier, source, text = found
             for part, piece in enumerate(cut(text)):
-                line = json.dumps(asdict(Passage(identifier, part, source, piece)), ensure_ascii=False) + "\n"
+                passage = Passage(plain(identifier), part, plain(source), piece)
+                line = json.dumps(asdict(passage), ensure_ascii=False) + "\n"
                 offsets.append(offsets[-1] + file.write(line.encode("utf-8")))
                 bar.update()
     if left_out:
@@ -89,11 +92,20 @@ def cut_characters(text: str) -> list[str]:
         end = min(len(text), begin + _CHARACTERS)
         if end < len(text) and (space := text.rfind(" ", begin + _CHARACTERS // 2, end)) > 0:
             end = space
+        end = _whole_before(text, end, begin)
         parts.append(text[begin:end])
         if end == len(text):
             break
-        begin = max(begin + 1, end - _SHARED_CHARACTERS)
+        begin = max(begin + 1, _whole_before(text, end - _SHARED_CHARACTERS, begin))
     return [part for part in parts if part.strip()]
+
+
+def _whole_before(text: str, place: int, lowest: int) -> int:
+    """The last place up to `place` where no grapheme cluster is cut; `place` itself if there is none above `lowest`."""
+    found = place
+    while found > lowest and splits_cluster(text, found):
+        found -= 1
+    return found if found > lowest else place
 
 
 def source_files(sources: Sequence[str]) -> list[Path]:
@@ -102,11 +114,7 @@ def source_files(sources: Sequence[str]) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    return find_files([source if Path(source).is_dir() else _escaped(source) for source in sources])
-
-
-def _escaped(source: str) -> str:
-    return glob.escape(source) if Path(source).is_file() else source
+    return find_files(sources)
 
 
 def _documents(sources: Sequence[str], text_key: str) -> Iterator[tuple[str, str, str] | None]:
@@ -124,6 +132,9 @@ def _documents(sources: Sequence[str], text_key: str) -> Iterator[tuple[str, str
                     continue
                 value, title = record.values.get(text_key), record.values.get("title")
                 if not isinstance(value, str) or not value.strip():
+                    yield None
+                    continue
+                if not all(map(is_unicode, (value, title if isinstance(title, str) else ""))):
                     yield None
                     continue
                 identifier = next((record.values[key] for key in _IDS if record.values.get(key)), record.origin)

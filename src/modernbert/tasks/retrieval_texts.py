@@ -15,6 +15,7 @@ from modernbert.errors import DataError
 from modernbert.model.retrieval_settings import Expansion, MultiVectorSettings, RetrievalSettings, Role
 from modernbert.text.framing import FRAME_TOKENS, EncodedTexts, Ids, encode_texts, special_ids
 from modernbert.text.tokenizer import SpecialTokens, with_prompt_special_tokens
+from modernbert.text.words import splits_cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,10 @@ class RetrievalTokenizer:
         return torch.tensor(sorted(index for index in ids if index is not None), dtype=torch.int64)
 
     def windows(self, text: str, prompt: str, overlap: int, max_length: int | None = None) -> list[str]:
-        """Split a text into chunks that fit with the prompt; neighbours share about `overlap` tokens."""
+        """Split a text into chunks that fit with the prompt; neighbours share about `overlap` tokens.
+
+        No chunk begins or ends inside a grapheme cluster, unless that has more tokens than fit.
+        """
         tokenizer = self._tokenizer_for("")
         encoding = tokenizer.encode(text, add_special_tokens=False)
         spans = encoding.offsets
@@ -110,8 +114,31 @@ class RetrievalTokenizer:
         if len(spans) <= size:
             return [text]
         overlap = min(overlap, size - 1)
-        begins = range(0, max(1, len(spans) - overlap), size - overlap)
-        return [text[spans[begin][0] : spans[min(begin + size, len(spans)) - 1][1]] for begin in begins]
+        parts: list[str] = []
+        begin, end = 0, _whole_before(text, spans, size, 0)
+        while end < len(spans):
+            parts.append(_covered(text, spans[begin:end]))
+            begin = max(begin + 1, _whole_before(text, spans, end - overlap, begin))
+            end = _whole_before(text, spans, begin + size, end)
+        return [*parts, _covered(text, spans[begin:])]
+
+
+def _covered(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    """What tokens stand for. Of a letter and its marks, composed into one, an offset may tell the letter alone."""
+    begin, end = spans[0][0], spans[-1][1]
+    while splits_cluster(text, end):
+        end += 1
+    return text[begin:end]
+
+
+def _whole_before(text: str, spans: Sequence[tuple[int, int]], token: int, lowest: int) -> int:
+    """The last token up to `token` that begins a grapheme cluster; `token` itself if there is none above `lowest`."""
+    if token >= len(spans):
+        return len(spans)
+    found = token
+    while found > lowest and (spans[found - 1][1] > spans[found][0] or splits_cluster(text, spans[found][0])):
+        found -= 1
+    return found if found > lowest else token
 
 
 def query_token_mask(unexpanded_lengths: Sequence[int], lengths: Sequence[int]) -> Bool[Tensor, "tokens"]:

@@ -29,7 +29,8 @@ class UnreadableError(DataError):
 
 def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
     """The files at some paths, sorted for each path: files, globs, folders (searched by `pattern`), and
-    `python:NAME`, a package or module of the running Python's standard library.
+    `python:NAME`, a package or module of the running Python's standard library. A path that is a file
+    is that file, even if it could be a glob (`data[1].csv`).
 
     Raises:
         DataError: there is no file at a path.
@@ -40,6 +41,8 @@ def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
             matches = _standard_library(path.removeprefix(_PYTHON))
         elif Path(path).is_dir():
             matches = sorted(p for p in Path(path).glob(pattern) if p.is_file() and not p.name.startswith("."))
+        elif Path(path).is_file():
+            matches = [Path(path)]
         else:
             matches = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
         if not matches:

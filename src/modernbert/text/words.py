@@ -20,6 +20,7 @@ _UNSPACED = (
 )
 _CLUSTER = regex.compile(r"\X")
 _APART = regex.compile(r"\p{GCB=Other}{2}")  # a cluster always ends between two of these characters
+_HALF_FLAGS = regex.compile(r"(?r)\p{Regional_Indicator}*")  # backwards from a place
 _UNSPACED_CLUSTER = regex.compile(rf"[{_UNSPACED}]")
 _WORD_CLUSTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _BOTH = {"letters": regex.compile(r"[\p{L}\p{M}]{2}"), "digits": regex.compile(r"\p{N}{2}")}
@@ -73,11 +74,21 @@ def clusters(text: str) -> Iterator[tuple[int, int]]:
 
 
 def splits_cluster(text: str, position: int) -> bool:
-    """Whether a split at a position would separate a letter from its combining marks."""
+    """Whether a split at a position would separate a letter from its combining marks, or an emoji sequence."""
     if not 0 < position < len(text) or _APART.match(text, position - 1):
         return False
     begin = max(0, position - 64)  # clusters are shorter, so a search from there finds their ends
+    begin -= len(_HALF_FLAGS.match(text, 0, begin)[0])  # except in a row of flags, of two characters each
     return position - begin not in {one for one, _ in clusters(text[begin : position + 1])}
+
+
+def widen_to_clusters(text: str, begin: int, end: int) -> tuple[int, int]:
+    """A span, widened to the grapheme clusters that it begins or ends in, but not over white space."""
+    while splits_cluster(text, begin) and not text[begin - 1].isspace():
+        begin -= 1
+    while splits_cluster(text, end) and not text[end].isspace():
+        end += 1
+    return begin, end
 
 
 def inside_word(text: str, position: int) -> bool:
@@ -130,7 +141,7 @@ def _whole_words(text: str) -> WordOffsets:
     words: list[tuple[int, int]] = []
     for chunk in _CHUNK.finditer(text):
         begin, end = chunk.span()
-        while begin < end - 1 and _OPENS.match(text, begin):
+        while begin < end - 1 and _OPENS.match(text, begin) and not splits_cluster(text, begin + 1):
             words.append((begin, begin + 1))
             begin += 1
         trailing: list[tuple[int, int]] = []

@@ -18,23 +18,28 @@ MAX_WIDTH = 8192
 TILE = 1024  # elements that one warp holds: 32 a thread
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "vocab"])
 @no_type_check
 def norm_forward_kernel(
-    x, y, tokens, weight, total, normed, mean, inverse, rows, epsilon,
+    x, y, tokens, weight, total, normed, mean, inverse, rows, vocab, epsilon,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, GATHER: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows a program. ADD: y is added and the sum is written; GATHER: x is a table, with a row for each token."""
+    """ROWS rows a program. ADD: y is added and the sum is written; GATHER: x is a table, with a row for each token.
+
+    The norm of a token outside the `vocab` rows of the table is NaN.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
     inside = row < rows
     mask = inside[:, None] & (column < WIDTH)[None, :]
     at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
     if GATHER:
-        source = tl.load(tokens + row, mask=inside, other=0).to(tl.int64)[:, None] * WIDTH + column[None, :]
+        token = tl.load(tokens + row, mask=inside, other=0).to(tl.int64)
+        known = ((token >= 0) & (token < vocab))[:, None]
+        value = tl.load(x + token[:, None] * WIDTH + column[None, :], mask=mask & known, other=0.0).to(tl.float32)
+        value = tl.where(known, value, float("nan"))
     else:
-        source = at
-    value = tl.load(x + source, mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if ADD:
         value += tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
         rounded = value.to(total.dtype.element_ty)
@@ -50,10 +55,10 @@ def norm_forward_kernel(
     tl.store(inverse + row, scale, mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "vocab"])
 @no_type_check
 def norm_backward_kernel(
-    stream_grad, normed_grad, total, tokens, mean, inverse, weight, grad, narrow, partial, rows,
+    stream_grad, normed_grad, total, tokens, mean, inverse, weight, grad, narrow, partial, rows, vocab,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STREAM: tl.constexpr, NARROW: tl.constexpr,
     GATHER: tl.constexpr,
 ):  # fmt: skip
@@ -71,10 +76,11 @@ def norm_backward_kernel(
         mask = inside[:, None] & (column < WIDTH)[None, :]
         at = row.to(tl.int64)[:, None] * WIDTH + column[None, :]
         if GATHER:
-            source = tl.load(tokens + row, mask=inside, other=0).to(tl.int64)[:, None] * WIDTH + column[None, :]
+            token = tl.load(tokens + row, mask=inside, other=0).to(tl.int64)
+            found = mask & ((token >= 0) & (token < vocab))[:, None]
+            value = tl.load(total + token[:, None] * WIDTH + column[None, :], mask=found, other=0.0).to(tl.float32)
         else:
-            source = at
-        value = tl.load(total + source, mask=mask, other=0.0).to(tl.float32)
+            value = tl.load(total + at, mask=mask, other=0.0).to(tl.float32)
         given = tl.load(normed_grad + at, mask=mask, other=0.0).to(tl.float32)
         average = tl.load(mean + row, mask=inside, other=0.0)
         scale = tl.load(inverse + row, mask=inside, other=0.0)
@@ -114,7 +120,7 @@ def _forward(
         with on_device_of(x):
             norm_forward_kernel[triton.cdiv(rows, at_once),](
                 x, x if y is None else y, mean if tokens is None else tokens, weight, total, normed, mean, inverse,
-                rows, epsilon, WIDTH=width, ROWS=at_once, BLOCK=block, ADD=y is not None,
+                rows, len(x), epsilon, WIDTH=width, ROWS=at_once, BLOCK=block, ADD=y is not None,
                 GATHER=tokens is not None, num_warps=warps,
             )  # fmt: skip
     return total, normed, mean, inverse
@@ -144,9 +150,9 @@ def _backward(
     with on_device_of(total):
         norm_backward_kernel[programs,](
             normed_grad if stream_grad is None else stream_grad, normed_grad, total,
-            mean if tokens is None else tokens, mean, inverse, weight, grad, second, partial, rows, WIDTH=width,
-            ROWS=at_once, BLOCK=block, STREAM=stream_grad is not None, NARROW=narrow, GATHER=tokens is not None,
-            num_warps=warps,
+            mean if tokens is None else tokens, mean, inverse, weight, grad, second, partial, rows, len(total),
+            WIDTH=width, ROWS=at_once, BLOCK=block, STREAM=stream_grad is not None, NARROW=narrow,
+            GATHER=tokens is not None, num_warps=warps,
         )  # fmt: skip
     return grad, second, partial.sum(0).to(weight.dtype)
 
@@ -292,7 +298,10 @@ def _differentiate_embedding_norm(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any,
     rows, weight_grad = embedding_norm_backward(grad, tokens.contiguous(), table.contiguous(), mean, inverse, weight)
     table_grad = None
     if ctx.needs_input_grad[1]:
-        table_grad = torch.ops.aten.embedding_dense_backward(rows, tokens, len(table), -1, False)
+        inside = tokens.clamp(
+            0, len(table) - 1
+        )  # the gradient of another id is NaN, and no memory of ours is behind it
+        table_grad = torch.ops.aten.embedding_dense_backward(rows, inside, len(table), -1, False)
     return None, table_grad, weight_grad, None, None
 
 

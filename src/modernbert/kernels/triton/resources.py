@@ -67,12 +67,12 @@ def _norm(name: str, backward: bool, stream: str, width: int = 768, **flags: boo
         signature = {
             "stream_grad": stream if flags["STREAM"] else "*bf16", "normed_grad": "*bf16", "total": stream,
             "tokens": tokens, "mean": "*fp32", "inverse": "*fp32", "weight": "*fp32", "grad": stream,
-            "narrow": "*bf16", "partial": "*fp32", "rows": "i32",
+            "narrow": "*bf16", "partial": "*fp32", "rows": "i32", "vocab": "i32",
         }  # fmt: skip
         return Kernel(name, norm.norm_backward_kernel, signature, constants, warps)
     signature = {
         "x": stream, "y": "*bf16", "tokens": tokens, "weight": "*fp32", "total": stream, "normed": "*bf16",
-        "mean": "*fp32", "inverse": "*fp32", "rows": "i32", "epsilon": "fp32",
+        "mean": "*fp32", "inverse": "*fp32", "rows": "i32", "vocab": "i32", "epsilon": "fp32",
     }  # fmt: skip
     return Kernel(name, norm.norm_forward_kernel, signature, constants, warps)
 

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from modernbert.tasks.answer.reading import QuestionExample
 from modernbert.text.framing import Frame, Ids, encodings
 from modernbert.text.offsets import TokenizedText, windows
+from modernbert.text.words import widen_to_clusters
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def encode_questions(
         span = None
         if example.answers:
             answer = example.answers[0]
-            span = context.covering(answer.begin, answer.begin + len(answer.text))
+            span = context.covering(*widen_to_clusters(context.text, answer.begin, answer.begin + len(answer.text)))
             lost += span is None
         context_at = len(kept) + 2
         for begin, end in windows(len(context.ids), frame.content_length(max_length, 2) - len(kept), overlap):
@@ -100,7 +101,7 @@ def decode_answers(
 
     `logits` has for each window (tokens, 2), begin and end. The score of "no answer" is the lowest score of [CLS] in a
     window, as in the SQuAD 2.0 evaluation. The empty answer is first if its score exceeds that of the best answer by
-    more than the threshold; without a threshold there is no empty answer.
+    more than the threshold; without a threshold there is no empty answer. An answer has whole grapheme clusters.
     """
     candidates: list[dict[tuple[int, int], float]] = [{} for _ in encoded.contexts]
     no_answer_scores = [np.inf] * len(encoded.contexts)
@@ -113,6 +114,7 @@ def decode_answers(
         for first, last, score in best_pairs(inside[:, 0], inside[:, 1], n_best, max_answer_tokens):
             span = int(offsets[first, 0]), int(offsets[last, 1])
             if span[0] < span[1]:
+                span = widen_to_clusters(encoded.contexts[window.example].text, *span)
                 scores_of[span] = max(score, scores_of.get(span, -np.inf))
     return [
         _ranked(context.text, scores_of, no_answer_score, n_best, no_answer_threshold)

@@ -17,6 +17,7 @@ from modernbert.tasks.rerank import Reranker
 Teacher = Callable[[Sequence[tuple[str, str]]], Sequence[float]]  # scores of pairs of a query and a document
 
 _PAIRS_AT_ONCE = 4096
+REPORT = "# Hard negatives"  # its first line
 _SAMPLES = 5
 
 
@@ -92,7 +93,7 @@ def write_examples(examples: Iterable[RankingExample], path: Path) -> int:
 def mining_report(mined: Mined, settings: Mining, ranker: str, pairs: int) -> str:
     """A Markdown report of the mined negatives and the rejected candidates, with samples."""
     lines = [
-        "# Hard negatives",
+        REPORT,
         "",
         f"{len(mined.examples):,} of {pairs:,} pairs have negatives of {ranker}, ranks {settings.first} to "
         f"{settings.last}; {mined.num_without_negatives:,} pairs have none.",

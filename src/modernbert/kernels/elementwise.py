@@ -1,6 +1,6 @@
 """Operations between matrix products, in one pass over memory with native or Triton kernels.
 
-Kernels write the result of a norm in the dtype of autocast, to which the next linear layer would convert it.
+Kernels write the result of a norm in the dtype of autocast, which the next linear layer needs.
 """
 
 import torch
@@ -60,11 +60,10 @@ def layer_norm(x: Float[Tensor, "*rows hidden"], norm: nn.Module) -> Float[Tenso
 def embedding_norm(
     tokens: Int[Tensor, "*rows"], embedding: nn.Module, norm: nn.Module, *, half: bool = False
 ) -> Float[Tensor, "*rows hidden"]:
-    """The layer norm of the embedding of each token: the beginning of the residual stream.
+    """The layer norm of the embedding of each token, the start of the residual stream.
 
-    It is in the dtype of the table, or with `half` on CUDA in that of autocast.
-
-    `embedding` is an `nn.Embedding` and `norm` an `nn.LayerNorm`, of which the weights are taken.
+    It has the dtype of the table, or with `half` on CUDA that of autocast. `embedding` is an `nn.Embedding` and `norm`
+    an `nn.LayerNorm`, whose weights are used.
     """
     assert isinstance(embedding, nn.Embedding)
     assert isinstance(norm, nn.LayerNorm)
@@ -100,7 +99,7 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 
 def _on_triton(x: Tensor) -> bool:
-    """Whether to use the Triton kernels: on CUDA. Their interpreter is only for tests."""
+    """Whether to use the Triton kernels: on CUDA only, since their interpreter is for tests."""
     return x.is_cuda and triton_kernels.supports(x.device, x.dtype)
 
 

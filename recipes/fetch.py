@@ -1,4 +1,4 @@
-"""Public texts for the recipes: one file texts/NAME.jsonl.gz for each name, with one document {id, title, text} a line.
+"""Public texts for the recipes: a file texts/NAME.jsonl.gz for each name, with one document {id, title, text} per line.
 
     python recipes/fetch.py encyclopedia-en news-en code-python
     python recipes/fetch.py glue
@@ -39,7 +39,7 @@ class Hub:
     limit: int
     subset: str | None = None
     split: str = "train"
-    make: Callable[[dict[str, Any]], str | None] = lambda row: row["text"]  # None: leave it out
+    make: Callable[[dict[str, Any]], str | None] = lambda row: row["text"]  # None: skip the row
 
     def documents(self) -> Iterator[Document]:
         kept = ((row, text) for row in _stream(self.name, self.subset, self.split) if (text := self.make(row)))
@@ -66,7 +66,7 @@ class Archive:
 
 
 def _lead(row: dict[str, Any]) -> str | None:
-    """The paragraphs before the first heading of an article, if they are long enough to learn from."""
+    """The paragraphs before the first heading of an article, if they are long enough for training."""
     lead = row["text"].split("\n\n", 1)[0].strip()
     return lead if len(lead) >= 200 else None
 
@@ -86,15 +86,15 @@ SOURCES: dict[str, Hub | Archive] = {
     ),
     "code-python": Archive("https://www.python.org/ftp/python/3.11.7/Python-3.11.7.tar.xz", r"^[^/]+/Lib/.*\.py$"),
     "literature-ja": Hub("globis-university/aozorabunko-clean", 810, make=_modern_spelling),
-    "docs-ja": Hub("wikimedia/wikipedia", 900, subset="20231101.ja"),  # in place of manual pages
+    "docs-ja": Hub("wikimedia/wikipedia", 900, subset="20231101.ja"),  # instead of manual pages
 }
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Write the documents of a source; a file that exists stays as it is."""
+    """Write the documents of a source, unless the file exists."""
     path = folder / f"{name}.jsonl.gz"
     if path.exists():
-        print(f"{path}: already there")
+        print(f"{path}: exists already")
         return path
     count = 0
     with atomic_write(path) as partial, gzip.open(partial, "wt", encoding="utf-8") as lines:
@@ -108,7 +108,7 @@ def fetch(name: str, folder: Path) -> Path:
 
 
 def fetch_glue(folder: Path) -> None:
-    """The sets of pairs in GLUE's own form: MRPC and RTE from the hub, STS-B from its archive."""
+    """The sets of pairs in the format of GLUE: MRPC and RTE from the hub, STS-B from its archive."""
     columns = {
         "MRPC": ("mrpc", ("Quality", "#1 String", "#2 String")),
         "RTE": ("rte", ("label", "sentence1", "sentence2")),
@@ -156,8 +156,8 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="+", choices=[*SOURCES, "glue"], metavar="NAME", help=", ".join([*SOURCES, "glue"])
     )
-    parser.add_argument("--folder", type=Path, default=Path("texts"), help="where the texts are written")
-    parser.add_argument("--tasks", type=Path, default=Path("tasks"), help="where glue is written")
+    parser.add_argument("--folder", type=Path, default=Path("texts"), help="output folder of the texts")
+    parser.add_argument("--tasks", type=Path, default=Path("tasks"), help="output folder of glue")
     given = parser.parse_args()
     try:
         for name in given.names:

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# All that is asked of a machine with one NVIDIA GPU: tests, benchmarks, a short run; or the model that is shipped.
+# Run tests, benchmarks and a short training run on a machine with one NVIDIA GPU; or train the packaged model.
 #
-#   runs/gpu.sh check                          # at most LIMIT seconds, 360 unless set
+#   runs/gpu.sh check                          # at most LIMIT seconds (default: 360)
 #   STAGES="tests training" runs/gpu.sh check  # some of them: facts tests native inference peers training attention
 #                                              # loop pretrain cpu
-#   DATA=english-mini.tar.xz runs/gpu.sh train # recipes/english-mini on what its carry.py packed; with TRAIN_SECONDS and
-#                                              # SPEED (tokens a second) its phases are made to fit
+#   DATA=english-mini.tar.xz runs/gpu.sh train # recipes/english-mini on the archive of its carry.py; TRAIN_SECONDS and
+#                                              # SPEED (tokens per second) set the length of its phases
 #   runs/gpu.sh train RECIPE.toml [KEY=VALUE ...]
-#   runs/gpu.sh --dry check                    # the same to the end on a CPU, in tiny sizes: a test of this script
+#   runs/gpu.sh --dry check                    # the same on a CPU, in tiny sizes: a test of this script
 #
-# It needs Python with torch, transformers and pytest, CMake and a C++ compiler, and not this project installed: the
-# source tree is enough. What else is missing there comes as wheels in the folder WHEELS (runs/gpu-wheels.sh).
-# A stage has its own time limit, and the next one runs when it fails. OUT (output/gpu unless set) receives
+# It needs Python with torch, transformers and pytest, CMake and a C++ compiler. This project need not be installed: the
+# source tree is enough. Other requirements are wheels in the folder WHEELS (runs/gpu-wheels.sh).
+# Each stage has its own time limit, and the next one also runs after a failure. The folder OUT (default: output/gpu) gets
 # gpu.json (all reports), report.md (their tables), logs.tar.gz (logs and single reports); `train` writes
 # final.tar.gz.part-* (the model, in parts), metrics.jsonl and train.log.
 set -uo pipefail
@@ -30,7 +30,7 @@ mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 modernbert() { "$python" -m modernbert "$@"; }
 
-# Where logs and reports lie until they are packed; the processes of the stages are told.
+# The folder of logs and reports until they are packed, also for the processes of the stages.
 if [[ -z ${GPU_WORK:-} ]]; then
     GPU_WORK=$(mktemp -d "${TMPDIR:-/tmp}/gpu-XXXXXX")
     export GPU_WORK
@@ -52,7 +52,7 @@ if [[ -n $dry ]]; then
     device=dry workers=()
 fi
 
-# One stage, in a process of its own: `runs/gpu.sh stage NAME`.
+# One stage, in a separate process: `runs/gpu.sh stage NAME`.
 run_stage() {
     set -e
     local tests
@@ -66,11 +66,11 @@ run_stage() {
                 modernbert bench ceilings --device cuda --output "$json/ceilings.json"
             fi
             ;;
-        tests) # only files with such tests: others may need packages that are not here
+        tests) # only files with GPU tests: others may need missing packages
             mapfile -t tests < <(grep -rlE 'mark\.gpu' tests --include='test_*.py' | sort)
             "$python" -m pytest -m gpu -p no:cacheprovider -p no:benchmark "${workers[@]}" ${dry:+--collect-only} "${tests[@]}"
             ;;
-        native) # the CPU's kernels on this machine's processor, beside the tests of the GPU
+        native) # the CPU kernels on this machine, in parallel to the GPU tests
             cmake -S . -B "$native" -DCMAKE_BUILD_TYPE=Release
             [[ -n $dry ]] || cmake --build "$native" --parallel 8
             [[ -n $dry ]] || export MODERNBERT_NATIVE_LIBRARY=$native/libmodernbert.so
@@ -83,7 +83,7 @@ run_stage() {
             modernbert bench inference --device "$device" ${dry:+--model tiny --rounds 1} --profile \
                 --output "$json/inference.json"
             ;;
-        peers) # compiling takes most of it
+        peers) # mostly compilation
             if [[ -n $dry ]]; then
                 modernbert bench inference --device dry --model tiny --rounds 1 --workload "4 x 32" \
                     --peer packed-encoders --output "$json/inference-peers.json"
@@ -142,8 +142,8 @@ PYTHON
     esac
 }
 
-# Logs and single reports so far: what is left if somebody ends this script.
-pack_logs() { # two stages may end at once
+# Pack logs and single reports after each stage, in case this script is stopped.
+pack_logs() { # two stages may end at the same time
     local packed
     packed=$(mktemp "$GPU_WORK/packed-XXXXXX")
     tar -czf "$packed" -C "$GPU_WORK" logs json 2>/dev/null
@@ -151,7 +151,7 @@ pack_logs() { # two stages may end at once
 }
 
 began=$SECONDS
-# `stage NAME SECONDS`: with its limit, or what is left of the whole.
+# `stage NAME SECONDS`: run a stage with its time limit, or the remaining time of all stages.
 stage() {
     local name=$1 limit=$2 left=$((${LIMIT:-360} - (SECONDS - began))) from=$SECONDS status=0 ended note=""
     [[ -z ${STAGES:-} || " $STAGES " == *" $name "* ]] || return 0
@@ -167,7 +167,7 @@ stage() {
             *) ended="failed ($status)" ;;
         esac
     fi
-    if [[ $name =~ ^(tests|native)$ && -s $logs/$name.log ]]; then # pytest's last line says how many passed
+    if [[ $name =~ ^(tests|native)$ && -s $logs/$name.log ]]; then # the last line of pytest has the counts
         note=$(tail -n 1 "$logs/$name.log" | tr -cd '[:alnum:] ,.()' | cut -c1-100)
     fi
     printf '{"name": "%s", "status": "%s", "seconds": %d, "note": "%s"}\n' \
@@ -179,7 +179,7 @@ stage() {
 check() {
     : >"$GPU_WORK/stages.jsonl"
     stage facts 30
-    stage native 100 & # builds and tests on the CPU, which the tests of the GPU leave free
+    stage native 100 & # builds and tests on the CPU, in parallel to the GPU tests
     local building=$!
     stage tests 130
     wait "$building"
@@ -193,7 +193,7 @@ check() {
     printf '{"stages": [%s]}\n' "$(paste -sd, "$GPU_WORK/stages.jsonl")" >"$json/stages.json"
     modernbert bench gpu-report "$json" --merged "$OUT/gpu.json" >"$OUT/report.md"
     pack_logs
-    for log in "$logs"/*.log; do # of what failed, the end
+    for log in "$logs"/*.log; do # print the end of failed logs
         if grep -q "\"name\": \"$(basename "$log" .log)\", \"status\": \"[^o]" "$GPU_WORK/stages.jsonl"; then
             printf '\n== the end of %s\n' "$(basename "$log")"
             tail -n 12 "$log" | cut -c1-200
@@ -227,7 +227,7 @@ PYTHON
         "run.directory=$directory" "${overrides[@]}" "$@" 2>&1 | tee "$OUT/train.log"
     status=${PIPESTATUS[0]}
     cp "$directory/metrics.jsonl" "$OUT" 2>/dev/null
-    # The last checkpoint if it did not come to the end: the run goes on from it with --from.
+    # The last checkpoint of an incomplete run: continue from it with --from.
     local kept=final
     [[ -d $directory/final ]] || kept=checkpoints
     tar -C "$directory" -czf - "$kept" | split -b 15M - "$OUT/final.tar.gz.part-"

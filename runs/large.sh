@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ModernBERT-large from base, one line a stage, after runs/base.sh: 528 hours on eight H100. Any line may be given again.
+# ModernBERT-large from base, one line per stage, after runs/base.sh: 528 hours on eight H100. Any line may be repeated.
 set -euxo pipefail
 modernbert plan recipes/large/pretrain.toml --gpus 8 --device h100
 test -d output/large/start || modernbert grow output/base/model output/large/start --preset large # tiled

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train on one machine: a process for each GPU, or as many as PROCESSES says, on CPUs too.
+# Train on one machine with one process for each GPU, or PROCESSES processes, also on CPUs.
 #
 #   runs/one-node.sh recipes/base/pretrain.toml
 #   PROCESSES=2 RESTARTS=0 runs/one-node.sh pretrain.toml run.parallel=fsdp
 #
-# A process that dies ends the others, and all start again from the newest checkpoint, RESTARTS times at most.
+# If a process fails, the others exit, and all start again from the newest checkpoint, at most RESTARTS times.
 set -euo pipefail
 python=${PYTHON:-python}
 processes=${PROCESSES:-$("$python" -c 'import torch; print(max(1, torch.cuda.device_count()))')}

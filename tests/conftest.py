@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch.cuda import is_available
 
 if not is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read once when triton is imported, which many a library does by the way
+    os.environ["TRITON_INTERPRET"] = "1"  # triton reads it once on import, and many libraries import triton
 
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert.config import parse
@@ -34,7 +34,7 @@ def _ctrl_c_is_not_ignored() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_waits_for_the_disk() -> Iterator[None]:
-    """No test loses power. Those that ask what is synchronized replace this function again."""
+    """Disable fsync, for speed. Tests of synchronization replace this function again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
@@ -42,7 +42,7 @@ def _nothing_waits_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def no_pictures() -> Iterator[None]:
-    """Reports of fine-tuning have empty files for pictures, which take half the time of a small run."""
+    """Write empty figures in fine-tuning reports, since plotting takes half the time of a small run."""
     from modernbert.plots import finetuning, style
 
     def leave_empty(figure, path: Path) -> None:
@@ -56,7 +56,7 @@ def no_pictures() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real texts, tasks and the published tokenizer, which lie beside a development checkout."""
+    """Real texts, tasks and the published tokenizer, in a folder next to a development checkout."""
     folder = Path(__file__).parents[2] / "shared"
     if not (folder / "modernbert-tokenizer").is_dir():
         pytest.skip("the folder of development data is not beside this checkout")
@@ -108,7 +108,7 @@ def level(request) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory) -> tuple[Path, Path]:
-    """A tokenizer and shards of Python's own sources."""
+    """A tokenizer and shards of the sources of Python."""
     folder = tmp_path_factory.mktemp("material")
     tokenizer = make_tokenizer(folder / "tokenizer")
     return tokenizer, make_shards(folder / "shards", tokenizer)

@@ -1,4 +1,4 @@
-"""Small real material for tests: a tokenizer, a model, shards and recipes from Python's own sources."""
+"""Small real data for tests: a tokenizer, a model, shards and recipes from the sources of Python."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def make_tokenizer(folder: Path, vocab_size: int = 1024) -> Path:
 
 
 def make_model(folder: Path, **changes: Any) -> Path:
-    """The folder of a tiny masked language model of random weights, beside that of its tokenizer."""
+    """The folder of a tiny masked language model with random weights, next to that of its tokenizer."""
     tokenizer = make_tokenizer(folder / "tokenizer")
     vocabulary = Vocabulary.of(load_tokenizer(tokenizer))
     sizes = {
@@ -45,7 +45,7 @@ def make_model(folder: Path, **changes: Any) -> Path:
 
 
 def make_shards(folder: Path, tokenizer: Path, characters: int = 600) -> Path:
-    """Shards of PATHS cut into short documents, in datatrove's format and without a manifest."""
+    """Shards of PATHS, split into short documents, in datatrove's format and without a manifest."""
     ids = load_tokenizer(tokenizer)
     documents = [
         ids.encode(text[first : first + characters], add_special_tokens=False).ids
@@ -64,7 +64,7 @@ def write_shard(path: Path, documents: list[list[int]], dtype: str = "<u2") -> N
 
 
 def tiny_recipe(tokenizer: Path, shards: Path, run: Path) -> dict[str, Any]:
-    """Three phases in some twenty steps on a model of one global and one local layer, fp32."""
+    """Three phases in about twenty steps with a model of one global and one local layer, fp32."""
     return {
         "tokenizer": str(tokenizer),
         "data": {"library": str(shards)},

@@ -14,7 +14,7 @@ LABELS = {"id2label": {0: "no", 1: "yes", 2: "perhaps"}}
 
 
 def folder_of(kind: str, place: Path, **changes: object) -> Path:
-    """The folder of a tiny random model of this kind; of all kinds that have a tokenizer of byte-level BPE."""
+    """The folder of a tiny random model of this kind, with a byte-level BPE tokenizer."""
     torch.manual_seed(1)
     base = base_folder(place / "base", **changes)  # type: ignore[arg-type]
     target = place / kind
@@ -45,6 +45,6 @@ def batch_of(lengths: list[int], vocab_size: int, left: bool = False) -> tuple[t
 
 
 def worst_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The lowest cosine of rows of the same number."""
+    """The lowest cosine between rows with the same index."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return float(((a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)).min())

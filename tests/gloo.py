@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-ENDED = 240  # seconds in which every run here must be over
+TIMEOUT_SECONDS = 240  # of a run
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def started(recipe, size, program=("-m", "modernbert", "pretrain")):
 def train(recipe, size, program=("-m", "modernbert", "pretrain")):
     with started(recipe, size, program) as processes:
         for process in processes:
-            _, errors = process.communicate(timeout=ENDED)
+            _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
             assert process.returncode == 0, errors
 
 

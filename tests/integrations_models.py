@@ -1,4 +1,4 @@
-"""Small ModernBERTs of transformers, with weights that let attention and windows count."""
+"""Small ModernBERT models of transformers, with weights large enough that attention and windows matter."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Small labelled files, whose labels can be read off the texts, a recipe that learns them, and a stop in its midst."""
+"""Small labelled files with labels that follow from the texts, a recipe that learns them, and a way to stop a run."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ COLOURS = {"red": ["fire", "blood"], "green": ["grass", "leaf"], "blue": ["sea",
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:
-    """Texts in which one word tells the colour."""
+    """Texts in which one word determines the colour."""
     draw = random.Random(seed)
     found = []
     for _ in range(count):
@@ -55,12 +55,12 @@ def recipe(model: Path, output: Path, task: str = "classify", **changes: Any) ->
 
 
 def report(folder: Path) -> dict[str, Any]:
-    """What a run has written to its report.json."""
+    """The report.json of a run."""
     return json.loads((folder / "report.json").read_text())
 
 
 def predicted(folder: Path) -> list[dict[str, Any]]:
-    """The predictions that a run has written, a record each."""
+    """The records of the predictions file of a run."""
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
@@ -75,10 +75,10 @@ def same(one: Path, other: Path) -> bool:
 
 
 class StopAfter(StopRequest):
-    """Asks to stop when it has been looked at so many times."""
+    """Requests a stop after a number of checks."""
 
-    def __init__(self, looks):
-        self.left = looks
+    def __init__(self, checks):
+        self.left = checks
         self._previous = {}
 
     @property

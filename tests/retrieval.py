@@ -23,7 +23,7 @@ PROMPTS = {"query": "search_query: ", "document": "search_document: "}
 
 
 def base_folder(folder: Path, markers: tuple[str, ...] = (), head: type[MaskedLM] = MaskedLM, **changes: Any) -> Path:
-    """The folder of a tiny masked language model whose weights are far from fresh; `markers` are tokens too."""
+    """The folder of a tiny masked language model with perturbed weights; `markers` are added to its tokens."""
     tokenizer_folder = make_tokenizer(folder / "tokenizer")
     if markers:
         tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))

@@ -26,7 +26,7 @@ def serving(models: list[ServedModel], **settings: Any) -> Iterator[TestClient]:
 
 
 class Numbering:
-    """An embedder without weights: a text's vector is (its length, 1). What `before` does happens before each batch."""
+    """An embedder without weights: the vector of a text is (its length, 1). It calls `before` before each batch."""
 
     dimensions = 2
 
@@ -72,7 +72,7 @@ def listening(models: list[ServedModel], **settings: Any) -> Iterator[str]:
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something is so, and fail if it takes too long."""
+    """Wait until the condition holds, and fail after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -1,4 +1,4 @@
-"""Programs named as Slurm's, for tests of what would run on a cluster."""
+"""Replacements for Slurm's programs, for tests of cluster runs."""
 
 import os
 import stat
@@ -32,7 +32,7 @@ _PROGRAMS = {
 
 
 def install_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a stand-in for Slurm on the PATH: it runs a job array here, one task after the other.
+    """Put the replacements on the PATH: they run a job array on this machine, one task after the other.
 
     `folder` then has the scripts that were submitted, as 0.slurm, 1.slurm ...
     """

@@ -1,4 +1,4 @@
-"""A test that a CUDA device is never waited for."""
+"""A check that code never waits for a CUDA device."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def never_waiting() -> Iterator[None]:
-    """Whatever waits for the CUDA device in here fails; what is queued before does not count."""
+    """Every call inside the block that waits for the CUDA device fails; work queued before is allowed."""
     torch.cuda.synchronize()
     try:
         _set("error")

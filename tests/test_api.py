@@ -22,7 +22,7 @@ def rows(count, seed):
     return [{"text": text, "label": label} for text, label in sentences(count, seed)]
 
 
-def test_every_name_of_the_package_is_there_and_listed():
+def test_every_public_name_exists_and_is_listed():
     for name in modernbert.__all__:
         assert getattr(modernbert, name) is not None
         assert name in dir(modernbert)
@@ -33,7 +33,7 @@ def test_pretraining_from_a_mapping_gives_the_folder_of_the_model(pretrained):
     assert pretrained.name == "final"
 
 
-def test_rows_become_a_classifier_that_knows_them(pretrained, tmp_path):
+def test_a_classifier_learns_from_rows(pretrained, tmp_path):
     call = {"model": pretrained, "task": "classify", "output": tmp_path / "run", **SETTINGS}
     predictor = finetune(train=rows(240, 1), validation=rows(60, 2), **call)
     assert isinstance(predictor, Classifier)
@@ -44,7 +44,7 @@ def test_rows_become_a_classifier_that_knows_them(pretrained, tmp_path):
     assert (tmp_path / "run" / "report.md").is_file()
 
 
-def test_the_same_call_goes_on_and_other_rows_are_refused(pretrained, tmp_path):
+def test_the_same_call_resumes_and_other_rows_are_refused(pretrained, tmp_path):
     call = {"model": pretrained, "task": "classify", "output": tmp_path / "run", **SETTINGS}
     first = finetune(train=rows(60, 1), **call)
     again = finetune(train=iter(rows(60, 1)), **call)
@@ -55,21 +55,21 @@ def test_the_same_call_goes_on_and_other_rows_are_refused(pretrained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"learning_rat": 1.0}, "learning_rat"),
         ({"training": {"epochs": 1}}, "training is a section"),
         ({"task": "clasify"}, "task"),
     ],
 )
-def test_a_setting_that_does_not_exist_is_named(pretrained, settings, said, tmp_path):
-    with pytest.raises(ConfigError, match=said):
+def test_a_setting_that_does_not_exist_is_named(pretrained, settings, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
         finetune(
             **{"model": pretrained, "task": "classify", "train": rows(20, 1), "output": tmp_path / "run"} | settings
         )
 
 
-def test_a_run_that_is_stopped_says_so(pretrained, tmp_path, monkeypatch):
+def test_a_stopped_run_is_reported(pretrained, tmp_path, monkeypatch):
     monkeypatch.setattr("modernbert.train.finetune.finetune", lambda recipe: None)
     with pytest.raises(api.StoppedError, match="the same call resumes it"):
         finetune(model=pretrained, task="classify", train=rows(20, 1), output=tmp_path / "run")

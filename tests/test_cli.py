@@ -127,7 +127,7 @@ def test_a_mistyped_command_is_status_2_and_no_traceback(arguments, message, mon
 
 
 def test_doctor_prints_its_report_for_people_and_for_machines(monkeypatch):
-    """One report, since two would be measured at different moments."""
+    """Both use one report, since rates differ between two measurements."""
     from modernbert import doctor
 
     report = doctor.diagnose()
@@ -157,7 +157,7 @@ def test_fill_mask_prints_a_table_for_people(model):
 
 @pytest.mark.slow
 def test_the_tiny_recipe_is_three_commands(tmp_path):
-    """As its comments say, from an empty directory; the last one shortened."""
+    """Runs the commands of its comments from an empty directory; the last one is shortened."""
     recipes = Path(__file__).parents[1] / "recipes" / "tiny"
     made = modernbert(
         "tokenizer", "train", "python:json", "python:email", "--vocab-size", 1024, "--output", "output/tiny/tokenizer",
@@ -212,7 +212,7 @@ def test_the_version_has_a_short_and_a_long_option(option):
     assert invoke(option).stdout.strip() == __version__
 
 
-def test_evaluate_takes_a_folder_without_the_word(tmp_path):
+def test_evaluate_accepts_a_folder_without_its_subcommand(tmp_path):
     short = invoke("evaluate", str(tmp_path / "no-model"), "data.csv")
     long = invoke("evaluate", "folder", str(tmp_path / "no-model"), "data.csv")
     assert isinstance(short.exception, CheckpointError)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def collected(seed: int) -> list[str]:
-    """The ids that a fresh process collects, whose hashes of strings are its own and whose clock has gone on."""
+    """The test ids that a new process collects, with another hash seed and at a later time."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", "-m", ""]
     environment = os.environ | {"PYTHONHASHSEED": str(seed)}
     result = subprocess.run(

@@ -29,7 +29,7 @@ class Outer(Config):
         named=st.dictionaries(st.text(), st.builds(Inner, rate=st.floats(-1e6, 1e6))),
     )
 )
-def test_what_is_dumped_loads_to_an_equal_value(config):
+def test_a_dumped_config_loads_as_an_equal_value(config):
     import tomllib
 
     assert parse(Outer, tomllib.loads(dump(config)), "dump") == config
@@ -82,7 +82,7 @@ def test_a_mistake_is_one_sentence(tmp_path, text, overrides, message):
     assert "\n" not in str(error.value)
 
 
-def test_overrides_go_into_what_a_bare_string_stands_for():
+def test_overrides_extend_a_value_given_as_a_bare_string():
     class File(Config):
         bare_key = "path"
         path: str
@@ -103,7 +103,7 @@ def test_overrides_go_into_what_a_bare_string_stands_for():
         parse(Files, {"one": {"path": {"path": "x"}}}, "here")
 
 
-def test_a_misspelt_key_is_shown_rather_than_the_required_one_that_it_leaves_missing():
+def test_a_misspelt_key_is_reported_instead_of_the_missing_required_one():
     class Needy(Config):
         tokenizer: str
 
@@ -118,7 +118,7 @@ def test_a_missing_recipe_is_named(tmp_path):
         load(Outer, tmp_path / "none.toml")
 
 
-def test_what_is_no_text_is_no_recipe(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     for path in (tmp_path, tmp_path / "binary.toml"):
         with pytest.raises(ConfigError, match="cannot be read as TOML"):
@@ -131,13 +131,13 @@ def test_a_config_cannot_be_written_into():
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e308", "1e39"])
-def test_a_number_that_nothing_can_compute_with_is_refused(value, tmp_path):
+def test_a_number_outside_fp32_is_refused(value, tmp_path):
     with pytest.raises(ConfigError, match=r"rate"):
         load(Outer, write(tmp_path, f"[inner]\nrate = {value}\n"))
 
 
 @pytest.mark.parametrize("value", ["1e308", "9223372036854775808", "-9223372036854775808.0e3", "inf"])
-def test_a_count_that_64_bits_do_not_hold_is_refused(value, tmp_path):
+def test_a_count_above_64_bits_is_refused(value, tmp_path):
     with pytest.raises(ConfigError, match=r"steps"):
         load(Outer, write(tmp_path, f"steps = {value}\n"))
     assert load(Outer, write(tmp_path, "steps = 9223372036854775807\n")).steps == 2**63 - 1
@@ -165,12 +165,12 @@ def test_an_override_sets_one_key_alone(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", ".", "a\0b", "a" * 5000])
-def test_a_path_that_is_no_file_is_one_sentence(path):
+def test_a_path_that_is_not_a_file_is_one_sentence(path):
     with pytest.raises(ConfigError):
         load(Outer, path)
 
 
-def test_a_mistake_of_the_whole_is_told_without_a_place():
+def test_a_mistake_of_the_complete_config_is_reported_without_a_key():
     class Whole(Config):
         @model_validator(mode="after")
         def _check(self):
@@ -181,7 +181,7 @@ def test_a_mistake_of_the_whole_is_told_without_a_place():
 
 
 @pytest.mark.parametrize("key", ["\n", "a\x00", "\ud800", "\r\n"])
-def test_a_key_that_cannot_be_printed_is_told_on_one_line(key):
+def test_an_unprintable_key_is_reported_on_one_line(key):
     with pytest.raises(ConfigError, match=r"\\") as error:
         parse(Outer, {"inner": {key: 1}}, "x")
     assert str(error.value).isprintable()

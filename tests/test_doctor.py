@@ -24,13 +24,13 @@ def test_every_key_is_a_name_that_a_program_can_use():
     assert [key for key in keys if not key.isidentifier()] == []
 
 
-def test_people_read_every_section():
+def test_the_text_has_every_section():
     shown = doctor.describe(doctor.diagnose())
     for section in doctor.diagnose():
         assert section.replace("_", " ").lower() in shown.lower()
 
 
-def test_the_level_of_the_native_kernels_is_told():
+def test_the_level_of_the_native_kernels_is_reported():
     report = doctor.diagnose()
     assert report["attention"]["backends"]["native"] == native.unavailable()
     if not native.unavailable():
@@ -39,7 +39,7 @@ def test_the_level_of_the_native_kernels_is_told():
             assert f"native kernels, {kind}" in doctor.describe(report)
 
 
-def test_what_was_measured_is_told_beside_what_was_chosen(monkeypatch):
+def test_measured_rates_are_reported_with_the_choice(monkeypatch):
     rates = {"fp32": {}, "bf16": {"avx512_bf16": 80.0, "avx512": 120.4}, "int8": {"avx512_bf16": 400.0, "avx512": 90.0}}
     chosen = {"fp32": "avx512", "bf16": "avx512", "int8": "avx512_bf16"}
     monkeypatch.setattr(doctor.native, "unavailable", lambda: None)
@@ -94,7 +94,7 @@ def test_every_gpu_is_listed_with_what_a_kernel_depends_on(monkeypatch):
     assert "Card, compute capability 9.0, 80 GiB" in doctor.describe({"gpus": gpus})
 
 
-def test_a_container_that_gives_fewer_cores_is_seen_through(monkeypatch):
+def test_usable_cores_respect_the_limit_of_a_container(monkeypatch):
     monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     assert doctor.diagnose()["processor"]["usable_cores"] == 2
@@ -105,7 +105,7 @@ def broken(*arguments):
     raise RuntimeError("CUDA error: the driver is too old\nmany more lines")
 
 
-def test_a_broken_gpu_is_reported_and_no_reason_to_fail(monkeypatch):
+def test_a_broken_gpu_is_reported_without_a_failure(monkeypatch):
     monkeypatch.setattr(doctor.torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(doctor.torch.cuda, "get_device_properties", broken)
     monkeypatch.setattr(doctor, "available_backends", broken)
@@ -115,7 +115,7 @@ def test_a_broken_gpu_is_reported_and_no_reason_to_fail(monkeypatch):
     assert doctor.describe(report).count("the driver is too old") == 2
 
 
-def test_a_system_that_tells_nothing_is_no_reason_to_fail(monkeypatch):
+def test_a_system_that_reports_nothing_causes_no_failure(monkeypatch):
     monkeypatch.setattr(doctor, "cpu_features", dict)
     monkeypatch.delattr(doctor.os, "sysconf", raising=False)
     monkeypatch.delattr(doctor.os, "sched_getaffinity", raising=False)
@@ -125,7 +125,7 @@ def test_a_system_that_tells_nothing_is_no_reason_to_fail(monkeypatch):
     assert "not known" in doctor.describe(report)
 
 
-def test_a_package_that_is_not_installed_is_said_so(monkeypatch):
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
     def missing(name):
         raise doctor.metadata.PackageNotFoundError(name)
 

@@ -1,4 +1,4 @@
-"""Folders and files are written whole, keep what others put there, and survive a crash at every call to the system."""
+"""Folders and files are written atomically, keep foreign files, and survive a crash at every system call."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modernbert.errors import DataError
-from modernbert.files import atomic_directory, atomic_write, check_file, settle
+from modernbert.files import atomic_directory, atomic_write, check_file, complete_pending_write
 
 OLD = {"config.json": "old", "index.json": "old", "part-1": "old"}
 NEW = {"config.json": "new", "weights": "new", "training/state.json": "new"}
@@ -27,7 +27,7 @@ def held(folder: Path) -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    with atomic_directory(folder, own=("index.json", "part-1")) as partial:
+    with atomic_directory(folder, owned_names=("index.json", "part-1")) as partial:
         put(partial, NEW)
 
 
@@ -37,7 +37,7 @@ def write_file(path: Path) -> None:
 
 
 class Interrupted:
-    """Names of `os` that end the process, or fail, before or after the n-th call."""
+    """Patches functions of `os`, so that the n-th call kills the process or fails."""
 
     def __init__(self, monkeypatch, number: int, kind: str) -> None:
         self.left, self.kind, self.was_reached = number, kind, False
@@ -62,7 +62,7 @@ class Interrupted:
 
 
 def killed(number: int, kind: str, work, monkeypatch) -> bool:
-    """Whether a process that does `work` was killed at its n-th call, and not done before."""
+    """Whether a process that runs `work` reached its n-th call and was killed there."""
     child = os.fork()
     if child == 0:
         try:
@@ -90,12 +90,12 @@ def at_every_call(kind: str, work, monkeypatch, prepare, check) -> int:
         check()
         if not reached:
             return number - 1
-    raise AssertionError("it never came to an end")
+    raise AssertionError("it did not end within 500 calls")
 
 
 @pytest.fixture
 def cleared(tmp_path):
-    """A way to have an empty place again and again."""
+    """An empty folder, and a function that clears it and writes the given files."""
     import shutil
 
     def clear(files: dict[str, str]) -> None:
@@ -114,7 +114,7 @@ def test_a_crash_at_any_call_leaves_the_old_or_the_new_folder(kind, cleared, mon
     seen = set()
 
     def check():
-        settle(folder)
+        complete_pending_write(folder)
         found = held(folder)
         found = {name: text for name, text in found.items() if ".partial/" not in name}
         foreign = {name: found.pop(name) for name in FOREIGN}
@@ -131,7 +131,7 @@ def test_a_crash_at_any_call_leaves_the_old_or_the_new_folder(kind, cleared, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["killed before", "killed after", "fails"])
-def test_a_crash_at_any_call_leaves_no_half_of_a_new_folder(kind, cleared, monkeypatch):
+def test_a_crash_at_any_call_leaves_no_incomplete_new_folder(kind, cleared, monkeypatch):
     place, clear = cleared
     folder = place / "folder"
     seen = set()
@@ -152,7 +152,7 @@ def test_a_crash_at_any_call_leaves_the_old_or_the_new_file(kind, cleared, monke
 
     def check():
         seen.add((place / "file").read_text())
-        if kind == "fails":  # at least as long as the process lives, nothing is left behind
+        if kind == "fails":  # a process that lives removes its temporary file
             assert len(list(place.iterdir())) <= 2
 
     prepare = lambda: clear({"file": "old"})  # noqa: E731
@@ -160,7 +160,7 @@ def test_a_crash_at_any_call_leaves_the_old_or_the_new_file(kind, cleared, monke
     assert seen == {"old", "new"}
 
 
-def test_everything_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_everything_is_on_the_disk_before_it_is_moved(tmp_path, monkeypatch):
     put(tmp_path / "folder", OLD)
     synced, order = set(), []
     fsync, rename = os.fsync, os.rename
@@ -177,7 +177,7 @@ def test_everything_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypat
     assert (tmp_path / "folder").stat().st_ino in synced
 
 
-def test_what_others_put_into_a_folder_stays(tmp_path):
+def test_other_files_in_a_folder_stay(tmp_path):
     put(tmp_path / "folder", OLD | FOREIGN)
     (tmp_path / "folder" / "link").symlink_to("README.md")
     write(tmp_path / "folder")
@@ -186,7 +186,7 @@ def test_what_others_put_into_a_folder_stays(tmp_path):
     assert held(tmp_path / "folder") == FOREIGN | NEW
 
 
-def test_a_folder_of_the_users_own_that_looks_partial_stays(tmp_path):
+def test_a_users_folder_named_like_a_partial_one_stays(tmp_path):
     put(tmp_path, {".out.partial/thesis.txt": "mine", ".out.0123.partial/thesis.txt": "mine"})
     write(tmp_path / "out")
     write_file(tmp_path / "out" / "file")
@@ -194,7 +194,7 @@ def test_a_folder_of_the_users_own_that_looks_partial_stays(tmp_path):
     assert held(tmp_path)[".out.0123.partial/thesis.txt"] == "mine"
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next_one_unless_it_is_in_use(tmp_path):
+def test_files_of_a_killed_writer_are_removed_unless_they_are_in_use(tmp_path):
     left, young = tmp_path / ".out.0123456789ab.partial", tmp_path / ".out.ba9876543210.partial"
     for folder in (left, young):
         put(folder, {"weights": "half"})
@@ -252,17 +252,17 @@ def test_a_file_and_a_folder_in_the_place_of_a_file_are_refused(tmp_path):
     assert held(tmp_path) == {"file": "mine", "folder/config.json/mine": "mine"}
 
 
-def test_a_record_never_removes_what_is_elsewhere(tmp_path):
+def test_a_record_never_removes_files_outside_the_folder(tmp_path):
     ready = "folder/.modernbert.0123456789ab.ready"
     put(tmp_path, {"precious": "mine", f"{ready}/a": "new", f"{ready}/removed.json": '["../precious", "gone"]'})
-    settle(tmp_path / "folder")
+    complete_pending_write(tmp_path / "folder")
     assert held(tmp_path) == {"precious": "mine", "folder/a": "new"}
 
 
 @pytest.mark.timeout(20)
 def test_a_folder_can_be_written_inside_one_that_is_being_written(tmp_path):
     put(tmp_path / "out", OLD | FOREIGN)
-    with atomic_directory(tmp_path / "out", own=("index.json", "part-1")) as partial:
+    with atomic_directory(tmp_path / "out", owned_names=("index.json", "part-1")) as partial:
         write(partial)
         write(partial / "model")
     assert held(tmp_path / "out") == FOREIGN | NEW | {f"model/{name}": text for name, text in NEW.items()}

@@ -1,4 +1,4 @@
-"""Whatever is in a folder, a shard, a recipe, a file or a text: an answer that is finite, or one sentence, at once."""
+"""Random folders, shards, recipes, files and texts give a finite result or a one-sentence error, without a hang."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ SECONDS = 10  # that one example may take on a busy machine; a hang takes longer
 
 
 def fuzzed(examples):
-    """The same examples in every run, so that what fails can be looked at; more of them find more."""
+    """The same examples in every run, so that a failure can be reproduced."""
     return settings(
         max_examples=examples,
         deadline=1000 * SECONDS,
@@ -48,16 +48,16 @@ def fuzzed(examples):
 
 @contextlib.contextmanager
 def one_sentence():
-    """What is wrong is said in one sentence; every other exception is a fault of ours."""
+    """A mistake of the user is a one-sentence error; every other exception is a bug."""
     try:
         yield
     except ModernBertError as error:
-        said = str(error)
+        message = str(error)
     else:
         return
-    assert said.strip()
-    assert "\n" not in said
-    assert len(said) < 20_000
+    assert message.strip()
+    assert "\n" not in message
+    assert len(message) < 20_000
 
 
 numbers = st.one_of(
@@ -333,7 +333,7 @@ dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.fl
 
 @pytest.fixture
 def shapes_unchecked():
-    """Without the checks of shapes that only test runs make."""
+    """Switch off the shape checks that only test runs make."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -342,7 +342,7 @@ def shapes_unchecked():
 @fuzzed(600)
 @given(data=st.data())
 def test_any_call_of_attention(data, shapes_unchecked):
-    """Of every backend that runs here: the result of the oracle, or one sentence; never a crash or another result."""
+    """Every backend that runs here gives the result of the reference or a one-sentence error; it never crashes."""
     shape = data.draw(shapes)
     qkv = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(data.draw(dtypes))
     if data.draw(st.booleans()) and qkv.dim() > 1:
@@ -375,18 +375,24 @@ floats = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.fl
 @fuzzed(300)
 @given(data=st.data())
 def test_any_call_of_cross_entropy_and_norm(data, shapes_unchecked):
-    """In native code and in plain PyTorch: the same result, or the same sentence; never a crash."""
+    """Native code and plain PyTorch give the same result or a one-sentence error; they never crash."""
     generator, dtype = torch.Generator().manual_seed(0), data.draw(floats)
 
-    def drawn(*shape):
-        whole = torch.randn(shape, generator=generator).to(dtype)
-        return whole.t().contiguous().t() if len(shape) == 2 and data.draw(st.booleans()) else whole
+    def random_tensor(*shape):
+        tensor = torch.randn(shape, generator=generator).to(dtype)
+        return tensor.t().contiguous().t() if len(shape) == 2 and data.draw(st.booleans()) else tensor
 
     vocab, width, number = data.draw(few), data.draw(few), data.draw(st.sampled_from([0, 1, 2, 40]))
-    x, y = drawn(number, width), drawn(data.draw(st.sampled_from([number, 2])), data.draw(st.sampled_from([width, 32])))
-    weight, bias = drawn(vocab, data.draw(st.sampled_from([width, 32]))), data.draw(st.sampled_from([None, vocab, 3]))
+    x, y = (
+        random_tensor(number, width),
+        random_tensor(data.draw(st.sampled_from([number, 2])), data.draw(st.sampled_from([width, 32]))),
+    )
+    weight, bias = (
+        random_tensor(vocab, data.draw(st.sampled_from([width, 32]))),
+        data.draw(st.sampled_from([None, vocab, 3])),
+    )
     labels = torch.randint(vocab, (data.draw(st.sampled_from([number, 2])),), generator=generator)
-    bias = None if bias is None else drawn(bias)
+    bias = None if bias is None else random_tensor(bias)
     norm = torch.nn.LayerNorm(data.draw(st.sampled_from([width, 32])), bias=False).to(dtype)
     found = {}
     for level in ("off", ""):

@@ -56,7 +56,7 @@ def test_many_texts_give_what_each_gives_alone(fill):
         assert [[c.token_id for c in mask] for mask in alone] == [[c.token_id for c in mask] for mask in together]
 
 
-def test_special_tokens_are_no_candidates(fill):
+def test_special_tokens_are_not_candidates(fill):
     size = int((~fill.vocabulary.special).sum())
     [candidates] = fill("[MASK]", top_k=10**6)
     assert len(candidates) == size
@@ -79,7 +79,7 @@ def test_invalid_input_is_an_error(fill, text, top_k, message):
         fill(text, top_k)
 
 
-def test_a_text_above_a_max_length_of_ones_own_is_refused(folder):
+def test_a_text_above_a_given_max_length_is_refused(folder):
     with pytest.raises(DataError, match="and the model reads 4; shorten it"):
         FillMask.from_pretrained(folder, device="cpu", max_length=4)("import [MASK] as one")
 
@@ -91,6 +91,6 @@ def test_a_folder_without_tokenizer_is_refused(folder, tmp_path):
         FillMask.from_pretrained(tmp_path / "bare")
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         FillMask.from_pretrained(tmp_path)

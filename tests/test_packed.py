@@ -61,7 +61,7 @@ def test_gradients_flow_through_both_ways():
     [
         (torch.ones(2, 4, dtype=torch.long), "is \\(2, 4\\) but the batch is \\(2, 3\\)"),
         (torch.full((2, 3), 2), "other values than 0 and 1"),
-        (torch.zeros(2, 3, dtype=torch.long), "leaves no token"),
+        (torch.zeros(2, 3, dtype=torch.long), "has no real token"),
     ],
 )
 def test_a_wrong_mask_is_one_sentence(mask, message):
@@ -75,7 +75,7 @@ def test_lengths_must_make_a_batch(lengths):
         Sequences.from_lengths(lengths)
 
 
-def test_what_was_packed_otherwise_is_not_unpacked():
+def test_unpack_refuses_sequences_of_another_batch():
     _, sequences = pack(torch.ones(2, 3))
     with pytest.raises(DataError, match="has 4 rows but its sequences have 6 tokens"):
         unpack(torch.ones(4), sequences)
@@ -91,8 +91,8 @@ def test_lengths_and_a_right_padded_mask_make_the_same_sequences(lengths):
     assert torch.equal(given.slots, packed.slots)
 
 
-def test_what_stands_on_padding_is_never_seen_again():
-    """Not even a NaN, which a product with zero would keep."""
+def test_values_on_padding_never_reach_the_output():
+    """This includes NaN, which a product with zero would keep."""
     mask = torch.tensor([[1, 1, 0], [0, 0, 1]])
     x = torch.where(mask == 1, 1.0, torch.nan).requires_grad_()
     tokens, sequences = pack(x, mask)
@@ -102,7 +102,7 @@ def test_what_stands_on_padding_is_never_seen_again():
     assert torch.equal(x.grad, mask.float())
 
 
-def test_sequences_moved_to_another_device_are_the_same_ones():
+def test_sequences_stay_equal_on_another_device():
     sequences = Sequences.from_lengths([2, 0, 3])
     moved = sequences.to("meta")
     assert moved.device.type == moved.positions.device.type == moved.slots.device.type == "meta"
@@ -113,7 +113,7 @@ def test_sequences_moved_to_another_device_are_the_same_ones():
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8))
-def test_sequences_from_lengths_fit_together_and_know_their_lengths(lengths):
+def test_sequences_from_lengths_are_consistent_and_know_their_lengths(lengths):
     made = Sequences.from_lengths(lengths)
     checked = Sequences(made.cu_seqlens, made.max_length, made.positions, made.slots, made.padded_shape)
     assert made.lengths == checked.lengths == tuple(lengths)
@@ -121,7 +121,7 @@ def test_sequences_from_lengths_fit_together_and_know_their_lengths(lengths):
 
 
 @pytest.mark.gpu
-def test_sequences_come_to_a_device_without_waiting_for_it():
+def test_sequences_are_copied_to_a_device_without_waiting():
     lengths = [3, 0, 500, 1]
     expected = Sequences.from_lengths(lengths)
     with never_waiting():

@@ -35,5 +35,5 @@ def test_a_log_file_gets_whole_lines_without_carriage_returns(monkeypatch):
     assert "1000/1000" in shown
 
 
-def test_short_work_writes_nothing_into_a_log_file(monkeypatch):
+def test_short_progress_writes_nothing_into_a_log_file(monkeypatch):
     assert run(monkeypatch, False, 30.0) == ""

@@ -42,7 +42,7 @@ def test_features_of_an_x86_processor_are_those_of_its_first_core(cpuinfo):
 
 
 @pytest.mark.parametrize(("bf16", "fp32", "precision"), [(900, 300, "bf16"), (167, 246, "fp32")])
-def test_bf16_is_taken_where_it_was_measured_to_be_faster(cpuinfo, monkeypatch, bf16, fp32, precision):
+def test_bf16_is_used_where_it_was_measured_to_be_faster(cpuinfo, monkeypatch, bf16, fp32, precision):
     """A processor may have the instruction and be slower with it, as some with AVX-512 BF16 and no AMX."""
     cpuinfo(X86, "x86_64")
     monkeypatch.setattr(runtime, "product_rates", lambda: {"bf16": bf16, "fp32": fp32})
@@ -74,7 +74,7 @@ def test_features_of_an_arm_processor_are_found(cpuinfo):
 
 
 @pytest.mark.parametrize("text", [None, "", "model : RISC-V\n"])
-def test_a_system_that_does_not_tell_its_features_has_none(cpuinfo, text):
+def test_a_system_that_does_not_report_features_has_none(cpuinfo, text):
     cpuinfo(text, "riscv64")
     assert runtime.cpu_features() == {}
     assert runtime.cpu_name()
@@ -89,17 +89,17 @@ def test_features_agree_with_torch():
     assert features.get("AVX2", False) or capability != "AVX2"
 
 
-def test_auto_takes_cuda_where_there_is_one_and_otherwise_the_cpu(monkeypatch):
+def test_auto_is_cuda_if_available_and_otherwise_the_cpu(monkeypatch):
     for there, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda there=there: there)
         assert runtime.select_device().type == kind
 
 
 @pytest.mark.parametrize(("name", "message"), [("cuda", "no CUDA device"), ("mps", "no Apple GPU")])
-def test_a_device_that_is_not_there_is_refused_with_the_remedy(monkeypatch, name, message):
+def test_a_missing_device_is_refused_with_the_remedy(monkeypatch, name, message):
     monkeypatch.setattr(runtime.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(runtime.torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=f"{message}.*take device = 'cpu'"):
+    with pytest.raises(ConfigError, match=f"{message}.*choose device = 'cpu'"):
         runtime.select_device(name)
 
 
@@ -111,9 +111,9 @@ def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch):
         runtime.select_device("cuda:2")
 
 
-def test_a_device_that_does_not_exist_is_refused_with_those_that_do():
+def test_an_unknown_device_is_refused_with_the_known_ones():
     for name in ("gpu", "", "cpu0", "meta"):
-        with pytest.raises(ConfigError, match=f"There is no device '{name}'; take auto, cpu, cuda or mps"):
+        with pytest.raises(ConfigError, match=f"There is no device '{name}'; choose auto, cpu, cuda or mps"):
             runtime.select_device(name)
 
 
@@ -125,7 +125,7 @@ def test_autocast_multiplies_in_bf16_and_keeps_fp32_otherwise():
         assert (x @ x).dtype == torch.float32
 
 
-def test_the_precision_is_what_was_named_or_what_the_device_is_fast_at(monkeypatch):
+def test_the_precision_is_the_named_one_or_the_fastest_of_the_device(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     for fast, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr("modernbert.runtime.fast_bf16", lambda fast=fast: fast)

@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin while they wait is bounded as the package is imported, unless the user has said."""
+"""Importing the package limits how long OpenMP's idle threads spin, unless the user has set a limit."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     ],
     ids=["nothing set", "GNU set", "LLVM set", "policy set"],
 )
-def test_what_the_user_has_set_stays(given, expected):
+def test_values_that_the_user_has_set_stay(given, expected):
     assert run(f"import modernbert; {SHOWN}", **given).stdout.split() == expected.split()
 
 

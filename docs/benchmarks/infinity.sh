@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# infinity-emb in an environment of its own, for `modernbert bench serve`: bash docs/benchmarks/infinity.sh ENVIRONMENT
-# Prints the option that puts it beside `modernbert serve` on the embedder in FOLDER.
+# infinity-emb in a separate environment, for `modernbert bench serve`: bash docs/benchmarks/infinity.sh ENVIRONMENT
+# Prints the option that compares it with `modernbert serve` on the embedder in FOLDER.
 set -euo pipefail
 place=${1:?give the folder that the environment is to be in}
 if [ ! -e "$place/ready" ]; then
     python3 -m venv --clear "$place"
-    # 0.0.78 of 2025 takes transformers before 5 and sentence-transformers before 4
+    # 0.0.78 of 2025 needs transformers before 5 and sentence-transformers before 4
     "$place/bin/python" -m pip install -q "torch==2.13.0" "infinity-emb[server,torch]==0.0.78"
     touch "$place/ready"
 fi

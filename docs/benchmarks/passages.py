@@ -1,4 +1,4 @@
-"""Write the texts that benchmarks read: paragraphs or whole articles drawn from files of documents, one a line.
+"""Write the texts of benchmarks: paragraphs or complete articles sampled from files of documents, one per line.
 
     python docs/benchmarks/passages.py texts/encyclopedia-en.jsonl.gz passages.txt --count 500
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from modernbert.text.documents import read_texts
 
-SHORTEST = 20  # characters; below are headings
+SHORTEST = 20  # characters; shorter paragraphs are headings
 
 
 def passages(files: list[str], count: int, whole: bool, seed: int) -> list[str]:
-    """`count` paragraphs, or articles with their line breaks made spaces; every one is as likely as any other."""
+    """A uniform sample of `count` paragraphs, or of articles with spaces instead of line breaks."""
     found = []
     for text in read_texts(files):
         parts = [text] if whole else text.split("\n")
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="files of documents (.jsonl, .gz, .txt, ...), then the file to write")
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--whole", action="store_true", help="whole articles instead of paragraphs")
+    parser.add_argument("--whole", action="store_true", help="complete articles instead of paragraphs")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if len(given.files) < 2:

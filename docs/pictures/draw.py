@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/how-it-works.md: packing, attention and phases, as SVG files beside this one.
+"""Plot the figures of docs/how-it-works.md: packing, attention and phases, as SVG files next to this one.
 
 python docs/pictures/draw.py
 """
@@ -55,7 +55,7 @@ def packing() -> Figure:
 
 
 def attention() -> Figure:
-    """Which keys a query sees in a packed stream of three texts: a global layer and one with a window of two."""
+    """The visible keys of queries in a packed stream of three texts: a global layer and one with a window of two."""
     lengths = [9, 5, 7]
     sequences = Sequences.from_lengths(lengths)
     edges = sequences.cu_seqlens.tolist()

@@ -1,4 +1,4 @@
-"""Extension of mkdocstrings: special tokens in docstrings, such as [MASK], are code and no links."""
+"""Extension of mkdocstrings: special tokens in docstrings, such as [MASK], are code, not links."""
 
 import re
 from typing import Any

@@ -8,7 +8,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-JAPANESE = "README.ja.md"  # is a page of the site as it is
+JAPANESE = "README.ja.md"  # a page of the site without changes
 _LINK = re.compile(r"\]\(((?:\.\./)+[^)#\s]+)((?:#[^)]*)?)\)")
 _LANGUAGES = {".toml": "toml", ".py": "python", ".sh": "sh", ".json": "json", ".yaml": "yaml", ".md": "md"}
 

@@ -1,4 +1,4 @@
-"""The tables of settings in docs/finetuning.md and docs/retrieval-training.md, made from the types of the recipes.
+"""The tables of settings in docs/finetuning.md and docs/retrieval-training.md, generated from the types of the recipes.
 
     python docs/site/settings.py
 
@@ -44,7 +44,7 @@ def finetuning_tables() -> str:
 
 
 def ranking_tables() -> str:
-    """The settings of rankers, in Markdown; those that they share with fine-tuning are a link."""
+    """The settings of rankers, in Markdown; settings shared with fine-tuning are a link."""
     sections = {"data", "settings", "loss", "training", "machine"}
     parts = [
         _section("The recipe itself", RankingRecipe, without=sections),
@@ -78,7 +78,7 @@ def _columns() -> str:
         "| task | key | default | meaning |",
         "|---|---|---|---|",
     ]
-    rows: dict[str, list[str]] = {}  # what a key is, and the tasks that have it
+    rows: dict[str, list[str]] = {}  # the description of a key, and its tasks
     for task in trainable_tasks():
         kind = task_class(task).columns_type
         for name in kind.model_fields:
@@ -105,7 +105,7 @@ def _default(kind: type[Config], name: str) -> str:
 
 
 def _comments(kind: type) -> dict[str, tuple[str, str]]:
-    """The annotation of each field of a class in words, and the comment behind it."""
+    """The annotation of each field of a class in words, and its comment."""
     if kind is object or not issubclass(kind, Config):
         return {}
     source = inspect.getsource(kind)

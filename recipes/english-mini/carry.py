@@ -1,4 +1,4 @@
-"""Carry tokenizer and shards to a machine without network: one .tar.xz, with the hash of every file in it.
+"""Copy tokenizer and shards to a machine without network: one .tar.xz, with the hash of every file in it.
 
 python recipes/english-mini/carry.py pack english-mini.tar.xz      after `modernbert tokenizer train` and `corpus`
 python recipes/english-mini/carry.py unpack english-mini.tar.xz    there: the same folders, checked
@@ -19,14 +19,14 @@ from pathlib import Path
 FOLDER = Path("output/english-mini")
 PARTS = ("tokenizer", "shards")
 HASHES = "sha256.json"
-# Ids are two bytes wide, which lp and pb tell the compressor: 49.7 % of the size here, where its defaults leave 52 %.
+# lp and pb are set for ids of two bytes: the size is 49.7 % here, and 52 % with the defaults.
 FILTERS = [
     {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 27, "lc": 3, "lp": 1, "pb": 1}
 ]
 
 
 class CarryError(Exception):
-    """What a user can mend, in one sentence."""
+    """An error that a user can fix, in one sentence."""
 
 
 def pack(folder: Path, archive: Path) -> dict[str, str]:
@@ -54,7 +54,7 @@ def pack(folder: Path, archive: Path) -> dict[str, str]:
 
 
 def unpack(archive: Path, folder: Path) -> dict[str, str]:
-    """Write the files of an archive into `folder` and check them. What is already there and equal stays.
+    """Write the files of an archive into `folder` and check them. Equal files stay.
 
     Raises:
         CarryError: the archive is damaged or of something else, or a folder in the way holds other files.
@@ -87,7 +87,7 @@ def unpack(archive: Path, folder: Path) -> dict[str, str]:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A file without the time and the user of this machine."""
+    """A file entry without time and user."""
     entry = tarfile.TarInfo(name)
     entry.size = len(data)
     tar.addfile(entry, io.BytesIO(data))
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("pack", "unpack"))
     parser.add_argument("archive", type=Path)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="that holds, or will hold, tokenizer/ and shards/")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="the folder of tokenizer/ and shards/")
     options = parser.parse_args()
     try:
         hashes = (pack if options.action == "pack" else lambda folder, archive: unpack(archive, folder))(

@@ -1,4 +1,4 @@
-"""How good a model is: held-out bits per byte of every source, and the fifty sentences of recipes/mini/cloze.jsonl.
+"""The quality of a model: held-out bits per byte of every source, and the fifty sentences of recipes/mini/cloze.jsonl.
 
 python recipes/english-mini/evaluate.py output/english-mini/run/final
 python recipes/english-mini/evaluate.py output/english-mini/run/final output/english-mini/int8 --output figures.json
@@ -68,7 +68,7 @@ def measure(folder: Path, recipe: PretrainRecipe, tokens: int, device: str = "au
 
 
 def among(figures: dict[str, Any], count: int) -> int:
-    """Of how many sentences the answer is among the `count` best words."""
+    """The number of sentences with the answer among the `count` best words."""
     return sum(sentence["answer"] in sentence["best"][:count] for sentence in figures["sentences"])
 
 
@@ -101,8 +101,8 @@ def _record(candidate: Candidate) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+", help="model folders")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="whose held-out documents are read")
-    parser.add_argument("--tokens", type=int, default=65_536, help="of each source, if it holds out so many")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="the recipe whose held-out documents are used")
+    parser.add_argument("--tokens", type=int, default=65_536, help="maximum held-out tokens of each source")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The lengths of the three phases that fit into some time, as overrides of `modernbert pretrain`.
+"""The lengths of the three phases for a given time, as overrides of `modernbert pretrain`.
 
 python recipes/english-mini/phases.py --seconds 270 --speed 2500000
 python recipes/english-mini/phases.py --seconds 270 --run output/english-mini/trial    at the speed of a short run
@@ -15,11 +15,11 @@ from modernbert.run_metrics import Metrics
 from modernbert.train.recipe import PretrainRecipe
 
 RECIPE = Path(__file__).parent / "pretrain.toml"
-RESERVE = 0.93  # validation, checkpoints, the first steps and rows of other lengths take the rest
+RESERVE = 0.93  # the rest is for validation, checkpoints, the first steps and rows of other lengths
 
 
 def overrides(recipe: PretrainRecipe, tokens: int) -> list[str]:
-    """The phases in the proportions of the recipe, `tokens` in all. Warm-ups of the first phase shrink with it."""
+    """The phases in the proportions of the recipe, with `tokens` in total. Warm-ups are scaled too."""
     factor = tokens / sum(phase.tokens for phase in recipe.phases.values())
     found = [f"phases.{name}.tokens={round(phase.tokens * factor)}" for name, phase in recipe.phases.items()]
     if factor < 1:
@@ -31,7 +31,7 @@ def overrides(recipe: PretrainRecipe, tokens: int) -> list[str]:
 
 
 def speed_of(run: Path) -> float:
-    """Tokens per second of a run, its first half left out, in which shapes are compiled.
+    """Tokens per second of the second half of a run; in the first half, shapes are compiled.
 
     Raises:
         SystemExit: it has reported nothing yet.
@@ -44,10 +44,10 @@ def speed_of(run: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, required=True, help="for all of the training")
+    parser.add_argument("--seconds", type=float, required=True, help="the time of the complete training")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--speed", type=float, help="tokens per second")
-    given.add_argument("--run", type=Path, help="a run directory whose speed is taken")
+    given.add_argument("--run", type=Path, help="a run directory whose speed is used")
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""From a trained model to the folder that comes with the package: weights in int8, figures, model card.
+"""Create the model folder of the package from a trained model: weights in int8, figures, model card.
 
 python recipes/english-mini/ship.py                                   output/english-mini/run to .../int8
 python recipes/english-mini/ship.py --trained-on "one NVIDIA H100"    says in the card where it was trained
@@ -29,14 +29,14 @@ from modernbert.train.recipe import PretrainRecipe
 
 ATTRIBUTION = Path(__file__).parent / "ATTRIBUTION.md"
 NOTICE = Path(__file__).parents[2] / "NOTICE"
-STORED = "weights in int8"  # the name of what ships, among the figures
+STORED = "weights in int8"  # the name of the packaged model in the figures
 MOST_BYTES = 16_000_000
 MOST_PARAMETERS = 12_000_000
 SENTENCES = 30  # of the fifty, the answer among the five best
 
 
 def figures_of(run: Path, model: Path, stored: Path, tokens: int, trained_on: str) -> dict[str, Any]:
-    """All that the card says: of the recipe and the time of a run, and of the model before and after int8."""
+    """The figures of the card: recipe and time of a run, and quality of the model before and after int8."""
     recipe = load(PretrainRecipe, run / "recipe.toml")
     config = MaskedLM.from_pretrained(stored).config
     lines = [line for line in Metrics(run / "metrics.jsonl").read() if "loss" in line]
@@ -129,7 +129,7 @@ def card(figures: dict[str, Any]) -> str:
         "|---|---|---|",
     ]
     for sentence in stored["sentences"]:
-        words = [word.replace("|", "\\|") for word in sentence["best"]]  # which would end the cell of a table
+        words = [word.replace("|", "\\|") for word in sentence["best"]]  # a bar would end the table cell
         best = ", ".join(f"**{word}**" if word == sentence["answer"] else word for word in words)
         lines.append(f"| {sentence['text']} | {sentence['answer']} | {best} |")
     lines += [
@@ -148,7 +148,7 @@ def card(figures: dict[str, Any]) -> str:
 
 
 def shortfalls(figures: dict[str, Any]) -> list[str]:
-    """Why a model does not ship, one sentence each; none if it does."""
+    """The reasons not to package a model, one sentence each."""
     stored = figures["models"][STORED]
     found, count = [], among(stored, 5)
     if stored["parameters"] > MOST_PARAMETERS:
@@ -163,11 +163,11 @@ def shortfalls(figures: dict[str, Any]) -> list[str]:
 
 
 def install(stored: Path, package: Path = FOLDER, notice: Path = NOTICE) -> None:
-    """Put the folder into the package, and the attributions into NOTICE."""
+    """Copy the folder into the package, and the attributions into NOTICE."""
     with atomic_directory(package, "config.json") as partial:
         shutil.copytree(stored, partial, dirs_exist_ok=True)
         for path in partial.iterdir():
-            path.chmod(0o644)  # safetensors writes files that the user alone may read
+            path.chmod(0o644)  # safetensors writes files that only the user may read
     attribution, text = ATTRIBUTION.read_text(encoding="utf-8").strip(), notice.read_text(encoding="utf-8")
     if attribution not in text:
         with atomic_write(notice) as partial:
@@ -177,11 +177,11 @@ def install(stored: Path, package: Path = FOLDER, notice: Path = NOTICE) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("output/english-mini/run"))
-    parser.add_argument("--model", type=Path, help="the model folder, if it is not RUN/final, such as an average")
+    parser.add_argument("--model", type=Path, help="the model folder, such as an average. [default: RUN/final]")
     parser.add_argument("--output", type=Path, default=Path("output/english-mini/int8"))
-    parser.add_argument("--tokens", type=int, default=65_536, help="held-out tokens of each source, at most")
+    parser.add_argument("--tokens", type=int, default=65_536, help="maximum held-out tokens of each source")
     parser.add_argument("--trained-on", default="", help="the device, for the card")
-    parser.add_argument("--install", action="store_true", help="put it into the package if it reaches its target")
+    parser.add_argument("--install", action="store_true", help="copy it into the package if it reaches its target")
     options = parser.parse_args()
     try:
         model = options.model or options.run / "final"

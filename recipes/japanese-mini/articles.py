@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from modernbert.evaluate.tasks import cut_entities
+from modernbert.evaluate.tasks import split_entities
 from modernbert.files import atomic_write
 
 
@@ -28,7 +28,7 @@ def jaquad_articles(folder: Path) -> Iterator[dict[str, str]]:
 
 def entity_articles(data: Path) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as work:
-        lines = (cut_entities(data, Path(work) / "cut") / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (split_entities(data, Path(work) / "cut") / "train.jsonl").read_text(encoding="utf-8").splitlines()
     texts: dict[str, list[str]] = {}
     for line in lines:
         record = json.loads(line)
@@ -39,7 +39,7 @@ def entity_articles(data: Path) -> Iterator[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", type=Path, help="the folder that holds jaquad and ja_ner_wikipedia")
+    parser.add_argument("tasks", type=Path, help="the folder of jaquad and ja_ner_wikipedia")
     parser.add_argument("output", type=Path, help="the JSON lines to write")
     given = parser.parse_args()
     found = [*jaquad_articles(given.tasks / "jaquad" / "train"), *entity_articles(given.tasks)]

@@ -1,4 +1,4 @@
-"""Pairs of sentences that have to do with each other, without their labels, as JSON lines for a corpus.
+"""Pairs of related sentences, without their labels, as JSON lines for a corpus.
 
     python recipes/mini-pairs/pairs.py tasks/glue output/mini-pairs/pairs.jsonl
 
@@ -34,7 +34,7 @@ def pairs(glue: Path) -> Iterator[tuple[str, str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("glue", type=Path, help="the folder that holds MRPC, RTE and STS-B")
+    parser.add_argument("glue", type=Path, help="the folder of MRPC, RTE and STS-B")
     parser.add_argument("output", type=Path, help="the JSON lines to write")
     given = parser.parse_args()
     lines = [

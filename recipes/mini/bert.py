@@ -1,4 +1,4 @@
-"""A BERT of the size of mini, trained the usual way on the same documents for the same wall time, to compare with.
+"""A BERT of the size of mini, trained in the usual way on the same documents for the same wall time, for comparison.
 
 python recipes/mini/bert.py                     after `modernbert pretrain recipes/mini/pretrain.toml`
 
@@ -51,7 +51,7 @@ def bert(vocabulary: Vocabulary) -> BertForMaskedLM:
 
 
 def pieces(documents: Documents, vocabulary: Vocabulary, seed: int) -> Iterator[np.ndarray]:
-    """Documents cut into [CLS] ... [SEP] of at most LENGTH tokens, in a new random order every epoch."""
+    """Documents split into [CLS] ... [SEP] of at most LENGTH tokens, in a new random order every epoch."""
     room = LENGTH - 2
     counts = -(-documents.lengths // room)
     owners = np.repeat(documents.indices, counts)
@@ -64,7 +64,7 @@ def pieces(documents: Documents, vocabulary: Vocabulary, seed: int) -> Iterator[
 
 
 def mixed(recipe: PretrainRecipe, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
-    """Pieces of all sources, in the proportions that mini reads over its three phases."""
+    """Chunks of all sources, in the proportions of the three phases of mini."""
     weights: dict[str, float] = {}
     for phase in recipe.phases.values():
         total = sum(phase.mixture.values())
@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/mini/bert"))
     parser.add_argument("--peak-lr", type=float, default=1e-3)
-    parser.add_argument("--seconds", type=float, help="the wall time; that of the steps of mini unless given")
+    parser.add_argument("--seconds", type=float, help="the wall time. [default: that of the steps of mini]")
     options = parser.parse_args()
     recipe = load(PretrainRecipe, RECIPE)
     vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))

@@ -1,4 +1,4 @@
-"""Mini and BERT side by side: the same held-out pieces with the same masks, and the fifty sentences.
+"""Compare mini and BERT: the same held-out chunks with the same masks, and the fifty sentences.
 
 python recipes/mini/compare.py                  after mini and `python recipes/mini/bert.py`
 python recipes/mini/compare.py --mini output/mini/run/final --bert output/mini/bert/final --plot comparison.png
@@ -30,12 +30,12 @@ from modernbert.stream.shards import Shards
 from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.recipe import PretrainRecipe
 
-TOKENS = 32_768  # of every source, if it holds out so many
+TOKENS = 32_768  # maximum for every source
 SENTENCES = Path(__file__).parent / "cloze.jsonl"
 
 
 def batches(recipe: PretrainRecipe, source: str, vocabulary: Vocabulary) -> Iterator[dict[str, torch.Tensor]]:
-    """Held-out pieces of a source, four at a time."""
+    """Held-out chunks of a source, four at a time."""
     documents = Shards.open(recipe.data[source].path).split(recipe.validation.fraction).validation
     left, chosen, stream = min(TOKENS, int(documents.lengths.sum())), [], pieces(documents, vocabulary, seed=0)
     while left > 0:

@@ -1,4 +1,4 @@
-"""Write the collections of the retrieval table as BEIR folders, with queries to learn from, to choose by and to report.
+"""Write the collections of the retrieval table as BEIR folders, with training, validation and test queries.
 
 python recipes/retrieval/prepare.py DATA OUTPUT: DATA holds ir/cranfield, ir/cisi, ir/vaswani and cosqa. Which query is
 for what is a function of its name alone. Queries of Vaswani are in capitals and are written small; nothing else is
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from modernbert.text.collection import Collection, Document, read_collection
 
-SPLITS = {  # queries for training, for choosing; the others are reported
+SPLITS = {  # number of training and validation queries; the others are for test
     "cranfield": (90, 35),
     "vaswani": (33, 20),
     "cisi": (0, 0),
@@ -85,7 +85,7 @@ def code_pairs(folder: Path, path: Path) -> None:
             try:
                 [function] = ast.parse(code).body
             except (SyntaxError, ValueError):
-                continue  # Python 2, or cut
+                continue  # Python 2, or truncated
             asked = ast.get_docstring(function) if isinstance(function, ast.FunctionDef) else None
             if not asked:
                 continue

@@ -118,8 +118,8 @@ def _train_ranker(
 
     if test is not None or not (validation is None or isinstance(validation, str | PathLike)):
         raise ConfigError(
-            f"The task {task!r} takes a collection for validation, as the path of its folder, and no test set; measure "
-            "with `modernbert evaluate retrieval`."
+            f"The task {task!r} needs a collection for validation, as the path of its folder, and has no test set; "
+            "measure with `modernbert evaluate retrieval`."
         )
     folder = Path(output) if output is not None else Path("output") / task
     values: dict[str, Any] = {"model": str(model), "task": task, "output": str(folder)}
@@ -141,7 +141,7 @@ def _sort_into(values: dict[str, Any], settings: dict[str, Any], sections: dict[
     """Put each setting into the section of the recipe that has this key.
 
     Raises:
-        ConfigError: a whole section is given.
+        ConfigError: the name of a section is given as a key.
     """
     for name, value in settings.items():
         section = next((section for section, kind in sections.items() if name in kind.model_fields), None)
@@ -151,7 +151,7 @@ def _sort_into(values: dict[str, Any], settings: dict[str, Any], sections: dict[
 
 
 def _path_of(rows: Any, folder: Path, name: str) -> str:
-    """The given path, or the path of a file to which the rows are written."""
+    """The given path, or the path of a file into which the rows are written."""
     if isinstance(rows, str | PathLike):
         return str(rows)
     return str(write_rows(rows, folder.with_name(f"{folder.name}-data"), name))

@@ -40,17 +40,17 @@ class Config(BaseModel):
         """Check that each number fits the type that computes with it."""
         for name in type(self).model_fields:
             for value in _numbers_in(getattr(self, name)):
-                most = _MOST_INT if isinstance(value, int) else _MOST_FLOAT
-                if not -most <= value <= most:
-                    raise ValueError(f"{name} {value:g} is out of range; the largest is {most:g}")
+                largest = _MAX_INT if isinstance(value, int) else _MAX_FLOAT
+                if not -largest <= value <= largest:
+                    raise ValueError(f"{name} {value:g} is out of range; the largest is {largest:g}")
         return self
 
 
 C = TypeVar("C", bound=Config)
 _ANY = "NAME"
-_Place = tuple[tuple[str, ...], type[BaseModel]]
-_MOST_INT = 2**63 - 1
-_MOST_FLOAT = 3.4e38  # the largest fp32 number
+_Table = tuple[tuple[str, ...], type[BaseModel]]
+_MAX_INT = 2**63 - 1
+_MAX_FLOAT = 3.4e38  # the largest fp32 number
 
 
 def _numbers_in(value: Any) -> Iterator[int | float]:
@@ -65,13 +65,13 @@ def _numbers_in(value: Any) -> Iterator[int | float]:
 
 
 def check_directory(path: Path, name: str) -> None:
-    """Check that a path names a folder of its own, not the current folder, its parent or the root.
+    """Check that a path is not the current folder, its parent or the root.
 
     Raises:
-        ValueError: it does not; inside a validator, this becomes a ConfigError.
+        ValueError: it is one of these; inside a validator, this becomes a ConfigError.
     """
     if path.name in ("", ".."):
-        raise ValueError(f"{name} = {str(path)!r} has no name of its own; name a new folder")
+        raise ValueError(f"{name} = {str(path)!r} is the current folder, its parent or the root; name a new folder")
 
 
 def load(kind: type[C], path: Path | str, overrides: Iterable[str] = ()) -> C:
@@ -96,7 +96,7 @@ def parse(kind: type[C], values: Mapping[str, Any], where: str, overrides: Itera
     """Validate plain values with `section.key=value` overrides; `where` names their origin in messages.
 
     Raises:
-        ConfigError: it names the first unknown key and the most similar known one, or the first wrong value.
+        ConfigError: a key is unknown (the message suggests a similar one), or a value is wrong.
     """
     try:
         changed = deepcopy(dict(values))
@@ -128,10 +128,10 @@ def _apply(kind: type[Config], values: dict[str, Any], override: str) -> None:
         value = text  # a plain word, such as a path, needs no quotes on the command line
     *sections, last = key.strip().split(".")
     table = values
-    inside: list[_Place] = [((), kind)]  # the possible classes of the table, with the names before their keys
+    inside: list[_Table] = [((), kind)]  # the possible classes of the table, with the names before their keys
     for depth, section in enumerate(sections):
         _check_name(table, inside, [*sections[:depth], section], override)
-        inside = _entered(inside, section)
+        inside = _tables_below(inside, section)
         below = table.setdefault(section, {})
         bare = next(
             (one.bare_key for left, one in inside if not left and issubclass(one, Config) and one.bare_key), None
@@ -145,9 +145,9 @@ def _apply(kind: type[Config], values: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _entered(inside: Sequence[_Place], section: str) -> list[_Place]:
+def _tables_below(inside: Sequence[_Table], section: str) -> list[_Table]:
     """The classes that a section of a table may be."""
-    found: list[_Place] = []
+    found: list[_Table] = []
     for left, one in inside:
         if left:
             found.append((left[1:], one))
@@ -156,7 +156,7 @@ def _entered(inside: Sequence[_Place], section: str) -> list[_Place]:
     return found
 
 
-def _check_name(table: Mapping[str, Any], inside: Sequence[_Place], path: Sequence[str], override: str) -> None:
+def _check_name(table: Mapping[str, Any], inside: Sequence[_Table], path: Sequence[str], override: str) -> None:
     """Check that an override names an existing table, in sections whose tables have names that the recipe chooses.
 
     Raises:
@@ -180,7 +180,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        meant = " or ".join(repr(key) for key in _meant(kind, tuple(map(str, first["loc"]))))
+        meant = " or ".join(repr(key) for key in _suggestions(kind, tuple(map(str, first["loc"]))))
         return f"{place} is not a known key" + (f"; did you mean {meant}?" if meant else ".")
     if first["type"] == "missing":
         return f"{place} is required."
@@ -194,8 +194,8 @@ def _shortened(value: str | float) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _meant(kind: type[BaseModel], written: tuple[str, ...]) -> list[str]:
-    """The keys with a name like the last part of `written`: one in the same table, or all with the closest name."""
+def _suggestions(kind: type[BaseModel], written: tuple[str, ...]) -> list[str]:
+    """Suggestions for a misspelt key: the closest name in the same table, or all keys with the closest name."""
     *table, name = written
     places = list(dict.fromkeys(_places(kind, ())))
     beside = [one[-1] for one in places if len(one) == len(written) and _fits(table, one[:-1])]
@@ -218,7 +218,7 @@ def _places(kind: type[BaseModel], table: tuple[str, ...]) -> Iterator[tuple[str
 
 
 def _models_in(annotation: Any) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
-    """The classes inside a type, each with the names between the field and the keys of the class."""
+    """The classes inside a type, each with the table names between the field and the keys of the class."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield (), annotation
     named = (_ANY,) if get_origin(annotation) is dict else ()

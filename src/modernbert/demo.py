@@ -1,4 +1,4 @@
-"""`modernbert demo`: the whole path from raw text to filled masks, on the texts of a Python installation."""
+"""`modernbert demo`: from raw text to filled masks, on the source code of the Python installation."""
 
 import ast
 import json
@@ -31,9 +31,19 @@ from modernbert.train.recipe import PretrainRecipe
 
 logger = logging.getLogger(__name__)
 
-_LEFT_OUT = {"test", "idlelib", "lib2to3", "turtledemo", "ensurepip", "pydoc_data", "this", "antigravity", "encodings"}
-_PROOF = ".modernbert-demo"  # marks a folder in which a demo may replace its files
-_OWN = ("tokenizer", "shards", "run", "docstrings.jsonl", "corpus.jsonl", "loss.png")
+_EXCLUDED_MODULES = {
+    "test",
+    "idlelib",
+    "lib2to3",
+    "turtledemo",
+    "ensurepip",
+    "pydoc_data",
+    "this",
+    "antigravity",
+    "encodings",
+}
+_MARKER = ".modernbert-demo"  # marks a folder in which a demo may replace its files
+_OUTPUT_NAMES = ("tokenizer", "shards", "run", "docstrings.jsonl", "corpus.jsonl", "loss.png")
 _REQUIRED_RATIO = 3.0
 
 
@@ -44,9 +54,9 @@ def run(corpus: Sequence[str], output: Path) -> bool:
         DataError: `output` is not the folder of a demo, or the corpus has no text.
     """
     began = time.perf_counter()
-    _fresh(output)
+    _prepare_output(output)
     logger.info("1. Text")
-    sources = _users_text(corpus, output) if corpus else _standard_library(output)
+    sources = _user_texts(corpus, output) if corpus else _standard_library(output)
     logger.info("2. Tokenizer")
     vocab_size = 4096
     train_tokenizer(
@@ -66,21 +76,21 @@ def run(corpus: Sequence[str], output: Path) -> bool:
     typer.echo(_terminal_plot([line["loss"] for line in metrics if "loss" in line]))
     typer.echo(f"The loss curve is in {output / 'loss.png'}.\n")
     _fill_held_out_lines(final, recipe)
-    enough = _judge(metrics, recipe)
-    typer.echo(f"All of it took {time.perf_counter() - began:.0f} seconds. Try the model yourself:")
+    learned = _compare_with_baseline(metrics, recipe)
+    typer.echo(f"The demo took {time.perf_counter() - began:.0f} seconds. Try the model yourself:")
     typer.echo(f'  modernbert fill-mask --model {final} "import [MASK]"')
-    return enough
+    return learned
 
 
-def _fresh(output: Path) -> None:
+def _prepare_output(output: Path) -> None:
     """Create the folder, or remove the files of an earlier demo from it; other files stay."""
     if output.exists() and not output.is_dir():
         raise DataError(f"{output} is a file; choose another --output.")
-    if output.exists() and any(output.iterdir()) and not (output / _PROOF).is_file():
+    if output.exists() and any(output.iterdir()) and not (output / _MARKER).is_file():
         raise DataError(f"{output} is not the folder of a demo; choose another --output.")
     output.mkdir(parents=True, exist_ok=True)
-    (output / _PROOF).touch()
-    for path in (output / name for name in _OWN):
+    (output / _MARKER).touch()
+    for path in (output / name for name in _OUTPUT_NAMES):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -88,9 +98,9 @@ def _fresh(output: Path) -> None:
 
 
 def _standard_library(output: Path) -> list[Source]:
-    """Two sources: the code of the standard library, and its docstrings."""
+    """Two sources: code and docstrings of the standard library."""
     paths = []
-    for name in sorted(sys.stdlib_module_names - _LEFT_OUT):
+    for name in sorted(sys.stdlib_module_names - _EXCLUDED_MODULES):
         try:
             find_files([f"python:{name}"])
         except DataError:  # modules written in C have no source
@@ -118,16 +128,16 @@ def _docstrings(source: str) -> Iterator[str]:
                 yield text
 
 
-def _users_text(corpus: Sequence[str], output: Path) -> list[Source]:
+def _user_texts(corpus: Sequence[str], output: Path) -> list[Source]:
     """The user's texts, split at blank lines into documents of a few thousand characters, some to be held out."""
     with (output / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for text in read_texts(corpus):
-            for document in _cut(text):
+            for document in _split(text):
                 file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
     return [Source(name="corpus", paths=(str(output / "corpus.jsonl"),))]
 
 
-def _cut(text: str, characters: int = 4000) -> Iterator[str]:
+def _split(text: str, characters: int = 4000) -> Iterator[str]:
     part = ""
     for paragraph in text.split("\n\n"):
         if part and len(part) + len(paragraph) > characters:
@@ -199,13 +209,13 @@ def _fill_held_out_lines(final: Path, recipe: PretrainRecipe, count: int = 6) ->
                 place = int(generator.integers(1, len(words) - 1))
                 chosen.append((" ".join([*words[:place], "[MASK]", *words[place + 1 :]]), words[place]))
     order = generator.permutation(len(chosen))[:count].tolist()
-    for (text, truth), masks in zip([chosen[i] for i in order], fill([chosen[i][0] for i in order]), strict=True):
-        guesses = "  ".join(f"{candidate.token.strip()} {candidate.probability:.0%}" for candidate in masks[0][:4])
-        typer.echo(f"{text}\n    it was: {truth}    the model says: {guesses}")
+    for (text, expected), masks in zip([chosen[i] for i in order], fill([chosen[i][0] for i in order]), strict=True):
+        predictions = "  ".join(f"{candidate.token.strip()} {candidate.probability:.0%}" for candidate in masks[0][:4])
+        typer.echo(f"{text}\n    expected: {expected}    predicted: {predictions}")
     typer.echo("")
 
 
-def _judge(metrics: list[dict[str, Any]], recipe: PretrainRecipe) -> bool:
+def _compare_with_baseline(metrics: list[dict[str, Any]], recipe: PretrainRecipe) -> bool:
     """Compare the held-out accuracy with that of always predicting the most frequent training token."""
     vocabulary = Vocabulary.of(load_tokenizer(recipe.tokenizer))
     max_length = list(recipe.phases.values())[-1].max_length
@@ -226,8 +236,8 @@ def _judge(metrics: list[dict[str, Any]], recipe: PretrainRecipe) -> bool:
     accuracy = correct / sum(result["predictions"] for result in results)
     token = load_tokenizer(recipe.tokenizer).decode([frequent])
     typer.echo(
-        f"Held-out accuracy at 15 % masked: {accuracy:.1%}. Always guessing the most frequent token, {token!r}: "
-        f"{baseline:.1%}. That is {accuracy / baseline:.1f} times as much."
+        f"Held-out accuracy at 15 % masked: {accuracy:.1%}. Baseline, always the most frequent token {token!r}: "
+        f"{baseline:.1%}. The model reaches {accuracy / baseline:.1f} times the baseline."
     )
     if accuracy < _REQUIRED_RATIO * baseline:
         logger.error("The model learned too little: at least %.0f times the baseline was expected.", _REQUIRED_RATIO)

@@ -1,4 +1,4 @@
-"""`modernbert doctor`: the facts that a bug report needs. It never fails, whatever the machine."""
+"""`modernbert doctor`: the facts that a bug report needs. It works on every machine."""
 
 import os
 import platform
@@ -30,10 +30,9 @@ Report = dict[str, dict[str, Any]]
 
 
 def diagnose() -> Report:
-    """Versions, processor, GPUs, attention backends with reasons, arithmetic and optional packages, for programs.
+    """Versions, processor, GPUs, attention backends with reasons, arithmetic and optional packages, as plain values.
 
-    Keys stay the same in all versions; sizes are in bytes, rates in GFLOP/s. What is not
-    known is None.
+    Keys stay the same in all versions; sizes are in bytes, rates in GFLOP/s. An unknown value is None.
     """
     return {
         "versions": {
@@ -55,17 +54,17 @@ def diagnose() -> Report:
 
 
 def describe(report: Report) -> str:
-    """The same as text: sections with a line for each fact."""
+    """The report as text: sections with a line for each fact."""
     lines: list[str] = []
     for section, values in report.items():
-        lines.append(_words(section))
+        lines.append(_label(section))
         lines += [f"  {name:<24} {value}" for name, value in _facts(section, values)] or ["  none"]
     return "\n".join(lines)
 
 
 def _facts(section: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
-        label = name if section in ("gpus", "versions") else _words(name)
+        label = name if section in ("gpus", "versions") else _label(name)
         if section == "optional_parts":
             yield label, "installed" if value["installed"] else f"missing: {value['install']}"
         elif name == "memory_bytes":
@@ -93,7 +92,7 @@ def _choice(chosen: str, gflops: Mapping[str, float], without: str) -> str:
     return f"{chosen}, as measured: {rates}" if rates else f"{chosen}, {without}"
 
 
-def _words(key: str) -> str:
+def _label(key: str) -> str:
     return key.replace("_", " ").replace("gpus", "GPUs")
 
 
@@ -161,7 +160,7 @@ def _attention() -> dict[str, Any]:
 
 
 def _arithmetic() -> dict[str, Any]:
-    """The rates that were measured on this processor, in GFLOP/s, and what was chosen because of them."""
+    """The rates measured on this processor, in GFLOP/s, and the kernels and precision chosen by them."""
     native_kernels = {
         kind: {"level": native.level(kind), "gflops": dict(native.rates(kind))}
         for kind in (() if native.unavailable() else native.KINDS)

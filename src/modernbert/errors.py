@@ -20,7 +20,7 @@ class DataError(ModernBertError):
 
 
 class CheckpointError(ModernBertError):
-    """A model folder or a training checkpoint is missing, damaged or of another shape."""
+    """A model folder or a training checkpoint is missing or damaged, or has other shapes than expected."""
 
 
 class BackendError(ModernBertError):

@@ -15,23 +15,23 @@ from pathlib import Path
 
 from modernbert.errors import ConfigError, DataError
 
-LOCK = ".lock"  # in a directory that a process works in: the number of that process
-_REMOVED = "removed.json"  # in a folder of complete files: which earlier ones of ours go when they take their places
-FileRecord = tuple[int, int, str]  # size, time of change in ns, SHA-256
-_open: set[Path] = set()  # partial folders of this process, whose locks it holds: a folder may be written inside one
+LOCK = ".lock"  # in a directory that a process works in: the id of that process
+_REMOVED = "removed.json"  # in a complete partial folder: the names of earlier files to remove from the target folder
+FileRecord = tuple[int, int, str]  # size, modification time in ns, SHA-256
+_open: set[Path] = set()  # partial folders whose locks this process holds: one may be written inside another
 _ABANDONED_SECONDS = 60  # a partial folder without an owner is removed when it is older
 
 
 @contextmanager
-def atomic_directory(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
-    """An empty folder to write into. When the block ends well, what it wrote takes its place in `folder`.
+def atomic_directory(folder: Path, owned_names: Iterable[str] = ()) -> Iterator[Path]:
+    """An empty folder to write into. When the block ends without an error, its files move into `folder`.
 
-    Other files in `folder` stay. Of the names in `own`, which an earlier call may have written, those
-    that the block does not write again are removed. All files are on the disk before the first one is replaced.
+    Other files in `folder` stay. `owned_names` are files that an earlier call may have written: those that the block
+    does not write again are removed. All files are on the disk before the first one is replaced.
 
-    A folder that does not exist appears at once. In one that exists, a process killed early leaves the old files. One
-    killed while files take their places has left the complete new ones inside: the folder is then the new one for all
-    that call `settle` first, as every reader of this package does.
+    A new folder appears with all its files at once. In an existing folder, a process that is killed while it writes
+    leaves the old files unchanged. A process that is killed while files move leaves the complete new files in a
+    subfolder. `complete_pending_write` finishes the move, and every reader of this package calls it first.
 
     Raises:
         DataError: `folder` is a file, or contains a folder with the name of a file to write.
@@ -40,7 +40,7 @@ def atomic_directory(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
     folder = folder.resolve()
     if os.path.lexists(folder) and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose another folder.")
-    settle(folder)
+    complete_pending_write(folder)
     exists = folder.is_dir()
     parent, stem = (folder, ".modernbert") if exists else (folder.parent, f".{folder.name[:100]}")
     parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def atomic_directory(folder: Path, own: Iterable[str] = ()) -> Iterator[Path]:
                 inside = _unique(folder, ".modernbert")
                 partial.rename(inside)
                 partial = inside
-            _take_places(partial, folder, own)
+            _move_files(partial, folder, owned_names)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -87,7 +87,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def check_file(path: Path, *inputs: str | Path | None) -> None:
-    """Check, before anything is computed, that a file can lie at `path` and is none of the `inputs`.
+    """Check, before anything is computed, that a file can be written to `path`, which is not one of the `inputs`.
 
     Raises:
         DataError: it is a folder, or inside a file, or an input, which would be lost.
@@ -100,8 +100,8 @@ def check_file(path: Path, *inputs: str | Path | None) -> None:
         raise DataError(f"{path} is an input, which would be lost; choose another output.")
 
 
-def settle(folder: Path) -> None:
-    """Give complete new files their places, where a process was killed while it did so. Else nothing happens.
+def complete_pending_write(folder: Path) -> None:
+    """Finish moving complete new files into a folder, if a process was killed while it moved them.
 
     Raises:
         DataError: the folder cannot be written.
@@ -111,7 +111,7 @@ def settle(folder: Path) -> None:
     try:
         with locked(folder):
             for ready in sorted(folder.glob(".modernbert.*.ready")):  # another process may have been faster
-                _settle(ready, folder)
+                _complete_move(ready, folder)
     except OSError as error:
         raise DataError(
             f"{folder} was being written when the program was killed, and it cannot be completed ({error}); make it "
@@ -151,11 +151,9 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def in_use(directory: Path) -> Iterator[None]:
-    """Hold a directory that something is made in, and which exists, until the block ends.
+    """Lock an existing working directory until the block ends, or until the process is killed.
 
-    The system lets go of it when the process is killed.
-
-    Where the file system has no locks, nothing is held.
+    On file systems without locks this has no effect.
 
     Raises:
         ConfigError: another process holds it; the message has its number and its machine.
@@ -195,10 +193,10 @@ def flock(descriptor: int, wait: bool) -> bool:
 
 
 def move_into_place(partial: Path, folder: Path) -> None:
-    """Give a complete folder, made beside it, the name `folder`, which nothing has. All files are on the disk before.
+    """Rename a complete folder to `folder`, a new name in the same directory. All files are on the disk before.
 
     Raises:
-        OSError: something has that name.
+        OSError: the name exists.
     """
     sync_tree(partial)
     partial.rename(folder)
@@ -235,12 +233,12 @@ def _renamed(partial: Path, folder: Path) -> bool:
     return True
 
 
-def _take_places(partial: Path, folder: Path, own: Iterable[str]) -> None:
+def _move_files(partial: Path, folder: Path, owned_names: Iterable[str]) -> None:
     written = _files(partial)
     for path in written:
         if (target := folder / path.relative_to(partial)).is_dir():
             raise DataError(f"{target} is a folder, where a file is to be written; choose another folder or remove it.")
-    stale = [name for name in own if not (partial / name).exists() and os.path.lexists(folder / name)]
+    stale = [name for name in owned_names if not (partial / name).exists() and os.path.lexists(folder / name)]
     (partial / _REMOVED).write_text(json.dumps(stale), encoding="utf-8")
     _sync(partial / _REMOVED)
     _sync(partial)
@@ -248,10 +246,10 @@ def _take_places(partial: Path, folder: Path, own: Iterable[str]) -> None:
     with nullcontext() if folder in _open else locked(folder):
         partial.rename(ready)  # from here on, the folder counts as the new one
         _sync(folder)
-        _settle(ready, folder)
+        _complete_move(ready, folder)
 
 
-def _settle(ready: Path, folder: Path) -> None:
+def _complete_move(ready: Path, folder: Path) -> None:
     for path in _files(ready):
         if path.name == _REMOVED and path.parent == ready:
             continue
@@ -277,7 +275,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until a folder and all that is in it are on the disk."""
+    """Wait until a folder and everything in it are on the disk."""
     for path in [*folder.rglob("*"), folder]:
         if not path.is_symlink():
             _sync(path)

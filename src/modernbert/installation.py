@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlsplit
 def install_command(extra: str) -> str:
     """The command that installs an extra of this package from the same source as the package.
 
-    A checkout, folder, wheel or git address is named as it was given to pip (PEP 610, direct_url.json), a
-    package from an index by its name. `extra` is one of [project.optional-dependencies].
+    A checkout, folder, wheel or git address is named as it was given to pip (PEP 610, direct_url.json). A
+    package from an index is named by its name. `extra` is one of [project.optional-dependencies].
     """
     return f"pip install {_requirement(extra)}"
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from modernbert.errors import DataError
 
 IGNORED = -100  # the label of a token without loss, as everywhere in PyTorch
-_MOST_TOKENS = 2**31 - 1  # boundaries are int32
+_MAX_TOKENS = 2**31 - 1  # boundaries are int32
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Where each sequence of a packed stream begins, and which padded slot each token came from.
+    """Where each sequence of a packed batch begins, and the slot of each token in the padded batch.
 
     `cu_seqlens` (int32, number of sequences + 1) are the boundaries, in FlashAttention's convention. A
     sequence may be empty. Positions restart at 0 in every sequence and count real tokens only.
@@ -37,11 +37,11 @@ class Sequences:
         This waits for a CUDA device. Code of this package uses `unchecked`, as its tensors are always consistent.
 
         Raises:
-            DataError: a tensor has another dtype, shape or device than it should, or boundaries, positions, slots and
-                `max_length` do not describe the same sequences.
+            DataError: a tensor has a wrong dtype, shape or device, or boundaries, positions, slots and `max_length` do
+                not describe the same sequences.
         """
-        if wrong := self._wrong_form() or (self._wrong_values() if self._has_values() else None):
-            raise DataError(f"These sequences do not fit together: {wrong}; make them with pack or from_lengths.")
+        if reason := self._invalid_form() or (self._invalid_values() if self._values_readable() else None):
+            raise DataError(f"These sequences are not consistent: {reason}; make them with pack or from_lengths.")
 
     @classmethod
     def unchecked(
@@ -49,39 +49,39 @@ class Sequences:
     ) -> "Sequences":
         """Sequences from tensors that are known to be consistent, without checks and without waiting for a device.
 
-        For code that fills these tensors itself. `max_length` may be larger than the longest sequence.
+        `max_length` may be larger than the longest sequence.
         """
-        made = object.__new__(cls)
-        made.__dict__.update(
+        sequences = object.__new__(cls)
+        sequences.__dict__.update(
             cu_seqlens=cu_seqlens, max_length=max_length, positions=positions, slots=slots, padded_shape=padded_shape
         )
-        return made
+        return sequences
 
-    def _wrong_form(self) -> str | None:
+    def _invalid_form(self) -> str | None:
         ends, positions, slots = self.cu_seqlens, self.positions, self.slots
         if not all(isinstance(x, Tensor) for x in (ends, positions, slots)):
-            return "cu_seqlens, positions and slots are tensors"
+            return "cu_seqlens, positions and slots must be tensors"
         if ends.dtype != torch.int32 or ends.dim() != 1 or ends.numel() < 2 or not ends.is_contiguous():
             return (
-                "cu_seqlens is contiguous and one-dimensional in int32, with one number more than there are sequences, "
-                f"not {tuple(ends.shape)} in {ends.dtype}"
+                "cu_seqlens must be contiguous, one-dimensional and int32, with one number more than there are "
+                f"sequences, not {tuple(ends.shape)} in {ends.dtype}"
             )
         for name, x in (("positions", positions), ("slots", slots)):
             if x.dtype not in (torch.int32, torch.int64) or x.dim() != 1:
-                return f"{name} has one whole number for each token, not {tuple(x.shape)} in {x.dtype}"
+                return f"{name} must have one integer for each token, not {tuple(x.shape)} in {x.dtype}"
         if positions.shape != slots.shape:
             return f"there are {len(positions)} positions and {len(slots)} slots"
         if not ends.device == positions.device == slots.device:
             return f"cu_seqlens is on {ends.device}, positions on {positions.device} and slots on {slots.device}"
         if len(self.padded_shape) != 2 or min(self.padded_shape) < 0:
-            return f"padded_shape is rows and length, not {self.padded_shape}"
+            return f"padded_shape must be (rows, length), not {self.padded_shape}"
         return None
 
-    def _has_values(self) -> bool:
-        """Not on the device `meta`, nor while torch traces."""
+    def _values_readable(self) -> bool:
+        """False on the device `meta` and while torch traces."""
         return type(self.cu_seqlens) is Tensor and self.device.type != "meta" and not torch.compiler.is_compiling()
 
-    def _wrong_values(self) -> str | None:
+    def _invalid_values(self) -> str | None:
         ends = self.cu_seqlens.to("cpu", torch.int64)
         positions, slots = self.positions.cpu(), self.slots.cpu()
         lengths = ends.diff()
@@ -100,35 +100,34 @@ class Sequences:
 
     @classmethod
     def from_lengths(cls, lengths: Iterable[int], device: torch.device | str | None = None) -> "Sequences":
-        """Consecutive sequences; `unpack` puts each into a row of its own, left-aligned.
+        """Consecutive sequences; `unpack` puts each into its own row, left-aligned.
 
         Raises:
-            DataError: there is no sequence, a length is negative or no whole number, or there are 2^31 tokens or more.
+            DataError: there is no sequence, a length is negative or not an integer, or there are 2^31 tokens or more.
         """
         try:
-            whole = [index(length) for length in lengths]
+            counts = [index(length) for length in lengths]
         except TypeError:
-            raise DataError("The lengths of sequences are whole numbers.") from None
-        if not whole or min(whole) < 0:
+            raise DataError("The lengths of sequences must be integers.") from None
+        if not counts or min(counts) < 0:
             raise DataError("A packed batch needs at least one sequence, and no length below 0.")
-        if sum(whole) > _MOST_TOKENS:
-            raise DataError(f"A packed batch holds at most {_MOST_TOKENS} tokens; make several of it.")
-        max_length, tokens = max(whole), sum(whole)
-        ends = torch.tensor([0, *accumulate(whole)], dtype=torch.int32)
+        if sum(counts) > _MAX_TOKENS:
+            raise DataError(f"A packed batch holds at most {_MAX_TOKENS} tokens; split it into several batches.")
+        max_length, tokens = max(counts), sum(counts)
+        ends = torch.tensor([0, *accumulate(counts)], dtype=torch.int32)
         cu_seqlens = to_device(ends, ends.device if device is None else torch.device(device))
-        # The other tensors are computed on the device, so that nothing else is copied and nothing waits.
-        counts = cu_seqlens.diff().long()
-        rows = torch.repeat_interleave(counts, output_size=tokens)
+        # The other tensors are computed on the device: no further copy, no waiting.
+        rows = torch.repeat_interleave(cu_seqlens.diff().long(), output_size=tokens)
         positions = torch.arange(tokens, device=cu_seqlens.device) - cu_seqlens.long()[rows]
-        made = cls.unchecked(
+        sequences = cls.unchecked(
             cu_seqlens=cu_seqlens,
             max_length=max_length,
             positions=positions,
             slots=rows * max_length + positions,
-            padded_shape=(len(whole), max_length),
+            padded_shape=(len(counts), max_length),
         )
-        made.__dict__["lengths"] = tuple(whole)  # known on the host, so that nothing waits for the device
-        return made
+        sequences.__dict__["lengths"] = tuple(counts)  # known on the host, so no use waits for the device
+        return sequences
 
     def to(self, device: torch.device | str) -> "Sequences":
         """The same sequences on another device."""
@@ -143,21 +142,21 @@ class Sequences:
             moved.__dict__["lengths"] = self.lengths
         return moved
 
-    def filled(self, tokens: int) -> "Sequences":
-        """Add a sequence at the end, so that there are `tokens` tokens in total; unchanged if there already are.
+    def padded_to(self, tokens: int) -> "Sequences":
+        """Add a padding sequence at the end, so that there are `tokens` tokens in total.
 
         It belongs to no row: cut off its outputs before `unpack`.
         """
-        more = tokens - self.num_tokens
-        if more == 0:
+        padding = tokens - self.num_tokens
+        if padding == 0:
             return self
-        assert more > 0, f"{self.num_tokens} tokens do not become {tokens} by adding some"
-        filler = torch.arange(more, dtype=self.positions.dtype, device=self.device)
+        assert padding > 0, f"{self.num_tokens} tokens cannot be padded to {tokens}"
+        positions = torch.arange(padding, dtype=self.positions.dtype, device=self.device)
         return Sequences.unchecked(
             torch.cat([self.cu_seqlens, self.cu_seqlens.new_full((1,), tokens)]),
-            max(self.max_length, more),
-            torch.cat([self.positions, filler]),
-            torch.cat([self.slots, filler.new_full((more,), -1)]),
+            max(self.max_length, padding),
+            torch.cat([self.positions, positions]),
+            torch.cat([self.slots, positions.new_full((padding,), -1)]),
             self.padded_shape,
         )
 
@@ -207,9 +206,9 @@ class Sequences:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device; to a CUDA device through pinned memory, so that the host does not wait.
+    """Copy a tensor to a device. A copy to CUDA goes through pinned memory, so that the host does not wait.
 
-    torch reuses that memory only when the copy is finished.
+    torch reuses the pinned memory only after the copy is finished.
     """
     if device.type != "cuda":
         return values.to(device)
@@ -222,12 +221,11 @@ def pack(
 ) -> tuple[Shaped[Tensor, "tokens *rest"], Sequences]:
     """Remove the padding of a batch. The mask is (batch, length), 1 or true on real tokens; default: all are real.
 
-    For ids, labels or hidden states, and any mask: left or right padding, gaps, rows without a token (which
-    become empty sequences, so that sequence i is always row i).
+    It accepts ids, labels or hidden states, and any mask: left or right padding, gaps, and rows without a token. Such a
+    row becomes an empty sequence, so that sequence i is always row i.
 
     Raises:
-        DataError: the ids are not a batch, the mask is of another shape, holds other values than 0 and 1, or leaves
-            no token at all.
+        DataError: the ids are not a batch; or the mask has another shape, other values than 0 and 1, or no 1.
     """
     if input_ids.dim() < 2:
         raise DataError(f"A batch is (batch, length), not {tuple(input_ids.shape)}; give one text as a batch of one.")
@@ -244,7 +242,7 @@ def pack(
         raise DataError("The attention mask holds other values than 0 and 1; give one 0 or 1 for each token.")
     slots = real.flatten().nonzero().squeeze(1)
     if slots.numel() == 0:
-        raise DataError("The attention mask leaves no token at all; give at least one real token.")
+        raise DataError("The attention mask has no real token; give at least one.")
     lengths = real.sum(1)
     ends = lengths.cumsum(0)
     positions = torch.arange(slots.numel(), device=slots.device) - (ends - lengths)[slots // length]
@@ -259,7 +257,7 @@ def pack(
 
 
 def unpack(output: Shaped[Tensor, "tokens *rest"], sequences: Sequences) -> Shaped[Tensor, "batch length *rest"]:
-    """Put every token back into its place before `pack`, with zeros on padding. Differentiable.
+    """Put every token back into its slot of the padded batch, with zeros on padding. Differentiable.
 
     Raises:
         DataError: `output` has another number of tokens than `sequences`.
@@ -267,7 +265,7 @@ def unpack(output: Shaped[Tensor, "tokens *rest"], sequences: Sequences) -> Shap
     if len(output) != sequences.num_tokens:
         raise DataError(
             f"The output has {len(output)} rows but its sequences have {sequences.num_tokens} tokens; "
-            "unpack with the sequences that pack returned beside these tokens."
+            "unpack with the sequences that pack returned together with these tokens."
         )
     batch, length = sequences.padded_shape
     padded = output.new_zeros(batch * length, *output.shape[1:])

@@ -9,17 +9,17 @@ _SECONDS_BETWEEN_LINES = 30.0  # where stderr is a file, a pipe or a log
 
 
 class Progress(tqdm):  # type: ignore[misc]
-    """`tqdm` on stderr; where that is not a terminal, a whole line every 30 seconds at most, and the last one."""
+    """`tqdm` on stderr. If stderr is not a terminal: a line every 30 seconds at most, and a last one."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         if not sys.stderr.isatty():
             seconds = _SECONDS_BETWEEN_LINES
             settings |= {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "ncols": 100, "leave": True}
-            settings["file"] = _WholeLines(sys.stderr)
+            settings["file"] = _LineStream(sys.stderr)
         super().__init__(*args, **settings)
 
 
-class _WholeLines:
+class _LineStream:
     """A stream that writes each state of a bar on its own line."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -11,8 +11,6 @@ TrackerName = Literal["tensorboard", "trackio", "wandb"]  # services that can re
 
 
 class Metrics:
-    """The metrics file of a run."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.follow: Callable[[dict[str, Any]], None] | None = None  # called with every line after it is written

@@ -26,24 +26,24 @@ _FEATURES = {
 
 
 def select_device(name: str | torch.device = "auto") -> torch.device:
-    """The device of this name, or this device; `auto` is CUDA if available, otherwise the CPU.
+    """The device with this name; `auto` is CUDA if available, otherwise the CPU.
 
     Raises:
-        ConfigError: there is no device of that name, or this machine, or this build of torch, has no such device.
+        ConfigError: the name is not that of a device, or torch cannot use such a device on this machine.
     """
     name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise ConfigError(f"There is no device {name!r}; take auto, cpu, cuda or mps.")
+        raise ConfigError(f"There is no device {name!r}; choose auto, cpu, cuda or mps.")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("This machine has no CUDA device that torch can use; take device = 'cpu'.")
+        raise ConfigError("This machine has no CUDA device that torch can use; choose device = 'cpu'.")
     number = int(name.partition(":")[2] or 0)
     if name.startswith("cuda") and number >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(f"This machine has {count} CUDA devices, counted from 0, and no {name}; choose one of them.")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("This machine has no Apple GPU that torch can use; take device = 'cpu'.")
+        raise ConfigError("This machine has no Apple GPU that torch can use; choose device = 'cpu'.")
     return torch.device(name)
 
 
@@ -53,7 +53,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def select_precision(device: torch.device, wanted: Literal["auto", "bf16", "fp32"] = "auto") -> Precision:
-    """The precision of this name; `auto` is bf16 on CUDA and on processors where it is faster, otherwise fp32."""
+    """The precision with this name; `auto` is bf16 on CUDA and on processors where it is faster, otherwise fp32."""
     if wanted != "auto":
         return wanted
     return "bf16" if device.type == "cuda" or (device.type == "cpu" and fast_bf16()) else "fp32"

@@ -1,9 +1,9 @@
-// The backward pass: scores are computed again from queries, keys and the kept logsumexp, tile by tile (Dao et al. 2022,
+// The backward pass: scores are recomputed from queries, keys and the saved logsumexp, tile by tile (Dao et al. 2022,
 // arXiv 2205.14135, algorithm 4).
 //
-// A task is one head of one sequence, so that no two threads add to the same gradient. Everything is computed transposed,
-// keys by queries: the logsumexp then lies along the vectors, the two products with queries and output gradients read their
-// operand by rows, and only the product for the gradient of the queries needs weights packed.
+// A task is one head of one sequence, so that no two threads add to the same gradient. All matrices are transposed,
+// keys by queries: then the logsumexp is loaded as vectors, the two products with queries and output gradients read
+// row-major operands, and only the product for the gradient of the queries needs packed weights.
 #pragma once
 
 #include "attention.h"
@@ -30,8 +30,8 @@ struct AttentionBackward {
    private:
     // Operands of one tile of queries.
     struct Queries {
-        E *columns, *packed;                      // of the product with keys, and of the one that gives their gradient
-        E *gradient_columns, *gradient_packed;    // the same of the output gradient
+        E *columns, *packed;                      // of the product with keys, and of the product for their gradient
+        E *gradient_columns, *gradient_packed;    // the same for the output gradient
         float *logsumexp, *inner;                 // and the inner product of output and output gradient, each of `tile`
     };
 
@@ -40,45 +40,45 @@ struct AttentionBackward {
         Scratch& scratch = Scratch::fresh(
             (padded * 3 * dim + tile * 5 * dim + 3 * tile * tile) * sizeof(E) +
             (padded * 2 * dim + 2 * tile * dim + 2 * tile * tile + 2 * tile) * sizeof(float) + 4096);
-        E* keys = scratch.take<E>(padded * dim);          // by rows
-        E* key_columns = scratch.take<E>(padded * dim);   // by rows of their transpose, tile by tile
-        E* values = scratch.take<E>(padded * dim);        // by rows
+        E* keys = scratch.allocate<E>(padded * dim);          // by rows
+        E* key_columns = scratch.allocate<E>(padded * dim);   // by rows of their transpose, tile by tile
+        E* values = scratch.allocate<E>(padded * dim);        // by rows
         Queries queries;
-        queries.columns = scratch.take<E>(tile * dim);
-        queries.packed = scratch.take<E>(tile * dim);
-        queries.gradient_columns = scratch.take<E>(tile * dim);
-        queries.gradient_packed = scratch.take<E>(tile * dim);
-        queries.logsumexp = scratch.take<float>(tile);
-        queries.inner = scratch.take<float>(tile);
-        E* elements = scratch.take<E>(tile * dim);
-        E* weights = scratch.take<E>(tile * tile);
-        E* slopes = scratch.take<E>(tile * tile);
-        E* slopes_packed = scratch.take<E>(tile * tile);
-        float* key_gradient = scratch.take<float>(padded * dim);
-        float* value_gradient = scratch.take<float>(padded * dim);
-        float* query_gradient = scratch.take<float>(tile * dim);  // transposed: dim x tile
-        float* rows = scratch.take<float>(tile * dim);
-        float* scores = scratch.take<float>(tile * tile);
-        float* products = scratch.take<float>(tile * tile);
+        queries.columns = scratch.allocate<E>(tile * dim);
+        queries.packed = scratch.allocate<E>(tile * dim);
+        queries.gradient_columns = scratch.allocate<E>(tile * dim);
+        queries.gradient_packed = scratch.allocate<E>(tile * dim);
+        queries.logsumexp = scratch.allocate<float>(tile);
+        queries.inner = scratch.allocate<float>(tile);
+        E* elements = scratch.allocate<E>(tile * dim);
+        E* weights = scratch.allocate<E>(tile * tile);
+        E* slopes = scratch.allocate<E>(tile * tile);
+        E* slopes_packed = scratch.allocate<E>(tile * tile);
+        float* key_gradient = scratch.allocate<float>(padded * dim);
+        float* value_gradient = scratch.allocate<float>(padded * dim);
+        float* query_gradient = scratch.allocate<float>(tile * dim);  // transposed: dim x tile
+        float* rows = scratch.allocate<float>(tile * dim);
+        float* scores = scratch.allocate<float>(tile * tile);
+        float* products = scratch.allocate<float>(tile * tile);
 
         for (int64_t k = 0; k < length; k += tile) {
-            const int64_t there = std::min<int64_t>(tile, length - k);
-            std::fill(rows + there * dim, rows + tile * dim, 0.0f);
-            for (int64_t r = 0; r < there; r++) of.turned(1, begin + k + r, head, rows + r * dim);
+            const int64_t rows_here = std::min<int64_t>(tile, length - k);
+            std::fill(rows + rows_here * dim, rows + tile * dim, 0.0f);
+            for (int64_t r = 0; r < rows_here; r++) of.rotated_row(1, begin + k + r, head, rows + r * dim);
             as_rows<In>(rows, tile, dim, keys + k * dim);
             for (int64_t r = 0; r < tile; r++)
                 for (int64_t d = 0; d < dim; d++) key_columns[k * dim + d * tile + r] = keys[(k + r) * dim + d];
-            for (int64_t r = 0; r < there; r++) of.plain(2, begin + k + r, head, rows + r * dim);
+            for (int64_t r = 0; r < rows_here; r++) of.plain(2, begin + k + r, head, rows + r * dim);
             as_rows<In>(rows, tile, dim, values + k * dim);
         }
         std::fill(key_gradient, key_gradient + padded * dim, 0.0f);
         std::fill(value_gradient, value_gradient + padded * dim, 0.0f);
 
         for (int64_t q = 0; q < length; q += tile) {
-            const int64_t there = std::min<int64_t>(tile, length - q);
-            prepare(queries, head, begin + q, there, rows, elements);
+            const int64_t rows_here = std::min<int64_t>(tile, length - q);
+            prepare(queries, head, begin + q, rows_here, rows, elements);
             std::fill(query_gradient, query_gradient + tile * dim, 0.0f);
-            const int64_t low = of.first_seen(q) / tile * tile, high = of.last_seen(q + there - 1, length);
+            const int64_t low = of.first_visible(q) / tile * tile, high = of.last_visible(q + rows_here - 1, length);
             for (int64_t k = low; k <= high; k += tile) {
                 const int64_t count = std::min<int64_t>(tile, length - k), even = (count + In::step - 1) / In::step * In::step;
                 Product<In>::run(count, tile, dim, keys + k * dim, dim, queries.columns, tile, scores, tile, false);
@@ -90,13 +90,13 @@ struct AttentionBackward {
                 Product<In>::run(count, dim, tile, slopes, tile, queries.packed, dim, key_gradient + k * dim, dim, true);
                 Product<In>::run(dim, tile, even, key_columns + k * dim, tile, slopes_packed, tile, query_gradient, tile, true);
             }
-            for (int64_t r = 0; r < there; r++) {
+            for (int64_t r = 0; r < rows_here; r++) {
                 for (int64_t d = 0; d < dim; d++) rows[d] = query_gradient[d * tile + r];
-                of.turn(rows, begin + q + r, -1.0f, gradient(0, begin + q + r, head));
+                of.rotate(rows, begin + q + r, -1.0f, gradient(0, begin + q + r, head));
             }
         }
         for (int64_t k = 0; k < length; k++) {
-            of.turn(key_gradient + k * dim, begin + k, -1.0f, gradient(1, begin + k, head));
+            of.rotate(key_gradient + k * dim, begin + k, -1.0f, gradient(1, begin + k, head));
             T* to = gradient(2, begin + k, head);
             for (int64_t d = 0; d < dim; d += Vec::width) Vec::load(value_gradient + k * dim + d).store(to + d);
         }
@@ -106,13 +106,13 @@ struct AttentionBackward {
         return qkv_gradient + ((token * 3 + part) * of.heads + head) * of.dim;
     }
 
-    // `count` queries from `token` on. Those that are missing are zero, with a logsumexp that makes their weights zero.
+    // `count` queries from `token` on. Padding queries are zero, with a logsumexp that makes their weights zero.
     void prepare(Queries& to, int64_t head, int64_t token, int64_t count, float* rows, E* elements) const {
         const int64_t dim = of.dim;
         std::fill(rows + count * dim, rows + tile * dim, 0.0f);
         std::fill(to.logsumexp + count, to.logsumexp + tile, std::numeric_limits<float>::infinity());
         std::fill(to.inner + count, to.inner + tile, 0.0f);
-        for (int64_t r = 0; r < count; r++) of.turned(0, token + r, head, rows + r * dim);
+        for (int64_t r = 0; r < count; r++) of.rotated_row(0, token + r, head, rows + r * dim);
         operands(rows, elements, to.columns, to.packed);
         for (int64_t r = 0; r < count; r++) {
             const T* values = out + ((token + r) * of.heads + head) * dim;
@@ -139,8 +139,8 @@ struct AttentionBackward {
     void differentiate(const float* scores, float* products, E* weights, int64_t count, int64_t key, int64_t query, int64_t length, const Queries& queries) const {
         const Vec scale = Vec::all(of.scale);
         for (int64_t r = 0; r < count; r++) {
-            const int64_t position = key + r;  // seen by the queries that it sees itself
-            const int64_t low = of.first_seen(position) - query, high = of.last_seen(position, length) - query + 1;
+            const int64_t position = key + r;  // visibility is symmetric
+            const int64_t low = of.first_visible(position) - query, high = of.last_visible(position, length) - query + 1;
             float weight[tile];
             for (int j = 0; j < tile; j += Vec::width) {
                 const Vec score = Vec::load(scores + r * tile + j) * scale;

@@ -1,7 +1,7 @@
-// Cross-entropy of rows of logits, and softmax - one-hot, its gradient, in their place.
+// Cross-entropy of rows of logits, and its gradient softmax - one-hot, which replaces the logits.
 //
-// One row at a time: 100 KB for 50,368 logits in bf16, so the three passes over it (largest, sum of e^x, result) find it in
-// L2. The exponentials are kept in fp32 from the second pass to the third.
+// One row at a time: 100 KB for 50,368 logits in bf16, so it stays in L2 for the three passes (maximum, sum of e^x,
+// result). The exponentials stay in fp32 from the second pass to the third.
 #pragma once
 
 #include <cmath>
@@ -20,19 +20,19 @@ struct SoftmaxGradient {
     const float* bias;  // added to the logits, or null
     const int64_t* labels;
 
-    // The sum of the losses. Unless `bias_gradient` is null, the gradient takes the place of the logits and its sum over the
-    // rows is added there, in an order that does not depend on the threads.
+    // The sum of the losses. Unless `bias_gradient` is null, the gradient replaces the logits, and its sum over the rows is
+    // added to `bias_gradient`, in an order that does not depend on the threads.
     double run(T* logits, float* bias_gradient, const Threads& threads) const {
         const int64_t tasks = (rows + rows_at_once - 1) / rows_at_once;
         std::vector<double> losses(tasks, 0.0);
         std::vector<float> parts(bias_gradient == nullptr ? 0 : tasks * vocab, 0.0f);
         threads.each(tasks, [&](int64_t task) {
-            float* weights = Scratch::fresh((vocab + Vec::width) * sizeof(float)).take<float>(vocab);
+            float* weights = Scratch::fresh((vocab + Vec::width) * sizeof(float)).allocate<float>(vocab);
             for (int64_t r = task * rows_at_once; r < std::min(rows, (task + 1) * rows_at_once); r++) {
                 T* row = logits + r * vocab;
-                const float right = read(row, labels[r]), top = largest(row);
-                const float sum = exponentials(row, top, weights);
-                losses[task] += std::log(sum) + top - right;
+                const float label_logit = read(row, labels[r]), row_max = largest(row);
+                const float sum = exponentials(row, row_max, weights);
+                losses[task] += std::log(sum) + row_max - label_logit;
                 if (bias_gradient != nullptr) subtract(weights, 1.0f / sum, labels[r], row, parts.data() + task * vocab);
             }
         });
@@ -48,34 +48,34 @@ struct SoftmaxGradient {
     }
 
    private:
-    // whole(i) for every vector of a row, then one(i) for what is left.
-    template <class Whole, class One>
-    void each(Whole whole, One one) const {
+    // vector(i) for every full vector of a row, then scalar(i) for each remaining element.
+    template <class OnVector, class OnScalar>
+    void each(OnVector vector, OnScalar scalar) const {
         int64_t i = 0;
-        for (; i + Vec::width <= vocab; i += Vec::width) whole(i);
-        for (; i < vocab; i++) one(i);
+        for (; i + Vec::width <= vocab; i += Vec::width) vector(i);
+        for (; i < vocab; i++) scalar(i);
     }
 
     float read(const T* row, int64_t i) const { return to_float(row[i]) + (bias == nullptr ? 0.0f : bias[i]); }
     Vec read_vector(const T* row, int64_t i) const { return bias == nullptr ? Vec::load(row + i) : Vec::load(row + i) + Vec::load(bias + i); }
 
     float largest(const T* row) const {
-        Vec tops = Vec::all(-std::numeric_limits<float>::infinity());
-        float top = -std::numeric_limits<float>::infinity();
-        each([&](int64_t i) { tops = max(tops, read_vector(row, i)); }, [&](int64_t i) { top = std::max(top, read(row, i)); });
-        return std::max(top, tops.largest());
+        Vec row_maxes = Vec::all(-std::numeric_limits<float>::infinity());
+        float row_max = -std::numeric_limits<float>::infinity();
+        each([&](int64_t i) { row_maxes = max(row_maxes, read_vector(row, i)); }, [&](int64_t i) { row_max = std::max(row_max, read(row, i)); });
+        return std::max(row_max, row_maxes.largest());
     }
 
-    float exponentials(const T* row, float top, float* weights) const {
+    float exponentials(const T* row, float row_max, float* weights) const {
         Vec sums = Vec::zero();
         float sum = 0;
         each(
             [&](int64_t i) {
-                const Vec weight = exp(read_vector(row, i) - Vec::all(top));
+                const Vec weight = exp(read_vector(row, i) - Vec::all(row_max));
                 weight.store(weights + i);
                 sums += weight;
             },
-            [&](int64_t i) { sum += weights[i] = std::exp(read(row, i) - top); });
+            [&](int64_t i) { sum += weights[i] = std::exp(read(row, i) - row_max); });
         return sum + sums.sum();
     }
 

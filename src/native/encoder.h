@@ -1,8 +1,8 @@
-// The whole encoder without gradients: embedded tokens in, hidden states behind the final norm out.
+// The encoder without gradients, from embedded tokens to the hidden states after the final norm.
 //
-// Attention sees all tokens; everything between two attentions is local to a token, and goes through in micro-batches of 512
-// tokens whose intermediate results stay in L2 and L3 until the next product reads them. The residual stream is kept in fp32.
-// One call is one whole pass, in memory that the caller keeps from one pass to the next.
+// Attention uses all tokens; the operations between two attentions are local to a token, and run in micro-batches of 512
+// tokens, whose intermediate results stay in L2 and L3 until the next product reads them. The residual stream is in fp32.
+// One call is one complete pass, in memory that the caller reuses for the next pass.
 #pragma once
 
 #include <type_traits>
@@ -16,20 +16,20 @@
 
 namespace LEVEL {
 
-// T: of activations and attention. In: of the linear layers, the same or int8.
+// T: the type of activations and attention. In: the operands of the linear layers, of the same type or int8.
 template <class T, class In, class InAttention>
 struct EncoderForward {
     static constexpr int64_t micro_batch = 512;
 
     explicit EncoderForward(const NativeEncoder& encoder) : of(encoder) {}
 
-    // Bytes that a pass of so many tokens works in.
-    int64_t workspace(int64_t tokens) { return reinterpret_cast<int64_t>(place(nullptr, tokens)); }
+    // Bytes of the workspace for a pass of this number of tokens.
+    int64_t workspace(int64_t tokens) { return reinterpret_cast<int64_t>(set_addresses(nullptr, tokens)); }
 
     void run(const NativeBatch& batch, void* out, const Threads& with) {
         threads = with;
         tokens = batch.tokens;
-        place(static_cast<char*>(batch.workspace), tokens);
+        set_addresses(static_cast<char*>(batch.workspace), tokens);
         each_micro_batch([&](int64_t first, int64_t count) {
             const T* embedded = static_cast<const T*>(batch.embedded) + first * of.hidden;
             AddNorm<T, float>{count, of.hidden, of.embedding_norm, of.epsilon}.forward(embedded, nullptr, nullptr, stream + first * of.hidden, nullptr, nullptr, threads);
@@ -61,24 +61,24 @@ struct EncoderForward {
     int64_t tokens = 0;
     float* stream = nullptr;  // the residual stream
     T *qkv = nullptr, *attended = nullptr;
-    T *normed = nullptr, *gated = nullptr;  // of one micro-batch, as the rest
+    T *normed = nullptr, *gated = nullptr;  // of one micro-batch, as the following ones
     uint8_t* quantized = nullptr;
     float* scales = nullptr;
 
-    // Where each of these lies in the caller's memory, and the end of it.
-    char* place(char* memory, int64_t tokens) {
+    // Set the addresses of these arrays in the memory of the caller, and return its end.
+    char* set_addresses(char* memory, int64_t tokens) {
         const int64_t micro = std::min(tokens, micro_batch);
-        const auto take = [&](auto*& piece, int64_t count) {
-            piece = reinterpret_cast<std::remove_reference_t<decltype(piece)>>(memory);
-            memory += (count * sizeof(*piece) + 63) / 64 * 64;
+        const auto allocate = [&](auto*& allocation, int64_t count) {
+            allocation = reinterpret_cast<std::remove_reference_t<decltype(allocation)>>(memory);
+            memory += (count * sizeof(*allocation) + 63) / 64 * 64;
         };
-        take(stream, tokens * of.hidden);
-        take(qkv, tokens * 3 * of.hidden);
-        take(attended, tokens * of.hidden);
-        take(normed, micro * of.hidden);
-        take(gated, micro * of.intermediate);
-        take(quantized, std::is_same_v<In, InInt8> ? micro * std::max(of.hidden, of.intermediate) : 0);
-        take(scales, micro);
+        allocate(stream, tokens * of.hidden);
+        allocate(qkv, tokens * 3 * of.hidden);
+        allocate(attended, tokens * of.hidden);
+        allocate(normed, micro * of.hidden);
+        allocate(gated, micro * of.intermediate);
+        allocate(quantized, std::is_same_v<In, InInt8> ? micro * std::max(of.hidden, of.intermediate) : 0);
+        allocate(scales, micro);
         return memory;
     }
 
@@ -111,15 +111,15 @@ struct EncoderForward {
     }
 
     void add_to_stream(const NativeLinear& linear, const T* rows, int64_t first, int64_t count) const {
-        product(linear, rows, count, [&](int64_t row, int64_t there, int64_t column, int64_t columns, const float* c) {
-            for (int64_t r = 0; r < there; r++) {
+        product(linear, rows, count, [&](int64_t row, int64_t rows_here, int64_t column, int64_t columns, const float* c) {
+            for (int64_t r = 0; r < rows_here; r++) {
                 float* to = stream + (first + row + r) * of.hidden + column;
                 for (int64_t j = 0; j < columns; j += Vec::width) (Vec::load(to + j) + Vec::load(c + r * Linear<In>::panel + j)).store(to + j);
             }
         });
     }
 
-    // Each panel of `up` is 32 activated columns and the 32 that gate them.
+    // Each panel of `up` is 32 activated columns and their 32 gate columns.
     void feed_forward(const NativeLayer& layer, int64_t first, int64_t count) const {
         constexpr int64_t half = Linear<In>::panel / 2;
         product(layer.up, normed, count, [&](int64_t row, int64_t rows, int64_t column, int64_t, const float* c) {

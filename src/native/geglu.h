@@ -1,4 +1,4 @@
-// GeGLU (Shazeer 2020, arXiv 2002.05202): gelu(a) * b, where a row holds a and b one after the other.
+// GeGLU (Shazeer 2020, arXiv 2002.05202): gelu(a) * b, where a row is a followed by b.
 #pragma once
 
 #include "simd.h"
@@ -6,11 +6,11 @@
 
 namespace LEVEL {
 
-// e^(-x^2 / 2), which is both in the error function of x / sqrt(2) and in its derivative.
+// e^(-x^2 / 2), for the error function of x / sqrt(2) and its derivative.
 inline Vec gauss(Vec x) { return exp(x * x * Vec::all(-0.5f)); }
-// The share of a normal distribution below x.
-inline Vec share_below(Vec x, Vec bell) { return fma(erf(x * Vec::all(0.70710678f), bell), Vec::all(0.5f), Vec::all(0.5f)); }
-inline Vec gelu(Vec x) { return x * share_below(x, gauss(x)); }
+// The cumulative normal distribution at x.
+inline Vec normal_cdf(Vec x, Vec bell) { return fma(erf(x * Vec::all(0.70710678f), bell), Vec::all(0.5f), Vec::all(0.5f)); }
+inline Vec gelu(Vec x) { return x * normal_cdf(x, gauss(x)); }
 
 template <class T>
 struct GeGlu {
@@ -36,7 +36,7 @@ struct GeGlu {
                 T *to_a = x_gradient + r * 2 * width, *to_b = to_a + width;
                 for (int64_t i = 0; i < width; i += Vec::width) {
                     const Vec value = Vec::load(a + i), given = Vec::load(y_gradient + r * width + i);
-                    const Vec bell = gauss(value), part = share_below(value, bell);
+                    const Vec bell = gauss(value), part = normal_cdf(value, bell);
                     const Vec slope = fma(value * bell, Vec::all(0.3989422804f), part);
                     (given * Vec::load(b + i) * slope).store(to_a + i);
                     (given * value * part).store(to_b + i);

@@ -1,4 +1,4 @@
-// Which levels this processor has. Compiled for any processor of its kind.
+// Detects the levels of this processor. Compiled without instructions of a level.
 #include "interface.h"
 
 #include <cpuid.h>
@@ -29,7 +29,7 @@ extern const NativeKernels kernels;
 
 namespace {
 
-// Whether the processor has the matrix unit and the system lets this process use it, which has to be asked for once.
+// Whether the processor has the matrix unit and the system permits its use, which each process must request once.
 bool has_tiles() {
 #if defined(EMULATED_TILES)
     return true;

@@ -1,7 +1,7 @@
-// What the library offers to Python, in plain C: no header of torch or Python is needed to build it, so one build serves
-// every version of both. Tensors come as pointers to contiguous memory, of sizes that Python has checked. What attention
-// reads where the boundaries say is checked here: functions that take them return 0, or 1 and have then done nothing if
-// they do not rise from 0 to the number of tokens.
+// The interface of the library for Python, in plain C: it includes no header of torch or Python, so one build works with
+// every version of both. Tensors are pointers to contiguous memory; Python has checked their sizes. Functions with
+// boundaries check them: they return 0, or 1 without any change if the boundaries do not rise from 0 to the number of
+// tokens.
 #pragma once
 
 #include <cstdint>
@@ -31,11 +31,11 @@ struct NativeNorm {
     int64_t rows, width;
     const float* weight;
     float epsilon;
-    int32_t stream, dtype;  // of the residual stream, and of the rest
+    int32_t stream, dtype;  // dtypes of the residual stream, and of the other tensors
 };
 
 // A linear layer with its weight packed into panels of 64 outputs (linear.h). int8 weights have a scale and 128 times their
-// sum for each output; others null.
+// sum for each output; for other weights both are null.
 struct NativeLinear {
     const void* weight;
     const float *scales, *sums;
@@ -62,15 +62,15 @@ struct NativeBatch {
     int64_t sequences, tokens;
     const float *cos[2], *sin[2];  // tokens x dim / 2, rows rope_stride apart
     int64_t rope_stride;
-    void* workspace;  // of as many bytes as encoder_workspace tells, 64-byte aligned
+    void* workspace;  // 64-byte aligned; its size is the result of encoder_workspace
 };
 
-// The moving averages of a tensor's gradients and of their squares, in fp32, and how the next gradient enters them, as
-// g = gradient_scale * gradient: mean += mean_share * (g - mean), square = square_kept * square + square_share * g^2
+// The moving averages of a tensor's gradients and of their squares, in fp32, and their update with g = gradient_scale *
+// gradient: mean += mean_share * (g - mean), square = square_decay * square + square_share * g^2
 struct NativeMoments {
     float *mean, *square;
     int64_t count;
-    float gradient_scale, mean_share, square_kept, square_share, epsilon;
+    float gradient_scale, mean_share, square_decay, square_share, epsilon;
 };
 
 struct NativeKernels {
@@ -87,13 +87,13 @@ struct NativeKernels {
     int64_t (*encoder_workspace)(const NativeEncoder*, int64_t tokens);
     int32_t (*encoder_forward)(const NativeEncoder*, const NativeBatch*, void* out, const NativeThreads*);
     double (*stable_adamw_update)(const NativeMoments*, const float* gradient, const NativeThreads*);
-    void (*stable_adamw_move)(const NativeMoments*, float* values, float kept, float rate, const NativeThreads*);
-    int64_t bf16_step;  // rows of a bf16 weight that are interleaved, or 0 where bf16 products are computed in fp32
+    void (*stable_adamw_move)(const NativeMoments*, float* values, float decay_factor, float rate, const NativeThreads*);
+    int64_t bf16_step;  // number of interleaved rows of a bf16 weight, or 0 if bf16 products are computed in fp32
 };
 
-// Changed whenever anything above is: Python asks, so that it never calls a library of other sources.
+// Changes with every change of this interface: Python checks it, so that it never calls a library of other sources.
 int32_t native_version();
 
-// The kernels of a level (avx2, avx512, avx512_vnni, avx512_bf16, amx), or null if this processor lacks it or there is no such level.
+// The kernels of a level (avx2, avx512, avx512_vnni, avx512_bf16, amx), or null if this processor lacks it or it does not exist.
 const NativeKernels* native_kernels(const char* level);
 }

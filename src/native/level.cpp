@@ -1,4 +1,4 @@
-// All kernels at one instruction level, behind C functions. Compiled once for each, with LEVEL set to its name.
+// All kernels of one instruction level, as C functions. Compiled once for each level, with LEVEL set to its name.
 #include "attention_backward.h"
 #include "attention_forward.h"
 #include "cross_entropy.h"
@@ -18,14 +18,14 @@ Attention<T> of(const NativeAttention* a) {
     return {static_cast<const T*>(a->qkv), a->cos, a->sin, a->rope_stride, a->boundaries, a->sequences, a->tokens, a->heads, a->dim, a->window, a->scale};
 }
 
-// Whether boundaries rise from 0 to the number of tokens, so that nothing outside the tensors is read or left unwritten.
-bool fit(const int32_t* boundaries, int64_t sequences, int64_t tokens) {
+// Whether boundaries rise from 0 to the number of tokens, so that kernels access exactly the tokens.
+bool valid(const int32_t* boundaries, int64_t sequences, int64_t tokens) {
     if (sequences < 0 || boundaries[0] != 0 || boundaries[sequences] != tokens) return false;
     return std::is_sorted(boundaries, boundaries + sequences + 1);
 }
 
 int32_t attention_forward(const NativeAttention* a, void* out, float* logsumexp, const NativeThreads* threads) {
-    if (!fit(a->boundaries, a->sequences, a->tokens)) return 1;
+    if (!valid(a->boundaries, a->sequences, a->tokens)) return 1;
     if (a->dtype == native_bf16)
         AttentionForward<bf16, ForBf16>{of<bf16>(a), static_cast<bf16*>(out), logsumexp}.run(of(threads));
     else
@@ -40,7 +40,7 @@ void backward(const NativeAttention* a, const float* logsumexp, const void* out,
 
 int32_t attention_backward(const NativeAttention* a, const float* logsumexp, const void* out, const void* out_gradient, void* qkv_gradient,
                            const NativeThreads* threads) {
-    if (!fit(a->boundaries, a->sequences, a->tokens)) return 1;
+    if (!valid(a->boundaries, a->sequences, a->tokens)) return 1;
     if (a->dtype == native_bf16)
         backward<bf16, ForBf16>(a, logsumexp, out, out_gradient, qkv_gradient, threads);
     else
@@ -106,13 +106,13 @@ double stable_adamw_update(const NativeMoments* moments, const float* gradient, 
     return StableAdamW{*moments}.update(gradient, of(threads));
 }
 
-void stable_adamw_move(const NativeMoments* moments, float* values, float kept, float rate, const NativeThreads* threads) {
-    StableAdamW{*moments}.move(values, kept, rate, of(threads));
+void stable_adamw_move(const NativeMoments* moments, float* values, float decay_factor, float rate, const NativeThreads* threads) {
+    StableAdamW{*moments}.move(values, decay_factor, rate, of(threads));
 }
 
-// use(pass) with the pass through this encoder in its types. Levels without bf16 products are given encoders in fp32.
+// use(pass) with the pass of this encoder in its types. Levels without bf16 products get encoders in fp32.
 template <class Use>
-auto passing(const NativeEncoder& encoder, Use use) {
+auto with_pass(const NativeEncoder& encoder, Use use) {
     if constexpr (multiplies_bf16)
         if (encoder.dtype == native_bf16)
             return encoder.int8 ? use(EncoderForward<bf16, InInt8, ForBf16>{encoder}) : use(EncoderForward<bf16, ForBf16, ForBf16>{encoder});
@@ -120,12 +120,12 @@ auto passing(const NativeEncoder& encoder, Use use) {
 }
 
 int64_t encoder_workspace(const NativeEncoder* encoder, int64_t tokens) {
-    return passing(*encoder, [&](auto pass) { return pass.workspace(tokens); });
+    return with_pass(*encoder, [&](auto pass) { return pass.workspace(tokens); });
 }
 
 int32_t encoder_forward(const NativeEncoder* encoder, const NativeBatch* batch, void* out, const NativeThreads* threads) {
-    if (!fit(batch->boundaries, batch->sequences, batch->tokens)) return 1;
-    passing(*encoder, [&](auto pass) { pass.run(*batch, out, of(threads)); });
+    if (!valid(batch->boundaries, batch->sequences, batch->tokens)) return 1;
+    with_pass(*encoder, [&](auto pass) { pass.run(*batch, out, of(threads)); });
     return 0;
 }
 

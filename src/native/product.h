@@ -1,11 +1,11 @@
 // Small matrix products whose operands stay in L1: C = A B or C += A B, with C in fp32.
 //
-// A lies by rows. B lies packed: the `step` rows that one instruction takes are interleaved, B[k / step][n][k % step].
-// A block of 6 rows by 4 vectors (2 for AVX2, which has half the registers) of C is kept in registers: 24 chains of
-// dependent additions hide the latency of the multiply-add, and each loaded vector of B serves 6 rows.
+// A is row-major. B is packed: the `step` rows of one instruction are interleaved, B[k / step][n][k % step].
+// A block of 6 rows by 4 vectors (2 for AVX2, which has half the registers) of C stays in registers: 24 chains of
+// dependent additions hide the latency of the multiply-add, and each loaded vector of B is used for 6 rows.
 //
-// Where there is a matrix unit, blocks of 32 x 32 of C are four tiles, so that each loaded tile serves two products and
-// four chains of products are under way. The packing of B is just what the unit wants. Rows that fill no tile go the other way.
+// With a matrix unit, blocks of 32 x 32 of C are four tiles, so that each loaded tile is used for two products and
+// four chains of products run in parallel. The unit needs the same packing of B. Rows that do not fill a tile use vectors.
 #pragma once
 
 #include "simd.h"
@@ -14,7 +14,7 @@
 
 namespace LEVEL {
 
-// The left operand of a whole linear layer.
+// The left operand of a linear layer.
 template <class E>
 struct PlainRows {
     const E* rows;
@@ -56,14 +56,14 @@ using ForBf16 = InFloat;
 constexpr bool multiplies_bf16 = sizeof(ForBf16::Element) == sizeof(bf16);
 
 #if HAS_TILES
-// Rows of C in whole tiles; what is asked of k and n is in `fits`.
+// Rows of C in full tiles; `fits` checks k and n.
 template <class In>
 struct TileProduct {
     using E = typename In::Element;
     using W = typename In::Weight;
-    static constexpr int deep = 64 / sizeof(E);  // k of one tile
+    static constexpr int depth = 64 / sizeof(E);  // k of one tile
 
-    static bool fits(int n, int k) { return n % 32 == 0 && k % deep == 0; }
+    static bool fits(int n, int k) { return n % 32 == 0 && k % depth == 0; }
 
     static void run(int m, int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add) {
         for (int j = 0; j < n; j += 32) {
@@ -91,7 +91,7 @@ struct TileProduct {
             tile_zero<2>();
             tile_zero<3>();
         }
-        for (int p = 0; p < k; p += deep, a += deep, b += deep * ldb) {
+        for (int p = 0; p < k; p += depth, a += depth, b += depth * ldb) {
             tile_load<6>(b, b_stride);
             tile_load<7>(b + 16 * In::step, b_stride);
             tile_load<4>(a, a_stride);
@@ -120,15 +120,14 @@ struct Product {
     static constexpr int rows_at_once = 6;
     static constexpr int vectors_at_once = Vec::width == 16 ? 4 : 2;
 
-    // C is m x n, A is m x k, n a multiple of 2 vectors and k of step; `ldb` is the n of the whole packed B.
+    // C is m x n, A is m x k, n a multiple of 2 vectors and k of step; `ldb` is the n of the complete packed B.
     //
-    // `next`, unless null, is where a B of the same size lies that will be needed soon: it is fetched on the way, a part by each
-    // block of rows. A few rows are otherwise done before the memory has brought the next weights: base at 16 tokens gains 9 % in
-    // bf16 and 19 % in int8.
+    // `next`, unless null, is the address of the next B, of the same size: each block of rows prefetches a part of it.
+    // Otherwise a product with few rows waits for the next weights: base at 16 tokens gains 9 % in bf16 and 19 % in int8.
     static void run(int m, int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add, const W* next = nullptr) {
         int i = 0;
-        Ahead ahead{reinterpret_cast<const char*>(next), 0};
-        if (next != nullptr) ahead.lines = int((int64_t(n) * k * sizeof(W) / 64 + steps(m, n, k) - 1) / steps(m, n, k));
+        Prefetch prefetch{reinterpret_cast<const char*>(next), 0};
+        if (next != nullptr) prefetch.lines = int((int64_t(n) * k * sizeof(W) / 64 + steps(m, n, k) - 1) / steps(m, n, k));
 #if HAS_TILES
         if constexpr (In::step > 1)
             if (TileProduct<In>::fits(n, k)) {
@@ -136,19 +135,19 @@ struct Product {
                 TileProduct<In>::run(i, n, k, a, lda, b, ldb, c, ldc, add);
             }
 #endif
-        for (; i + rows_at_once <= m; i += rows_at_once) columns<rows_at_once>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, ahead);
+        for (; i + rows_at_once <= m; i += rows_at_once) columns<rows_at_once>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, prefetch);
         switch (m - i) {
-            case 5: columns<5>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, ahead); break;
-            case 4: columns<4>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, ahead); break;
-            case 3: columns<3>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, ahead); break;
-            case 2: columns<2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, ahead); break;
-            case 1: columns<1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, ahead); break;
+            case 5: columns<5>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, prefetch); break;
+            case 4: columns<4>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, prefetch); break;
+            case 3: columns<3>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, prefetch); break;
+            case 2: columns<2>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, prefetch); break;
+            case 1: columns<1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, prefetch); break;
         }
     }
 
    private:
-    // What is to be fetched, a few lines of the cache at each step of k.
-    struct Ahead {
+    // The prefetched memory, with a few cache lines at each step of k.
+    struct Prefetch {
         const char* next;
         int lines;
 
@@ -157,37 +156,37 @@ struct Product {
         }
     };
 
-    // How many steps of k all blocks of a product take.
+    // The number of steps of k in all blocks of a product.
     static int64_t steps(int m, int n, int k) {
         const int columns = vectors_at_once * Vec::width;
         return int64_t((m + rows_at_once - 1) / rows_at_once) * ((n + columns - 1) / columns) * (k / In::step);
     }
 
     template <int R>
-    static void columns(int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add, Ahead& ahead) {
+    static void columns(int n, int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add, Prefetch& prefetch) {
         int j = 0;
         for (; j + vectors_at_once * Vec::width <= n; j += vectors_at_once * Vec::width)
-            block<R, vectors_at_once>(k, a, lda, b + j * In::step, ldb, c + j, ldc, add, ahead);
-        for (; j < n; j += 2 * Vec::width) block<R, 2>(k, a, lda, b + j * In::step, ldb, c + j, ldc, add, ahead);
+            block<R, vectors_at_once>(k, a, lda, b + j * In::step, ldb, c + j, ldc, add, prefetch);
+        for (; j < n; j += 2 * Vec::width) block<R, 2>(k, a, lda, b + j * In::step, ldb, c + j, ldc, add, prefetch);
     }
 
     template <int R, int V>
-    static void block(int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add, Ahead& ahead) {
+    static void block(int k, const E* a, int lda, const W* b, int ldb, float* c, int ldc, bool add, Prefetch& prefetch) {
         Vec sums[R][V];
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
             for (int v = 0; v < V; v++) sums[r][v] = add ? Vec::load(c + r * ldc + v * Vec::width) : Vec::zero();
-        Ahead fetching = ahead;
+        Prefetch local = prefetch;
         for (int p = 0; p < k; p += In::step, b += ldb * In::step) {
-            fetching.fetch();
+            local.fetch();
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
                 for (int v = 0; v < V; v++)
                     sums[r][v] = In::multiply_add(sums[r][v], a + r * lda + p, b + v * Vec::width * In::step);
         }
-        ahead = fetching;
+        prefetch = local;
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -201,7 +200,7 @@ void as_rows(const float* rows, int count, int width, typename In::Element* to) 
     for (int i = 0; i < count * width; i += Vec::width) Vec::load(rows + i).store(to + i);
 }
 
-// Rows in fp32 as a packed B operand, k = rows: `count` rows that are there, then zeros up to a multiple of step.
+// Rows in fp32 as a packed B operand, k = rows: `count` rows, then zeros up to a multiple of step.
 template <class In>
 void as_packed(const float* rows, int count, int width, typename In::Element* to) {
     for (int r = 0; r < count; r += In::step) {
@@ -223,7 +222,7 @@ void as_packed(const float* rows, int count, int width, typename In::Element* to
 }
 
 // The transpose of rows of elements as a packed B operand, k = width and n = rows: a transpose of groups of `step`, which
-// are 32 bits in either kind. `rows` is a multiple of 16.
+// always have 32 bits. `rows` is a multiple of 16.
 template <class In>
 void as_packed_transpose(const typename In::Element* from, int rows, int width, typename In::Element* to) {
     transpose(reinterpret_cast<const uint32_t*>(from), rows, width / In::step, reinterpret_cast<uint32_t*>(to));

@@ -1,7 +1,7 @@
-// int8 products: weights with a scale for each output, rows with a scale for each, found as they come.
+// int8 products: weights with a scale for each output, and dynamically quantized rows with a scale for each row.
 //
-// The instruction (VPDPBUSD) multiplies unsigned with signed numbers, so rows are stored with 128 added and the sum of each
-// output's weights, times 128, is taken off again. Levels without it build the same sums from 16-bit products, exactly.
+// The instruction (VPDPBUSD) multiplies unsigned with signed numbers, so rows are stored plus 128, and 128 times the sum of
+// the weights of each output is subtracted later. Levels without it compute exactly the same sums from 16-bit products.
 #pragma once
 
 #include <cmath>
@@ -26,7 +26,7 @@ struct InInt8 {
     template <int sum, int a, int b>
     static void multiply_tiles() { tile_multiply_int8<sum, a, b>(); }
 #endif
-    // Four products for each sum, which is a 32-bit whole number in the place of a float.
+    // Adds four products to each sum, which is a 32-bit integer in the memory of a float.
     static Vec multiply_add(Vec sum, const uint8_t* a, const int8_t* b) {
         int32_t four;
         std::memcpy(&four, a, sizeof four);
@@ -45,28 +45,28 @@ struct InInt8 {
 #endif
     }
 
-    // Sums of whole numbers to results: less 128 times the output's weights, times both scales.
+    // Integer sums to results: minus 128 times the sum of the output's weights, times both scales.
     static void finish(float* c, int count, int width, const Rows& rows, int64_t first, const float* scales, const float* sums) {
         for (int r = 0; r < count; r++) {
             const Vec scale = Vec::all(rows.scales[first + r]);
             for (int j = 0; j < width; j += Vec::width) {
-                const Vec whole = Vec::from_integers(c + r * width + j) - Vec::load(sums + j);
-                (whole * scale * Vec::load(scales + j)).store(c + r * width + j);
+                const Vec integers = Vec::from_integers(c + r * width + j) - Vec::load(sums + j);
+                (integers * scale * Vec::load(scales + j)).store(c + r * width + j);
             }
         }
     }
 };
 
-// Rows to unsigned bytes: the largest magnitude of a row becomes 127, zero becomes 128.
+// Rows to unsigned bytes: the largest magnitude of a row is scaled to 127, and 128 is added.
 template <class T>
 void quantize(const T* from, int64_t count, int64_t width, uint8_t* to, float* scales, const Threads& threads) {
     constexpr int64_t rows_at_once = 16;
     threads.each((count + rows_at_once - 1) / rows_at_once, [&](int64_t task) {
         for (int64_t r = task * rows_at_once; r < std::min(count, (task + 1) * rows_at_once); r++) {
             const T* row = from + r * width;
-            Vec top = Vec::zero();
-            for (int64_t i = 0; i < width; i += Vec::width) top = max(top, absolute(Vec::load(row + i)));
-            const float largest = top.largest(), scale = largest > 0 ? 127.0f / largest : 0.0f;
+            Vec row_max = Vec::zero();
+            for (int64_t i = 0; i < width; i += Vec::width) row_max = max(row_max, absolute(Vec::load(row + i)));
+            const float largest = row_max.largest(), scale = largest > 0 ? 127.0f / largest : 0.0f;
             for (int64_t i = 0; i < width; i += Vec::width) (Vec::load(row + i) * Vec::all(scale) + Vec::all(128.0f)).store_bytes(to + r * width + i);
             scales[r] = largest / 127.0f;
         }

@@ -1,7 +1,7 @@
-// Vectors of fp32, as wide as the instruction level allows, and how bf16 comes into them and leaves.
+// Vectors of fp32, with the width of the instruction level, and conversions from and to bf16.
 //
-// Every kernel is compiled once for each level, in a namespace named LEVEL (CMakeLists.txt), so nothing here may be
-// shared between levels: the linker would keep one copy, which another machine could not run.
+// Every kernel is compiled once for each level, in a namespace named LEVEL (CMakeLists.txt). Nothing here may be
+// shared between levels: the linker would keep one copy, which some processors could not run.
 #pragma once
 
 #include <immintrin.h>
@@ -47,9 +47,9 @@ struct Vec {
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     void store(bf16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded()); }
 
-    // Whole numbers of 32 bits, which lie where floats are kept.
+    // From 32-bit integers that are stored in the memory of floats.
     static Vec from_integers(const float* p) { return {_mm512_cvtepi32_ps(_mm512_castps_si512(_mm512_loadu_ps(p)))}; }
-    // To the nearest whole numbers of 0 to 255.
+    // To the nearest integers from 0 to 255.
     void store_bytes(uint8_t* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epu32(v))); }
 
     __m256i rounded() const {
@@ -82,7 +82,7 @@ inline Vec with_sign_of(Vec a, Vec b) {
     return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(sign, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v), 0xca))};
 }
 inline Vec rounded(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-// a * 2^n for whole n
+// a * 2^n for integers n
 inline Vec scaled(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
 #else  // AVX2 and FMA
@@ -111,8 +111,8 @@ struct Vec {
 
     static Vec from_integers(const float* p) { return {_mm256_cvtepi32_ps(_mm256_castps_si256(_mm256_loadu_ps(p)))}; }
     void store_bytes(uint8_t* p) const {
-        const __m256i whole = _mm256_cvtps_epi32(v);
-        const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+        const __m256i integers = _mm256_cvtps_epi32(v);
+        const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(integers), _mm256_extracti128_si256(integers, 1));
         _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
     }
 
@@ -142,12 +142,12 @@ inline Vec with_sign_of(Vec a, Vec b) {
     return {_mm256_or_ps(_mm256_andnot_ps(sign, a.v), _mm256_and_ps(sign, b.v))};
 }
 inline Vec rounded(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-// a * 2^n for whole n of -252 to 254, in two factors so that results below the smallest normal number are right too
+// a * 2^n for integers n from -252 to 254, in two factors so that subnormal results are also correct
 inline Vec scaled(Vec a, Vec n) {
-    const __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1);
+    const __m256i integers = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(integers, 1);
     const __m256i bias = _mm256_set1_epi32(127);
     const __m256 one = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
-    const __m256i rest = _mm256_sub_epi32(whole, half);
+    const __m256i rest = _mm256_sub_epi32(integers, half);
     const __m256 two = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
     return {_mm256_mul_ps(_mm256_mul_ps(a.v, one), two)};
 }
@@ -157,8 +157,8 @@ inline Vec scaled(Vec a, Vec n) {
 inline Vec operator+=(Vec& a, Vec b) { return a = a + b; }
 inline Vec operator*=(Vec& a, Vec b) { return a = a * b; }
 
-// e^x to about 1 ulp: 2^n times a polynomial in the rest, which lies in [-ln 2 / 2, ln 2 / 2]. Below -87 it is 0 or
-// almost; a NaN comes out as one.
+// e^x to about 1 ulp: 2^n times a polynomial in the remainder, which is in [-ln 2 / 2, ln 2 / 2]. Below -87 it is (almost)
+// 0; NaN stays NaN.
 inline Vec exp(Vec x) {
     // The order matters: max and min return their second operand if one is NaN.
     x = min(Vec::all(88.72f), max(Vec::all(-110.0f), x));

@@ -1,4 +1,4 @@
-// Work shared out among torch's own threads, and memory that a thread keeps from one task to the next.
+// Distribution of tasks over the threads of torch, and memory that a thread reuses for all its tasks.
 #pragma once
 
 #include <atomic>
@@ -17,9 +17,9 @@ struct Threads {
     ParallelFor parallel_for;
     int64_t count;
 
-    int64_t at_work() const { return parallel_for == nullptr || count < 1 ? 1 : count; }
+    int64_t num_workers() const { return parallel_for == nullptr || count < 1 ? 1 : count; }
 
-    // run(task) for every task once. Threads take the next one when they are free, as sequences differ in length.
+    // run(task) once for every task. A free thread takes the next task, as sequences have different lengths.
     template <class Run>
     void each(int64_t tasks, Run run) const {
         if (parallel_for == nullptr || count < 2 || tasks < 2) {
@@ -41,25 +41,25 @@ struct Threads {
     }
 };
 
-// Memory of one thread, 64-byte aligned and grown when needed: fresh allocations would be page faults, a tenth of the time.
+// Memory of one thread, 64-byte aligned; it grows when needed. Page faults of new allocations would cost a tenth of the time.
 class Scratch {
    public:
-    // All earlier pieces are given up.
+    // Invalidates all earlier allocations.
     static Scratch& fresh(size_t bytes) {
-        static thread_local Scratch mine;
-        if (bytes > mine.size_) {
-            mine.memory_.reset(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
-            mine.size_ = bytes;
+        static thread_local Scratch instance;
+        if (bytes > instance.size_) {
+            instance.memory_.reset(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+            instance.size_ = bytes;
         }
-        mine.used_ = 0;
-        return mine;
+        instance.used_ = 0;
+        return instance;
     }
 
     template <class T>
-    T* take(size_t count) {
-        T* piece = reinterpret_cast<T*>(memory_.get() + used_);
+    T* allocate(size_t count) {
+        T* allocation = reinterpret_cast<T*>(memory_.get() + used_);
         used_ += (count * sizeof(T) + 63) / 64 * 64;
-        return piece;
+        return allocation;
     }
 
    private:

@@ -1,7 +1,7 @@
-// The matrix unit (AMX): eight tiles of 16 rows x 64 bytes, and products of tiles that are added up in fp32 or int32.
+// The matrix unit (AMX): eight tiles of 16 rows x 64 bytes, and products of tiles, accumulated in fp32 or int32.
 //
-// No machine with the unit was at hand when this was written. So the same functions exist in plain C++ (EMULATED_TILES), which
-// `make check-native` builds and tests: what is in doubt is its speed, not what it computes.
+// This was written without a machine with the unit. So the same functions exist in plain C++ (EMULATED_TILES), which
+// `make check-native` builds and tests: its results are tested, its speed is not tuned.
 #pragma once
 
 #include "simd.h"
@@ -16,11 +16,11 @@ namespace LEVEL {
 
 #if HAS_TILES && !defined(EMULATED_TILES)
 
-// In assembly: the compilers' own functions want tile numbers as literals, and GCC's before 12.4 forgets to store the shape
+// In assembly: compiler intrinsics need tile numbers as literals, and GCC before 12.4 does not store the shape
 // that it loads (bug 114098).
 
-// Alive while a thread works with tiles. Others in the process (oneDNN) shape the tiles for themselves, so each task of a
-// thread begins with this; releasing them makes the thread's state small again.
+// Configures the tiles for the lifetime of this object. Other libraries in the process (oneDNN) configure tiles too, so each
+// thread creates it before its tasks; releasing the tiles makes the state of the thread small again.
 struct TilesInUse {
     TilesInUse() {
         struct alignas(64) Shape {

@@ -1,4 +1,4 @@
-// The transpose of a small matrix of 32-bit words, in tiles of 16 x 16 where there are registers for it.
+// The transpose of a small matrix of 32-bit words, in tiles of 16 x 16 with AVX-512.
 #pragma once
 
 #include "simd.h"
@@ -7,7 +7,7 @@ namespace LEVEL {
 
 #if defined(__AVX512F__)
 
-// Four rounds, each of which brings together words that are twice as far apart: 1, 2, 4 and 8 rows.
+// Four rounds, which combine words at a distance of 1, 2, 4 and 8 rows.
 inline void transpose_tile(const uint32_t* from, int stride, uint32_t* to, int to_stride) {
     __m512i a[16], b[16];
     for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(from + i * stride);
@@ -20,7 +20,7 @@ inline void transpose_tile(const uint32_t* from, int stride, uint32_t* to, int t
             a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
             a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
         }
-    // a[4 g + c] now holds, in its quarter q, column 4 q + c of rows 4 g to 4 g + 3.
+    // Quarter q of a[4 g + c] is now column 4 q + c of rows 4 g to 4 g + 3.
     for (int c = 0; c < 4; c++) {
         const __m512i low = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), high = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
         const __m512i low2 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), high2 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);

@@ -1,4 +1,4 @@
-"""Models and workloads so small that real engines run on them in a moment."""
+"""Models and workloads so small that real engines run on them quickly."""
 
 import pytest
 import torch

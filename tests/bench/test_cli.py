@@ -1,4 +1,4 @@
-"""`modernbert bench` as it is called: tables, JSON, files and the exit status."""
+"""The command `modernbert bench`: tables, JSON, files and the exit status."""
 
 import json
 from dataclasses import replace
@@ -72,7 +72,7 @@ def test_a_slower_report_is_status_1_and_names_the_works(measured, tmp_path):
     assert [change["slower"] for change in found["changes"]] == [True, False]
 
 
-def test_a_work_of_one_report_alone_is_said(measured, tmp_path):
+def test_a_workload_of_one_report_only_is_reported(measured, tmp_path):
     old = measured[0] / "one.json"
     report = read_report(old)
     write_report(replace(report, results=report.results[:1]), tmp_path / "new.json")
@@ -84,7 +84,7 @@ def test_a_work_of_one_report_alone_is_said(measured, tmp_path):
     ("options", "sentence"),
     [
         (["--precision", "int4"], "There is no precision 'int4'"),
-        (["--precision", "int8", "--precision", "float32", "--soak", 5], "--soak watches one server"),
+        (["--precision", "int8", "--precision", "float32", "--soak", 5], "--soak measures one server"),
     ],
 )
 def test_servers_are_measured_in_precisions_that_there_are(options, sentence):

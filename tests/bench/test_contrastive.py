@@ -1,4 +1,4 @@
-"""The contrastive step is that of sentence-transformers, and nothing is ranked where it is not."""
+"""The contrastive step matches sentence-transformers, and engines are not ranked if it does not."""
 
 import json
 from pathlib import Path

@@ -97,7 +97,7 @@ def test_one_that_computes_something_else_is_not_timed(monkeypatch):
 
     monkeypatch.setattr(cuda_inference, "our_engine", wrong)
     [result] = bench_cuda_inference("tiny", "fp32", 1, DRY, ("3 documents",)).results
-    assert entries(result)[OURS].error == pytest.approx(0.01, rel=1e-2)  # of the second document, the first is right
+    assert entries(result)[OURS].error == pytest.approx(0.01, rel=1e-2)  # of the second document; the first is correct
     assert not entries(result)[OURS].ranked
     assert entries(result)[BASELINE].ranked
 
@@ -127,7 +127,7 @@ def test_a_peer_that_is_missing_is_named_with_its_remedy(monkeypatch):
 
 
 @pytest.mark.slow
-def test_training_is_timed_with_and_without_the_optimizer_and_beside_transformers_where_it_is_said(monkeypatch):
+def test_training_is_timed_with_and_without_the_optimizer_and_optionally_with_transformers(monkeypatch):
     both = (Workload("3 x 16", (16,) * 3), Workload("2 x 16, beside transformers", (16,) * 2))
     monkeypatch.setattr(cuda_training, "DRY_WORKLOADS", both)
     first, second = bench_cuda_training("tiny", "fp32", 1, DRY).results
@@ -175,12 +175,12 @@ def test_attention_is_compared_with_fp32_and_timed_with_and_without_a_window():
     visible = 2 * (200 * 129 - 64 * 65)  # pairs of two sequences of 200 tokens in windows of 64 to each side
     last = report.times[-1]
     assert last.forward_flops_per_second * last.forward_seconds == pytest.approx(4 * visible * 12 * 64)
-    with pytest.raises(ConfigError, match="between 1 and all 400 tokens"):
+    with pytest.raises(ConfigError, match="between 1 and the 400 tokens"):
         bench_attention(DRY, (401,), tokens=400)
 
 
 @pytest.mark.slow
-def test_a_loop_is_a_run_beside_its_bare_step():
+def test_a_loop_report_compares_a_run_with_its_bare_step():
     report = bench_loop("tiny", "cpu", None, 1.0, steps=12)
     assert report.bare_tokens_per_second.median > 0
     assert report.ratio == report.loop_tokens_per_second.median / report.bare_tokens_per_second.median
@@ -190,7 +190,7 @@ def test_a_loop_is_a_run_beside_its_bare_step():
         bench_loop("tiny", "cpu", None, 1.0, steps=1)
 
 
-def test_the_commands_take_a_device_and_a_cpu_report_is_not_compared_with_one_of_a_device(tmp_path):
+def test_the_commands_accept_a_device_and_cpu_and_gpu_reports_are_not_compared(tmp_path):
     options = ("--model", "tiny", "--dtype", "fp32", "--rounds", 1, "--workload", "alone")
     done = bench("inference", *options, "--device", "dry", "--profile", "--output", tmp_path / "gpu.json")
     assert done.exit_code == 0

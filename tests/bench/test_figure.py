@@ -26,7 +26,7 @@ def make_report(ratios, of_documents=None):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were drawn, kept for a look."""
+    """The plotted figures, for inspection."""
     kept = []
     monkeypatch.setattr(figure, "save", lambda made, path: kept.append(made))
     return kept
@@ -52,7 +52,7 @@ def test_bars_are_as_long_as_the_ratios_with_the_value_at_their_ends(drawn):
     assert drawn[0].get_suptitle() == "base: 22 layers\nbf16, threads: 2, a processor, torch 2.13.0"
 
 
-def test_a_part_of_a_published_set_says_so(drawn):
+def test_a_part_of_a_published_set_is_marked(drawn):
     draw_report(make_report({OURS: 1.5, BASELINE: 1.0}, of_documents=8192), figure.Path("x.png"))
     assert drawn[0].axes[0].get_yticklabels()[1].get_text() == "b\n1 of 8,192 documents"
 
@@ -79,10 +79,10 @@ def test_no_two_contestants_have_the_same_colour():
     assert len(set(colours_of(names).values())) == len(names)
 
 
-def test_what_cannot_be_drawn_is_one_sentence(tmp_path):
+def test_a_report_that_cannot_be_plotted_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"must end in \.png or \.svg"):
         draw_report(make_report({OURS: 1.5, BASELINE: 1.0}), tmp_path / "x.pdf")
-    with pytest.raises(ConfigError, match="No engine was timed beside transformers"):
+    with pytest.raises(ConfigError, match="No engine was compared with transformers"):
         draw_report(make_report({BASELINE: 1.0}), tmp_path / "x.png")
     with pytest.raises(ConfigError, match="No engine was timed"):
         draw_scaling(ScalingReport("base", "bf16", 3, MACHINE, ()), tmp_path / "x.png")

@@ -37,7 +37,7 @@ def test_both_learn_and_results_are_kept(model, texts, tmp_path):
     assert not (tmp_path / "run").exists()
     written = json.loads((tmp_path / "run-beside-trainer" / "report.json").read_text(encoding="utf-8"))
     assert written["summaries"][1]["speed"] == 1.0
-    assert bench_finetuning(chosen, threads=1) == report  # to the last digit of the seconds: nothing ran again
+    assert bench_finetuning(chosen, threads=1) == report  # the same seconds to the last digit: nothing ran again
     longer = chosen.model_copy(update={"training": chosen.training.model_copy(update={"epochs": 9})})
     with pytest.raises(ConfigError, match="holds a run whose training differs"):
         bench_finetuning(longer, threads=1)
@@ -66,7 +66,7 @@ def test_both_start_from_the_same_weights(task, model, texts, tmp_path):
     assert ours.metrics == theirs.metrics
 
 
-def test_items_are_padded_beside_their_labels():
+def test_items_and_their_labels_are_padded():
     items = [Item((np.arange(n, dtype=np.int32),), np.full(n, n)) for n in (2, 3)]
     padded = pad_items(items, per_token=True)
     assert padded["input_ids"].tolist() == [[0, 1, 0], [0, 1, 2]]

@@ -1,4 +1,4 @@
-"""The page of a run on a GPU machine, from reports that are made up here."""
+"""The page of a run on a GPU machine, from invented reports."""
 
 import json
 from dataclasses import asdict, replace
@@ -56,7 +56,7 @@ def test_the_page_names_the_device_and_has_a_table_for_each_report(folder):
 
 
 def test_kernels_are_listed_without_their_template_arguments_and_left_out_in_brief(folder):
-    head = "Profile of 64 x 512: 0.10 ms in kernels a pass; products 60%, attention 0%, the rest 40%."
+    head = "Profile of 64 x 512: 0.10 ms in kernels per pass; products 60%, attention 0%, the rest 40%."
     text, brief = render(read_results(folder)), render(read_results(folder), brief=True)
     assert head in text
     assert "| cutlass::Kernel2 | products | 0.060 | 2 | 60.0% |" in text
@@ -65,13 +65,13 @@ def test_kernels_are_listed_without_their_template_arguments_and_left_out_in_bri
     assert "cutlass" not in brief
 
 
-def test_merged_reports_say_what_the_folder_says(folder, tmp_path):
+def test_merged_reports_equal_the_reports_of_the_folder(folder, tmp_path):
     write_results(read_results(folder), tmp_path / "gpu.json")
     assert read_results(tmp_path / "gpu.json") == read_results(folder)
     assert render(read_results(folder / "inference.json")) == render({"inference": asdict(REPORT)})
 
 
-def test_tables_take_the_place_of_the_old_ones_and_of_nothing_else(tmp_path):
+def test_new_tables_replace_only_the_old_tables(tmp_path):
     page = tmp_path / "gpu.md"
     page.write_text(f"# GPUs\n\n{BEGIN}\nold\n{END}\n\nMore.\n")
     update_page(page, "new\n")
@@ -82,7 +82,7 @@ def test_tables_take_the_place_of_the_old_ones_and_of_nothing_else(tmp_path):
         update_page(page, "new")
 
 
-def test_what_is_no_report_is_refused(tmp_path):
+def test_a_file_that_is_not_a_report_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"There is no report in .*; run `runs/gpu\.sh check`"):
         read_results(tmp_path)
     (tmp_path / "broken.json").write_text("{")

@@ -1,4 +1,4 @@
-"""`runs/gpu.sh`, as far as a CPU can show it."""
+"""`runs/gpu.sh`, as far as it can be tested on a CPU."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def stages(output):
     return {stage["name"]: stage for stage in json.loads((output / "gpu.json").read_text())["stages"]["stages"]}
 
 
-def test_it_says_how_it_is_called(tmp_path):
+def test_the_script_prints_its_usage(tmp_path):
     done = gpu_script("everything", output=tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr.startswith("usage: runs/gpu.sh [--dry] check | train")
@@ -65,7 +65,7 @@ def test_the_dry_check_goes_to_the_end_and_leaves_few_files(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_trained_model_comes_back_in_parts(tmp_path):
+def test_a_trained_model_is_returned_in_parts(tmp_path):
     done = gpu_script("--dry", "train", output=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = sorted(tmp_path.glob("final.tar.gz.part-*"))

@@ -1,4 +1,4 @@
-"""The benchmark itself, with transformers, on a model of four layers."""
+"""The inference benchmark, with transformers, on a model of four layers."""
 
 import math
 
@@ -26,7 +26,7 @@ def report():
 
 @pytest.mark.slow
 @pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
-def test_beside_bf16_there_is_int8_which_has_no_floor():
+def test_int8_is_measured_with_bf16_and_has_no_roofline():
     [result] = bench_inference("tiny", "bf16", threads=1, rounds=1, workloads=("one",)).results
     found = entries(result)
     assert list(found) == [OURS, OURS_INT8, BASELINE]
@@ -112,11 +112,11 @@ def test_one_that_computes_something_else_is_listed_and_not_timed(change, dtype,
     assert found["liar"].error > 2 * found[BASELINE].error
     assert not found["liar"].ranked
     assert found["liar"].ratio is found["liar"].peak_bytes is None
-    assert calls == ["liar"]  # once, to be compared
+    assert calls == ["liar"]  # once, for the comparison with the reference
     assert found[OURS].ranked
 
 
-def test_one_wrong_document_among_many_is_seen(monkeypatch):
+def test_one_wrong_document_among_many_is_detected(monkeypatch):
     def liar(setting):
         def encode(tokens, sequences):
             hidden = setting.encoder(tokens, sequences)
@@ -183,7 +183,7 @@ def test_a_peer_that_fails_or_is_missing_leaves_the_others_measured(monkeypatch)
     assert found[BASELINE].ranked
 
 
-def test_a_failure_of_our_own_is_not_hidden(monkeypatch):
+def test_a_failure_of_the_package_is_not_hidden(monkeypatch):
     def broken(setting):
         def encode(tokens, sequences):
             raise AssertionError("a bug of ours")
@@ -208,10 +208,10 @@ def test_a_model_folder_and_published_sets_are_measured(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "bases"}, r"no preset and no model folder 'bases'; choose mini, base, large.*config\.json"),
+        ({"model": "bases"}, r"no preset or model folder 'bases'; choose mini, base, large.*config\.json"),
         ({"dtype": "fp8"}, "There is no dtype 'fp8'; choose bf16 or fp32"),
         ({"threads": 0}, "cannot use 0 threads"),
-        ({"rounds": 0}, "cannot take 0 rounds"),
+        ({"rounds": 0}, "cannot run 0 rounds"),
         ({"workloads": ("2 x 2",)}, "There is no workload '2 x 2'; the workloads are: ragged; one"),
         ({"peers": ("jax",)}, "There is no peer 'jax'; choose all, or any of: transformers, transformers-compiled"),
         ({"published_documents": 0}, "8,192 documents"),

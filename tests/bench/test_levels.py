@@ -8,7 +8,7 @@ from modernbert.kernels import native
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
 
 
-def test_every_level_is_measured_in_every_kind_beside_the_automatic_one(monkeypatch):
+def test_every_level_is_measured_in_every_kind_and_compared_with_the_automatic_one(monkeypatch):
     monkeypatch.setattr(native, "_measured", lambda kind, compared: dict.fromkeys(compared, 1.0))
     taken = []
     original = levels.InferenceEncoder
@@ -44,7 +44,7 @@ def test_mistakes_are_one_sentence(monkeypatch):
         bench_levels("tiny", workloads=["x"])
     with pytest.raises(ConfigError, match="no products in 'fp64'; choose fp32, bf16, int8"):
         bench_levels("tiny", kinds=["fp64"])
-    with pytest.raises(ConfigError, match="cannot take 0 rounds"):
+    with pytest.raises(ConfigError, match="cannot run 0 rounds"):
         bench_levels("tiny", rounds=0)
     native.select("off")
     try:

@@ -1,4 +1,4 @@
-"""Peers that are installed compute the same as the encoder."""
+"""The installed peers compute the same as the encoder."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def setting(tmp_path_factory):
     [pytest.param(peer, marks=pytest.mark.slow if peer.name in (COMPILED, "onnxruntime") else ()) for peer in PEERS],
     ids=lambda peer: peer.name,
 )
-@pytest.mark.filterwarnings("default")  # engines of others warn about themselves
+@pytest.mark.filterwarnings("default")  # other engines emit warnings of their own
 def test_a_peer_computes_the_same_whatever_the_shape(peer, setting):
     if peer.unsupported_reason:
         pytest.skip(peer.unsupported_reason)
@@ -49,7 +49,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
 
 @pytest.mark.parametrize("kind", [Encoder, MaskedLM])
-def test_without_transformers_there_is_no_benchmark(kind, monkeypatch):
+def test_the_benchmark_needs_transformers(kind, monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install .*\[bench\]'"):
         peers.transformers_model(make_model(kind, "tiny"))

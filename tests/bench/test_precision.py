@@ -1,4 +1,4 @@
-"""What lower precision costs, on a model and texts of the tests' own."""
+"""The error and speed of lower precision, on a small model and a few texts."""
 
 import pytest
 
@@ -35,6 +35,6 @@ def test_every_form_is_measured_on_the_same_masks(folder):
         assert form.lowest_cosine <= form.mean_cosine
 
 
-def test_without_text_it_says_so(folder):
+def test_missing_text_is_reported(folder):
     with pytest.raises(DataError, match="The files have no text"):
         bench_precision(folder, [])

@@ -38,7 +38,7 @@ def test_a_probe_measures_the_second_call():
     assert len(calls) == 2
 
 
-def test_inference_tells_its_time_before_the_first_workload_and_reports_after_each(caplog):
+def test_inference_estimates_its_time_first_and_reports_after_each_workload(caplog):
     caplog.set_level("INFO", "modernbert.bench")
     reports = []
     bench_inference("tiny", "fp32", 1, 1, on_result=reports.append)

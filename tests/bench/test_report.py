@@ -51,7 +51,7 @@ def test_a_report_goes_to_json_and_back(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"benchmark": "scaling"}'])
-def test_what_is_no_report_is_refused(text, tmp_path):
+def test_a_file_that_is_not_a_report_is_refused(text, tmp_path):
     if text is not None:
         (tmp_path / "x.json").write_text(text)
     with pytest.raises(DataError, match=r"x\.json is not a report; write one with --output"):
@@ -89,7 +89,7 @@ def test_ratios_are_compared_and_seconds_are_not():
     assert compare_reports(day, night, 0.0).slower == ()
 
 
-def test_only_our_own_contestants_are_compared():
+def test_only_engines_of_the_package_are_compared():
     day = report()
     faster = tuple(
         replace(each, entries=(*each.entries[:2], Entry("engine", "fp32", 0.0, None, None, SPEED, 9.0, 0.1)))
@@ -115,7 +115,7 @@ def test_works_of_one_report_alone_are_named():
         ({"results": (result("other", 1.0),)}, "have no workload in common"),
     ],
 )
-def test_reports_that_were_not_measured_alike_are_refused(changes, what):
+def test_reports_of_different_settings_are_refused(changes, what):
     with pytest.raises(DataError, match=what):
         compare_reports(report(), report(**changes), 0.1)
 
@@ -134,7 +134,7 @@ def test_a_tolerance_is_a_part(tolerance):
 def test_rounding_decides_who_agrees():
     assert agreeing({BASELINE: 0.0, OURS: 9e-5, "off": 2e-4, "broken": None}) == {BASELINE, OURS}
     assert agreeing({BASELINE: 0.01, OURS: 0.024, "off": 0.026}) == {BASELINE, OURS}
-    assert agreeing({BASELINE: 0.15, OURS: 0.09, "off": 0.11}) == {BASELINE, OURS}  # rounding never explains so much
+    assert agreeing({BASELINE: 0.15, OURS: 0.09, "off": 0.11}) == {BASELINE, OURS}  # too much for rounding
     assert agreeing({BASELINE: 0.21, OURS: 0.09}) == {OURS}
 
 

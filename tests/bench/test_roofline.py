@@ -16,7 +16,7 @@ SMALL = EncoderConfig(
 )
 LENGTHS = (3, 5)
 MATRICES = 2 * (8 * 24 + 8 * 8 + 8 * 12 + 6 * 8)  # of a token in a layer: Wqkv, Wo, Wi, Wo
-PAIRS = (9 + 25) + (9 + 3 + 4 + 5 + 4 + 3)  # that see each other: in the global layer, and in the window
+PAIRS = (9 + 25) + (9 + 3 + 4 + 5 + 4 + 3)  # visible pairs: in the global layer, and in the window
 ATTENTION = 2 * 2 * 8  # of a pair: its score and its weighted value
 
 
@@ -29,7 +29,7 @@ def test_a_training_step_has_three_times_as_many_and_those_of_the_decoded_rows()
     assert training_flops(SMALL, LENGTHS, 2) == pytest.approx(3 * encoder_flops(SMALL, LENGTHS) + head, rel=1e-12)
 
 
-def test_the_matrix_products_are_as_many_as_is_said():
+def test_the_number_of_matrix_products_is_as_documented():
     from torch.utils.flop_counter import FlopCounterMode
 
     run = matrix_products(torch.bfloat16)

@@ -21,14 +21,14 @@ def test_every_length_and_number_of_threads_has_its_cost(monkeypatch):
         assert 0 < point.cost.lowest <= point.cost.median <= point.cost.highest
 
 
-def test_torch_has_as_many_threads_as_before_afterwards():
+def test_the_number_of_torch_threads_is_restored():
     torch.set_num_threads(2)
     bench_scaling("tiny", "fp32", rounds=1, threads=(1,), lengths=(1024,))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
 
 
-def test_one_that_disagrees_has_no_cost(monkeypatch):
+def test_a_backend_with_a_wrong_result_is_not_timed(monkeypatch):
     def engines(setting):
         return [*our_engines(setting), packed_engine("liar", lambda x, s: 1.01 * setting.encoder(x, s), "fp32")]
 

@@ -1,4 +1,4 @@
-"""Servers under load: what is counted, and that nothing is lost."""
+"""Servers under load: the counts are correct and no request is lost."""
 
 import asyncio
 import json

@@ -5,7 +5,7 @@ from modernbert.bench import timing
 from modernbert.bench.timing import alternate, peak_memory, relative_error, speed
 
 
-def test_contestants_take_turns_in_every_round():
+def test_engines_take_turns_in_every_round():
     calls = []
     seconds = alternate({name: lambda name=name: calls.append(name) for name in "abc"}, 3, "a workload")
     assert "".join(calls) == "abc" * 3
@@ -29,7 +29,7 @@ def test_peak_memory_is_unknown_where_the_mark_cannot_be_set_back(monkeypatch, t
     assert calls == [1]
 
 
-def test_peak_memory_is_unknown_where_the_system_keeps_no_mark(monkeypatch, tmp_path):
+def test_peak_memory_is_unknown_where_the_system_does_not_report_it(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(timing, "_RESET", tmp_path / "clear_refs")
     monkeypatch.setattr(timing, "_STATUS", tmp_path / "status")

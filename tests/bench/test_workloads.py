@@ -17,14 +17,14 @@ def test_batches_hold_every_document_in_order_and_nothing_on_padding(monkeypatch
         assert (batch.ids[batch.real] >= 100).all()
         assert (batch.ids[~batch.real] == 0).all()
         assert batch.ids.numel() <= 100
-        assert not batch.alone
+        assert not batch.only_batch
 
 
 def test_a_work_has_the_same_ids_every_time():
     workload = Workload("two", (9, 5))
     [one], [other] = workload.batches(1000), workload.batches(1000)
     assert torch.equal(one.ids, other.ids)
-    assert one.alone
+    assert one.only_batch
     assert not one.full
     assert Workload("equal", (4, 4)).batches(1000)[0].full
 
@@ -34,7 +34,7 @@ def test_a_round_of_a_short_work_goes_over_it_often():
     assert Workload("long", (8192,)).passes == 1
 
 
-def test_the_ragged_work_has_the_mean_and_the_longest_that_its_name_says():
+def test_the_ragged_workload_has_the_mean_and_the_maximum_of_its_name():
     lengths = ragged(16, 267, 512)
     assert len(lengths) == 16
     assert round(sum(lengths) / 16) == 267

@@ -1,4 +1,4 @@
-"""Texts come from the command line, from stdin and from files as they were written, or one sentence says why not."""
+"""Texts from the command line, stdin and files are unchanged, or give a one-sentence error."""
 
 import io
 import json

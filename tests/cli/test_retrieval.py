@@ -1,4 +1,4 @@
-"""The commands that embed, rerank and search, from the words typed to what is printed."""
+"""The commands that embed, rerank and search, from arguments to output."""
 
 import json
 import re
@@ -96,12 +96,12 @@ def test_the_doctor_looks_at_a_folder_and_repairs_it(folder, tmp_path):
     retrieval.DenseEncoder.from_pretrained(folder / "model").save_pretrained(tmp_path)
     path = tmp_path / "1_Pooling" / "config.json"
     path.write_text(json.dumps({"embedding_dimension": 64, "pooling_mode": "mean", "include_prompt": True}))
-    verdicts = {one["program"]: one for one in json.loads(run("doctor", tmp_path, "--json"))["programs"]}
-    assert verdicts["modernbert"]["same"]
-    assert not verdicts["text-embeddings-inference"]["same"]
+    programs = {one["program"]: one for one in json.loads(run("doctor", tmp_path, "--json"))["programs"]}
+    assert programs["modernbert"]["same"]
+    assert not programs["text-embeddings-inference"]["same"]
     assert json.loads(run("doctor", tmp_path, "--fix", "--json"))["changed"] == ["1_Pooling/config.json"]
     assert json.loads(path.read_text())["pooling_mode_mean_tokens"]
-    assert "text-embeddings-inference      the same" in run("doctor", tmp_path)
+    assert "text-embeddings-inference      loads, same outputs" in run("doctor", tmp_path)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from corpora import make_shards, make_tokenizer, tiny_recipe
-from gloo import ENDED, free_port, lines, losses, started, train
+from gloo import TIMEOUT_SECONDS, free_port, lines, losses, started, train
 from modernbert.config import dump, parse
 from modernbert.errors import ProcessError
 from modernbert.train import distributed as training
@@ -107,7 +107,7 @@ def test_two_processes_train_to_the_losses_of_one(write_recipe, alone, tmp_path,
 def test_a_run_stopped_in_one_process_goes_on_in_two_shards(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path, parallel="fsdp")
     with started(recipe, 1, ["-c", SIGNAL_AT_STEP_5.replace("{name}", "SIGINT")]) as [process]:
-        _, errors = process.communicate(timeout=ENDED)
+        _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
         assert process.returncode == 130, errors
     train(recipe, 2)
     assert_same_run(tmp_path / "run", alone)
@@ -117,8 +117,8 @@ def test_a_run_stopped_in_one_process_goes_on_in_two_shards(write_recipe, alone,
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(write_recipe, alone, tmp_path):
     recipe = write_recipe(tmp_path)
     with started(recipe, 2, ["-c", SIGNAL_AT_STEP_5.replace("{name}", "SIGKILL")]) as [first, second]:
-        assert second.wait(timeout=ENDED) == -signal.SIGKILL
-        _, errors = first.communicate(timeout=ENDED)
+        assert second.wait(timeout=TIMEOUT_SECONDS) == -signal.SIGKILL
+        _, errors = first.communicate(timeout=TIMEOUT_SECONDS)
         assert first.returncode == 2, errors
         assert "Process 0 of 2 stops because another one has ended" in errors
         assert "Traceback" not in errors
@@ -149,7 +149,7 @@ def test_nothing_that_holds_the_group_outlives_it(write_recipe, alone, tmp_path)
     """Or a process hangs at its end, one time in a few."""
     with started(write_recipe(tmp_path), 2, ["-c", AT_THE_END]) as processes:
         for process in processes:
-            _, errors = process.communicate(timeout=ENDED)
+            _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
             assert process.returncode == 0, errors
             assert "0 left" in errors
 
@@ -164,7 +164,7 @@ def test_processes_started_again_do_not_take_an_old_one_for_their_peer():
             for rank in order:
                 names.append(pool.submit(attempt_name, store, rank, 3))
                 time.sleep(0.2)
-            return {name.result(timeout=ENDED) for name in names}
+            return {name.result(timeout=TIMEOUT_SECONDS) for name in names}
 
     [first], [second] = attempt([0, 1, 2]), attempt([1, 2, 0])
     assert first != second
@@ -186,7 +186,7 @@ def test_torchrun_brings_a_killed_run_back(write_recipe, alone, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(launcher, env=environment, stderr=subprocess.PIPE, text=True) as agent:
         try:
-            _, errors = agent.communicate(timeout=ENDED)
+            _, errors = agent.communicate(timeout=TIMEOUT_SECONDS)
         finally:
             agent.kill()
     assert agent.returncode == 0, errors
@@ -212,7 +212,7 @@ main()
 @pytest.mark.slow
 def test_a_full_disk_of_the_first_process_ends_the_others_with_its_sentence(write_recipe, tmp_path):
     with started(write_recipe(tmp_path), 2, ["-c", FULL_DISK]) as [first, second]:
-        _, told = first.communicate(timeout=ENDED)
+        _, told = first.communicate(timeout=TIMEOUT_SECONDS)
         _, passed_on = second.communicate(timeout=30)
     assert first.returncode == second.returncode == 2, told + passed_on
     assert "could not be written ([Errno 28] No space left on device); free space in" in told

@@ -1,4 +1,4 @@
-"""What the documentation says can be done, can be done."""
+"""The commands and programs of the documentation run."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Every line that calls the command: in blocks, in-line code, comments of recipes, and runs/."""
+    """Every line that calls the command: in code blocks, inline code, comments of recipes, and runs/."""
     found = set()
     for path in [*PAGES, *(ROOT / "recipes").rglob("*.toml"), *(ROOT / "runs").iterdir()]:
         text = path.read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ SMALLER = {  # of the recipe in docs/pretraining.md
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_page_on_pretraining_runs_as_written(tmp_path):
-    """On the sources of Python, with the recipe of the page made smaller and its commands as they are."""
+    """On the sources of Python, with a smaller recipe than on the page, and its commands unchanged."""
     sources = sorted(Path(os.__file__).parent.glob("[a-z]*.py"))
     texts = [path.read_text(encoding="utf-8") for path in sources]
     long = ["\n\n".join(texts[first : first + 8]) for first in range(0, len(texts), 4)]
@@ -122,7 +122,7 @@ def test_the_page_on_pretraining_runs_as_written(tmp_path):
 
 
 def write_pairs(folder: Path, texts: list[str]) -> None:
-    """The files that the readmes train an embedder on and embed: the beginning of a text asks for it."""
+    """The files of the readmes, for training an embedder and for embedding: a query is the beginning of its text."""
     rows = [(f"{text[:20]}?", text) for text in dict.fromkeys(texts)]
     write_csv(folder / "pairs.csv", rows, ("question", "passage"))
     lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
@@ -132,8 +132,8 @@ def write_pairs(folder: Path, texts: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_pages_run_as_written(tmp_path):
-    """The commands of the README in order from an empty directory, those of the pages that go on from there, and the
-    examples of the README. The models of the demo and of the hub are the tiny one here, the texts are a test's."""
+    """The commands of the README in order from an empty directory, those of the pages that continue from there, and the
+    examples of the README, with a tiny model in place of those of the demo and the hub, and with generated texts."""
     for name in ("recipes", "runs", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     readme = ROOT / "README.md"
@@ -155,7 +155,7 @@ def test_the_pages_run_as_written(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_japanese_readme_and_page_train_on_japanese_text_as_written(tmp_path):
-    """On sentences put together from words, with fewer tokens, and the new model in the place of those of the hub."""
+    """On generated sentences, with fewer tokens, and the new model in place of those of the hub."""
     shutil.copytree(ROOT / "recipes" / "japanese-tiny", tmp_path / "recipes" / "japanese-tiny")
     recipe = tmp_path / "recipes" / "japanese-tiny" / "pretrain.toml"
     shorter = re.sub(r"(?m)^tokens = [14]00_000", "tokens = 20_000", recipe.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The pages on tasks, run as written."""
+"""The pages on tasks run as written."""
 
 import json
 import random
@@ -24,17 +24,17 @@ HUB = "answerdotai/ModernBERT-base"
 
 
 def run_page(page, folder):
-    """All commands and programs of a page, in `folder`, with a tiny model in the place of the one of the hub."""
+    """Run all commands and programs of a page in `folder`, with a tiny model in place of the one of the hub."""
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     options = {"cwd": folder, "env": environment, "check": True, "timeout": 280, "capture_output": True, "text": True}
     scripts = [script.replace(HUB, "model") for script in blocks(page, "sh")]
-    said = [subprocess.run(["bash", "-ec", script], **options).stdout for script in scripts]
-    return said + [subprocess.run([sys.executable, "-c", code], **options).stdout for code in blocks(page, "python")]
+    outputs = [subprocess.run(["bash", "-ec", script], **options).stdout for script in scripts]
+    return outputs + [subprocess.run([sys.executable, "-c", code], **options).stdout for code in blocks(page, "python")]
 
 
 def make_models(folder, *places):
     """The tiny model at each of these places."""
-    model = make_model(folder, max_position_embeddings=1024)  # the pages ask for windows of 512
+    model = make_model(folder, max_position_embeddings=1024)  # the pages use windows of 512
     (folder / "recipes").symlink_to(ROOT / "recipes")
     for place in places:
         (folder / place).parent.mkdir(parents=True)
@@ -67,14 +67,14 @@ def test_the_examples_of_the_pages_are_read(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_texts_are_classified_as_written(tmp_path):
-    """With more examples than the page shows."""
+    """Uses more examples than the page shows."""
     make_models(tmp_path)
     write_csv(tmp_path / "texts.csv", sentences(300, 1))
     [recipe] = blocks(TEXTS, "toml")
     (tmp_path / "texts.toml").write_text(recipe.replace(HUB, "model"))
-    said = run_page(TEXTS, tmp_path)
-    assert re.search(r"Validation set, [23]\d examples", said[0])  # a tenth, with all that are equal to one of them
-    assert "a long day at the sea" in said[0]
+    outputs = run_page(TEXTS, tmp_path)
+    assert re.search(r"Validation set, [23]\d examples", outputs[0])  # a tenth, with all duplicates of its texts
+    assert "a long day at the sea" in outputs[0]
     for name in ("report.md", "report.json", "predictions.jsonl", "confusion.png", "learning-curve.png", "config.json"):
         assert (tmp_path / "output" / "texts" / name).exists()
     assert len(json.loads((tmp_path / "output" / "searched-search" / "search.json").read_text())) == 2 * 1 * 2
@@ -84,7 +84,7 @@ def test_texts_are_classified_as_written(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_entities_are_found_as_written(tmp_path):
-    """In small files of the form of the data sets."""
+    """Uses small files in the format of the data sets."""
     make_models(tmp_path, "output/mini/run/final", "output/japanese-mini/run/final")
     draw = random.Random(0)
     for folder in ("conll2003", "ja_ner_wikipedia"):
@@ -102,8 +102,8 @@ def test_entities_are_found_as_written(tmp_path):
         for number, town in enumerate(towns)
     ]
     (tmp_path / "ja_ner_wikipedia" / "ner.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
-    said = run_page(ENTITIES, tmp_path)
-    assert "Angela Merkel met Tony Blair" in said[0]
+    outputs = run_page(ENTITIES, tmp_path)
+    assert "Angela Merkel met Tony Blair" in outputs[0]
     for name in ("conll2003", "japanese-entities"):
         assert (tmp_path / "output" / "tasks" / name / "confusion.png").exists()
 
@@ -111,7 +111,7 @@ def test_entities_are_found_as_written(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_questions_are_answered_as_written(tmp_path):
-    """In small files of the form of the data set, and a document that is longer than the model reads."""
+    """Uses small files in the format of the data set, and a document longer than the maximum of the model."""
     make_models(tmp_path, "output/japanese-mini/run/final")
     for folder in ("train", "dev"):
         (tmp_path / "jaquad" / folder).mkdir(parents=True)
@@ -128,8 +128,8 @@ def test_questions_are_answered_as_written(tmp_path):
         (tmp_path / "jaquad" / folder / "part.json").write_text(json.dumps(document), encoding="utf-8")
     (tmp_path / "article.txt").write_text("田中花子は1921年に京都で生まれた。", encoding="utf-8")
     (tmp_path / "novel.txt").write_text("田中花子は1921年に京都で生まれた。" * 200, encoding="utf-8")
-    said = run_page(ANSWERS, tmp_path)
-    assert "田中花子は何年に生まれましたか。" in said[1]
-    replies = said[-1].strip().splitlines()
+    outputs = run_page(ANSWERS, tmp_path)
+    assert "田中花子は何年に生まれましたか。" in outputs[1]
+    replies = outputs[-1].strip().splitlines()
     assert len(replies) == 3
     assert all(re.fullmatch(r"\d+\.\d% .+", reply) for reply in replies)

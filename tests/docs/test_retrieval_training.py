@@ -1,4 +1,4 @@
-"""The recipe of the page on the training of rankers is one, and names every loss that there is."""
+"""The recipe of the page on ranker training is valid, and the page names every loss."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""The site: what is generated in docs/ is up to date, and the pages are all in the navigation."""
+"""The site: generated parts of docs/ are up to date, and all pages are in the navigation."""
 
 import importlib.util
 import re
@@ -25,7 +25,7 @@ def test_the_tables_of_settings_are_those_of_the_types(monkeypatch):
         assert settings.page(path) == path.read_text(encoding="utf-8"), "run: python docs/site/settings.py"
 
 
-def test_each_setting_says_what_it_means(monkeypatch):
+def test_each_setting_is_described(monkeypatch):
     settings = script(DOCS / "site" / "settings.py", monkeypatch)
     finetuning, ranking = settings.finetuning_tables(), settings.ranking_tables()
     for name in ("learning_rate", "held_out", "validation", "joined_by", "microbatch_tokens", "trials"):
@@ -43,7 +43,7 @@ def test_each_page_is_in_the_navigation():
 
 
 @pytest.mark.slow
-def test_the_pictures_are_those_that_the_code_draws(monkeypatch, tmp_path):
+def test_the_pictures_are_up_to_date(monkeypatch, tmp_path):
     draw = script(DOCS / "pictures" / "draw.py", monkeypatch)
     before = {path.name: path.read_bytes() for path in (DOCS / "pictures").glob("*.svg")}
     monkeypatch.setattr(draw, "FOLDER", tmp_path)

@@ -1,4 +1,4 @@
-"""`modernbert evaluate` from outside: tables for people, JSON for machines, one sentence for mistakes."""
+"""The commands `modernbert evaluate`: tables, JSON, and one-sentence errors."""
 
 import json
 
@@ -42,6 +42,6 @@ def test_length_prints_a_table_or_json(folder):
     assert [one["length"] for one in json.loads(evaluate(*arguments, "--json"))["results"]] == [16, 64]
 
 
-def test_a_precision_that_does_not_exist_is_told(folder):
+def test_an_unknown_precision_is_reported(folder):
     with pytest.raises(ConfigError, match="no precision 'fp8'"):
         evaluate("mlm", folder / "model", folder / "text.txt", "--precision", "fp8")

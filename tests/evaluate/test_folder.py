@@ -1,4 +1,4 @@
-"""A trained folder is measured on labelled data as its own report measures it."""
+"""The evaluation of a trained folder gives the metrics of its report."""
 
 import json
 
@@ -94,7 +94,7 @@ def test_a_folder_is_measured_as_its_report_measures_it(task, make, more, model,
         (folder / "recipe.toml").unlink()
         usual = measure_folder(folder, files["test"], ["data.text=sentence"], device="cpu")
         assert usual.metrics["accuracy"].value == pytest.approx(report["accuracy"]["value"], abs=1e-4)
-        with pytest.raises(ConfigError, match="does not tell its format"):
+        with pytest.raises(ConfigError, match="does not show its format"):
             measure_folder(folder, tmp_path / "x.data", device="cpu")
 
 

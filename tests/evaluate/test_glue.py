@@ -1,4 +1,4 @@
-"""GLUE and the other tasks as declarations: files, settings, starts, scores. Training is steps of a tiny model."""
+"""Specifications of GLUE and other tasks: files, settings, initial models, scores. The trained model is tiny."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from corpora import make_model
 from modernbert.cli import app
 from modernbert.errors import ConfigError, DataError
-from modernbert.evaluate import declared
+from modernbert.evaluate import task_specs
 from modernbert.evaluate import tasks as others
-from modernbert.evaluate.declared import Score, missing_files, recipe_for
 from modernbert.evaluate.glue import PUBLISHED, PUBLISHED_SCORES, TASKS, GlueReport, evaluate_glue
-from modernbert.evaluate.tasks import cut_entities, evaluate_tasks
+from modernbert.evaluate.task_specs import Score, missing_files, recipe_for
+from modernbert.evaluate.tasks import evaluate_tasks, split_entities
 from modernbert.tasks.answer.reading import read_questions
 from modernbert.tasks.choose import read_choices
 from modernbert.tasks.metrics import binary_f1
@@ -41,7 +41,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def glue(tmp_path_factory):
-    """MNLI, CoLA and MRPC of a few lines each, with the columns of the original files."""
+    """MNLI, CoLA and MRPC with a few lines each and the columns of the original files."""
     base = tmp_path_factory.mktemp("data") / "glue"
     header = "index\tpromptID\tsentence1\tsentence2\tgold_label\n"
     labels = ("entailment", "neutral", "contradiction")
@@ -123,7 +123,7 @@ def test_predictions_are_read_by_the_line_whatever_their_texts_hold(tmp_path):
     records = [{"text": "a\u2028b\x0c\x85c", "predicted": "1"}, {"text": "d", "predicted": "0"}]
     lines = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
     (tmp_path / "predictions.jsonl").write_text(lines, encoding="utf-8")
-    assert declared._Reported(None, None, tmp_path, {})._predictions() == records
+    assert task_specs._CompletedRun(None, None, tmp_path, {})._predictions() == records
 
 
 def test_a_given_mnli_model_is_the_start(model, glue, tmp_path, monkeypatch):
@@ -132,13 +132,13 @@ def test_a_given_mnli_model_is_the_start(model, glue, tmp_path, monkeypatch):
     def finetune(recipe):
         seen.append(recipe.model)
 
-    monkeypatch.setattr(declared, "finetune", finetune)
+    monkeypatch.setattr(task_specs, "finetune", finetune)
     assert evaluate_glue(model, str(glue), tmp_path, tasks=("mrpc",), mnli="elsewhere") is None
     assert seen == ["elsewhere"]
 
 
 @pytest.mark.slow
-def test_the_same_is_run_from_random_weights_beside(model, glue, tmp_path):
+def test_tasks_also_run_from_random_weights(model, glue, tmp_path):
     arguments = ["evaluate", "glue", model, "--data", str(glue), "--output", str(tmp_path), "--task", "CoLA", *FAST]
     result = CliRunner().invoke(app, [*arguments, "--seed", "0", "--seed", "1", "--random"])
     assert result.exit_code == 0, result.exception
@@ -159,22 +159,22 @@ def test_the_same_is_run_from_random_weights_beside(model, glue, tmp_path):
 def test_the_published_settings_are_those_of_the_recipes(glue, tmp_path):
     by_name = {task.name: task for task in TASKS}
     for size, rate, epochs in (("base", 5e-5, 10), ("large", 8e-5, 2)):
-        declaration = by_name["MRPC"].declaration(size, hub=False)
-        training = recipe_for(declaration, "model", glue, tmp_path, 0).training
+        spec = by_name["MRPC"].spec(size, hub=False)
+        training = recipe_for(spec, "model", glue, tmp_path, 0).training
         assert (training.learning_rate, training.epochs, training.batch_examples) == (rate, epochs, 64)
-    changed = recipe_for(by_name["CoLA"].declaration("base", hub=False), "model", glue, tmp_path, 0, ("skip_bad=true",))
+    changed = recipe_for(by_name["CoLA"].spec("base", hub=False), "model", glue, tmp_path, 0, ("skip_bad=true",))
     assert changed.skip_bad
     assert changed.training.metric == "matthews"
     with pytest.raises(ConfigError, match="not a known key"):
-        recipe_for(by_name["CoLA"].declaration("base", hub=False), "model", glue, tmp_path, 0, ("trainin.epochs=1",))
+        recipe_for(by_name["CoLA"].spec("base", hub=False), "model", glue, tmp_path, 0, ("trainin.epochs=1",))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_every_task_has_columns_for_the_hub_too(task, tmp_path):
-    data = recipe_for(task.declaration("base", hub=True), "model", Path("hub"), tmp_path, 0).data
+    data = recipe_for(task.spec("base", hub=True), "model", Path("hub"), tmp_path, 0).data
     assert (data.train.format, data.train.subset, data.train.split) == ("hub", task.subset, "train")
     assert data.label == "label"
-    assert missing_files(task.declaration("base", hub=True), Path("nowhere")) == []
+    assert missing_files(task.spec("base", hub=True), Path("nowhere")) == []
 
 
 def test_the_average_is_over_eight_tasks_in_percent():
@@ -192,11 +192,11 @@ def test_the_published_scores_have_the_published_averages():
     assert PUBLISHED_SCORES.keys() == PUBLISHED.keys()
     for model, scores in PUBLISHED_SCORES.items():
         assert scores.keys() == {task.name for task in TASKS if task.counted}
-        off = 0.2 if model == "DeBERTaV3 base" else 0.1  # as the paper has it
+        off = 0.2 if model == "DeBERTaV3 base" else 0.1  # a difference between two tables of the paper
         assert fmean(scores.values()) == pytest.approx(PUBLISHED[model], abs=off)
 
 
-def test_mistakes_are_told(model, glue, tmp_path):
+def test_mistakes_are_reported(model, glue, tmp_path):
     with pytest.raises(ConfigError, match="GLUE has no task 'SST'; it has MNLI, CoLA"):
         evaluate_glue(model, str(glue), tmp_path, tasks=("SST",))
     with pytest.raises(DataError, match="holds none of these tasks"):
@@ -209,7 +209,7 @@ def test_mistakes_are_told(model, glue, tmp_path):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """CoNLL-2003, Japanese entities and multiple choice of a few lines each."""
+    """CoNLL-2003, Japanese entities and multiple choice with a few lines each."""
     base = tmp_path_factory.mktemp("tasks")
     for name in ("train", "valid", "test"):
         write(base / "conll2003" / f"{name}.txt", "John\tB-PER\nsleeps\tO\n\nin\tO\nNew\tB-LOC\nYork\tI-LOC\n\n" * 4)
@@ -244,7 +244,7 @@ def test_other_tasks_are_scored_on_their_test_sets(model, data, tmp_path):
 
 
 def test_no_article_is_on_two_sides_of_the_cut(data, tmp_path):
-    folder = cut_entities(data, tmp_path / "work")
+    folder = split_entities(data, tmp_path / "work")
     articles = {
         name: {
             json.loads(line)["curid"] for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -255,10 +255,10 @@ def test_no_article_is_on_two_sides_of_the_cut(data, tmp_path):
     assert not articles["train"] & articles["validation"]
     assert not articles["validation"] & articles["test"]
     assert sum(map(len, articles.values())) == 40
-    assert cut_entities(Path("nowhere"), tmp_path / "work") == folder  # it is cut once
+    assert split_entities(Path("nowhere"), tmp_path / "work") == folder  # it is split once
 
 
-def test_glue_prints_a_table_and_says_what_is_missing(report, model, glue):
+def test_glue_prints_a_table_and_the_missing_tasks(report, model, glue):
     _, output = report
     arguments = ["evaluate", "glue", model, "--data", str(glue), "--output", str(output), "--seed", "0", "--seed", "1"]
     table = CliRunner().invoke(app, [*arguments, *FAST]).stdout
@@ -267,27 +267,27 @@ def test_glue_prints_a_table_and_says_what_is_missing(report, model, glue):
     assert (cola["BERT base"], cola["ModernBERT base"]) == ("59.0", "65.1")
     assert "ModernBERT large" not in header
     assert "QNLI (QNLI/train.tsv)" in table
-    assert "no average to compare" in table
+    assert "cannot be compared with the published averages" in table
     assert "| ModernBERT base, published " in table
 
 
 @pytest.mark.slow
 def test_the_task_files_are_those_that_are_declared(shared, tmp_path):
-    """Every declared file that is there is read with the declared columns, without one bad line."""
+    """Every existing file of a task is read with the columns of its specification, without a bad line."""
     tasks = shared / "data" / "tasks"
     if not tasks.is_dir():
         pytest.skip("the task files are not beside this checkout")
-    declarations = [(task.declaration("base", hub=False), tasks / "glue") for task in TASKS]
-    declarations += [(task, tasks) for task in others.TASKS]
-    lacking = {one.name for one, folder in declarations if missing_files(one, folder)}
+    specs = [(task.spec("base", hub=False), tasks / "glue") for task in TASKS]
+    specs += [(task, tasks) for task in others.TASKS]
+    lacking = {one.name for one, folder in specs if missing_files(one, folder)}
     assert lacking == {"MNLI", "QQP", "QNLI", "JNLI"}
-    for declaration, folder in declarations:
-        if declaration.name in lacking or declaration.prepare is not None:
+    for spec, folder in specs:
+        if spec.name in lacking or spec.prepare is not None:
             continue
-        data = recipe_for(declaration, "model", folder, tmp_path, 0).data
+        data = recipe_for(spec, "model", folder, tmp_path, 0).data
         for source in (data.train, data.validation, data.test):
             if source is not None:
-                assert sum(1 for _ in examples_of(declaration.task, data, source)) > 50
+                assert sum(1 for _ in examples_of(spec.task, data, source)) > 50
 
 
 def examples_of(task, data, source):

@@ -1,4 +1,4 @@
-"""Bits per byte by source and by length, and over lengths: what is counted, and that parts add up."""
+"""Bits per byte by source, by length and over all lengths: counts, and sums of parts."""
 
 import json
 
@@ -46,11 +46,11 @@ def test_sources_and_lengths_each_add_up_to_everything(folder):
         loss = sum(one.loss * one.predictions for one in parts) / found.everything.predictions
         assert loss == pytest.approx(found.everything.loss)
     assert 0.1 < found.everything.predictions / found.everything.tokens < 0.2
-    assert found.everything.loss == pytest.approx(np.log(1024), rel=0.1)  # an untrained model knows nothing
+    assert found.everything.loss == pytest.approx(np.log(1024), rel=0.1)  # an untrained model is at chance
     assert 3000 <= found.by_source[1].tokens < 3000 + 256
 
 
-def test_the_same_rows_are_masked_alike_whatever_is_measured_beside_them(folder):
+def test_the_masks_of_a_source_do_not_depend_on_other_sources(folder):
     short, long = str(folder / "short.jsonl"), str(folder / "long.txt")
     both = masked_quality(folder / "model", [short, long], tokens=2000)
     alone = masked_quality(folder / "model", [long], tokens=2000)
@@ -69,7 +69,7 @@ def test_every_length_predicts_the_same_tokens(folder):
     assert all(0 < one.slowest <= one.tokens_per_second <= one.fastest for one in report.results)
 
 
-def test_without_lengths_those_that_the_model_reads_are_taken(folder):
+def test_default_lengths_are_those_that_the_model_supports(folder):
     report = quality_by_length(folder / "model", [str(folder / "long.txt")], stretches=1)
     assert [result.length for result in report.results] == [128, 256]
 
@@ -90,7 +90,7 @@ def test_rows_of_a_length_are_the_stretches_cut_and_nothing_else(folder):
     assert text.tolist() == np.concatenate(stretches).tolist()
 
 
-def test_totals_add_up_to_the_results_of_the_whole(folder):
+def test_totals_add_up_to_the_results_of_all_rows(folder):
     model, tokenizer, vocabulary = load_masked_model(folder / "model", "cpu")
     ids = np.array(tokenizer.encode("import json").ids, dtype=np.int64)
     batches = [batch_of([(ids, np.where(np.arange(len(ids)) == place, ids, -100))]) for place in (1, 2)]
@@ -100,7 +100,7 @@ def test_totals_add_up_to_the_results_of_the_whole(folder):
     assert (Totals(1.0, 1, 2, 4) + Totals(3.0, 0, 2, 4)).results()["accuracy"] == 0.25
 
 
-def test_mistakes_are_told(folder):
+def test_mistakes_are_reported(folder):
     text = str(folder / "long.txt")
     with pytest.raises(ConfigError, match="reads 3 to 256"):
         masked_quality(folder / "model", [text], max_length=512)
@@ -109,7 +109,7 @@ def test_mistakes_are_told(folder):
     for ratio in (0.0, 1.5, float("nan")):
         with pytest.raises(ConfigError, match=f"mask ratio is {ratio}"):
             quality_by_length(folder / "model", [text], mask_ratio=ratio)
-    with pytest.raises(ConfigError, match="There are 0 stretches to read; take at least one"):
+    with pytest.raises(ConfigError, match="stretches is 0; it must be at least 1"):
         quality_by_length(folder / "model", [text], stretches=0)
     with pytest.raises(ConfigError, match="from 8 to 256"):
         quality_by_length(folder / "model", [text], lengths=(128, 512))
@@ -119,6 +119,6 @@ def test_mistakes_are_told(folder):
         masked_quality(folder, [text])
 
 
-def test_sources_are_named_shortly_where_that_tells_them_apart():
+def test_sources_have_short_names_where_these_are_unique():
     assert source_names(["a/books.jsonl.gz", "a/news.jsonl"]) == ["books", "news"]
     assert source_names(["a/x.txt", "b/x.txt", "y"]) == ["a/x.txt", "b/x.txt", "y"]

@@ -16,7 +16,7 @@ from modernbert.train.recipe import PretrainRecipe
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two short phases on documents of some 2,000 tokens."""
+    """Two short phases on documents of about 2,000 tokens."""
     folder = tmp_path_factory.mktemp("positions")
     tokenizer = make_tokenizer(folder / "tokenizer")
     shards = make_shards(folder / "shards", tokenizer, characters=6000)
@@ -86,7 +86,7 @@ def test_the_picture_is_drawn(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"length": 100_000}, DataError, "ask for a smaller --length"),
+        ({"length": 100_000}, DataError, "give a smaller --length"),
         ({"length": 100}, ConfigError, "give at least 1024"),
     ],
 )
@@ -95,11 +95,11 @@ def test_what_cannot_be_measured_is_one_sentence(run, arguments, error, message)
         loss_by_position(run, **arguments)
 
 
-def test_a_folder_that_is_no_run_and_a_model_of_another_vocabulary_are_refused(run, tmp_path):
+def test_a_folder_without_a_run_and_a_model_with_another_vocabulary_are_refused(run, tmp_path):
     with pytest.raises(DataError, match="give the directory of a run"):
         loss_by_position(tmp_path)
     config = MaskedLM.from_pretrained(run / "final").config.model_dump()
     ids = {name: 1 for name in config if name.endswith("_token_id")}
     MaskedLM(EncoderConfig(**config | ids | {"vocab_size": 64})).save_pretrained(tmp_path / "other")
-    with pytest.raises(ConfigError, match="another vocabulary"):
+    with pytest.raises(ConfigError, match="does not have the vocabulary"):
         loss_by_position(run, [str(tmp_path / "other")], length=1024)

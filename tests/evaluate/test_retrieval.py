@@ -1,4 +1,4 @@
-"""The commands of retrieval: mine, score, learn what was scored, and a table of all kinds of systems."""
+"""The retrieval commands: mine, score, train on the scores, and evaluate all kinds of systems."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, collection: Path) -> dict[str, Path]:
-    """A tiny model of each kind, trained for an instant."""
+    """A tiny model of each kind, trained for a few steps."""
     folder = tmp_path_factory.mktemp("models")
     base = make_model(folder / "base")
     found = {"base": base}
@@ -55,7 +55,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, collection: Path) -> dict[s
     return found
 
 
-def test_all_kinds_stand_in_one_table(collection: Path, models: dict[str, Path], tmp_path: Path) -> None:
+def test_all_kinds_are_in_one_table(collection: Path, models: dict[str, Path], tmp_path: Path) -> None:
     kinds = [models[task] for task in ("base", "embed", "multi-vector", "sparse")]
     options = [part for path in kinds for part in ("--model", path)]
     command = ["evaluate", "retrieval", collection, *options, "--rerank", models["rerank"], "--depth", 5]
@@ -113,7 +113,7 @@ def test_invalid_arguments_are_an_error(collection: Path, models: dict[str, Path
     rerank, embed = models["rerank"], models["embed"]
     evaluate = ["evaluate", "retrieval", collection]
     fails(ConfigError, "is a reranker; give it as --rerank", *evaluate, "--model", rerank)
-    fails(ConfigError, "is no reranker; give it as a model", *evaluate, "--rerank", embed)
+    fails(ConfigError, "is not a reranker; give it as a model", *evaluate, "--rerank", embed)
     fails(ConfigError, "There is nothing to evaluate", *evaluate, "--no-bm25")
     fails(DataError, r"has no qrels/dev.tsv", *evaluate, "--split", "dev")
     fails(ConfigError, "--choose is 'best'", "mine", collection, "--choose", "best", "--output", tmp_path / "x.jsonl")

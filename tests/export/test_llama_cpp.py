@@ -1,4 +1,4 @@
-"""GGUF files in llama.cpp itself. Needs llama-cpp-python with a llama.cpp of 2026 (0.3.36 was used)."""
+"""GGUF files in llama.cpp. Needs llama-cpp-python with a llama.cpp of 2026 (0.3.36 was used)."""
 
 import json
 import random

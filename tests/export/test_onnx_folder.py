@@ -1,4 +1,4 @@
-"""ONNX exports: the graph computes what the packed model computes, and nothing of somebody else's is overwritten."""
+"""ONNX exports: the graph equals the packed model, and files that are not from an export are not overwritten."""
 
 import json
 import shutil
@@ -56,8 +56,8 @@ def test_padded_pooling_is_that_of_packed_tokens(mode: str, left: bool) -> None:
 
 
 @pytest.mark.slow
-def test_one_graph_serves_every_batch_and_length_beside_both_forms_of_attention(tmp_path: Path) -> None:
-    """Lengths on both sides of where a window is cut into blocks, and of where a global layer goes slice by slice."""
+def test_one_graph_serves_every_batch_and_length_in_both_forms_of_attention(tmp_path: Path) -> None:
+    """Lengths on both sides of the limits above which attention uses blocks (window) and slices (global)."""
     pytest.importorskip("onnxruntime")
     encoder = random_encoder(num_hidden_layers=2)
     write_graph(PaddedHiddenStates(encoder), ("last_hidden_state",), tmp_path / "model.onnx")
@@ -75,7 +75,7 @@ def test_one_graph_serves_every_batch_and_length_beside_both_forms_of_attention(
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_the_padded_form_of_every_kind_says_what_the_packed_model_says(kind: str, tmp_path: Path) -> None:
+def test_the_padded_form_of_every_kind_equals_the_packed_model(kind: str, tmp_path: Path) -> None:
     source = load_source(folder_of(kind, tmp_path), kind)
     ids, mask = batch_of([40, 3, 64], source.model.config.vocab_size)
     wanted = source.model(*pack(ids, mask)).float()
@@ -93,7 +93,7 @@ def test_names_of_variants_are_checked() -> None:
         choose_variants("int3")
 
 
-def test_a_file_of_somebody_else_stays(tmp_path: Path) -> None:
+def test_a_users_file_stays(tmp_path: Path) -> None:
     folder = folder_of("fill-mask", tmp_path)
     (tmp_path / "out" / "onnx").mkdir(parents=True)
     (tmp_path / "out" / "onnx" / "model.onnx").write_text("mine")
@@ -124,11 +124,11 @@ def test_every_kind_is_exported_with_parity(kind: str, tmp_path: Path) -> None:
     assert only["lowest_cosine"] > 0.999999
     assert report == json.loads((tmp_path / "out" / "export-onnx.json").read_text())
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-    export_onnx(folder, tmp_path / "out", kind=kind)  # over its own files
+    export_onnx(folder, tmp_path / "out", kind=kind)  # overwrites its files
 
 
 @pytest.mark.slow
-def test_variants_are_written_measured_and_marked_and_lie_beside_the_model_itself(tmp_path: Path) -> None:
+def test_variants_are_written_and_measured_beside_the_model(tmp_path: Path) -> None:
     folder = folder_of("embedder", tmp_path)
     weights = (folder / "model.safetensors").read_bytes()
     report = export_onnx(folder, folder, variants=choose_variants("all"))

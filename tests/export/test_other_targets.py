@@ -1,4 +1,4 @@
-"""GGUF, OpenVINO, sentence-transformers and PyLate: what is written, and what is refused with a reason."""
+"""GGUF, OpenVINO, sentence-transformers and PyLate: written files, and refused models with their reasons."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from exported import folder_of
 from modernbert.errors import ConfigError, DataError
 from modernbert.export.gguf_file import export_gguf
-from modernbert.export.gguf_tokenizer import different, pre_tokenizer
+from modernbert.export.gguf_tokenizer import pre_tokenizer, tokenizer_difference
 from modernbert.export.openvino_folder import export_openvino
 from modernbert.export.retrieval_folder import export_pylate, export_sentence_transformers
 from modernbert.model.folder import read_json
@@ -28,7 +28,7 @@ def test_a_gguf_holds_the_weights_the_vocabulary_and_the_shape(tmp_path: Path) -
     config = read_json(folder / "config.json")
     values = {name: field.contents() for name, field in reader.fields.items()}
     assert values["general.architecture"] == "modern-bert"
-    assert "modern-bert" in values["general.name"]  # llama.cpp strips the space before [MASK] by it
+    assert "modern-bert" in values["general.name"]  # llama.cpp strips the space before [MASK] only for this name
     assert values["modern-bert.attention.sliding_window"] == config["local_attention"]
     assert values["modern-bert.attention.sliding_window_pattern"] == config["global_attn_every_n_layers"]
     assert values["modern-bert.rope.freq_base_swa"] == config["local_rope_theta"]
@@ -45,18 +45,18 @@ def test_a_gguf_holds_the_weights_the_vocabulary_and_the_shape(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model": {"type": "Unigram"}}, "Unigram and not byte-level BPE"),
+        ({"model": {"type": "Unigram"}}, "Unigram, not byte-level BPE"),
         ({"normalizer": {"type": "Lowercase"}}, "no normalizer Lowercase"),
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Strip"}]}}, "no normalizer Strip"),
-        ({"pre_tokenizer": BYTES | {"add_prefix_space": True}}, "no pre-tokenizer of this pattern"),
-        ({"pre_tokenizer": {"type": "Metaspace"}}, "no pre-tokenizer of this pattern"),
-        ({"pre_tokenizer": None}, "no pre-tokenizer of this pattern"),
+        ({"pre_tokenizer": BYTES | {"add_prefix_space": True}}, "no pre-tokenizer with this pattern"),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, "no pre-tokenizer with this pattern"),
+        ({"pre_tokenizer": None}, "no pre-tokenizer with this pattern"),
         ({"added_tokens": [{"content": "<x>", "lstrip": True, "rstrip": False, "single_word": False}]}, "'<x>'"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_has_a_reason(change: dict[str, object], reason: str) -> None:
-    assert different(PARTS) is None
-    assert reason in str(different(PARTS | change))
+    assert tokenizer_difference(PARTS) is None
+    assert reason in str(tokenizer_difference(PARTS | change))
 
 
 def test_the_name_of_a_pre_tokenizer_follows_from_its_pattern() -> None:
@@ -70,7 +70,7 @@ def test_what_llama_cpp_cannot_run_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     with pytest.raises(ConfigError, match="no biases"):
         export_gguf(folder_of("encoder", tmp_path / "biased", norm_bias=True), tmp_path / "out")
-    with pytest.raises(ConfigError, match="nothing for a model of the kind tokens"):
+    with pytest.raises(ConfigError, match="does not support models of the kind tokens"):
         export_gguf(folder_of("tokens", tmp_path / "tokens"), tmp_path / "out")
     with pytest.raises(ConfigError, match="no GGUF dtype 'q1'"):
         export_gguf(tmp_path, tmp_path / "out", dtype="q1")  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_a_masked_language_model_becomes_an_embedder_of_sentence_transformers(tm
     with torch.no_grad():
         one, other = (DenseEncoder.from_pretrained(place)(tokens, sequences) for place in (folder, tmp_path / "out"))
     torch.testing.assert_close(one, other)
-    with pytest.raises(ConfigError, match=r"nothing for a model of the kind answers.*--kind"):
+    with pytest.raises(ConfigError, match=r"does not support models of the kind answers.*--kind"):
         export_sentence_transformers(folder_of("answers", tmp_path / "qa"), tmp_path / "out2")
     with pytest.raises(DataError, match="is the model itself"):
         export_sentence_transformers(folder, folder)

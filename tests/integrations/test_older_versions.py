@@ -1,4 +1,4 @@
-"""The tests of this folder under the oldest supported versions and PyLate, in an environment of its own."""
+"""The tests of this folder with the oldest supported versions and PyLate, in separate environments."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ NEEDED = ("pytest", "jaxtyping", "pydantic", "regex", "tomli-w", "typer")  # of 
 
 
 def environment(folder: Path) -> Path:
-    """The Python of an environment with these packages, made if it is not there."""
+    """The Python of an environment with these packages; the environment is created on first use."""
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True, clear=True)

@@ -1,4 +1,4 @@
-"""`accelerate` on PyLate's ColBERT, which fills queries up with [MASK] and pads documents with it."""
+"""`accelerate` on PyLate's ColBERT, which expands queries and pads documents with [MASK]."""
 
 import logging
 
@@ -34,7 +34,7 @@ def test_vectors_are_those_of_the_original(attend, folder, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING):
         found = model.encode(queries, is_query=True), model.encode(documents, is_query=False)
     assert len(calls) == (3 if attend else 2)  # one batch of queries, two of documents
-    assert ("padding is read as query expansion" in caplog.text) is not attend
+    assert ("padding is used as query expansion" in caplog.text) is not attend
     for one, other in zip(found, expected, strict=True):
         for each, wanted in zip(one, other, strict=True):
             assert each.shape == wanted.shape

@@ -1,4 +1,4 @@
-"""`accelerate` on models of sentence-transformers, of the versions before and after its modules moved."""
+"""`accelerate` on models of old and new versions of sentence-transformers."""
 
 import copy
 import logging
@@ -28,7 +28,7 @@ def _quiet(caplog):
 
 @pytest.fixture
 def pooled(monkeypatch):
-    """Batches whose tokens were pooled without being padded again."""
+    """Records batches that were pooled on packed tokens."""
     batches = []
     vectors = TextForward._vectors
 
@@ -107,7 +107,7 @@ def test_every_option_of_encode_gives_what_it_gave(options, tmp_path):
         found, expected = ([each["sentence_embedding"] for each in one] for one in (found, expected))
     for each, wanted in zip(found, expected, strict=True):
         assert each.shape == wanted.shape
-        atol = 1 if options.get("precision") == "int8" else 1e-4  # a bucket of its neighbour
+        atol = 1 if options.get("precision") == "int8" else 1e-4  # a value may fall into the next int8 bucket
         np.testing.assert_allclose(np.asarray(each), np.asarray(wanted), atol=atol)
 
 
@@ -247,10 +247,10 @@ def test_several_processes_give_the_same(tmp_path):
     finally:
         model.stop_multi_process_pool(pool)
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    np.testing.assert_allclose(model.encode(TEXTS), expected, atol=2e-5)  # its weights are in shared memory now
+    np.testing.assert_allclose(model.encode(TEXTS), expected, atol=2e-5)  # the weights are now in shared memory
 
 
-def test_int8_says_what_it_costs(tmp_path):
+def test_int8_logs_its_error(tmp_path):
     model = embedder(tmp_path)
     expected = model.encode(TEXTS)
     modernbert.accelerate(model, precision="int8", tolerance=0.3)

@@ -1,4 +1,4 @@
-"""`accelerate` on models of transformers: the same outputs on real tokens, or the original's."""
+"""`accelerate` on models of transformers: equal outputs on real tokens, or the outputs of the original code."""
 
 import copy
 import logging
@@ -23,7 +23,7 @@ KINDS = [
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often the packed encoder ran."""
+    """The number of passes of the packed encoder."""
     calls = []
     encode = Backbone.encode
     monkeypatch.setattr(Backbone, "encode", lambda self, rows: calls.append(rows) or encode(self, rows))
@@ -56,13 +56,13 @@ def test_outputs_on_real_tokens_are_those_of_the_original(kind, pooling, side, c
     assert acceleration_of(model).error < 1e-5
     counted.clear()
     compare(kind, model, reference, inputs_of(kind, side))
-    # transformers reads the first slot, padding or not: there the original answers
+    # transformers reads the first slot even if it is padding, so the original code runs
     quirk = kind == "ModernBertForSequenceClassification" and pooling == "cls" and side == "left"
     assert len(counted) == (0 if quirk else 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tuples_and_positional_arguments_are_taken(kind):
+def test_tuples_and_positional_arguments_are_accepted(kind):
     model = make(kind)
     reference = copy.deepcopy(model)
     modernbert.accelerate(model, precision="float32")
@@ -75,7 +75,7 @@ def test_tuples_and_positional_arguments_are_taken(kind):
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 5e-2), ("int8", 1e-1)])
-def test_lower_precisions_stay_near_and_outputs_keep_the_dtype(precision, tolerance):
+def test_lower_precisions_are_close_and_outputs_keep_the_dtype(precision, tolerance):
     model = make("ModernBertForMaskedLM")
     reference = copy.deepcopy(model)
     modernbert.accelerate(model, precision=precision, tolerance=0.2)
@@ -136,8 +136,8 @@ def test_what_is_not_implemented_is_refused_by_its_key(changes, key):
         modernbert.accelerate(make(**changes))
 
 
-def test_other_models_are_refused_with_what_can_be_taken():
-    with pytest.raises(ConfigError, match="A Linear cannot be accelerated: take one of"):
+def test_other_models_are_refused_with_the_supported_ones():
+    with pytest.raises(ConfigError, match=r"A Linear cannot be accelerated\. Supported are"):
         modernbert.accelerate(torch.nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="A str cannot be accelerated"):
         modernbert.accelerate("model")
@@ -151,7 +151,7 @@ def test_biases_run_packed_in_torch_and_refuse_int8():
     modernbert.accelerate(model, precision="float32")
     assert acceleration_of(model).engine == "PyTorch, packed"
     compare("ModernBertModel", model, reference, batch())
-    with pytest.raises(BackendError, match="int8 needs the native kernels, but the kernels know no biases"):
+    with pytest.raises(BackendError, match="int8 needs the native kernels, but the kernels do not support biases"):
         modernbert.accelerate(model, precision="int8")
 
 
@@ -163,12 +163,12 @@ def test_biases_run_packed_in_torch_and_refuse_int8():
         (lambda model, given: given | {"position_ids": torch.arange(40)[None]}, "position_ids"),
         (lambda model, given: given | {"attention_mask": given["attention_mask"].index_fill(1, torch.tensor([3]), 0),
                                        "input_ids": given["input_ids"].index_fill(1, torch.tensor([3]), 0)}, "holes"),
-        (lambda model, given: given | {"input_ids": given["input_ids"] + 5}, "ids under the mask"),
+        (lambda model, given: given | {"input_ids": given["input_ids"] + 5}, "some masked ids are not padding"),
         (lambda model, given: {"inputs_embeds": model.get_input_embeddings()(given["input_ids"]),
                                "attention_mask": given["attention_mask"]}, "inputs_embeds"),
     ],
 )  # fmt: skip
-def test_what_only_the_original_does_the_original_does_and_says_so_once(change, reason, counted, caplog):
+def test_unsupported_calls_use_the_original_and_log_it_once(change, reason, counted, caplog):
     model = make("ModernBertForMaskedLM")
     reference = copy.deepcopy(model)
     modernbert.accelerate(model, precision="float32")
@@ -184,7 +184,7 @@ def test_what_only_the_original_does_the_original_does_and_says_so_once(change, 
     assert sum(reason in record.getMessage() for record in caplog.records) == 1
     with torch.inference_mode():
         model(**batch())
-    assert len(counted) == 1  # hooks that transformers left behind do not count
+    assert len(counted) == 1  # inactive hooks of transformers do not count
 
 
 def test_training_learns_as_before_and_what_was_learned_is_packed(caplog):
@@ -282,7 +282,7 @@ def test_threads_share_one_model():
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_a_batch_of_many_tokens_goes_through_in_parts(monkeypatch):
+def test_a_large_batch_is_computed_in_parts(monkeypatch):
     from modernbert.integrations import backbone
 
     model = make("ModernBertForTokenClassification")
@@ -331,7 +331,7 @@ def test_an_adapter_makes_the_original_compute(caplog):
 
 
 def flat(answer):
-    """The words and numbers of whatever a pipeline says."""
+    """The words and numbers in the output of a pipeline."""
     if isinstance(answer, dict):
         answer = list(answer.values())
     return [each for part in answer for each in flat(part)] if isinstance(answer, list) else [answer]
@@ -346,7 +346,7 @@ def flat(answer):
         ("feature-extraction", "ModernBertModel"),
     ],
 )
-def test_pipelines_of_transformers_take_it(task, kind, counted):
+def test_pipelines_of_transformers_accept_it(task, kind, counted):
     pipe = transformers.pipeline(task, model=make(kind), tokenizer=make_tokenizer(), device="cpu")
     texts = ["w7 [MASK] w9 w4 w5", "w100 w200 w201 w202 [MASK]", "w8 [MASK]"][
         : 2 if task == "feature-extraction" else 3

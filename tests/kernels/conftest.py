@@ -1,4 +1,4 @@
-"""The Triton kernels run on a CUDA device where there is one, and in Triton's interpreter on the CPU elsewhere."""
+"""The Triton kernels run on a CUDA device if there is one, else in Triton's interpreter on the CPU."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,12 @@ import torch
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def triton_device(request) -> Iterator[torch.device]:
-    """Where the kernels of a test run: the same claims hold on both."""
+    """The device on which the kernels of a test run."""
     pytest.importorskip("triton")
     if request.param == "interpreter":
         if torch.cuda.is_available():
             pytest.skip("there is a CUDA device, where the kernels themselves are tested")
-        with np.errstate(all="ignore"):  # a card gives infinities and NaN without a word
+        with np.errstate(all="ignore"):  # a GPU gives infinities and NaN without a warning
             yield torch.device("cpu")
     elif not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")

@@ -1,4 +1,4 @@
-"""One attention seam, one oracle: every backend runs the same claims."""
+"""Every attention backend against the reference."""
 
 import math
 
@@ -49,7 +49,7 @@ def random_qkv(
 
 
 def attend(qkv: torch.Tensor, sequences: Sequences, window: int | None, backend: str) -> torch.Tensor:
-    """A backend by name, `native` with the level behind it; tests of levels that this processor lacks are skipped."""
+    """A backend by name, `native` followed by a level; tests of levels that this processor lacks are skipped."""
     name, _, level = backend.partition("/")
     if level:
         native.select(level)
@@ -80,7 +80,7 @@ def test_every_backend_answers_to_the_oracle(backend, device, dtype, forward, gr
 
     assert actual.dtype == dtype
     assert relative_error(actual, expected) < forward
-    # one token attends to itself alone: the gradients of q and k are zero, so compare v's share of the whole
+    # one token attends only to itself: the gradients of q and k are zero, so compare the gradient of v
     assert relative_error(actual_grad, expected_grad) < gradient
 
 
@@ -172,7 +172,7 @@ def test_native_equals_the_oracle_for_any_shape(backend, lengths, window, heads,
 
 @pytest.mark.parametrize("backend", ["blocked", *NATIVE])
 def test_a_rotation_belongs_to_queries_and_keys(backend):
-    """Given to the backend, or done before it."""
+    """The rotation gives the same result inside the backend and before it."""
     qkv, sequences = random_qkv([100, 30], torch.float32, head_dim=64)
     rope = Rope.of(sequences.positions, 64, 160_000.0)
     weights = torch.randn(130, 2, 64, generator=torch.Generator().manual_seed(1))
@@ -191,7 +191,7 @@ def test_a_rotation_belongs_to_queries_and_keys(backend):
 
 
 def test_windows_cost_memory_in_proportion_to_tokens():
-    """At window 64 four times the tokens may take about four times the memory, not sixteen."""
+    """At window 64, four times the tokens use about four times the memory, not sixteen times."""
 
     def largest(tokens: int) -> int:
         qkv, sequences = random_qkv([tokens], torch.float32, heads=1, head_dim=8)
@@ -224,13 +224,13 @@ def test_flash_refuses_a_cpu_with_the_remedy():
         attend(qkv, sequences, None, "flash")
 
 
-def test_native_refuses_what_it_cannot_take_with_the_remedy():
+def test_native_refuses_unsupported_arguments_with_the_remedy():
     qkv, sequences = random_qkv([3], torch.float64)
     with pytest.raises(BackendError, match="use backend='blocked'"):
         attend(qkv, sequences, None, "native")
 
 
-def test_the_cpu_takes_native_where_it_runs_and_blocked_otherwise():
+def test_the_default_on_the_cpu_is_native_where_it_runs_and_blocked_otherwise():
     cpu = torch.device("cpu")
     best = "blocked" if native.unavailable() else "native"
     assert default_backend(cpu, torch.bfloat16) == default_backend(cpu, torch.float32) == best
@@ -242,7 +242,7 @@ def test_the_cpu_takes_native_where_it_runs_and_blocked_otherwise():
 
 
 @pytest.mark.gpu
-def test_half_precision_on_cuda_takes_triton_for_windows_and_the_faster_one_elsewhere():
+def test_the_default_on_cuda_is_triton_for_windows_and_the_faster_backend_otherwise():
     cuda = torch.device("cuda")
     calibration.forget()
     assert default_backend(cuda, torch.bfloat16, window=64) == "triton"

@@ -1,4 +1,4 @@
-"""What is the fastest is measured once; where nothing can be measured, nothing is decided."""
+"""The fastest choice is measured once; if a measurement is impossible, no choice is stored."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Residual + norm and GeGLU: the native kernels against the same in plain PyTorch, at every instruction level."""
+"""Residual + norm and GeGLU: the native kernels against plain PyTorch, at every instruction level."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_add_norm_and_its_gradients(level, stream, dtype, rows):
     with torch.autocast("cpu", torch.bfloat16, enabled=stream != dtype):
         found = add_norm(x, y, norm)
     assert (found[0].dtype, found[1].dtype) == (stream, dtype)
-    assert "add_norm" in str(found[1].grad_fn)  # of the operator, not of plain PyTorch
+    assert "add_norm" in str(found[1].grad_fn)  # the operator, not plain PyTorch
     grads = torch.autograd.grad(found, ours, given)
     half = torch.bfloat16 in (stream, dtype)
     for value, expected in zip((*found, *grads), (*wanted, *wanted_grads), strict=True):
@@ -56,8 +56,8 @@ def test_geglu_and_its_gradient(level, dtype):
     assert error(grad, wanted_grad) < tolerance
 
 
-def test_what_the_kernels_do_not_take_goes_through_pytorch():
-    x = torch.randn(5, 20, requires_grad=True)  # rows of a width that is no multiple of 16
+def test_unsupported_tensors_use_pytorch():
+    x = torch.randn(5, 20, requires_grad=True)  # the width is not a multiple of 16
     total, normed = add_norm(x, x, torch.nn.LayerNorm(20))
     torch.testing.assert_close(normed, F.layer_norm(2 * x, (20,)))
     torch.testing.assert_close(geglu(x), F.gelu(x[:, :10]) * x[:, 10:])
@@ -66,7 +66,7 @@ def test_what_the_kernels_do_not_take_goes_through_pytorch():
 
 @pytest.mark.skipif(native.unavailable() is not None, reason=f"the native backend {native.unavailable()}")
 def test_operators_pass_the_checks_of_torch():
-    """Shapes, gradients and aliases as torch.compile and export will trust them to be: the same at every level."""
+    """Shapes, gradients and aliases are as declared to torch.compile and export, and the same at every level."""
     x, y, weight = torch.randn(7, 32), torch.randn(7, 32), torch.rand(32)
     qkv, boundaries = torch.randn(7, 3, 2, 32), torch.tensor([0, 3, 7], dtype=torch.int32)
     cos, sin = torch.rand(7, 16), torch.rand(7, 16)

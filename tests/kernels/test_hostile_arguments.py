@@ -1,4 +1,4 @@
-"""Arguments that do not fit together are one sentence, and the same one, whatever the backend: never a crash.
+"""Inconsistent arguments give the same one-sentence error on every backend, and never a crash.
 
 `make check-native` runs these under the address sanitizer.
 """
@@ -22,7 +22,7 @@ BACKENDS = ["reference", "blocked", *(f"native/{level}" for level in native.LEVE
 
 @pytest.fixture(autouse=True)
 def _as_users_call_it():
-    """Without the checks of shapes that only test runs make."""
+    """Switch off the shape checks that only test runs make."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -48,11 +48,11 @@ ATTENTION = {
     "no heads": ({"qkv": torch.randn(TOKENS, 3, 0, 32)}, "tokens, 3, heads, head_dim"),
     "no width": ({"qkv": torch.randn(TOKENS, 3, 2, 0)}, "tokens, 3, heads, head_dim"),
     "three dimensions": ({"qkv": torch.randn(TOKENS, 3, 64)}, "tokens, 3, heads, head_dim"),
-    "whole numbers": ({"qkv": torch.ones(TOKENS, 3, 2, 32, dtype=torch.int64)}, "in a floating dtype"),
-    "a negative window": ({"window": -1}, "window is the number of tokens seen on each side"),
-    "a window of a float": ({"window": 16.0}, "window is the number of tokens seen on each side"),
-    "a rope too short": ({"rope": rope(lambda x: x[:50])}, r"the cos of rope is \(101, 1, 32\)"),
-    "a rope too narrow": ({"rope": rope(lambda x: x[..., :16])}, r"the cos of rope is \(101, 1, 32\)"),
+    "integers": ({"qkv": torch.ones(TOKENS, 3, 2, 32, dtype=torch.int64)}, "in a floating dtype"),
+    "a negative window": ({"window": -1}, "window must be the number of visible tokens on each side"),
+    "a window of a float": ({"window": 16.0}, "window must be the number of visible tokens on each side"),
+    "a rope too short": ({"rope": rope(lambda x: x[:50])}, r"the cos of rope must be \(101, 1, 32\)"),
+    "a rope too narrow": ({"rope": rope(lambda x: x[..., :16])}, r"the cos of rope must be \(101, 1, 32\)"),
     "a rope in bf16": ({"rope": rope(torch.Tensor.bfloat16)}, "in torch.float32 on cpu"),
     "a rope elsewhere": ({"rope": rope(lambda x: x.to("meta"))}, "on cpu, not .* on meta"),
     "sequences elsewhere": ({"sequences": Sequences.from_lengths(LENGTHS).to("meta")}, "the sequences on meta"),
@@ -116,11 +116,11 @@ SEQUENCES = {
     "decreasing": ({"cu_seqlens": ends(0, 71, 70, 101)}, "does not rise from 0"),
     "empty": ({"cu_seqlens": ends()}, "one number more than there are sequences"),
     "one number": ({"cu_seqlens": ends(0)}, "one number more than there are sequences"),
-    "floats": ({"cu_seqlens": ends(0, 70, 71, 101, dtype=torch.float32)}, "in int32"),
-    "int64": ({"cu_seqlens": ends(0, 70, 71, 101, dtype=torch.int64)}, "in int32"),
+    "floats": ({"cu_seqlens": ends(0, 70, 71, 101, dtype=torch.float32)}, "and int32"),
+    "int64": ({"cu_seqlens": ends(0, 70, 71, 101, dtype=torch.int64)}, "and int32"),
     "strided": ({"cu_seqlens": ends(0, 0, 70, 70, 71, 71, 101, 101)[::2]}, "contiguous"),
     "two dimensions": ({"cu_seqlens": ends(0, 70, 71, 101).view(2, 2)}, "one-dimensional"),
-    "a list": ({"cu_seqlens": [0, 70, 71, 101]}, "are tensors"),
+    "a list": ({"cu_seqlens": [0, 70, 71, 101]}, "must be tensors"),
     "elsewhere": ({"cu_seqlens": ends(0, 70, 71, 101).to("meta")}, "cu_seqlens is on meta"),
     "a longest too short": ({"max_length": 69}, "max_length is 69 where the longest sequence has 70"),
     "a longest too long": ({"max_length": 2**40}, "the longest sequence has 70"),
@@ -130,19 +130,19 @@ SEQUENCES = {
     "slots outside": ({"slots": torch.arange(TOKENS) + 10**6}, "a slot lies outside"),
     "negative slots": ({"slots": torch.arange(TOKENS) - 1}, "a slot lies outside"),
     "one slot twice": ({"slots": torch.zeros(TOKENS, dtype=torch.int64)}, "two tokens have the same slot"),
-    "a shape of one number": ({"padded_shape": (3,)}, "padded_shape is rows and length"),
+    "a shape of one number": ({"padded_shape": (3,)}, "padded_shape must be"),
 }
 
 
 @pytest.mark.parametrize("case", SEQUENCES)
-def test_sequences_made_by_hand_are_refused_unless_they_fit(case):
+def test_inconsistent_sequences_are_refused(case):
     changes, sentence = SEQUENCES[case]
     whole = Sequences.from_lengths(LENGTHS)
-    with pytest.raises(DataError, match=f"do not fit together: .*{sentence}.*; make them with pack or from_lengths"):
+    with pytest.raises(DataError, match=f"are not consistent: .*{sentence}.*; make them with pack or from_lengths"):
         replace(whole, **changes)
 
 
-def test_sequences_made_by_hand_that_fit_are_taken():
+def test_consistent_sequences_made_by_hand_are_accepted():
     whole = Sequences.from_lengths(LENGTHS)
     again = replace(whole, positions=whole.positions.int())
     assert again.lengths == tuple(LENGTHS)
@@ -152,8 +152,8 @@ def test_sequences_made_by_hand_that_fit_are_taken():
 
 
 @pytest.mark.parametrize("lengths", [[1.5], ["3"], [None]], ids=str)
-def test_lengths_are_whole_numbers(lengths):
-    with pytest.raises(DataError, match="are whole numbers"):
+def test_lengths_must_be_integers(lengths):
+    with pytest.raises(DataError, match="must be integers"):
         Sequences.from_lengths(lengths)
 
 
@@ -196,9 +196,9 @@ def test_the_native_operator_refuses_what_an_exported_model_could_hand_it(level,
     }
     out, logsumexp = torch.ops.modernbert.attention(*arguments.values(), 16)
     hostile = tuple((arguments | OPERATOR[case]).values())
-    with pytest.raises(BackendError, match=r"do not rise from 0|native kernels take qkv as"):
+    with pytest.raises(BackendError, match=r"do not rise from 0|native kernels need qkv as"):
         torch.ops.modernbert.attention(*hostile, 16)
-    with pytest.raises(BackendError, match=r"do not rise from 0|native kernels take qkv as|are not those of"):
+    with pytest.raises(BackendError, match=r"do not rise from 0|native kernels need qkv as|are not those of"):
         torch.ops.modernbert.attention_backward(torch.ones_like(out), *hostile, 16, out, logsumexp)
 
 
@@ -210,20 +210,20 @@ CROSS_ENTROPY = {
     "fewer labels than rows": ({"labels": torch.tensor([1, 2])}, "one for each of 64 rows"),
     "more labels than rows": ({"labels": torch.ones(65, dtype=torch.int64)}, "one for each of 64 rows"),
     "labels in columns": ({"labels": torch.ones(64, 1, dtype=torch.int64)}, "one for each of 64 rows"),
-    "labels in fp32": ({"labels": torch.ones(64)}, "whole numbers"),
-    "labels of bool": ({"labels": torch.ones(64, dtype=torch.bool)}, "whole numbers"),
+    "labels in fp32": ({"labels": torch.ones(64)}, "integers"),
+    "labels of bool": ({"labels": torch.ones(64, dtype=torch.bool)}, "integers"),
     "labels elsewhere": ({"labels": torch.ones(64, dtype=torch.int64, device="meta")}, "on one device"),
     "a narrower weight": ({"weight": rows(40, 16)}, r"not \(64, 32\) and \(40, 16\)"),
-    "a shorter bias": ({"bias": rows(3)}, r"the bias is \(40,\), not \(3,\)"),
-    "a longer bias": ({"bias": rows(41)}, r"the bias is \(40,\), not \(41,\)"),
-    "rows of whole numbers": ({"x": torch.ones(64, 32, dtype=torch.int64)}, "x is"),
-    "one row alone": ({"x": rows(32)}, "x is"),
+    "a shorter bias": ({"bias": rows(3)}, r"the bias must be \(40,\), not \(3,\)"),
+    "a longer bias": ({"bias": rows(41)}, r"the bias must be \(40,\), not \(41,\)"),
+    "rows of integers": ({"x": torch.ones(64, 32, dtype=torch.int64)}, "x must be"),
+    "one row alone": ({"x": rows(32)}, "x must be"),
 }
 
 
 @pytest.mark.parametrize("backend", ["off", *native.LEVELS])
 @pytest.mark.parametrize("case", CROSS_ENTROPY)
-def test_cross_entropy_refuses_what_does_not_fit_with_one_sentence(case, backend):
+def test_cross_entropy_refuses_wrong_shapes_with_one_sentence(case, backend):
     choose(f"native/{backend}") if backend != "off" else native.select("off")
     arguments = {"x": rows(64, 32), "weight": rows(40, 32), "bias": rows(40), "labels": torch.arange(64) % 40}
     changes, sentence = CROSS_ENTROPY[case]
@@ -237,18 +237,18 @@ def test_cross_entropy_refuses_what_does_not_fit_with_one_sentence(case, backend
 )
 def test_a_sum_and_its_norm_refuse_other_widths_and_numbers_of_rows(x, y, width, backend):
     choose(f"native/{backend}") if backend != "off" else native.select("off")
-    with pytest.raises(BackendError, match="rows and weights of one width"):
+    with pytest.raises(BackendError, match="rows and weights of equal width"):
         add_norm(rows(*x), rows(*y), torch.nn.LayerNorm(width, bias=False))
 
 
 def test_the_native_norm_refuses_what_an_exported_model_could_hand_it():
     if reason := native.unavailable():
         pytest.skip(f"the native backend {reason}")
-    with pytest.raises(BackendError, match="rows and weights of one width"):
+    with pytest.raises(BackendError, match="rows and weights of equal width"):
         native_operators.add_norm.operator(rows(64, 32), rows(2, 32), torch.ones(32), 1e-5, torch.float32)
 
 
-def test_what_is_no_batch_is_not_packed():
+def test_pack_refuses_tensors_that_are_not_a_batch():
     for ids in (torch.ones(3), torch.ones(())):
         with pytest.raises(DataError, match="A batch is"):
             pack(ids)

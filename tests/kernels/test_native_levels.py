@@ -1,4 +1,4 @@
-"""Which level of the native kernels serves which kind of product, with rates that a test hands in."""
+"""The choice of the level of the native kernels for each kind of product, with rates that the tests set."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ here = pytest.mark.skipif(native.unavailable() is not None, reason=f"the native 
 
 @pytest.fixture
 def processor(monkeypatch):
-    """A processor with these levels and rates, and the number of measurements that it was put to."""
+    """A processor with these levels and rates, and the number of measurements made on it."""
 
     class Table:
         def __init__(self, level):
@@ -47,7 +47,7 @@ XEON = {  # AVX-512 BF16 without AMX, whose instruction for bf16 is slower than 
 }
 
 
-def test_each_kind_of_product_takes_the_level_that_was_measured_to_be_fastest(processor):
+def test_each_kind_of_product_uses_the_level_measured_to_be_fastest(processor):
     processor(NO_AMX, XEON)
     assert {kind: native.level(kind) for kind in native.KINDS} == {
         "fp32": "avx512", "bf16": "avx512", "int8": "avx512_bf16",
@@ -57,7 +57,7 @@ def test_each_kind_of_product_takes_the_level_that_was_measured_to_be_fastest(pr
     assert native.rates("bf16") == XEON["bf16"]
 
 
-def test_a_matrix_unit_is_taken_where_it_is_fastest(processor):
+def test_a_matrix_unit_is_used_where_it_is_fastest(processor):
     rates = {kind: {level: 1000.0 / (1 + n) for n, level in enumerate(ALL)} for kind in native.KINDS}
     processor(ALL, rates)
     assert {kind: native.level(kind) for kind in native.KINDS} == {"fp32": "avx512", "bf16": "amx", "int8": "amx"}
@@ -74,51 +74,51 @@ def test_a_choice_is_measured_once_and_only_where_there_is_one(processor):
     assert native.rates("int8") == {}
 
 
-def test_a_process_takes_the_levels_that_another_one_chose(processor):
+def test_a_process_can_use_the_levels_chosen_by_another_process(processor):
     processor(NO_AMX, XEON)
     chosen = native.choices()
     assert chosen == {"fp32": "avx512", "bf16": "avx512", "int8": "avx512_bf16"}
     busy = {kind: {level: 100.0 * (level == "avx2") + 1 for level in ALL} for kind in native.KINDS}
     processor(NO_AMX, busy)
     assert set(native.choices().values()) == {"avx2"}
-    native.keep(chosen)
+    native.use_choices(chosen)
     assert native.choices() == chosen
 
 
 def test_levels_that_are_not_here_are_refused(processor, monkeypatch):
     processor(["avx2"], {})
-    with pytest.raises(BackendError, match=r"level avx512, which are not here; .* or set MODERNBERT_NATIVE to avx2"):
-        native.keep({"fp32": "avx512", "bf16": "avx512", "int8": "avx2"})
-    with pytest.raises(BackendError, match=r"begun with no native kernels; .* or set MODERNBERT_NATIVE to off"):
-        native.keep({})
+    with pytest.raises(BackendError, match=r"level avx512, which this machine lacks; .* MODERNBERT_NATIVE=avx2"):
+        native.use_choices({"fp32": "avx512", "bf16": "avx512", "int8": "avx2"})
+    with pytest.raises(BackendError, match=r"started with no native kernels; .* MODERNBERT_NATIVE=off"):
+        native.use_choices({})
     monkeypatch.setattr(native, "_selected", "is switched off")
     assert native.choices() == {}
-    native.keep({})
-    with pytest.raises(BackendError, match="level avx2, which are not here"):
-        native.keep(dict.fromkeys(native.KINDS, "avx2"))
+    native.use_choices({})
+    with pytest.raises(BackendError, match="level avx2, which this machine lacks"):
+        native.use_choices(dict.fromkeys(native.KINDS, "avx2"))
 
 
 def test_what_a_measurement_errs_does_not_change_the_level():
-    """The same run on the same machine is to have the same bits."""
+    """The same run on the same machine must give the same bits."""
     assert native.fastest(["avx512_bf16", "avx512"], {"avx512_bf16": 100.0, "avx512": 104.0}) == "avx512_bf16"
     assert native.fastest(["avx512_bf16", "avx512"], {"avx512_bf16": 100.0, "avx512": 106.0}) == "avx512"
 
 
 @pytest.mark.parametrize("forced", ALL)
-def test_a_forced_level_is_taken_for_all_kinds_and_nothing_is_measured(processor, forced):
+def test_a_forced_level_is_used_for_all_kinds_without_measuring(processor, forced):
     assert processor(ALL, {}, forced) == []
     expected = {"fp32": forced, "bf16": forced, "int8": "avx512_vnni" if forced == "avx512" else forced}
     assert {kind: native.level(kind) for kind in native.KINDS} == expected
 
 
-def test_forcing_avx512_does_not_take_the_instruction_away_from_int8():
+def test_forcing_avx512_keeps_the_vnni_instruction_for_int8():
     assert native.candidates_for("int8", NO_AMX, "avx512") == ["avx512_vnni"]
     assert native.candidates_for("int8", ["avx512", "avx2"], "avx512") == ["avx512"]  # a processor that lacks it
     assert native.candidates_for("bf16", NO_AMX, "avx512") == ["avx512"]
 
 
 def test_a_processor_without_bf16_has_the_instruction_for_int8(processor):
-    """Cascade Lake, Ice Lake and others: AVX-512 with VNNI alone."""
+    """Cascade Lake, Ice Lake and others: AVX-512 with VNNI, without BF16."""
     measured = processor(ALL[2:], XEON | {"int8": {"avx512_vnni": 400.0, "avx512": 100.0, "avx2": 90.0}})
     found = {kind: native.level(kind) for kind in native.KINDS}
     assert found == {"fp32": "avx512", "bf16": "avx512", "int8": "avx512_vnni"}
@@ -143,7 +143,7 @@ def test_every_level_of_this_processor_can_be_measured(kind):
 @here
 @pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
 def test_all_levels_compute_the_same_for_every_kind_of_product(int8):
-    """Named here one by one, since a forced `avx512` takes its int8 products from the level above."""
+    """Every level is tested by name, since a forced `avx512` uses int8 products of the level above."""
     generator = torch.Generator().manual_seed(0)
     weight, norm = torch.randn(128, 64, generator=generator) / 8, torch.ones(64)
     layer = LayerWeights(None, norm, torch.cat((weight, weight[:64])), weight[64:], weight, weight[:64], None, 0)
@@ -156,7 +156,7 @@ def test_all_levels_compute_the_same_for_every_kind_of_product(int8):
         )
         for level in native._loaded().tables
     }
-    tolerance = 5e-3 if int8 else 1e-5  # the last bit of a sum may decide how a number is rounded to int8
+    tolerance = 5e-3 if int8 else 1e-5  # the last bit of a sum can change the rounding to int8
     for one in found.values():
         assert float((one - found["avx2"]).norm() / found["avx2"].norm()) < tolerance
     assert found["avx2"].isfinite().all()
@@ -164,7 +164,7 @@ def test_all_levels_compute_the_same_for_every_kind_of_product(int8):
 
 @here
 @pytest.mark.parametrize(("dtype", "int8"), [(torch.float32, False), (torch.bfloat16, False), (torch.float32, True)])
-def test_an_encoder_asks_for_its_own_kind_of_product(monkeypatch, dtype, int8):
+def test_an_encoder_uses_its_own_kind_of_product(monkeypatch, dtype, int8):
     asked, level = [], native.level()
     monkeypatch.setattr(native, "level", lambda kind="fp32": asked.append(kind) or level)
     weight = torch.randn(96, 32)
@@ -177,7 +177,7 @@ def test_an_encoder_asks_for_its_own_kind_of_product(monkeypatch, dtype, int8):
 @pytest.mark.parametrize("name", ["avx-512", "AVX2", "none", "avx512 "])
 def test_a_level_that_does_not_exist_is_an_error_that_names_the_levels(name):
     levels = "amx, avx512_bf16, avx512_vnni, avx512, avx2"
-    with pytest.raises(ConfigError, match=f"not a level of the native kernels; take {levels} or off"):
+    with pytest.raises(ConfigError, match=f"not a level of the native kernels; set it to {levels} or off"):
         native.select(name)
 
 

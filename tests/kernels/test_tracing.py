@@ -14,7 +14,7 @@ LENGTHS = (30, 1, 50)
 
 
 class Packed(nn.Module):
-    """An encoder whose sequences come in as tensors."""
+    """An encoder whose sequences are tensor inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,8 +41,8 @@ def test_an_exported_encoder_keeps_them_as_operators():
         torch.testing.assert_close(exported.module()(*inputs()), model(*inputs()))
 
 
-def test_an_exported_encoder_refuses_boundaries_that_do_not_fit():
-    """Nothing but the operator itself stands between them and the memory."""
+def test_an_exported_encoder_refuses_inconsistent_boundaries():
+    """Only the operator itself can prevent an access out of bounds."""
     tokens, _, positions, slots = inputs()
     exported = torch.export.export(Packed(), inputs()).module()
     for hostile in ([0, 30, 31, 10**6], [0, 40, 31, 81], [-5, 30, 31, 81], [0, 30, 31, 50]):

@@ -1,4 +1,4 @@
-"""Triton's attention against the oracle: in the interpreter on a CPU, and on a card under `-m gpu`."""
+"""Attention in Triton against the reference: in the interpreter on a CPU, and on a GPU with `-m gpu`."""
 
 import pytest
 import torch
@@ -52,13 +52,13 @@ def test_a_nan_stays_in_its_sequence(triton_device):
             assert poisoned.isnan().any()
 
 
-def test_a_sequence_gives_the_same_bits_whatever_lies_beside_it(triton_device):
+def test_a_sequence_gives_the_same_bits_in_every_batch(triton_device):
     lengths = [70, 3, 130, 1]
     qkv, weights, sequences = material(lengths, 1, 32, triton_device)
     together = [x.split(lengths) for x in both(qkv, weights, sequences, 20, None, "triton")]
     for number, (part, weight) in enumerate(zip(qkv.split(lengths), weights.split(lengths), strict=True)):
         alone = both(part, weight, Sequences.from_lengths([len(part)], triton_device), 20, None, "triton")
-        if len(part) > 20:  # a window over everything is global attention, whose tiles are others
+        if len(part) > 20:  # a window over everything is global attention, which has other tiles
             assert all(torch.equal(one[number], other) for one, other in zip(together, alone, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Every kernel in Triton compiles for a Hopper card, as a run of ModernBERT-base in bf16 launches it."""
+"""Every Triton kernel compiles for a Hopper GPU, with the arguments of a run of ModernBERT-base in bf16."""
 
 import json
 import os
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow  # compiling all of them takes a quarter of a minu
 
 @pytest.fixture(scope="module")
 def resources() -> list[dict]:
-    """Of each kernel, from a process in which Triton compiles and does not interpret."""
+    """The resources of each kernel, from a process in which Triton compiles and does not interpret."""
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "modernbert.kernels.triton.resources", "--json"]
@@ -25,7 +25,7 @@ def test_no_kernel_spills_registers(resources):
 
 
 def test_a_processor_holds_enough_threads_to_hide_the_memory(resources):
-    """A quarter of those that it can hold. Rows of 8,192 apart, and attention, which loads ahead instead."""
+    """A quarter of the maximum; except rows of 8,192, and attention, which loads ahead instead."""
     few = {r["name"] for r in resources if r["programs"] * r["warps"] < 16}
     assert {name for name in few if not name.startswith("attention")} == {"add_norm backward, bf16 stream, width 8192"}
     assert all(r["programs"] * r["warps"] >= 8 for r in resources)

@@ -1,4 +1,4 @@
-"""Cross-entropy in Triton against plain PyTorch in fp64, by itself and below the decoder."""
+"""Cross-entropy in Triton against plain PyTorch in fp64, alone and after the decoder."""
 
 import pytest
 import torch
@@ -13,18 +13,18 @@ HALF = torch.bfloat16
 
 @pytest.fixture
 def kernels(triton_device, monkeypatch):
-    """The kernels, which the seam is told to take: by itself it does so on CUDA alone."""
+    """Use the kernels also on the CPU; by default they are used only on CUDA."""
     from modernbert.kernels.triton import cross_entropy
 
     monkeypatch.setattr(seam, "_on_triton", lambda x: x.dtype in (torch.float32, HALF))
     if triton_device.type == "cpu":
-        monkeypatch.setattr(cross_entropy, "LANES", 64)  # smaller tiles: the interpreter takes long over large ones
+        monkeypatch.setattr(cross_entropy, "LANES", 64)  # smaller tiles: the interpreter is slow on large ones
         monkeypatch.setattr(cross_entropy, "SPLIT_ROWS", 64)
     return cross_entropy
 
 
 def precise(logits, bias, labels):
-    """Losses, gradient and the bias's gradient in fp64."""
+    """Losses, gradient and gradient of the bias in fp64."""
     logits = (logits.double() + (0 if bias is None else bias.double())).requires_grad_()
     losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
     [gradient] = torch.autograd.grad(losses.sum(), logits)
@@ -44,7 +44,7 @@ def test_losses_and_gradients(kernels, triton_device, dtype, rows, vocab, bias):
     losses, gradient, bias_gradient = precise(logits, offset, labels)
     ours, theirs = logits.to(triton_device), None if offset is None else offset.to(triton_device)
     without = kernels.softmax_gradient(ours, theirs, labels.to(triton_device), False)
-    assert torch.equal(ours.cpu(), logits)  # untouched where no gradient is asked for
+    assert torch.equal(ours.cpu(), logits)  # unchanged if no gradient is requested
     found = kernels.softmax_gradient(ours, theirs, labels.to(triton_device), True)
     assert torch.equal(found, without)
     torch.testing.assert_close(found.cpu().double(), losses, rtol=1e-5, atol=1e-5)
@@ -121,6 +121,6 @@ def test_the_loss_of_a_decoder(kernels, triton_device, monkeypatch, rows_at_once
 def test_nothing_waits_for_the_device(kernels):
     x, weight, bias = (torch.randn(*s, device="cuda", requires_grad=True) for s in ((64, 32), (100, 32), (100,)))
     labels = torch.randint(0, 100, (64,), device="cuda")
-    linear_cross_entropy(x, weight, bias, labels).backward()  # what is compiled and asked once
+    linear_cross_entropy(x, weight, bias, labels).backward()  # compile and query once
     with never_waiting(), torch.autocast("cuda", HALF):
         linear_cross_entropy(x, weight, bias, labels, "sum").backward()

@@ -26,7 +26,7 @@ def test_geglu_and_its_gradient(geglu, triton_device, dtype, rows, width):
     ours = x.to(triton_device).requires_grad_()
     found = geglu(ours)
     [grad] = torch.autograd.grad(found, ours, given.to(triton_device))
-    # The interpreter cuts the last digits of bf16 off where a card rounds.
+    # The interpreter truncates to bf16, and a GPU rounds.
     tolerance = 8e-3 if dtype == torch.bfloat16 else 1e-6
     for value, expected in ((found, wanted), (grad, wanted_grad)):
         assert value.dtype == dtype

@@ -1,4 +1,4 @@
-"""Layer norm in Triton, with what comes before it, against plain PyTorch in fp64."""
+"""Layer norm in Triton, with the operation before it, against plain PyTorch in fp64."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_add_norm_and_its_gradients(norm, triton_device, stream, dtype, rows, wi
     given = torch.randn(rows, width).to(stream), torch.randn(rows, width).to(dtype)
     precise = [t.double().requires_grad_() for t in (x, y, weight)]
     total = precise[0] + precise[1]
-    # The norm is of the sum as it is stored: in bf16 that is another number.
+    # The norm is computed from the stored sum, which is rounded in bf16.
     rounded = total + (total.detach().to(stream).double() - total.detach())
     wanted = total, F.layer_norm(rounded, (width,), precise[2], None, 1e-5)
     wanted_grads = torch.autograd.grad(wanted, precise, [g.double() for g in given])
@@ -46,7 +46,7 @@ def test_add_norm_and_its_gradients(norm, triton_device, stream, dtype, rows, wi
     grads = torch.autograd.grad(found, ours, [g.to(triton_device) for g in given])
     assert [g.dtype for g in grads] == [stream, dtype, torch.float32]
     assert near(found, wanted, stream, dtype)
-    if width > 1:  # a row of one number has no deviation, and the gradient is rounding alone
+    if width > 1:  # a row of one number has no deviation, and its gradient is only rounding error
         assert near(grads, wanted_grads, stream, dtype)
 
 
@@ -141,7 +141,7 @@ def test_inputs_need_not_be_contiguous(norm, triton_device):
 
 
 def test_operators_pass_the_checks_of_torch(norm, triton_device):
-    """Shapes, gradients and aliases as torch.compile and export will trust them to be."""
+    """Shapes, gradients and aliases are as declared to torch.compile and export."""
     x, y, table = (torch.randn(7, 32, device=triton_device) for _ in range(3))
     weight = torch.rand(32, device=triton_device)
     tokens = torch.tensor([1, 6, 1], device=triton_device)

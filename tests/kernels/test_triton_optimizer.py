@@ -1,4 +1,4 @@
-"""StableAdamW of all tensors at once, in Triton, against the plain one tensor by tensor."""
+"""StableAdamW of all tensors at once, in Triton, against plain PyTorch tensor by tensor."""
 
 import copy
 from contextlib import nullcontext
@@ -14,7 +14,7 @@ from synchronisation import never_waiting
 
 @pytest.fixture
 def device(triton_device, monkeypatch) -> torch.device:
-    """Where the kernels run, and where the optimizer is told to take them: by itself it does so on CUDA alone."""
+    """The device of the kernels. The optimizer uses them there; by default it uses them only on CUDA."""
     from modernbert.kernels.triton import optimizer as kernels
 
     monkeypatch.setattr(module, "_MULTI_TENSOR_DEVICE", triton_device.type)
@@ -28,9 +28,9 @@ def made(device):
     from modernbert.kernels.triton.optimizer import CHUNK
 
     torch.manual_seed(0)
-    shapes = [(7, 5), (3,), (4, 4, 2), (CHUNK + 21,), (1,), (CHUNK // 8, 8)]  # a part of a chunk, and a whole one
+    shapes = [(7, 5), (3,), (4, 4, 2), (CHUNK + 21,), (1,), (CHUNK // 8, 8)]  # an incomplete chunk, and a full one
     ours = [nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
-    theirs = [nn.Parameter(p.detach().double().cpu()) for p in ours]  # fp64 takes the plain way
+    theirs = [nn.Parameter(p.detach().double().cpu()) for p in ours]  # fp64 uses plain PyTorch
     pairs = []
     for parameters in (ours, theirs):
         groups = [
@@ -84,7 +84,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(device, bad, max_norm):
         assert all(torch.equal(optimizer.state[parameter][m], state[m]) for m in ("exp_avg", "exp_avg_sq"))
 
 
-def test_a_run_goes_on_from_restored_moments_as_if_it_had_not_stopped(device):
+def test_a_run_resumed_from_restored_moments_equals_one_without_a_stop(device):
     ours, _, optimizer, _ = made(device)
     gradients = [[torch.randn_like(p) for p in ours] for _ in range(4)]
 
@@ -122,7 +122,7 @@ def test_tables_are_written_anew_only_where_something_moved(device, monkeypatch)
         assert len(copied) == tables
 
 
-def test_what_the_kernels_do_not_address_takes_the_plain_way(device, monkeypatch):
+def test_unsupported_tensors_use_the_plain_optimizer(device, monkeypatch):
     monkeypatch.setattr(StableAdamW, "_step_at_once", lambda *_: pytest.fail("addressed"))
     turned = nn.Parameter(torch.randn(6, 4, device=device).t())
     half = nn.Parameter(torch.randn(6, device=device, dtype=torch.bfloat16))

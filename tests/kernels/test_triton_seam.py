@@ -1,4 +1,4 @@
-"""The functions that a model calls take the kernels in Triton, and mean the same as the modules of PyTorch."""
+"""The functions that a model calls use the Triton kernels, and compute the same as the modules of PyTorch."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ torch.testing.assert_close(found, torch.autograd.grad(layer(x, y), (x, y, norm.w
 
 @pytest.fixture
 def device(triton_device, monkeypatch) -> torch.device:
-    """Where the kernels run, and where the functions are told to take them: by themselves they do so on CUDA alone."""
+    """The device of the kernels. The functions use them there; by default they use them only on CUDA."""
     monkeypatch.setattr(elementwise, "_on_triton", lambda x: triton_kernels.supports(x.device, x.dtype))
     return triton_device
 
@@ -49,7 +49,7 @@ def norm_of(width, device):
 
 
 @pytest.mark.parametrize("autocast", [True, False])
-def test_they_take_the_kernels_and_agree_with_pytorch(device, autocast):
+def test_the_kernels_are_used_and_agree_with_pytorch(device, autocast):
     torch.manual_seed(0)
     norm, embedding = norm_of(48, device), nn.Embedding(30, 48, device=device)
     x, tokens = torch.randn(9, 48, device=device, requires_grad=True), torch.randint(0, 30, (9,), device=device)
@@ -63,7 +63,7 @@ def test_they_take_the_kernels_and_agree_with_pytorch(device, autocast):
             "triton_geglu": geglu(x),
         }
         stream = embedding_norm(tokens, embedding, norm)
-    assert stream.dtype == torch.float32  # unless asked otherwise, the residual stream is in the dtype of the weights
+    assert stream.dtype == torch.float32  # by default, the residual stream is in the dtype of the weights
     torch.testing.assert_close(stream, norm(embedding(tokens)))
     wanted = [norm(x + y), norm(x), norm(embedding(tokens)), F.gelu(x[:, :24]) * x[:, 24:]]
     for (name, result), expected in zip(found.items(), wanted, strict=True):
@@ -91,7 +91,7 @@ def test_on_a_cpu_they_are_the_modules_of_pytorch():
 
 @pytest.mark.slow
 def test_compiled_code_goes_through_the_operators_without_a_break(triton_device):
-    """In a process of its own: the checks of shapes that run under pytest cannot be traced."""
+    """In a separate process: the shape checks that run under pytest cannot be traced."""
     environment = os.environ | ({"TRITON_INTERPRET": "1"} if triton_device.type == "cpu" else {})
     subprocess.run([sys.executable, "-c", COMPILED, triton_device.type], check=True, env=environment)
 
@@ -106,7 +106,7 @@ def test_a_captured_graph_repeats_with_new_values(device):
         total, normed = add_norm(x, y, norm)
         loss = geglu(normed).sum() + layer_norm(total, norm).square().sum()
         gradients = torch.autograd.grad(loss, (norm.weight, embedding.weight))
-        return loss.detach(), *gradients  # nothing keeps the autograd graph of one stream for another
+        return loss.detach(), *gradients  # no autograd graph is shared between streams
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -95,13 +95,13 @@ def test_what_is_not_implemented_is_refused_by_name(changes, message):
         EncoderConfig.from_hf(OLDER | changes)
 
 
-def test_an_unknown_key_is_said_once(caplog):
+def test_an_unknown_key_is_reported_once(caplog):
     with caplog.at_level(logging.WARNING):
         EncoderConfig.from_hf(OLDER | {"my_own_key": 1})
     assert "my_own_key" in caplog.text
 
 
-def test_special_tokens_outside_a_small_vocabulary_are_none():
+def test_special_tokens_outside_a_small_vocabulary_become_none():
     assert EncoderConfig(vocab_size=100).pad_token_id is None
 
 
@@ -139,7 +139,7 @@ def test_a_sliding_window_means_what_it_means_in_transformers():
     assert ours.window(1) == theirs.sliding_window == 24
 
 
-# What a file of something else, a slip or an attacker may write. Each is one sentence, at once.
+# Contents of foreign, wrong or malicious files. Each gives a one-sentence error without delay.
 DEEP = json.loads("[" * 400 + "]" * 400)
 STRANGE = [None, True, -1, 0, 3.5, 1e308, float("nan"), float("inf"), 10**9, 2**63, 10**40, "", "x", [], [[]], {}]
 STRANGE += [{"a": 1}, {"": None}, {"0": 3}, [1] * 5, ["full_attention"], DEEP, "\ud800"]
@@ -165,8 +165,8 @@ def test_a_value_of_any_type_or_size_is_read_or_is_one_sentence(key):
 
 
 @pytest.mark.parametrize("values", [[], None, 3, "x", [{}]])
-def test_a_config_that_is_no_object_is_one_sentence(values):
-    with pytest.raises(ConfigError, match="and not an object with keys"):
+def test_a_config_that_is_not_an_object_is_one_sentence(values):
+    with pytest.raises(ConfigError, match="not an object with keys"):
         EncoderConfig.from_hf(values)
 
 
@@ -174,8 +174,8 @@ def test_a_config_that_is_no_object_is_one_sentence(values):
     ("changes", "message"),
     [
         ({"num_labels": 10**9}, "num_labels = 1000000000 is not a number of labels from 1 to 1,000,000"),
-        ({"head_dim": 32}, "head_dim = 32 is not implemented; only 64 is"),
-        ({"num_key_value_heads": 4}, "num_key_value_heads = 4 is not implemented; only 12 is"),
+        ({"head_dim": 32}, "head_dim = 32 is not implemented; only 64, given"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads = 4 is not implemented; only 12, given"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not implemented"),
         ({"sliding_window": 32}, "sliding_window = 32 is half of local_attention, which is 32"),
         ({"sliding_window": -1}, "sliding_window = -1 is not a number of tokens"),
@@ -189,7 +189,7 @@ def test_values_that_change_what_is_computed_are_refused_by_name(changes, messag
         EncoderConfig.from_hf(OLDER | changes)
 
 
-def test_a_mistake_in_config_json_is_not_called_one_of_a_recipe():
+def test_a_mistake_in_config_json_is_not_reported_as_one_of_a_recipe():
     with pytest.raises(ConfigError) as error:
         EncoderConfig.from_hf(OLDER | {"num_attention_heads": 7})
     assert str(error.value).startswith("config.json: hidden_size 768 must divide into 7 heads")

@@ -1,4 +1,4 @@
-"""Shapes that batches share under autocast on a CPU, and that nobody can tell from the outside."""
+"""Padding to common batch shapes under autocast on a CPU does not change outputs."""
 
 import jaxtyping
 import pytest
@@ -38,9 +38,9 @@ def model():
 def test_batches_of_one_size_have_few_shapes():
     with bf16():
         lengths = {n: len(pad_to_bucket(torch.zeros(n, 2))) for n in range(1, 2000)}
-    assert all(n <= filled <= n * 9 / 8 for n, filled in lengths.items())
-    assert len({filled for n, filled in lengths.items() if n >= 512}) == len(range(512, 2000, 64)) + 1
-    assert len({filled for n, filled in lengths.items() if 128 <= n < 256}) <= 9
+    assert all(n <= padded <= n * 9 / 8 for n, padded in lengths.items())
+    assert len({padded for n, padded in lengths.items() if n >= 512}) == len(range(512, 2000, 64)) + 1
+    assert len({padded for n, padded in lengths.items() if 128 <= n < 256}) <= 9
 
 
 def test_without_autocast_nothing_is_added():
@@ -50,17 +50,17 @@ def test_without_autocast_nothing_is_added():
         assert pad_to_bucket(torch.ones(17, 3)).tolist() == [[1.0] * 3] * 17 + [[0.0] * 3]
 
 
-def test_sequences_are_filled_with_one_more():
+def test_padding_adds_one_sequence():
     sequences = Sequences.from_lengths([3, 2])
-    assert sequences.filled(5) is sequences
-    filled = sequences.filled(9)
-    assert filled.lengths == (3, 2, 4)
-    assert filled.max_length == 4
-    assert filled.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3]
+    assert sequences.padded_to(5) is sequences
+    padded = sequences.padded_to(9)
+    assert padded.lengths == (3, 2, 4)
+    assert padded.max_length == 4
+    assert padded.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3]
 
 
 def test_what_fills_a_batch_changes_neither_outputs_nor_gradients(model, monkeypatch):
-    lengths = [37, 2, 60, 1, 30]  # 130 tokens, filled up to 144
+    lengths = [37, 2, 60, 1, 30]  # 130 tokens, padded up to 144
     tokens = torch.randint(0, 120, (sum(lengths),), generator=torch.Generator().manual_seed(1))
     labels = torch.where(torch.arange(len(tokens)) % 3 == 0, tokens, -100)
 

@@ -1,4 +1,4 @@
-"""A model that was used before a fork answers in the children as it does in the parent (gunicorn --preload)."""
+"""A model that was used before a fork gives the same outputs in child processes (gunicorn --preload)."""
 
 import multiprocessing
 
@@ -9,10 +9,10 @@ from modernbert.model import Encoder, EncoderConfig
 from modernbert.model.optimized import InferenceEncoder
 from modernbert.packed import Sequences
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # it is what is tested here
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # forking is tested here
 LENGTHS = [50 + 37 * n for n in range(4)]
 CALLS = 6
-PATIENCE = 240  # seconds; a child whose threads are missing waits for ever
+TIMEOUT_SECONDS = 240  # a child without its threads would wait forever
 
 
 def batch(length: int) -> tuple[torch.Tensor, Sequences]:
@@ -43,7 +43,7 @@ def test_parent_and_children_of_a_fork_answer_as_before_it(level, kind, threads)
             child.start()
         try:
             assert wrong_answers() == 0
-            assert [results.get(timeout=PATIENCE) for _ in children] == [0, 0]
+            assert [results.get(timeout=TIMEOUT_SECONDS) for _ in children] == [0, 0]
         finally:
             for child in children:
                 child.kill()

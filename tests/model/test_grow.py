@@ -91,7 +91,7 @@ def test_what_cannot_grow_is_refused(small, changes, message):
 
 def test_a_kind_without_origin_is_refused(small):
     local = MaskedLM(EncoderConfig(**(SMALL | {"layer_types": ["full_attention"] * 4})))
-    with pytest.raises(ConfigError, match="no sliding_attention layer to grow from"):
+    with pytest.raises(ConfigError, match="has no sliding_attention layer; choose"):
         grow(local, EncoderConfig(**LARGE))
 
 

@@ -1,4 +1,4 @@
-"""The packed encoder against the encoder whose place it takes, at every instruction level."""
+"""The packed encoder equals the encoder that it replaces, at every instruction level."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,7 +70,7 @@ def test_any_lengths_windows_and_patterns(lengths, size, window, every, layers):
     assert error(InferenceEncoder(module)(*batch(lengths)), plain(module, lengths)) < 1e-5
 
 
-def test_bf16_is_no_less_precise_than_the_modules(level):
+def test_bf16_is_at_least_as_precise_as_the_modules(level):
     module = encoder("heads of 64")
     exact = plain(module, [300, 7])
     half = module.bfloat16()
@@ -86,7 +86,7 @@ def test_int8_results_are_close_to_fp32(level):
 
 
 def test_int8_sums_are_exact_at_every_level(level):
-    """Largest magnitudes of both signs: sums of 16-bit products would overflow, had they been saturated."""
+    """Largest magnitudes of both signs, for which sums of saturated 16-bit products would overflow."""
     module = encoder("half a panel")
     with torch.no_grad():
         for layer in module.layers:
@@ -124,7 +124,7 @@ def test_several_python_threads_may_call_it_at_once(level):
     assert all(torch.equal(found[n], wanted[n % 6]) for n in range(60))
 
 
-def test_it_takes_the_place_of_the_encoder_in_a_model(level):
+def test_it_replaces_the_encoder_of_a_model(level):
     torch.manual_seed(0)
     model = MaskedLM(EncoderConfig(vocab_size=300, num_hidden_layers=2, **SIZES["heads of 64"])).eval()
     with torch.no_grad():
@@ -134,17 +134,17 @@ def test_it_takes_the_place_of_the_encoder_in_a_model(level):
         assert error(model(*batch([40, 9])), wanted) < 1e-5
 
 
-def test_what_the_kernels_do_not_take_stays_as_it_is():
+def test_unsupported_models_stay_unchanged():
     model = MaskedLM(EncoderConfig(vocab_size=300, num_hidden_layers=2, mlp_bias=True, **SIZES["heads of 64"]))
     optimize_for_inference(model)
     assert isinstance(model.model, Encoder)
-    with pytest.raises(BackendError, match="no biases; use it unchanged"):
+    with pytest.raises(BackendError, match="do not support biases; use it unchanged"):
         optimize_for_inference(model, int8=True)
     with pytest.raises(BackendError, match="multiple of 32"):
         InferenceEncoder(encoder("half a panel").half())
 
 
-def test_without_native_kernels_it_says_so():
+def test_missing_native_kernels_are_reported():
     native.select("off")
     try:
         with pytest.raises(BackendError, match="switched off by MODERNBERT_NATIVE"):
@@ -155,7 +155,7 @@ def test_without_native_kernels_it_says_so():
 
 @pytest.mark.parametrize("tokens", [0, 10, 79, 81, 100, 5000])
 def test_another_number_of_tokens_than_the_sequences_have_is_refused(level_or_off, tokens):
-    """Neither invents a sequence nor reads past the end of a table."""
+    """It neither adds a sequence nor reads past the end of a table."""
     module = encoder()
     ids, sequences = torch.zeros(tokens, dtype=torch.int64), Sequences.from_lengths([50, 30])
     encoders = [module] if level_or_off == "off" else [module, InferenceEncoder(module)]
@@ -174,7 +174,7 @@ def test_no_tokens_give_no_rows(level_or_off):
 
 @pytest.mark.timeout(900)
 def test_many_threads_at_mixed_lengths_get_the_bits_of_one():
-    """The table of rotations grows while others read it."""
+    """The table of rotations grows while other threads read it."""
     if reason := native.unavailable():
         pytest.skip(f"the native backend {reason}")
     torch.manual_seed(0)

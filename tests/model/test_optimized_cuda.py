@@ -1,4 +1,4 @@
-"""The encoder that runs on CUDA kernels alone gives what the modules give."""
+"""The encoder of CUDA kernels equals the modules."""
 
 import threading
 
@@ -13,7 +13,7 @@ from modernbert.packed import Sequences
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 4, "num_attention_heads": 2}
 
 
-def test_a_batch_takes_the_smallest_graph_that_holds_it_and_large_ones_none():
+def test_a_batch_uses_the_smallest_graph_that_holds_it_and_a_large_batch_uses_none():
     assert graph_shape(1, 1) == (32, 1)
     assert graph_shape(128, 1) == (128, 1)
     assert graph_shape(129, 2) == (192, 8)

@@ -1,4 +1,4 @@
-"""The model that comes with the package, and what happens where none does."""
+"""The model in the package, and the error of a package without one."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from modernbert.model import MaskedLM, packaged
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A small model in int8 where the packaged one would be."""
+    """A small int8 model in the folder of the packaged model."""
     MaskedLM.from_pretrained(make_model(tmp_path)).save_pretrained(tmp_path / "models" / "english-mini", int8=True)
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "models" / "english-mini")
     return tmp_path / "models" / "english-mini"
@@ -47,15 +47,15 @@ def test_without_a_model_the_command_uses_it(stand_in, monkeypatch, capsys):
     assert len(text["masks"][0]) == 2
 
 
-def test_where_no_model_comes_with_the_package_that_is_one_sentence(nothing, monkeypatch, capsys):
-    with pytest.raises(CheckpointError, match=r"No model comes with this installation of modernbert; name one"):
+def test_a_package_without_a_model_is_reported_in_one_sentence(nothing, monkeypatch, capsys):
+    with pytest.raises(CheckpointError, match=r"This installation of modernbert contains no model; name a folder"):
         FillMask.from_pretrained()
     monkeypatch.setattr(sys, "argv", ["modernbert", "fill-mask", "import [MASK]"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("modernbert: No model comes with this installation")
+    assert error.startswith("modernbert: This installation of modernbert contains no model")
     assert "\n" not in error
 
 

@@ -12,7 +12,7 @@ from corpora import make_model
 from modernbert import FillMask
 from modernbert.errors import CheckpointError
 from modernbert.model import Encoder, EncoderConfig, MaskedLM
-from modernbert.model.quantized_folder import METHOD, WEIGHTS, dequantized, quantized
+from modernbert.model.quantized_folder import INT8_WEIGHTS, METHOD, dequantized, quantized
 from modernbert.packed import Sequences
 
 
@@ -60,12 +60,12 @@ def test_storing_what_was_stored_changes_nothing():
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_folder_loads_as_the_model_that_it_stands_for(tie, tmp_path):
+def test_a_quantized_folder_loads_as_the_model_that_it_represents(tie, tmp_path):
     model = make(tie_word_embeddings=tie, attention_bias=True, norm_bias=True)
     model.save_pretrained(tmp_path / "model", int8=True)
     loaded = MaskedLM.from_pretrained(tmp_path / "model")
     assert loaded.config == model.config
-    scales = {name: x for name, x in load_file(tmp_path / "model" / WEIGHTS).items() if name.endswith(".scale")}
+    scales = {name: x for name, x in load_file(tmp_path / "model" / INT8_WEIGHTS).items() if name.endswith(".scale")}
     expected = {f"{name}.scale" for name, x in model.state_dict().items() if x.dim() == 2 and name not in model.tied}
     assert scales.keys() == expected
     found = loaded.state_dict()
@@ -87,7 +87,7 @@ def test_it_computes_nearly_what_the_model_computes(folder):
     assert (stored - exact).norm() < 0.02 * exact.norm()
 
 
-def test_a_dtype_can_be_asked_for_and_the_bare_encoder_loads(folder):
+def test_a_dtype_can_be_requested_and_the_bare_encoder_loads(folder):
     loaded = MaskedLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
     assert type(Encoder.from_pretrained(folder)) is Encoder
@@ -114,7 +114,7 @@ def test_transformers_refuses_the_folder(folder):
 def test_a_predictor_loads_it(tmp_path):
     source = make_model(tmp_path)
     MaskedLM.from_pretrained(source).save_pretrained(tmp_path / "stored", int8=True)
-    assert (tmp_path / "stored" / WEIGHTS).stat().st_size < 0.32 * (source / "model.safetensors").stat().st_size
+    assert (tmp_path / "stored" / INT8_WEIGHTS).stat().st_size < 0.32 * (source / "model.safetensors").stat().st_size
     [first], [second] = (
         FillMask.from_pretrained(x, device="cpu")("import [MASK]") for x in (source, tmp_path / "stored")
     )
@@ -165,28 +165,28 @@ def wrong_shape(tensors):
         (whole_scale, r"of torch\.int32; there must be one floating-point scale"),
         (no_number, r"holds a scale that is not above 0"),
         (negative, r"holds a scale that is not above 0"),
-        (floats, rf"{NAME} is torch\.float32, and not int8"),
-        (wrong_shape, rf"{NAME} is \(2, 64\) and should be \(64, 64\)"),
+        (floats, rf"{NAME} has scales but is torch\.float32, not int8"),
+        (wrong_shape, rf"{NAME} is \(2, 64\) but should be \(64, 64\)"),
     ],
 )
 def test_a_broken_file_is_one_sentence(change, message, folder):
-    tensors = load_file(folder / WEIGHTS)
+    tensors = load_file(folder / INT8_WEIGHTS)
     change(tensors)
-    save_file(tensors, folder / WEIGHTS)
+    save_file(tensors, folder / INT8_WEIGHTS)
     with pytest.raises(CheckpointError, match=message):
         MaskedLM.from_pretrained(folder)
 
 
 def test_a_file_and_a_config_that_disagree_are_one_sentence(folder):
-    stored = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=rf"has no {WEIGHTS}, which its config\.json names"):
+    stored = (folder / INT8_WEIGHTS).read_bytes()
+    (folder / INT8_WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=rf"has no {INT8_WEIGHTS}, which its config\.json names"):
         MaskedLM.from_pretrained(folder)
-    (folder / WEIGHTS).write_bytes(stored)
+    (folder / INT8_WEIGHTS).write_bytes(stored)
     values = json.loads((folder / "config.json").read_text())
     assert values.pop("quantization_config") == METHOD
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=rf"no model\.safetensors; {WEIGHTS} is read only where config\.json"):
+    with pytest.raises(CheckpointError, match=rf"no model\.safetensors; {INT8_WEIGHTS} is read only if config\.json"):
         MaskedLM.from_pretrained(folder)
 
 

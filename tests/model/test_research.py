@@ -38,7 +38,7 @@ def test_a_research_checkpoint_becomes_a_model_folder(model, tmp_path, prefix):
     assert all(torch.equal(x, loaded.state_dict()[name]) for name, x in model.state_dict().items())
 
 
-def test_a_config_says_what_tensors_cannot(model, tmp_path):
+def test_a_config_supplies_what_tensors_do_not_show(model, tmp_path):
     config = model.config.model_copy(update={"global_rope_theta": 10_000.0, "local_attention": 6})
     (tmp_path / "config.json").write_text(json.dumps(config.to_hf()))
     import_research_checkpoint(write(tmp_path / "ckpt.pt", model), tmp_path / "out", config=tmp_path / "config.json")
@@ -62,7 +62,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, capsys):
     ("content", "message"),
     [
         ({"state": {"model": collections.OrderedDict()}}, "holds no tensors"),
-        ({"state": {"model": {"foreign.weight": torch.zeros(2)}}}, "is it of the research code"),
+        ({"state": {"model": {"foreign.weight": torch.zeros(2)}}}, "was the research code used"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(content, message, tmp_path):
@@ -72,7 +72,7 @@ def test_a_checkpoint_of_something_else_is_refused(content, message, tmp_path):
 
 
 def record(**values):
-    """Where Composer keeps the configuration of a Hugging Face model."""
+    """A checkpoint with the configuration of a Hugging Face model in the place that Composer uses."""
     return {"integrations": {"huggingface": {"model": {"config": {"class": "x", "content": values}}, "tokenizer": {}}}}
 
 
@@ -93,7 +93,7 @@ def write_state(path, model, state=(), rename=research_name):
     return path
 
 
-def test_a_checkpoint_is_read_as_its_own_record_says_and_not_as_the_preset(model, tmp_path, caplog):
+def test_the_record_in_a_checkpoint_takes_precedence_over_the_preset(model, tmp_path, caplog):
     caplog.set_level("INFO", "modernbert")
     path = write_state(tmp_path / "ckpt.pt", model, record(**RECORD))
     config = import_research_checkpoint(path, tmp_path / "out").config
@@ -135,10 +135,10 @@ def test_a_pattern_of_one_kind_is_read(window, every, types, model, tmp_path):
     assert set(import_research_checkpoint(path, tmp_path / "out").config.layer_types) == types
 
 
-def test_what_a_checkpoint_does_not_record_is_said(model, tmp_path, caplog):
+def test_values_that_a_checkpoint_does_not_record_are_reported(model, tmp_path, caplog):
     import_research_checkpoint(write_state(tmp_path / "ckpt.pt", model), tmp_path / "out")
     assert "global_rope_theta = 160,000.0, local_rope_theta = 10,000.0, local_attention = 128" in caplog.text
-    assert "come from preset base; give --config if it was trained otherwise" in caplog.text
+    assert "come from preset base; give --config if they differ" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,12 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("rename", WRAPPED.values(), ids=WRAPPED)
-def test_what_wraps_modules_is_no_part_of_their_names(rename, model, tmp_path):
+def test_wrappers_are_removed_from_parameter_names(rename, model, tmp_path):
     imported = import_research_checkpoint(write_state(tmp_path / "ckpt.pt", model, (), rename), tmp_path / "out")
     assert all(torch.equal(x, imported.state_dict()[name]) for name, x in model.state_dict().items())
 
 
-def test_rotary_buffers_are_no_weights(model, tmp_path):
+def test_rotary_buffers_are_not_read_as_weights(model, tmp_path):
     tensors = {research_name(name): x for name, x in model.state_dict().items()}
     for layer in range(4):
         tensors[f"model.bert.encoder.layers.{layer}.attn.rotary_emb.inv_freq"] = torch.ones(4)
@@ -226,7 +226,7 @@ def test_hostile_tensors_are_one_sentence(change, model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_keys_that_are_numbers_are_no_names(model, tmp_path):
+def test_keys_that_are_numbers_are_not_names(model, tmp_path):
     tensors = {research_name(name): x for name, x in model.state_dict().items()}
     torch.save({"state": {"model": tensors | {3: torch.zeros(2)}}}, tmp_path / "ckpt.pt")
     import_research_checkpoint(tmp_path / "ckpt.pt", tmp_path / "out")

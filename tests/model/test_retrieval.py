@@ -1,11 +1,11 @@
-"""Retrieval models: what they compute, that they learn, and that their folders come back."""
+"""Retrieval models: their outputs, training, and round trips through folders."""
 
 import pytest
 import torch
 
 from modernbert.errors import CheckpointError
 from modernbert.model import retrieval, sparse_pooling
-from modernbert.model.expansion import encode_with_unseen
+from modernbert.model.expansion import encode_with_masked
 from modernbert.model.retrieval_settings import DenseSettings, MultiVectorSettings, Projection, SparseSettings
 from modernbert.packed import Sequences
 from retrieval import base_folder
@@ -103,7 +103,7 @@ def test_where_all_tokens_are_seen_nothing_changes(base):
     tokens, sequences = batch()
     seen = torch.ones(len(tokens), dtype=torch.bool)
     expected = model.model(tokens, sequences)
-    torch.testing.assert_close(encode_with_unseen(model.model, tokens, sequences, seen), expected)
+    torch.testing.assert_close(encode_with_masked(model.model, tokens, sequences, seen), expected)
 
 
 def test_unseen_tokens_change_nothing_for_the_others(base):
@@ -118,5 +118,5 @@ def test_unseen_tokens_change_nothing_for_the_others(base):
 
 def test_a_projection_of_another_width_is_refused(base):
     settings = MultiVectorSettings(projections=(Projection(in_features=32, out_features=8),))
-    with pytest.raises(CheckpointError, match="reads 32 features, but is given 64"):
+    with pytest.raises(CheckpointError, match="has in_features 32, but its input has 64"):
         retrieval.MultiVectorEncoder.from_pretrained(base, settings=settings)

@@ -1,4 +1,4 @@
-"""The heads of tasks: what they load from, what their losses add up to, and that they learn."""
+"""Task heads: loading, sums of losses, and training."""
 
 import json
 import logging
@@ -46,13 +46,13 @@ def test_a_saved_head_loads_equal(head, tmp_path):
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("head", HEADS)
-def test_a_masked_lm_gives_all_but_its_decoder_and_the_fresh_classifier_is_said_once(head, dtype, tmp_path, caplog):
+def test_a_masked_lm_gives_all_but_its_decoder_and_the_new_classifier_is_logged_once(head, dtype, tmp_path, caplog):
     language_model = make(MaskedLM)
     language_model.save_pretrained(tmp_path / "model")
     with caplog.at_level(logging.INFO, "modernbert"):
         model = head.from_pretrained(tmp_path / "model", dtype=dtype)
     assert [record.message.partition(" has ")[2] for record in caplog.records] == [
-        "no classifier for this task: initialized anew, to be trained."
+        "no classifier for this task: initialized randomly."
     ]
     for part in ("model.", "head."):
         assert same(model, language_model.to(dtype), part)
@@ -61,7 +61,7 @@ def test_a_masked_lm_gives_all_but_its_decoder_and_the_fresh_classifier_is_said_
     assert {parameter.dtype for parameter in model.parameters()} == {dtype or torch.float32}
 
 
-def test_a_bare_encoder_gets_a_whole_head(tmp_path, caplog):
+def test_a_bare_encoder_gets_a_complete_head(tmp_path, caplog):
     encoder = make(Encoder)
     encoder.save_pretrained(tmp_path / "model")
     with caplog.at_level(logging.INFO, "modernbert"):
@@ -93,12 +93,12 @@ def test_a_classifier_of_another_shape_than_its_labels_is_an_error(tmp_path):
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     del config["id2label"]
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"classifier\.weight is \(3, 32\) and should be \(2, 32\)"):
+    with pytest.raises(CheckpointError, match=r"classifier\.weight is \(3, 32\) but should be \(2, 32\)"):
         SequenceClassifier.from_pretrained(tmp_path / "model")
 
 
 def batch(head):
-    """Eight sequences with labels, and how many labels the first four have."""
+    """Eight labelled sequences, and the number of labels of the first four."""
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 1, 9, 4, 7, 1, 3, 6]
     tokens = torch.randint(0, 96, (sum(lengths),), generator=generator)
@@ -120,7 +120,7 @@ def batch(head):
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 5.0, 0.5])], ids=["plain", "class weights"])
 @pytest.mark.parametrize("head", HEADS)
-def test_the_parts_of_a_batch_add_up_to_the_loss_of_the_whole(head, weights):
+def test_the_losses_of_microbatches_add_up_to_the_loss_of_the_batch(head, weights):
     model = make(head, **THREE)
     lengths, tokens, labels, cut = batch(head)
     extra = [(4,), (2, 2), (4, 2, 2)] if head is MultipleChoice else [(), (), ()]
@@ -139,7 +139,7 @@ def test_the_parts_of_a_batch_add_up_to_the_loss_of_the_whole(head, weights):
     torch.testing.assert_close(parts, whole)
 
 
-def test_a_batch_without_a_label_costs_nothing_beside_others():
+def test_a_batch_without_labels_adds_nothing_to_the_loss():
     model = make(TokenClassifier, **THREE)
     loss = model.loss(torch.arange(4), Sequences.from_lengths([3, 1]), torch.full((4,), -100), total=7.0)
     loss.backward()
@@ -163,7 +163,7 @@ def test_questions_may_have_any_number_of_choices():
 
 
 def examples(head, problem=None, shuffled=False):
-    """200 examples of random tokens, in packed batches of 50, whose labels can be read off the tokens (or cannot)."""
+    """200 examples of random tokens in packed batches of 50; labels follow from the tokens, or are shuffled."""
     generator = torch.Generator().manual_seed(0)
     for number in range(4):
         lengths = torch.randint(4, 9, (50,), generator=generator).tolist()
@@ -171,7 +171,7 @@ def examples(head, problem=None, shuffled=False):
         places = [int(torch.randint(1, length, (), generator=generator)) for length in lengths]
         classes = torch.randint(0, 3, (50,), generator=generator)
         for piece, place, label in zip(pieces, places, classes.tolist(), strict=True):
-            piece[place] = 3 + label  # the token that decides
+            piece[place] = 3 + label  # this token determines the label
         tokens, sequences = torch.cat(pieces), Sequences.from_lengths(lengths)
         if shuffled:
             classes = classes[torch.randperm(50, generator=generator)]
@@ -235,7 +235,7 @@ def test_200_examples_are_learned_by_heart(head, problem):
     assert accuracy(*fit(head, problem)) == 1.0
 
 
-def test_shuffled_labels_give_chance_on_examples_not_seen():
+def test_shuffled_labels_give_chance_on_held_out_examples():
     model, _ = fit(SequenceClassifier, shuffled=True, epochs=15)
     generator = torch.Generator().manual_seed(9)
     tokens = torch.randint(9, 96, (6000,), generator=generator)
@@ -244,7 +244,7 @@ def test_shuffled_labels_give_chance_on_examples_not_seen():
     fresh = [(0, tokens, Sequences.from_lengths([6] * 1000), classes, ())]
     assert abs(accuracy(model, fresh) - 1 / 3) < 0.1
     learned, _ = fit(SequenceClassifier, epochs=15)
-    assert accuracy(learned, fresh) > 0.9  # the same test finds what there is to find
+    assert accuracy(learned, fresh) > 0.9  # the test detects real learning
 
 
 def parts(lengths, seed=0):
@@ -275,7 +275,7 @@ def test_gradients_of_a_batch_with_an_empty_sequence_are_finite(pooling):
 
 
 def none_labelled(head, **changes):
-    """A head with a batch of which nothing is labelled, and its further arguments."""
+    """A head with a batch without labels, and its further arguments."""
     model = make(head, **(THREE | changes)).train()
     tokens, sequences = parts((4, 3))
     if head is SequenceClassifier:

@@ -1,4 +1,4 @@
-"""An environment of sentence-transformers 5.3 and PyLate 1.6, and what they compute of folders.
+"""An environment of sentence-transformers 5.3 and PyLate 1.6, and their outputs for folders.
 
 Run inside that environment, with a JSON file of {"kind", "folder", "queries", "documents"} and an output .npz:
     python older_versions.py wanted.json found.npz
@@ -14,7 +14,7 @@ PACKAGES = ("torch==2.11.0", "sentence-transformers==5.3.0", "pylate==1.6.0")
 
 
 def environment(folder: Path) -> Path:
-    """The Python of an environment with PACKAGES in `folder`, made if it is not there."""
+    """The Python of an environment with PACKAGES in `folder`; the environment is created on first use."""
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         venv.create(folder, with_pip=True, clear=True)
@@ -24,7 +24,7 @@ def environment(folder: Path) -> Path:
 
 
 def compute(python: Path, scratch: Path, **wanted: object) -> dict[str, object]:
-    """What the libraries in the environment say of a folder."""
+    """The outputs of the libraries in the environment for a folder."""
     import numpy as np
 
     (scratch / "wanted.json").write_text(json.dumps({key: _plain(value) for key, value in wanted.items()}))

@@ -1,4 +1,4 @@
-"""The heads of tasks are those of transformers: outputs, loss and every gradient, both ways through a folder."""
+"""Task heads equal those of transformers: outputs, loss and every gradient, in both directions of a folder."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_sequence_classifier(problem, side, tmp_path):
 
 
 def test_sequence_classifier_with_cls_pooling(tmp_path):
-    """Right padding only: under left padding transformers takes the first slot of the row, which is padding."""
+    """Only right padding: with left padding, transformers uses the first slot of the row, which is padding."""
     ours, theirs = both(SequenceClassifier, tmp_path, id2label=NAMES, classifier_pooling="cls")
     ids, mask, _ = padded(LENGTHS, "right")
     expected = theirs(ids, attention_mask=mask).logits
@@ -94,7 +94,7 @@ def test_token_classifier(side, tmp_path):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_question_answering(side, tmp_path):
-    """Theirs lets an answer be on padding, so the loss is compared where there is none, the scores everywhere."""
+    """In transformers an answer may be on padding, so losses are compared without padding, and scores always."""
     ours, theirs = both(QuestionAnswering, tmp_path)
     ids, mask, _ = padded(LENGTHS, side)
     assert_close(

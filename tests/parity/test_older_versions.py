@@ -1,4 +1,4 @@
-"""Folders that are written here, or repaired by the doctor, compute the same in older versions of the libraries."""
+"""Folders of this package, or repaired by the doctor, give the same outputs in older versions of the libraries."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sparse models whose queries are looked up in a table are those of sentence-transformers, in both directions."""
+"""Sparse models with a query table equal those of sentence-transformers, in both directions of a folder."""
 
 import json
 
@@ -115,7 +115,7 @@ def test_the_doctor_knows_who_encodes_the_queries(base, tmp_path):
     assert ours["text-embeddings-inference"].loads
     assert not inside["text-embeddings-inference"].loads
     assert repair(tmp_path / "ours") == []
-    with pytest.raises(CheckpointError, match="its encoder lies in a folder inside"):
+    with pytest.raises(CheckpointError, match="its encoder is in a subfolder"):
         repair(tmp_path / "theirs")
 
 
@@ -127,7 +127,7 @@ def test_the_doctor_knows_who_encodes_the_queries(base, tmp_path):
         ("router_config.json", {"parameters": {"default_route": "query"}}, r"default_route = 'query' is not"),
         ("router_config.json", {"parameters": {"route_mappings": {"(None, 'image')": "document"}}}, "route_mappings"),
         ("query_0_SparseStaticEmbedding/config.json", {"path": "idf.json"}, "path is not implemented"),
-        ("query_0_SparseStaticEmbedding/tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "another tokenizer"),
+        ("query_0_SparseStaticEmbedding/tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "different tokenizers"),
         ("document_0_Transformer/sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case is not"),
     ],
 )

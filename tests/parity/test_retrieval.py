@@ -1,4 +1,4 @@
-"""Retrieval models are those of sentence-transformers: its folders read, ours read by it, the same numbers."""
+"""Retrieval models equal those of sentence-transformers, in both directions of a folder."""
 
 import json
 import string
@@ -45,7 +45,7 @@ def assert_same(ours, theirs):
 
 
 def both_ways(theirs, ours, kind, tmp_path, check):
-    """Their folder in our class, and what our class writes of it in theirs."""
+    """Their folder in our class, and the folder that our class writes in theirs."""
     theirs.save_pretrained(str(tmp_path / "theirs"))
     found = ours.from_pretrained(tmp_path / "theirs")
     check(found, theirs)

@@ -1,4 +1,4 @@
-"""The same function as transformers' ModernBERT: outputs, loss and every gradient, on random weights in fp32."""
+"""The model equals transformers' ModernBERT: outputs, loss and every gradient, with random weights in fp32."""
 
 import pytest
 import torch

@@ -61,7 +61,7 @@ def test_one_page_shows_several_runs(run, tmp_path, ending, begins):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"page{ending}", "run"]
 
 
-def test_a_dollar_in_a_name_is_no_mathematics(figure_of, tmp_path):
+def test_a_dollar_in_a_name_is_not_read_as_mathematics(figure_of, tmp_path):
     figure = figure_of(write_run(tmp_path / "lr$_a$" / "run"))
     assert figure._suptitle._preprocess_math(figure.get_suptitle()) == ("lr$_a$/run", False)
 
@@ -84,7 +84,7 @@ def test_every_panel_has_a_line_for_every_run(tmp_path, figure_of):
         )
 
 
-def test_nothing_that_was_measured_lies_outside_its_panel(tmp_path, figure_of):
+def test_no_measured_value_is_outside_its_panel(tmp_path, figure_of):
     figure = figure_of(*(write_run(tmp_path / str(scale), scale=scale) for scale in (1, 2, 3)))
     figure.canvas.draw()
     for panel in figure.axes:
@@ -125,7 +125,7 @@ def test_sources_that_runs_do_not_share_still_have_a_mean_each(tmp_path, figure_
         (["/run", "/x/run"], ["run", "x/run"]),
     ],
 )
-def test_runs_are_named_by_what_tells_them_apart(paths, names):
+def test_runs_have_short_unique_names(paths, names):
     assert plot._names([Path(path) for path in paths]) == names
 
 
@@ -134,6 +134,6 @@ def test_a_directory_without_metrics_is_one_sentence(tmp_path):
         plot_runs([tmp_path], tmp_path / "page.png")
 
 
-def test_another_ending_is_refused(run, tmp_path):
+def test_another_suffix_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match=r"must end in \.png, \.svg or \.pdf"):
         plot_runs([run], tmp_path / "page.bmp")

@@ -1,4 +1,4 @@
-"""The scripts of recipes/english-mini, on a small model of its own shards."""
+"""The scripts of recipes/english-mini, with a small model and its shards."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ from corpora import make_shards, make_tokenizer, tiny_recipe
 from modernbert import FillMask
 from modernbert.config import load, parse
 from modernbert.model.packaged import FOLDER as FOLDER_OF_PACKAGE
-from modernbert.model.quantized_folder import WEIGHTS
+from modernbert.model.quantized_folder import INT8_WEIGHTS
 from modernbert.train.pretrain import pretrain
 from modernbert.train.recipe import PretrainRecipe
 
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[2] / "recipes" / "english-mini"
 
 
 def script(name, monkeypatch):
-    """A script of the recipe as a module; it finds the others as it would when it is run."""
+    """A script of the recipe as a module; it can import the other scripts."""
     monkeypatch.syspath_prepend(FOLDER)
     for other in ("evaluate", "carry", "phases", "ship"):
         monkeypatch.delitem(sys.modules, other, raising=False)
@@ -33,7 +33,7 @@ def script(name, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of some steps with its tokenizer and shards."""
+    """A short run with its tokenizer and shards."""
     base = tmp_path_factory.mktemp("english-mini")
     tokenizer = make_tokenizer(base / "tokenizer")
     shards = make_shards(base / "shards" / "library", tokenizer)
@@ -45,7 +45,7 @@ def run(tmp_path_factory):
     return base
 
 
-def test_what_is_packed_is_unpacked_to_the_byte_and_packs_alike(run, tmp_path, monkeypatch):
+def test_archives_restore_every_byte_and_are_reproducible(run, tmp_path, monkeypatch):
     carry = script("carry", monkeypatch)
     hashes = carry.pack(run, tmp_path / "first.tar.xz")
     assert {Path(name).parts[0] for name in hashes} == {"tokenizer", "shards"}
@@ -54,7 +54,7 @@ def test_what_is_packed_is_unpacked_to_the_byte_and_packs_alike(run, tmp_path, m
         assert (tmp_path / "there" / name).read_bytes() == (run / name).read_bytes()
     carry.pack(tmp_path / "there", tmp_path / "second.tar.xz")
     assert (tmp_path / "first.tar.xz").read_bytes() == (tmp_path / "second.tar.xz").read_bytes()
-    assert carry.unpack(tmp_path / "first.tar.xz", tmp_path / "there") == hashes  # once more: it is all there
+    assert carry.unpack(tmp_path / "first.tar.xz", tmp_path / "there") == hashes  # a second call finds all files
 
 
 def test_a_damaged_archive_and_other_files_in_the_way_are_one_sentence(run, tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_unpacking_needs_nothing_but_python(run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_training_from_shards_needs_no_extra():
-    """As the machine to which they are carried need not have them."""
+    """The other machine may lack them."""
     code = """
 import sys
 for module in ("datatrove", "pyarrow", "orjson", "zstandard", "matplotlib", "scipy", "transformers"):
@@ -127,11 +127,11 @@ def test_a_run_becomes_a_folder_with_its_figures_and_its_card(run, tmp_path, mon
     monkeypatch.setattr(ship, "install", lambda stored: pytest.fail("it is not good enough"))
     words = ["ship.py", "--run", run / "run", "--output", output, "--tokens", 2000, "--trained-on", "a processor"]
     monkeypatch.setattr(sys, "argv", [*map(str, words), "--install"])
-    with pytest.raises(SystemExit) as ended:  # random weights know no capital
+    with pytest.raises(SystemExit) as ended:  # random weights fail the required sentences
         ship.main()
     assert ended.value.code == 1
     assert "30 are required" in capsys.readouterr().out
-    assert {path.name for path in output.iterdir()} >= {WEIGHTS, "config.json", "tokenizer.json", "figures.json"}
+    assert {path.name for path in output.iterdir()} >= {INT8_WEIGHTS, "config.json", "tokenizer.json", "figures.json"}
     assert len(FillMask.from_pretrained(output, device="cpu")("import [MASK]")[0]) == 5
     figures, text = json.loads((output / "figures.json").read_text()), (output / "README.md").read_text()
     assert text == ship.card(figures)
@@ -149,7 +149,7 @@ def test_a_run_becomes_a_folder_with_its_figures_and_its_card(run, tmp_path, mon
         assert part in text, part
 
 
-def test_the_card_of_the_packaged_model_says_what_was_measured(monkeypatch):
+def test_the_card_of_the_packaged_model_has_the_measured_figures(monkeypatch):
     if not FOLDER_OF_PACKAGE.exists():
         pytest.skip("no model comes with this checkout")
     ship = script("ship", monkeypatch)

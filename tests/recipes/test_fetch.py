@@ -1,4 +1,4 @@
-"""recipes/fetch.py on small files of the form of its sources."""
+"""recipes/fetch.py on small files in the format of its sources."""
 
 import gzip
 import importlib.util

@@ -7,8 +7,8 @@ import pytest
 
 from modernbert.config import dump, load, parse
 from modernbert.corpus.build import CorpusRecipe
-from modernbert.evaluate.declared import recipe_for
 from modernbert.evaluate.glue import TASKS
+from modernbert.evaluate.task_specs import recipe_for
 from modernbert.train.finetune_recipe import FinetuneRecipe
 from modernbert.train.ranking_recipe import RankingRecipe
 from modernbert.train.recipe import PretrainRecipe
@@ -32,14 +32,14 @@ def test_every_recipe_loads_and_dumps_to_an_equal_one(path):
 def test_recipes_of_glue_say_what_evaluate_glue_runs(name):
     recipe = load(FinetuneRecipe, Path(__file__).parents[2] / "recipes" / "tasks" / f"{name.lower()}.toml")
     [task] = [task for task in TASKS if task.name == name]
-    declared = recipe_for(task.declaration("base", hub=False), recipe.model, Path("glue"), recipe.output, 0)
+    declared = recipe_for(task.spec("base", hub=False), recipe.model, Path("glue"), recipe.output, 0)
     assert recipe == declared
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tiny_recipe_gives_the_same_weights_twice(tmp_path):
-    """As its comments say, from raw text, in two separate processes each time."""
+    """Runs the commands of its comments from raw text, twice, in separate processes."""
     recipes = Path(__file__).parents[2] / "recipes"
     commands = [
         line.removeprefix("# ")

@@ -1,4 +1,4 @@
-"""Vectors of a file: text n is row n, in every format, and a stop changes nothing."""
+"""Vectors of a file: row n is text n in every format, and a stopped run gives the same bytes."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_row_n_is_the_vector_of_text_n(name, model, expected, tmp_path):
     assert not list(tmp_path.glob("*.parts"))
 
 
-def test_parquet_has_ids_beside_vectors(model, expected, tmp_path):
+def test_parquet_has_ids_and_vectors(model, expected, tmp_path):
     from pyarrow import parquet
 
     lines = [{"_id": f"d{number}", "text": text} for number, text in enumerate(TEXTS)]
@@ -52,11 +52,11 @@ def test_parquet_has_ids_beside_vectors(model, expected, tmp_path):
     table = parquet.read_table(tmp_path / "v.parquet")
     assert table["id"].to_pylist() == [f"d{number}" for number in range(len(TEXTS))]
     found = np.array(table["vector"].to_pylist())
-    assert np.abs(found - quantize(expected, "int8").astype(int)).max() <= 1  # another batch, another last bit
+    assert np.abs(found - quantize(expected, "int8").astype(int)).max() <= 1  # another batch may change the last bit
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same_bytes(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
+def test_a_stopped_run_resumes_and_gives_the_same_bytes(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_ROWS", 2)
     (tmp_path / "t.txt").write_text("\n".join(TEXTS))
     embed_file(tmp_path / "t.txt", model, tmp_path / "whole.npy")
     real, calls = module.np.savez, []
@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(model, tmp_path, monkeyp
     assert (tmp_path / "parts.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
-def test_a_stopped_run_goes_on_with_a_copy_of_its_file_but_not_with_an_edited_one(model, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_with_a_copy_of_its_file_but_not_with_an_edited_one(model, tmp_path, monkeypatch):
     file = tmp_path / "t.txt"
     file.write_text("\n".join(TEXTS))
     real = shutil.rmtree
@@ -93,12 +93,12 @@ def test_a_stopped_run_goes_on_with_a_copy_of_its_file_but_not_with_an_edited_on
     monkeypatch.setattr(module.shutil, "rmtree", real)
 
 
-def test_a_stopped_run_goes_on_with_the_kernels_that_it_began_with(model, tmp_path, monkeypatch):
-    """Which ones are chosen is measured in each process, and others may give other bits."""
+def test_a_resumed_run_uses_the_kernels_of_its_start(model, tmp_path, monkeypatch):
+    """Each process chooses kernels by measurement, and other kernels may give other bits."""
     levels = [level for level in ("avx2", "avx512") if level in getattr(native._selected, "tables", {})]
     if len(levels) < 2:
         pytest.skip("this processor has one level of the native kernels at most")
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "SHARD_ROWS", 3)
     (tmp_path / "t.txt").write_text("\n".join(TEXTS))
     monkeypatch.setattr(native, "_selected", native._load(levels[0]))
     embed_file(tmp_path / "t.txt", model, tmp_path / "whole.npy")
@@ -113,7 +113,7 @@ def test_a_stopped_run_goes_on_with_the_kernels_that_it_began_with(model, tmp_pa
     assert (tmp_path / "v.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
 
 
-def test_wrong_files_are_told_with_their_place(model, tmp_path):
+def test_wrong_files_are_reported_with_their_line(model, tmp_path):
     (tmp_path / "t.txt").write_text("one\n\nthree\n")
     with pytest.raises(DataError, match=r"t\.txt:2: the text is empty"):
         embed_file(tmp_path / "t.txt", model, tmp_path / "v.npy")
@@ -127,12 +127,12 @@ def test_wrong_files_are_told_with_their_place(model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("thesis.txt", "mine", "holds something else than shards"),
+        ("thesis.txt", "mine", "holds other files than shards"),
         ("settings.json", "{", "other settings"),
         ("settings.json", "[]", "other settings"),
     ],
 )
-def test_a_folder_of_the_users_own_in_the_place_of_shards_stays(name, content, said, model, tmp_path):
+def test_a_users_folder_with_the_name_of_the_shards_stays(name, content, said, model, tmp_path):
     (tmp_path / "v.npy.parts").mkdir()
     (tmp_path / "v.npy.parts" / name).write_text(content)
     (tmp_path / "t.txt").write_text("one\ntwo\n")
@@ -148,10 +148,10 @@ def test_slurm_must_be_given_a_partition(model, tmp_path):
 
 @pytest.fixture(scope="module")
 def three_shards(model, tmp_path_factory):
-    """A file of more than two shards of texts, and its vectors as one process writes them."""
+    """A file with texts for more than two shards, and its vectors as one process writes them."""
     folder = tmp_path_factory.mktemp("shards")
     texts = TEXTS * 700
-    assert len(texts) > 2 * module.ROWS_AT_ONCE
+    assert len(texts) > 2 * module.SHARD_ROWS
     (folder / "t.txt").write_text("\n".join(f"{number} {text[:20]}" for number, text in enumerate(texts)))
     embed_file(folder / "t.txt", model, folder / "one.npy")
     return folder / "t.txt", (folder / "one.npy").read_bytes()
@@ -171,8 +171,8 @@ def test_several_workers_give_the_same_bytes(executor, workers, three_shards, mo
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_jobs_of_slurm_give_the_same_bytes_and_go_on_after_a_failure(three_shards, model, tmp_path, monkeypatch):
-    """No Slurm: its programs are played by others, which run the scripts as they are."""
+def test_slurm_jobs_give_the_same_bytes_and_resume_after_a_failure(three_shards, model, tmp_path, monkeypatch):
+    """Replacements of Slurm's programs run the scripts unchanged."""
     cluster = install_slurm(tmp_path / "cluster", monkeypatch)
     file, expected = three_shards
     machines = parse(
@@ -182,7 +182,7 @@ def test_jobs_of_slurm_give_the_same_bytes_and_go_on_after_a_failure(three_shard
 
     def begin_and_block(parts, settings):
         found = begin(parts, settings)
-        (parts / f"{module.ROWS_AT_ONCE:012d}.npz").mkdir()  # what a job cannot replace
+        (parts / f"{module.SHARD_ROWS:012d}.npz").mkdir()  # a job cannot replace a folder
         return found
 
     monkeypatch.setattr(module, "_begin", begin_and_block)
@@ -198,7 +198,7 @@ def test_jobs_of_slurm_give_the_same_bytes_and_go_on_after_a_failure(three_shard
 
     def see(*arguments):
         assert {path: path.stat().st_mtime_ns for path in made} == made  # these were not made again
-        assert all(path.is_file() for path in shards)  # and the jobs have made the missing one
+        assert all(path.is_file() for path in shards)  # the jobs have made the missing one
         return run(*arguments)
 
     monkeypatch.setattr(module, "write_shards", see)

@@ -1,4 +1,4 @@
-"""An index of texts: what is found, that a stop loses nothing, and that a wrong use is told."""
+"""An index of texts: search results, stopped builds, and wrong arguments."""
 
 import json
 import os
@@ -176,8 +176,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_stopped_build_goes_on_and_gives_the_same_bytes(models, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "PASSAGES_AT_ONCE", 2)
+def test_a_stopped_build_resumes_and_gives_the_same_bytes(models, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "SHARD_PASSAGES", 2)
     given = Models(models["dense"], models["sparse"])
     build_index([str(corpus)], tmp_path / "whole", given)
     real, calls = build.atomic_write, []
@@ -194,13 +194,13 @@ def test_a_stopped_build_goes_on_and_gives_the_same_bytes(models, corpus, tmp_pa
     monkeypatch.setattr(build, "atomic_write", real)
     with pytest.raises(DataError, match="not complete"):
         Index.open(tmp_path / "parts")
-    with pytest.raises(DataError, match="begun with other"):
+    with pytest.raises(DataError, match="started with other"):
         build_index([str(corpus)], tmp_path / "parts", Models(models["dense"]))
     build_index([str(corpus)], tmp_path / "parts", given)
     assert files(tmp_path / "whole") == files(tmp_path / "parts")
 
 
-def test_an_index_is_of_the_bytes_of_its_files_and_not_of_their_times(tmp_path):
+def test_an_index_depends_on_the_bytes_of_its_files_and_not_on_their_times(tmp_path):
     (tmp_path / "t.txt").write_text("one text")
     build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
     os.utime(tmp_path / "t.txt", ns=(1, 1))
@@ -211,7 +211,7 @@ def test_an_index_is_of_the_bytes_of_its_files_and_not_of_their_times(tmp_path):
         build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
 
 
-def test_an_index_of_an_earlier_version_knows_its_files_by_their_times(tmp_path):
+def test_an_index_of_an_earlier_version_identifies_its_files_by_their_times(tmp_path):
     (tmp_path / "t.txt").write_text("one text")
     manifest = build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
     manifest["sources"] = [record[:3] for record in manifest["sources"]]
@@ -222,8 +222,8 @@ def test_an_index_of_an_earlier_version_knows_its_files_by_their_times(tmp_path)
         build_index([str(tmp_path / "t.txt")], tmp_path / "index", Models())
 
 
-def test_wrong_use_is_told(index, models, corpus, tmp_path):
-    with pytest.raises(DataError, match="holds something that is no index"):
+def test_wrong_arguments_are_reported(index, models, corpus, tmp_path):
+    with pytest.raises(DataError, match="holds files that are not an index"):
         build_index([str(corpus)], corpus, Models())
     with pytest.raises(DataError, match="no file"):
         build_index([str(tmp_path / "none")], tmp_path / "i", Models())
@@ -257,7 +257,7 @@ def test_words_of_scripts_without_spaces_are_pairs_of_characters():
     assert words_of("木") == ["木"]
 
 
-def test_an_index_is_overwritten_and_what_others_put_beside_it_stays(corpus, tmp_path):
+def test_overwriting_an_index_keeps_other_files(corpus, tmp_path):
     build_index([str(corpus)], tmp_path / "index", Models())
     for name in ("notes.txt", "building/thesis.txt"):
         (tmp_path / "index" / name).parent.mkdir(exist_ok=True)
@@ -272,21 +272,21 @@ def test_an_index_is_overwritten_and_what_others_put_beside_it_stays(corpus, tmp
     "content", ["{}", '{"format": 1}', '{"name": "an extension", "models": []}', "[1]", "{", "[" * 9999]
 )
 def test_a_manifest_of_something_else_is_never_removed(content, corpus, tmp_path):
-    """Token shards and extensions of browsers have a manifest.json too."""
+    """Token shards and browser extensions have a manifest.json too."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "manifest.json").write_text(content)
     (tmp_path / "mine" / "a.ds").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(DataError, match="is not that of an index"):
+        with pytest.raises(DataError, match="is not the manifest of an index"):
             build_index([str(corpus)], tmp_path / "mine", Models(), overwrite=overwrite)
-    with pytest.raises(DataError, match="is not that of an index"):
+    with pytest.raises(DataError, match="is not the manifest of an index"):
         Index.open(tmp_path / "mine")
     assert (tmp_path / "mine" / "manifest.json").read_text() == content
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["a.ds", "manifest.json"]
 
 
-def test_a_folder_of_the_users_own_named_building_is_no_index(corpus, tmp_path):
+def test_a_users_folder_named_building_is_not_an_index(corpus, tmp_path):
     (tmp_path / "house" / "building").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds something that is no index"):
+    with pytest.raises(DataError, match="holds files that are not an index"):
         build_index([str(corpus)], tmp_path / "house", Models(), overwrite=True)
     assert (tmp_path / "house" / "building").is_dir()

@@ -1,4 +1,4 @@
-"""Vectors in databases: what is written, written again, and refused."""
+"""Vectors in databases: first writes, repeated writes, and errors."""
 
 import contextlib
 import json
@@ -57,7 +57,7 @@ def postgresql():
 
 @pytest.fixture(params=["lancedb", "postgresql", "qdrant"])
 def target(request, tmp_path):
-    """A table that is not there, in a database that is."""
+    """The name of a missing table in an existing database."""
     if request.param != "postgresql":
         return f"{request.param}:{tmp_path / 'database'}#texts"
     import psycopg
@@ -69,7 +69,7 @@ def target(request, tmp_path):
 
 
 def rows_of(target):
-    """What is in a table, read by the database's own client: {id: (text, metadata, vector)}."""
+    """The rows of a table, read with the client of the database: {id: (text, metadata, vector)}."""
     place, _, table = target.rpartition("#")
     if place.startswith("lancedb:"):
         import lancedb
@@ -108,7 +108,7 @@ def test_texts_metadata_and_vectors_are_written_and_writing_again_changes_nothin
     assert not list(file.parent.glob("*.parts"))
 
 
-def test_a_changed_text_takes_the_place_of_the_old_one_and_others_stay(target, file, model, expected):
+def test_a_changed_text_replaces_the_old_one_and_others_stay(target, file, model, expected):
     embed_file(file, model, to=target)
     changed = [
         {"id": "d1", "text": TEXTS[0], "page": -1, "by": "me"},
@@ -119,8 +119,8 @@ def test_a_changed_text_takes_the_place_of_the_old_one_and_others_stay(target, f
     assert_holds(target, records, expected[[0, 0, 2, 3, 4, 5, 3]])
 
 
-def test_a_run_killed_while_it_writes_goes_on_without_embedding_again(target, file, model, expected, monkeypatch):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 2)
+def test_a_run_killed_while_writing_resumes_without_embedding_again(target, file, model, expected, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_ROWS", 2)
     with open_store(target) as store:
         kind = type(store)
     upsert, calls = kind.upsert, []
@@ -136,13 +136,13 @@ def test_a_run_killed_while_it_writes_goes_on_without_embedding_again(target, fi
         embed_file(file, model, to=target)
     monkeypatch.setattr(kind, "upsert", upsert)
     assert len(rows_of(target)) == 2
-    monkeypatch.setattr(Embedder, "encode_document", None)  # all shards are there
+    monkeypatch.setattr(Embedder, "encode_document", None)  # all shards exist
     embed_file(file, model, to=target)
     assert_holds(target, RECORDS, expected)
 
 
 def test_a_search_by_cosine_finds_the_text_itself(target, file, model, expected):
-    """By the database's own search, which takes the index where there is one."""
+    """With the search of the database, which uses its index if there is one."""
     embed_file(file, model, to=target)
     place, _, table = target.rpartition("#")
     for one, vector in zip(RECORDS, 3 * expected, strict=True):
@@ -185,20 +185,20 @@ def test_a_table_of_other_vectors_is_refused_before_anything_is_embedded(target,
 
 def test_an_id_that_is_there_twice_is_refused_with_its_line(target, file, model):
     written(file, [RECORDS[0], RECORDS[1], RECORDS[0]])
-    with pytest.raises(DataError, match=r"t\.jsonl:3: the id 'd0' was there before"):
+    with pytest.raises(DataError, match=r"t\.jsonl:3: an earlier text has the id 'd0' too"):
         embed_file(file, model, to=target)
 
 
-def test_an_id_that_is_no_unicode_is_refused_with_its_line(file, model, tmp_path):
+def test_an_id_of_invalid_unicode_is_refused_with_its_line(file, model, tmp_path):
     written(file, [{"id": "\ud800", "text": "a"}])
-    with pytest.raises(DataError, match=r"t\.jsonl:1: the id '\\+ud800' is no valid Unicode"):
+    with pytest.raises(DataError, match=r"t\.jsonl:1: the id '\\+ud800' is not valid Unicode"):
         embed_file(file, model, to=f"lancedb:{tmp_path / 'l'}#texts")
 
 
-def test_vectors_that_are_no_numbers_are_refused(target, file, model, monkeypatch):
+def test_vectors_that_are_not_finite_are_refused(target, file, model, monkeypatch):
     broken = retrieval.DenseEncoder.from_pretrained(model)
     with torch.no_grad():
-        broken.model.final_norm.weight.fill_(torch.inf)  # what a folder may hold that was trained badly
+        broken.model.final_norm.weight.fill_(torch.inf)  # as in the folder of a run that diverged
     broken.settings = broken.settings.model_copy(update={"normalize": False})
     embedder = Embedder(broken, Embedder.from_pretrained(model).tokenizer)
     monkeypatch.setattr(Embedder, "from_pretrained", lambda *_, **__: embedder)
@@ -252,13 +252,13 @@ def test_a_folder_that_cannot_be_is_one_sentence(file, model):
 
 
 @pytest.mark.parametrize("target", ["lancedb:folder", "mysql://host/db#texts", "#texts", "qdrant:#texts", "lancedb:a#"])
-def test_a_target_that_names_no_table_is_refused(target, file, model):
-    with pytest.raises(ConfigError, match="--to names no table of a database; there are lancedb:FOLDER#TABLE"):
+def test_a_target_without_a_table_is_refused(target, file, model):
+    with pytest.raises(ConfigError, match="--to does not name a table of a database; give one of lancedb:FOLDER#TABLE"):
         embed_file(file, model, to=target)
 
 
-def test_what_does_not_fit_together_is_refused(file, model):
-    with pytest.raises(ConfigError, match=r"Say where the vectors go: --output vectors\.npy, or --to"):
+def test_inconsistent_arguments_are_refused(file, model):
+    with pytest.raises(ConfigError, match=r"Name a target for the vectors: --output vectors\.npy, or --to"):
         embed_file(file, model)
     with pytest.raises(ConfigError, match="leave --precision int8 out"):
         embed_file(file, model, to="lancedb:a#b", precision="int8")
@@ -269,7 +269,7 @@ def test_what_postgresql_cannot_keep_is_named(postgresql, file, model):
         store.check(2001)
     for number, record in enumerate(({"text": "a\0b"}, {"text": "a", "by": "b\0"}, {"text": "a", "by\0": {"b": 1}})):
         path = written(file.with_name(f"{number}.jsonl"), [record])
-        with pytest.raises(DataError, match=r"\.jsonl:1: PostgreSQL stores no NUL character"):
+        with pytest.raises(DataError, match=r"\.jsonl:1: PostgreSQL cannot store the NUL character"):
             embed_file(path, model, to=f"{postgresql}#nul")
     written(file, [{"text": "a", "by": "\\u0000"}])  # a backslash and letters
     embed_file(file, model, to=f"{postgresql}#nul")
@@ -296,8 +296,8 @@ def test_the_command_writes_a_table_and_a_file_at_once(file, model, expected, tm
     assert_holds(f"lancedb:{tmp_path / 'l'}#texts", RECORDS, expected)
 
 
-def test_the_page_says_commands_that_run(postgresql, file, model, monkeypatch, tmp_path):
-    """Those of docs/retrieval.md, with this model and, in the place of the page's servers, those that are here."""
+def test_the_commands_of_the_page_run(postgresql, file, model, monkeypatch, tmp_path):
+    """The commands of docs/retrieval.md, with this model and the servers of this test."""
     monkeypatch.chdir(tmp_path)
     file.rename("texts.jsonl")
     Path("output").mkdir()

@@ -1,4 +1,4 @@
-"""What people run against a server, unchanged but for its address: `clients.py ADDRESS`, in an environment of its own.
+"""Typical client code, run against a server with `clients.py ADDRESS` in a separate environment.
 
 The server has an embedder and a reranker. Each function is one client; its vectors are compared with those of `/embed`.
 """
@@ -32,7 +32,7 @@ def openai_client():
     from openai import NotFoundError, OpenAI
 
     client = OpenAI(base_url=f"{ADDRESS}/v1", api_key="none")
-    found = client.embeddings.create(model="embedder", input=TEXTS)  # asks for base64 by itself
+    found = client.embeddings.create(model="embedder", input=TEXTS)  # the client requests base64 by default
     same([one.embedding for one in found.data], VECTORS)
     found = client.embeddings.create(model="embedder", input=TEXTS, encoding_format="float", dimensions=8)
     assert [len(one.embedding) for one in found.data] == [8, 8, 8]
@@ -83,7 +83,7 @@ def langchain_clients():
     same(openai.embed_documents(TEXTS), VECTORS)
     same([openai.embed_query(TEXTS[0])], VECTORS[:1])
     tei = HuggingFaceEndpointEmbeddings(model="some/model", huggingfacehub_api_token="none")
-    tei.client = InferenceClient(base_url=ADDRESS)  # its own constructor takes names of the hub alone
+    tei.client = InferenceClient(base_url=ADDRESS)  # the constructor accepts hub names only
     same(tei.embed_documents(TEXTS), VECTORS)
     same([tei.embed_query(TEXTS[0])], VECTORS[:1])
 

@@ -21,7 +21,7 @@ TAGS = {"id2label": {0: "O", 1: "B-PER", 2: "I-PER"}}
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory) -> dict[str, str]:
-    """A folder of each kind; all have the same encoder of random weights."""
+    """A folder of each kind; all have the same encoder with random weights."""
     root = tmp_path_factory.mktemp("served")
     source = make_model(root)
     prompts = {"query": "search_query: ", "document": "search_document: "}
@@ -46,7 +46,7 @@ def loaded(folders) -> dict[str, ServedModel]:
 
 @pytest.fixture(scope="session")
 def client(loaded) -> Iterator[TestClient]:
-    """Of a server of one model of each kind."""
+    """A client of a server with one model of each kind."""
     with serving(list(loaded.values())) as found:
         yield found
 

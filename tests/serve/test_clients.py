@@ -1,4 +1,4 @@
-"""Clients that people use, in an environment of their own, against a server of ours."""
+"""Common client libraries, in a separate environment, against a server of this package."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""One thread, several models, and what happens to requests when something goes wrong."""
+"""The dispatcher with several models, and the handling of failures."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ class Clock:
 
 
 class Doubling:
-    """An engine that gives twice the first id of each item, and takes a second for 100 tokens."""
+    """An engine that returns twice the first id of each item, and needs a second for 100 tokens."""
 
     def __init__(self, clock=None, broken=()):
         self.clock = clock
@@ -74,7 +74,7 @@ def test_models_take_turns():
     assert len(one.batches) == 1
 
 
-def test_a_full_queue_refuses_and_an_empty_one_takes_any_request():
+def test_a_full_queue_refuses_and_an_empty_queue_accepts_any_request():
     queue = make({"a": Doubling()}, max_queue_tokens=50)
     queue.submit("a", [item(1, 80)])
     with pytest.raises(OverloadedError, match="Model is overloaded"):
@@ -107,7 +107,7 @@ def test_what_fails_together_is_tried_alone():
     assert queue.healthy("a")
 
 
-def test_a_failed_request_takes_its_other_items_out_of_the_queue():
+def test_a_failed_request_removes_its_other_items_from_the_queue():
     engine = Doubling(broken={7})
     queue = make({"a": engine})
     bad = queue.submit("a", [item(7, 40), item(1, 40), item(1, 40), item(1, 40)])
@@ -128,7 +128,7 @@ def test_an_item_without_a_result_fails_alone():
     assert good.future.result(0) == [1]
 
 
-def test_a_model_that_fails_is_paused_and_the_others_go_on():
+def test_a_failing_model_is_paused_and_other_models_continue():
     clock = Clock()
     broken = Doubling(broken={1})
     queue = make({"broken": broken, "other": Doubling()}, clock)
@@ -148,7 +148,7 @@ def test_a_model_that_fails_is_paused_and_the_others_go_on():
 
 
 def test_a_short_text_waits_for_one_long_batch_at_most():
-    """Measured with a clock: long texts fill the queue, and short ones come all the time."""
+    """Long texts fill the queue, and short texts arrive all the time; the clock is simulated."""
     clock = Clock()
     queue = make({"a": Doubling(clock)}, clock, max_queue_tokens=100_000)
     longs = [queue.submit("a", [item(1, 100)]) for _ in range(20)]
@@ -161,7 +161,7 @@ def test_a_short_text_waits_for_one_long_batch_at_most():
     assert max(waits) <= 1.0 + 0.05 + 1e-9  # a long batch takes 1 s, and a short text 0.05 s
 
 
-def test_closing_computes_what_was_taken_and_takes_nothing_more():
+def test_closing_finishes_accepted_requests_and_accepts_no_more():
     class Slow(Doubling):
         def run(self, items):
             time.sleep(0.02)

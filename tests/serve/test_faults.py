@@ -1,4 +1,4 @@
-"""Flooded, left alone, lied to, stopped: what a server does when things do not go as planned."""
+"""A server under overload, with disconnected clients, malformed requests, failing models and signals."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from served import Numbering, listening, numbering, serving, until
 
 
 class Gate:
-    """Holds back every batch until it is opened."""
+    """Blocks every batch until it is opened."""
 
     def __init__(self):
         self.open = threading.Event()
@@ -37,7 +37,7 @@ def size_of_queue(address):
 
 
 def requests_of(address):
-    """How many requests the server has begun to answer, /metrics and /health not counted."""
+    """The number of requests that the server has started, without /metrics and /health."""
     lines = httpx.get(f"{address}/metrics").text.splitlines()
     return sum(float(one.split()[-1]) for one in lines if one.startswith("te_request_count{"))
 
@@ -59,7 +59,7 @@ def test_requests_that_came_while_a_batch_ran_are_the_next_batch(tokenizer):
     assert [len(batch) for batch in engine.batches] == [1, 10]
 
 
-def test_a_client_that_leaves_takes_its_texts_out_of_the_queue(tokenizer):
+def test_a_disconnected_client_has_its_texts_removed_from_the_queue(tokenizer):
     gate = Gate()
     engine = Numbering(gate)
     with listening([numbering(tokenizer, engine)]) as address, ThreadPoolExecutor(1) as threads:
@@ -138,7 +138,7 @@ class Broken(Numbering):
         raise MemoryError("no room for this batch")
 
 
-def test_a_model_that_fails_answers_and_the_others_go_on(tokenizer):
+def test_a_failing_model_returns_errors_and_other_models_continue(tokenizer):
     models = [numbering(tokenizer, Broken(), "broken"), numbering(tokenizer, Numbering(), "sound")]
     with serving(models) as client:
         answers = [client.post("/embed", json={"inputs": "a", "model": "broken"}) for _ in range(4)]
@@ -174,7 +174,7 @@ def _note(event: str, arguments: tuple) -> None:
         _opened.append(repr(arguments[:1]))
 
 
-def test_nothing_that_a_request_says_reaches_the_file_system(client):
+def test_no_value_of_a_request_reaches_the_file_system(client):
     sys.addaudithook(_note)
     marker = "zqx-marker"
     hostile = [f"/etc/{marker}", f"../../{marker}", f"file:///{marker}", f"C:\\{marker}", f"{marker}\0"]
@@ -199,7 +199,7 @@ def test_nothing_that_a_request_says_reaches_the_file_system(client):
     assert not [one for one in _opened if marker in one]
 
 
-def test_sigterm_finishes_what_was_taken_and_exits_with_0(folders):
+def test_sigterm_finishes_accepted_requests_and_exits_with_0(folders):
     command = [sys.executable, "-m", "modernbert", "serve", folders["embedder"], "--port", "0", "--device", "cpu"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
@@ -216,7 +216,7 @@ def test_sigterm_finishes_what_was_taken_and_exits_with_0(folders):
         assert server.returncode == 0, errors
         assert [len(one.json()) for one in answers] == [100] * 6
         assert "Traceback" not in errors
-        assert "requests are finished first" in errors
+        assert "requests in progress are finished" in errors
 
 
 def test_what_cannot_be_served_is_one_sentence(folders, tmp_path):

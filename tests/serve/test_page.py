@@ -27,7 +27,7 @@ def browser():
 
 
 class Visit:
-    """A page that is open, and what went wrong in it."""
+    """An open page, and the errors that occurred in it."""
 
     def __init__(self, browser, address, width=1200, height=900):
         self.page = browser.new_page(viewport={"width": width, "height": height})
@@ -100,7 +100,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(browser, loaded):
         assert visit.page.locator("#fill button").bounding_box()["height"] >= 44
 
 
-def test_a_key_is_asked_for_where_one_is_needed(browser, loaded):
+def test_the_page_asks_for_a_required_key(browser, loaded):
     with listening([loaded["fill-mask"]], api_key="secret") as address:
         visit = Visit(browser, address)
         visit.page.wait_for_selector("#key-value")

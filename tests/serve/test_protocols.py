@@ -1,4 +1,4 @@
-"""OpenAI, Cohere, Jina and vLLM, and the tasks that no server has a protocol for."""
+"""OpenAI, Cohere, Jina and vLLM, and the routes of this package for other tasks."""
 
 import base64
 
@@ -176,7 +176,7 @@ def test_the_client_of_the_hub_works_unchanged(loaded, embedder, folders):
         assert answer.start <= answer.end
 
 
-def test_two_models_of_a_kind_are_told_apart_by_name(folders, loaded):
+def test_two_models_of_a_kind_are_selected_by_name(folders, loaded):
     from modernbert.serve.loading import load
     from served import serving
 
@@ -195,4 +195,4 @@ def test_the_document_of_routes_names_what_is_served(client):
         assert page.headers["content-type"].startswith("text/html")
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert "//" not in page.text.replace("https://", "").split("</style>")[0]
-        assert "http" not in page.text.replace('"http', "")  # nothing is loaded from elsewhere
+        assert "http" not in page.text.replace('"http', "")  # it loads nothing from other servers

@@ -25,9 +25,9 @@ def lengths(batch):
     return [one.tokens for one in batch]
 
 
-def test_a_batch_takes_in_order_of_arrival_what_fits_into_the_budget():
+def test_a_batch_is_filled_in_order_of_arrival_up_to_the_budget():
     queue, _ = filled(40, 40, 30, 20, 50)
-    assert lengths(queue.take(0.0)) == [40, 40, 20]  # 30 waits for the next batch, which it leads
+    assert lengths(queue.take(0.0)) == [40, 40, 20]  # 30 is the first of the next batch
     assert lengths(queue.take(0.0)) == [30, 50]
     assert queue.take(0.0) == []
     assert queue.tokens == 0
@@ -40,7 +40,7 @@ def test_short_texts_pass_a_long_one_until_its_patience_is_over():
     assert lengths(queue.take(1.0)) == [10] * 10
 
 
-def test_a_long_text_does_not_wait_where_no_short_one_does():
+def test_a_long_text_runs_at_once_when_no_short_text_waits():
     queue, (long,) = filled(90)
     assert queue.take(0.0) == [long]
 
@@ -89,8 +89,8 @@ def test_every_entry_is_computed_once_and_batches_keep_the_budget(sizes, leaving
 
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.integers(0, 3)), max_size=40), st.integers(0, 8))
-def test_no_text_waits_longer_than_the_bound_whatever_else_comes(others, position):
-    """A long text behind `position` other long ones, while others of any length keep coming, each batch taking 1 s."""
+def test_no_text_waits_longer_than_the_bound(others, position):
+    """A long text waits behind `position` other long texts, while more texts arrive; each batch needs 1 s."""
     queue = TokenQueue(100, patience=3.0)
     for _ in range(position):
         queue.put(entry(90, 0.0))

@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes of the OpenAPI document, valid ones and wrong ones: no 5xx, and none hangs."""
+"""Valid and invalid requests that schemathesis generates from the OpenAPI document: no 5xx, and no hang."""
 
 import time
 
@@ -11,7 +11,7 @@ from served import listening
 pytestmark = pytest.mark.slow
 
 EXAMPLES = 60  # of each route, in each of the two modes
-SECONDS = 10.0  # that one answer may take
+SECONDS = 10.0  # time limit of one response
 
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])

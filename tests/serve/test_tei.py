@@ -29,7 +29,7 @@ def test_one_text_gives_a_list_of_one_vector(client):
     np.testing.assert_allclose(alone, both[0], atol=1e-5)
 
 
-def test_prompts_stand_before_texts(client, folders):
+def test_prompts_are_put_before_texts(client, folders):
     expected = Embedder.from_pretrained(folders["embedder"], device="cpu").encode_query(TEXTS)
     answer = client.post("/embed", json={"inputs": TEXTS, "prompt_name": "query"})
     np.testing.assert_allclose(answer.json(), expected, atol=1e-5)
@@ -54,7 +54,7 @@ def test_ids_are_read_as_they_are(client, loaded):
     np.testing.assert_allclose(mixed, of_texts[:2], atol=1e-5)
 
 
-def test_a_text_that_is_too_long_is_cut_at_the_side_that_is_asked_for(client):
+def test_a_long_text_is_truncated_on_the_requested_side(client):
     long, most = "json " * 400 + "calendar", 128
 
     def embedded(text, **options):

@@ -414,7 +414,7 @@ def test_an_embedder_is_trained_from_rows_in_python(model, tmp_path, monkeypatch
     embedder = finetune(model=model, task="embed", train=rows, **chosen)
     assert isinstance(embedder, Embedder)
     assert embedder.encode_query("what is a week?").shape == (64,)
-    with pytest.raises(ConfigError, match="takes a collection for validation"):
+    with pytest.raises(ConfigError, match="needs a collection for validation"):
         finetune(model=model, task="embed", train=rows, validation=rows, output="other")
 
 

@@ -106,7 +106,9 @@ def test_the_largest_seed_is_accepted_and_written_unchanged(tmp_path):
 
 @pytest.mark.parametrize("directory", ["", ".", "..", "a/..", "/"])
 def test_a_run_directory_without_a_name_is_refused(directory):
-    with pytest.raises(ConfigError, match=r"run\.directory = .* has no name of its own; name a new folder"):
+    with pytest.raises(
+        ConfigError, match=r"run\.directory = .* is the current folder, its parent or the root; name a new folder"
+    ):
         parse(PretrainRecipe, RECIPE | {"run": {"directory": directory}}, "x")
 
 

@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Accelerated:
-    """The report. All runs take turns, so that the ratios of a round come from the same load of the machine."""
+    """The report. All runs take turns, so that the ratios of a round have the same load of the machine."""
 
     model: str
     kind: Kind
@@ -81,10 +81,10 @@ def bench_accelerate(
     tolerance: float | None = None,
     processor_time: bool = False,
 ) -> Accelerated:
-    """Encode texts with sentence-transformers unchanged, and in each precision accelerated and with our own class.
+    """Encode texts with sentence-transformers, and in each precision with the accelerated model and this package.
 
-    A reranker reads pairs: the first words of one text, and the next text. `processor_time` counts the CPU time of all
-    threads of this process instead of wall-clock time: use it with one thread on a machine that others use too.
+    A reranker gets pairs of the first words of one text and the next text. `processor_time` measures the CPU time of
+    this process instead of wall-clock time: use it with one thread if other programs run on the machine.
 
     Raises:
         ConfigError: sentence-transformers is missing, or the model cannot be accelerated.
@@ -93,32 +93,33 @@ def bench_accelerate(
     """
     check_rounds(rounds)
     if batch_size < 1 or limit < 2:
-        raise ConfigError("A batch has at least one text, and the benchmark at least two texts.")
+        raise ConfigError("A batch needs at least one text, and the benchmark at least two texts.")
     if find_spec("sentence_transformers") is None:
         raise ConfigError("The benchmark needs sentence-transformers: pip install 'modernbert[peers]'.")
     used = use_threads(threads)
     folder = find_folder(model)
     kind = _kind(folder)
-    found = list(islice((text for text in _read(texts) if text.strip()), limit))
-    if len(found) < 2:
-        raise DataError(f"{texts} holds {len(found)} texts; give a file with at least two.")
-    inputs: list[Any] = found
+    selected = list(islice((text for text in _read(texts) if text.strip()), limit))
+    if len(selected) < 2:
+        raise DataError(f"{texts} holds {len(selected)} texts; give a file with at least two.")
+    inputs: list[Any] = selected
     if kind == "rerank":
         inputs = [
-            [" ".join(one.split()[:_QUERY_WORDS]), two] for one, two in zip(found, [*found[1:], found[0]], strict=True)
+            [" ".join(first.split()[:_QUERY_WORDS]), second]
+            for first, second in zip(selected, [*selected[1:], selected[0]], strict=True)
         ]
     original = _load(kind, folder)
     calls = {BASELINE: _call(kind, original, inputs, batch_size)}
     engines = {BASELINE: "transformers"}
     for precision in dict.fromkeys(precisions):
         faster = accelerate(_load(kind, folder), precision=precision, tolerance=tolerance)
-        done = acceleration_of(faster)
-        assert done is not None
-        name = f"accelerated, {done.precision}"
-        calls[name], engines[name] = _call(kind, faster, inputs, batch_size), done.engine
+        acceleration = acceleration_of(faster)
+        assert acceleration is not None
+        name = f"accelerated, {acceleration.precision}"
+        calls[name], engines[name] = _call(kind, faster, inputs, batch_size), acceleration.engine
         if kind != "sparse":
-            name = f"{OURS} {'Embedder' if kind == 'embed' else 'Reranker'}, {done.precision}"
-            calls[name], engines[name] = _own(kind, folder, inputs, done.precision), done.engine
+            name = f"{OURS} {'Embedder' if kind == 'embed' else 'Reranker'}, {acceleration.precision}"
+            calls[name], engines[name] = _own_engine(kind, folder, inputs, acceleration.precision), acceleration.engine
     lengths = _lengths(original, inputs)
     logger.info("%s %s, %s tokens", f"{len(inputs):,}", "pairs" if kind == "rerank" else "texts", f"{sum(lengths):,}")
     began = time.perf_counter()
@@ -160,7 +161,7 @@ def _kind(folder: Path) -> Kind:
 
 
 def _read(path: Path) -> Sequence[str]:
-    """The lines of a .txt file; from other files, what `read_texts` reads."""
+    """The lines of a .txt file, or the texts that `read_texts` reads from other files."""
     if path.suffix == ".txt":
         try:
             return path.read_text(encoding="utf-8").split("\n")
@@ -183,9 +184,9 @@ def _load(kind: Kind, folder: Path) -> Any:
     finally:
         for log, level in zip(loggers, levels, strict=True):
             log.setLevel(level)
-    reads = _inner(model).config.max_position_embeddings
+    max_length = _inner(model).config.max_position_embeddings
     name = "max_seq_length" if hasattr(type(model), "max_seq_length") else "max_length"  # CrossEncoder before 6
-    setattr(model, name, min(getattr(model, name) or reads, reads))
+    setattr(model, name, min(getattr(model, name) or max_length, max_length))
     return model
 
 
@@ -203,7 +204,7 @@ def _call(kind: Kind, model: Any, inputs: Sequence[Any], batch_size: int) -> Cal
     return lambda: model.encode(inputs, **options)
 
 
-def _own(
+def _own_engine(
     kind: Kind, folder: Path, inputs: Sequence[Any], precision: Precision
 ) -> Callable[[], npt.NDArray[np.float32]]:
     from modernbert.tasks.embed import Embedder
@@ -215,7 +216,7 @@ def _own(
     }  # fmt: skip
     if kind == "rerank":
         reranker = Reranker.from_pretrained(folder, **options)
-        pairs = [(one, two) for one, two in inputs]
+        pairs = [(first, second) for first, second in inputs]
         return lambda: np.asarray(reranker.predict(pairs))
     embedder = Embedder.from_pretrained(folder, **options)
     return lambda: np.asarray(embedder.encode(list(inputs)))
@@ -223,14 +224,14 @@ def _own(
 
 def _lengths(model: Any, inputs: Sequence[Any]) -> list[int]:
     """The number of tokens of each input, after truncation."""
-    most = getattr(model, "max_seq_length", None) or model.max_length
-    found = model.tokenizer(list(inputs), truncation=True, max_length=most)["input_ids"]
-    return [len(ids) for ids in found]
+    limit = getattr(model, "max_seq_length", None) or model.max_length
+    selected = model.tokenizer(list(inputs), truncation=True, max_length=limit)["input_ids"]
+    return [len(ids) for ids in selected]
 
 
-def _agreement(kind: Kind, found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+def _agreement(kind: Kind, selected: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
     if kind == "rerank":
         span = float(np.ptp(expected)) or 1.0
-        return 1 - float(np.abs(found - expected).max()) / span
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    return float(((found * expected).sum(1) / norms).min())
+        return 1 - float(np.abs(selected - expected).max()) / span
+    norms = np.linalg.norm(selected, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((selected * expected).sum(1) / norms).min())

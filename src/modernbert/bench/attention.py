@@ -29,7 +29,7 @@ HEADS, HEAD_DIM = 12, 64
 WINDOW = 64
 _SLOW = ("reference", "blocked", "native")  # plain PyTorch, or for the CPU
 _COMPARED_TOKENS = 2048
-_LARGEST_ERROR = 0.05  # relative, of bf16 against fp32
+_MAX_ERROR = 0.05  # relative, of bf16 against fp32
 _FORWARD, _BACKWARD = 4, 10  # operations per visible pair and dimension: two products, and five
 
 
@@ -73,9 +73,9 @@ def bench_attention(target: Target, lengths: Sequence[int] = (), tokens: int | N
     total = tokens or (256 if target.dry else TOKENS)
     chosen = tuple(dict.fromkeys(lengths)) or ((32, 128) if target.dry else LENGTHS)
     if not all(1 <= length <= total for length in chosen):
-        raise ConfigError(f"A sequence has between 1 and all {total:,} tokens of the batch; give other lengths.")
+        raise ConfigError(f"A length must be between 1 and the {total:,} tokens of the batch; give other lengths.")
     backends = available_backends()
-    # A dry run has only the slow ones to test the benchmark with.
+    # A dry run tests the benchmark with a slow backend.
     names = ["blocked"] if target.dry else [n for n, reason in backends.items() if reason is None and n not in _SLOW]
     combinations = list(itertools.product(chosen, (None, WINDOW), names))
     times: list[AttentionTime] = []
@@ -117,11 +117,11 @@ def _measure(backend: str, length: int, window: int | None, total: int, target: 
     repeats = 2 if target.dry else 7
     try:
         error = _error(forward, qkv, lengths, window, target)
-        if error > _LARGEST_ERROR:
+        if error > _MAX_ERROR:
             return AttentionTime(backend, length, window, error, "disagrees with fp32", None, None, None, None)
         once = statistics.median(seconds_of(forward, target, repeats, warm_up=2))
         twice = statistics.median(seconds_of(both, target, repeats, warm_up=2))
-    except Exception as problem:  # one backend that does not take a length must not end the others
+    except Exception as problem:  # a failure of one backend must not stop the others
         free_memory(target)
         logger.warning("%s at %d: %s", backend, length, first_line(problem))
         return AttentionTime(backend, length, window, None, first_line(problem), None, None, None, None)
@@ -132,7 +132,7 @@ def _measure(backend: str, length: int, window: int | None, total: int, target: 
 def _error(
     forward: Callable[[], Tensor], qkv: Tensor, lengths: Sequence[int], window: int | None, target: Target
 ) -> float:
-    """How far the first sequences are from the `blocked` backend in fp32."""
+    """The relative error of the first sequences against the `blocked` backend in fp32."""
     first = lengths[: max(1, _COMPARED_TOKENS // lengths[0])]
     sequences = Sequences.from_lengths(first, target.device)
     rope = Rope.of(sequences.positions, HEAD_DIM, 10_000.0)

@@ -1,8 +1,8 @@
-"""A cached contrastive training step compared with that of sentence-transformers: same texts, weights and gradients.
+"""A cached contrastive training step compared with that of sentence-transformers, with equal texts and weights.
 
-Both compute the cosine InfoNCE loss of pairs with one hard negative over the whole batch, embed it in mini-batches and
-embed again for the gradients (GradCache). They are timed only if loss and gradients agree. The time does not include
-tokenization and the optimizer.
+Both compute the cosine InfoNCE loss of pairs with one hard negative over the batch. They embed the batch in
+mini-batches, and again for the gradients (GradCache). They are timed only if the gradients agree. The time does not
+include tokenization and the optimizer.
 """
 
 import tempfile
@@ -37,7 +37,7 @@ from modernbert.text.records import Source
 from modernbert.text.tokenizer import load_tokenizer
 
 TEMPERATURE = 0.05
-_LARGEST_ERROR = 1e-3  # relative, of all gradients together
+_MAX_ERROR = 1e-3  # relative, of all gradients together
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def bench_contrastive(
 ) -> ContrastiveReport:
     """Time a training step on `pairs` queries with a positive and a negative document each, from a file of triples.
 
-    sentence-transformers embeds `mini_batch` sequences at once, we embed `tokens_at_once` tokens.
+    sentence-transformers embeds `mini_batch` sequences at once, this package `tokens_at_once` tokens.
 
     Raises:
         ConfigError: sentence-transformers is missing, or the gradients of the two differ.
@@ -126,9 +126,9 @@ def bench_contrastive(
     losses = {"sentence-transformers": their_step(), "modernbert": our_step()}
     log_remaining((rounds + 1) * (time.perf_counter() - began))  # the rounds, and one more for the memory
     error = _error(ours, theirs)
-    if error > _LARGEST_ERROR:
+    if error > _MAX_ERROR:
         raise ConfigError(
-            f"The relative error of the gradients is {error:.1e}, above the limit of {_LARGEST_ERROR:.0e}, so nothing "
+            f"The relative error of the gradients is {error:.1e}, above the limit of {_MAX_ERROR:.0e}, so nothing "
             "was timed; check that sentence-transformers reads the texts in the same way (prompts, maximum length)."
         )
     runs: dict[str, Any] = {"sentence-transformers": their_step, "modernbert": our_step}
@@ -148,10 +148,10 @@ def bench_contrastive(
 
 
 def distinct(examples: Sequence[RankingExample], count: int) -> list[RankingExample]:
-    """The first `count` triples without a common text, so that the loss needs to leave out no pair.
+    """The first `count` triples without a common text, so that the loss has no false negatives to exclude.
 
     Raises:
-        DataError: there are fewer.
+        DataError: there are fewer than `count`.
     """
     found: list[RankingExample] = []
     seen: set[str] = set()

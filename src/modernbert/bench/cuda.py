@@ -30,7 +30,7 @@ class Target:
     dry: bool = False
 
     def wait(self) -> None:
-        """Return when the device has finished all its work."""
+        """Wait until the device has finished all work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -68,7 +68,7 @@ def select_target(name: str) -> Target | None:
 
 
 def required_target(name: str) -> Target:
-    """As `select_target`, for a benchmark that needs a CUDA device.
+    """`select_target` for a benchmark that needs a CUDA device.
 
     Raises:
         ConfigError: the device does not exist, or is the CPU.
@@ -76,7 +76,7 @@ def required_target(name: str) -> Target:
     target = select_target(name)
     if target is None:
         raise ConfigError(
-            "This benchmark needs a CUDA device, and this machine has none or --device is cpu; run it on a GPU with "
+            "This benchmark needs a CUDA device, but this machine has none or --device is cpu; run it on a GPU with "
             "--device cuda."
         )
     return target
@@ -117,7 +117,7 @@ class CudaReport(Report):
 
 @dataclass(frozen=True)
 class CeilingsReport:
-    """What `bench ceilings` found."""
+    """The report of `bench ceilings`."""
 
     model: str
     tokens: int
@@ -142,7 +142,7 @@ def cuda_machine(target: Target, packages: Sequence[str] = ()) -> dict[str, str]
 def seconds_of(run: Callable[[], object], target: Target, repeats: int = 10, warm_up: int = 3) -> list[float]:
     """Seconds of each of `repeats` calls after warm-up calls, measured by CUDA events.
 
-    For calls that keep the device busy: time in which the device waits for the host is not included.
+    Use it for calls that keep the device busy: time in which the device waits for the host is not included.
     """
     for _ in range(warm_up):
         run()
@@ -178,7 +178,7 @@ def device_peak(run: Callable[[], object], target: Target) -> int | None:
 
 
 def free_memory(target: Target) -> None:
-    """Return unused memory to the device, so that the cache of one engine does not take it from the next."""
+    """Return unused memory to the device, so that it is available for the next engine."""
     gc.collect()
     if target.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -228,7 +228,7 @@ def model_products(
 
 
 class _Replay:
-    """A CUDA graph together with the tensors that it uses, so that they live as long as it does."""
+    """A CUDA graph that keeps the tensors that it uses alive."""
 
     def __init__(self, graph: torch.cuda.CUDAGraph, tensors: object) -> None:
         self._graph = graph
@@ -241,7 +241,7 @@ class _Replay:
 def measure_ceilings(config: EncoderConfig, tokens: int, target: Target) -> Ceilings:
     """The speed of bf16 products (square, and in the shapes of the model for `tokens` tokens) and of copies.
 
-    The decoder's product has a quarter of the tokens, about what is masked.
+    The product of the decoder has a quarter of the tokens, about the number of masked tokens.
     """
     size = 256 if target.dry else SQUARE
     decoded = (max(1, tokens // 4), config.hidden_size, config.vocab_size)

@@ -1,7 +1,7 @@
-"""Encoder inference on a CUDA device, compared with other engines: same weights, same documents, in turns.
+"""Encoder inference on a CUDA device, compared with other engines: same weights and documents, engines take turns.
 
-Every engine starts from a batch in the memory of the host, padded or packed as it needs it. It is timed until the
-hidden states are on the device.
+Every engine starts with a padded or packed batch in the memory of the host. It is timed until the hidden states are on
+the device.
 """
 
 import copy
@@ -59,7 +59,7 @@ _COMPARED_TOKENS = 8192  # only the first documents are compared (at least one),
 
 @dataclass(frozen=True)
 class CudaEngine:
-    """One way to encode documents on a GPU. `prepare` takes a batch and returns the function that is timed.
+    """One way to encode documents on a GPU. `prepare` returns the function to time for a batch.
 
     That function returns hidden states on the device: (tokens, hidden) if `packed`, otherwise padded.
     """
@@ -71,16 +71,16 @@ class CudaEngine:
 
 
 @dataclass(frozen=True)
-class CudaSetting:
-    """What an engine is built from: the encoder in fp32 on the device, and how to run it."""
+class CudaEngineInputs:
+    """The inputs of an engine: the encoder in fp32 on the device, the precision and the device."""
 
     encoder: Encoder
     dtype: Precision
     target: Target
 
 
-def our_engine(setting: CudaSetting) -> CudaEngine:
-    """The encoder as predictors run it: in the given precision on the device, optimized for inference."""
+def our_engine(setting: CudaEngineInputs) -> CudaEngine:
+    """The encoder of this package as predictors run it: in this precision, optimized for inference."""
     holder = nn.Module()
     encoder = copy.deepcopy(setting.encoder).to(setting.target.device, _dtype(setting.dtype)).eval()
     holder.add_module("model", encoder)
@@ -100,16 +100,16 @@ def our_engine(setting: CudaSetting) -> CudaEngine:
     return CudaEngine(OURS, setting.dtype, prepare, packed=True)
 
 
-def sdpa_engine(setting: CudaSetting, dtype: Precision) -> CudaEngine:
+def sdpa_engine(setting: CudaEngineInputs, dtype: Precision) -> CudaEngine:
     """transformers with SDPA, not compiled. In fp32 it is the reference for all outputs."""
     model = _transformers_on_device(setting, dtype)
     return CudaEngine(BASELINE, dtype, lambda batch: _padded(model, batch, setting.target))
 
 
-def compiled_engine(setting: CudaSetting) -> CudaEngine:
+def compiled_engine(setting: CudaEngineInputs) -> CudaEngine:
     """transformers with each layer compiled, for one shape, or for any shape if the documents differ in length.
 
-    Layers share their graphs, so that compilation takes seconds instead of minutes. Only fusion across layers is lost.
+    Layers share their graphs, so that compilation needs seconds instead of minutes. Only fusion across layers is lost.
     """
     torch._dynamo.config.recompile_limit = 64  # three kinds of layers, for each shape
     one_shape, any_shape = (_transformers_on_device(setting, setting.dtype) for _ in range(2))
@@ -123,7 +123,7 @@ def compiled_engine(setting: CudaSetting) -> CudaEngine:
     )
 
 
-def packed_encoders_engine(setting: CudaSetting) -> CudaEngine:
+def packed_encoders_engine(setting: CudaEngineInputs) -> CudaEngine:
     """transformers patched by the package packed-encoders with its default settings, which use no CUDA graphs."""
     import packed_encoders
 
@@ -139,7 +139,7 @@ class CudaPeer:
     name: str
     modules: tuple[str, ...]
     remedy: str
-    make: Callable[[CudaSetting], CudaEngine]
+    make: Callable[[CudaEngineInputs], CudaEngine]
 
     @property
     def unsupported_reason(self) -> str | None:
@@ -156,7 +156,7 @@ PEERS = (
 
 
 def choose_cuda_peers(names: Sequence[str]) -> tuple[CudaPeer, ...]:
-    """The peers of these names; `all` means every one. transformers is always measured.
+    """The peers with these names; `all` selects all of them. transformers is always measured.
 
     Raises:
         ConfigError: there is no such peer on CUDA.
@@ -195,7 +195,7 @@ def bench_cuda_inference(
         known += published(published_documents)
     chosen = choose(known, workloads)
     encoder = make_model(Encoder, model, target.device)
-    setting = CudaSetting(encoder, precision, target)
+    setting = CudaEngineInputs(encoder, precision, target)
     reference = sdpa_engine(setting, "fp32")
     engines = [our_engine(setting), sdpa_engine(setting, precision)]
     others, missing = _make_peers(chosen_peers, setting)
@@ -230,7 +230,7 @@ def bench_cuda_inference(
 def bench_cuda_scaling(
     model: str, dtype: str, rounds: int, target: Target, lengths: Sequence[int] = ()
 ) -> ScalingReport:
-    """Encode one sequence at a time, by us and by transformers, for each length. `threads` are those of the host.
+    """Encode one sequence at a time with this package and transformers, for each length. `threads` are on the host.
 
     Raises:
         ConfigError: an option has an invalid value, or transformers is missing.
@@ -240,7 +240,7 @@ def bench_cuda_scaling(
     if min(lengths, default=1) < 1:
         raise ConfigError("A sequence needs at least one token; give lengths of 1 or more.")
     encoder = make_model(Encoder, model, target.device)
-    setting = CudaSetting(encoder, precision, target)
+    setting = CudaEngineInputs(encoder, precision, target)
     reference = sdpa_engine(setting, "fp32")
     engines = [our_engine(setting), sdpa_engine(setting, precision)]
     points: list[Point] = []
@@ -285,7 +285,7 @@ def _point(entry: Entry, length: int) -> Point:
     return Point(entry.engine, torch.get_num_threads(), length, entry.error, cost)
 
 
-def _make_peers(peers: Sequence[CudaPeer], setting: CudaSetting) -> tuple[list[CudaEngine], dict[str, str]]:
+def _make_peers(peers: Sequence[CudaPeer], setting: CudaEngineInputs) -> tuple[list[CudaEngine], dict[str, str]]:
     made, missing = [], {}
     for peer in peers:
         if reason := peer.unsupported_reason:
@@ -309,7 +309,7 @@ def _measure(
     target: Target,
     profiled: bool,
 ) -> tuple[Result, Profile | None]:
-    """Measure one workload. A failure of any engine goes into the report, as the GPU's memory may run out."""
+    """Measure one workload. A failure of an engine is recorded in the report, as it may run out of GPU memory."""
     logger.info("%s: %s tokens", workload.name, f"{workload.tokens:,}")
     batches = workload.batches(config.vocab_size, at_once=_BATCH_TOKENS)
     first = _first_documents(batches[0])
@@ -363,7 +363,7 @@ def _compare(
         output = output[:documents][batch.real[:documents].to(output.device)]
     rows = output[: sum(lengths)].float()
     pairs = zip(rows.split(lengths), expected.split(lengths), strict=True)
-    errors = [relative_error(actual, wanted) for actual, wanted in pairs]
+    errors = [relative_error(actual, expected_tensor) for actual, expected_tensor in pairs]
     if not bool(torch.isfinite(rows).all()):
         return Entry(engine.name, engine.dtype, error=None, failure="its output is not finite")
     return Entry(engine.name, engine.dtype, error=max(errors), peak_bytes=peak)
@@ -377,11 +377,11 @@ def _first_documents(batch: PaddedBatch) -> PaddedBatch:
             break
         total, count = total + length, count + 1
     lengths = batch.lengths[:count]
-    return PaddedBatch(lengths, batch.ids[:count, : max(lengths)], alone=True)
+    return PaddedBatch(lengths, batch.ids[:count, : max(lengths)], only_batch=True)
 
 
 def _round_of(runs: Sequence[Callable[[], Tensor]], workload: Workload, target: Target) -> Callable[[], None]:
-    """A function that encodes all batches of a workload, `passes` times. It waits after each pass over one text."""
+    """A function that encodes all batches `passes` times. For a single document it waits after each pass."""
     alone = len(workload.lengths) == 1
 
     def run() -> None:
@@ -394,7 +394,7 @@ def _round_of(runs: Sequence[Callable[[], Tensor]], workload: Workload, target: 
     return run
 
 
-def _transformers_on_device(setting: CudaSetting, dtype: Precision) -> Any:
+def _transformers_on_device(setting: CudaEngineInputs, dtype: Precision) -> Any:
     return transformers_model(setting.encoder, setting.target.device).to(_dtype(dtype))
 
 

@@ -45,18 +45,18 @@ _COMPARED_TOKENS = 4096  # only the first documents are compared, at least one
 
 @dataclass(frozen=True)
 class _Sample:
-    """Documents of a workload on the device, packed for us and as a matrix for transformers (all have one length)."""
+    """Documents of equal length on the device, packed for this package and as a matrix for transformers."""
 
     tokens: Tensor  # (tokens,)
     sequences: Sequences
     rows: Tensor  # (predicted,) the tokens that are predicted
     targets: Tensor  # (predicted,) their ids
     ids: Tensor  # (documents, length)
-    labels: Tensor  # (documents, length), -100 where nothing is predicted
+    labels: Tensor  # (documents, length), -100 for tokens that are not predicted
 
 
 @dataclass(frozen=True)
-class _Trainee:
+class _TrainedModel:
     """A model, its loss on a sample, and its optimizer."""
 
     model: nn.Module
@@ -90,8 +90,8 @@ def bench_cuda_training(
 ) -> CudaReport:
     """Measure training steps of a preset with random weights, or of a model folder, after a comparison of gradients.
 
-    The gradients of the first documents are compared with those of transformers in fp32. Only the workload with
-    "transformers" in its name is timed beside transformers, which decodes every token and needs much memory for that.
+    The gradients of the first documents are compared with those of transformers in fp32. transformers is timed only on
+    the workload with "transformers" in its name, since it decodes every token and needs much memory for that.
     `on_result` receives the report after each workload.
 
     Raises:
@@ -102,7 +102,7 @@ def bench_cuda_training(
     chosen = choose(_workloads(model, target), workloads)
     ours = make_model(MaskedLM, model, target.device).train()
     theirs = transformers_model(ours, target.device).train()
-    trainees = {OURS: _our_trainee(ours), BASELINE: _their_trainee(theirs)}
+    trained_models = {OURS: _our_model(ours), BASELINE: _their_model(theirs)}
     report = CudaReport(
         benchmark="training",
         model=describe(model, ours.config),
@@ -117,10 +117,10 @@ def bench_cuda_training(
         ceilings=measure_ceilings(ours.config, max(workload.tokens for workload in chosen), target),
         profiles={},
     )
-    remaining = _remaining_time(trainees[BASELINE], ours.config, chosen, precision, rounds, target)
+    remaining = _remaining_time(trained_models[BASELINE], ours.config, chosen, precision, rounds, target)
     for workload in chosen:
         free_memory(target)
-        result, profile = _measure(trainees, workload, precision, rounds, target, profiled)
+        result, profile = _measure(trained_models, workload, precision, rounds, target, profiled)
         log_result(result)
         remaining.finish(workload.name)
         profiles = report.profiles if profile is None else report.profiles | {workload.name: profile}
@@ -130,19 +130,19 @@ def bench_cuda_training(
 
 
 def _remaining_time(
-    trainee: _Trainee,
+    trained: _TrainedModel,
     config: EncoderConfig,
     workloads: Sequence[Workload],
     precision: Precision,
     rounds: int,
     target: Target,
 ) -> RemainingTime:
-    """Log what the workloads will take at the speed of this trainee on one document."""
+    """Log the time of the workloads at the speed of this model on one document."""
     length = workloads[0].lengths[0]
     sample = make_sample(workloads[0], config.vocab_size, target.device, documents=1)
 
     def run() -> None:
-        trainee.step_without_optimizer(sample, precision)
+        trained.step_without_optimizer(sample, precision)
         target.wait()
 
     operations = {
@@ -160,15 +160,15 @@ def _workloads(model: str, target: Target) -> tuple[Workload, ...]:
     return LARGE_WORKLOADS if model == "large" else WORKLOADS
 
 
-def _our_trainee(model: MaskedLM) -> _Trainee:
+def _our_model(model: MaskedLM) -> _TrainedModel:
     def loss(sample: _Sample) -> Tensor:
         return model.loss_at(sample.tokens, sample.sequences, sample.rows, sample.targets) / len(sample.rows)
 
-    return _Trainee(model, loss, StableAdamW(parameter_groups(model, 1e-5), lr=1e-5, peak_lr=1e-5))
+    return _TrainedModel(model, loss, StableAdamW(parameter_groups(model, 1e-5), lr=1e-5, peak_lr=1e-5))
 
 
-def _their_trainee(model: Any) -> _Trainee:
-    return _Trainee(
+def _their_model(model: Any) -> _TrainedModel:
+    return _TrainedModel(
         model,
         lambda sample: model(sample.ids, labels=sample.labels).loss,
         torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True),
@@ -178,7 +178,7 @@ def _their_trainee(model: Any) -> _Trainee:
 def make_sample(workload: Workload, vocab_size: int, device: torch.device, documents: int | None = None) -> _Sample:
     """The first documents of a workload, or all of them, with a fixed 30 % of their tokens masked."""
     [batch] = workload.batches(vocab_size, at_once=workload.tokens)
-    assert batch.full, "padding would count for transformers alone"
+    assert batch.full, "padding would slow down transformers only"
     masked = torch.rand(batch.ids.shape, generator=torch.Generator().manual_seed(0)) < _MASKED
     masked[:, 0] = True  # at least one
     ids, masked = batch.ids[:documents], masked[:documents]
@@ -195,7 +195,7 @@ def make_sample(workload: Workload, vocab_size: int, device: torch.device, docum
 
 
 def _measure(
-    trainees: Mapping[str, _Trainee],
+    trained_models: Mapping[str, _TrainedModel],
     workload: Workload,
     precision: Precision,
     rounds: int,
@@ -203,13 +203,13 @@ def _measure(
     profiled: bool,
 ) -> tuple[Result, Profile | None]:
     logger.info("%s: %s tokens", workload.name, f"{workload.tokens:,}")
-    ours, theirs = trainees[OURS], trainees[BASELINE]
+    ours, theirs = trained_models[OURS], trained_models[BASELINE]
     model = ours.model
     assert isinstance(model, MaskedLM)
     theirs.model.load_state_dict(model.state_dict())
     config, device = model.config, target.device
     first = make_sample(workload, config.vocab_size, device, max(1, _COMPARED_TOKENS // workload.lengths[0]))
-    errors = _errors(trainees, first, precision)
+    errors = _errors(trained_models, first, precision)
     agreed = agreeing(errors)
     sample = make_sample(workload, config.vocab_size, device)
     steps = {
@@ -230,8 +230,8 @@ def _measure(
                 timed[name] = step
             except torch.OutOfMemoryError as error:
                 entry = replace(entry, failure=first_line(error))
-                for trainee in trainees.values():
-                    trainee.optimizer.zero_grad()
+                for trained_model in trained_models.values():
+                    trained_model.optimizer.zero_grad()
         entries.append(entry)
         free_memory(target)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -245,22 +245,22 @@ def _measure(
     return result, profile
 
 
-def _errors(trainees: Mapping[str, _Trainee], sample: _Sample, precision: Precision) -> dict[str, float]:
+def _errors(trained_models: Mapping[str, _TrainedModel], sample: _Sample, precision: Precision) -> dict[str, float]:
     """The largest relative error of a parameter's gradient against transformers in fp32, for each model."""
-    expected = _gradients(trainees[BASELINE], sample, "fp32")
+    expected = _gradients(trained_models[BASELINE], sample, "fp32")
     errors = {}
-    for name, trainee in trainees.items():
-        found = _gradients(trainee, sample, precision)
+    for name, trained_model in trained_models.items():
+        found = _gradients(trained_model, sample, precision)
         assert found.keys() == expected.keys()
-        errors[name] = max(relative_error(found[key], wanted) for key, wanted in expected.items())
+        errors[name] = max(relative_error(found[key], expected_tensor) for key, expected_tensor in expected.items())
     return errors
 
 
-def _gradients(trainee: _Trainee, sample: _Sample, precision: Precision) -> dict[str, Tensor]:
+def _gradients(trained_model: _TrainedModel, sample: _Sample, precision: Precision) -> dict[str, Tensor]:
     """The gradients of the loss by parameter; those of the model are cleared afterwards."""
-    trainee.optimizer.zero_grad()
-    trainee.backward(sample, precision)
-    named = trainee.model.named_parameters()
+    trained_model.optimizer.zero_grad()
+    trained_model.backward(sample, precision)
+    named = trained_model.model.named_parameters()
     found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
-    trainee.optimizer.zero_grad()
+    trained_model.optimizer.zero_grad()
     return found

@@ -16,7 +16,7 @@ _HEIGHT = 0.8  # of a bar, in units of the distance between bars
 
 
 def figure_paths(path: Path) -> tuple[Path, Path]:
-    """The PNG and the SVG file of a figure, from the path of either.
+    """The paths of the PNG and the SVG file of a figure, from one of them.
 
     Raises:
         ConfigError: the suffix is neither .png nor .svg.
@@ -27,17 +27,17 @@ def figure_paths(path: Path) -> tuple[Path, Path]:
 
 
 def draw_report(report: Report, path: Path) -> tuple[Path, Path]:
-    """Bars for each workload: each engine's speed as a multiple of that of transformers, which is the line at 1.
+    """Bars for each workload: the speed of each engine as a multiple of that of transformers (the line at 1).
 
     Raises:
         DataError: matplotlib is missing.
-        ConfigError: `path` ends neither in .png nor in .svg, or no engine was timed beside transformers.
+        ConfigError: `path` ends neither in .png nor in .svg, or no engine was compared with transformers.
     """
     paths = figure_paths(path)
     workloads = [(result, bars) for result in report.results if (bars := _bars(result))]
     names = list(dict.fromkeys(bar.name for _, bars in workloads for bar in bars))
     if not names:
-        raise ConfigError("No engine was timed beside transformers, so there is nothing to draw.")
+        raise ConfigError("No engine was compared with transformers, so there is nothing to draw.")
     drawing = pyplot()
     every = [bar for _, bars in workloads for bar in bars]
     figure, axes = drawing.subplots(figsize=(9, 1.5 + 0.24 * len(every) + 0.2 * len(workloads)), layout="constrained")

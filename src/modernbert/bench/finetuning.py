@@ -1,8 +1,8 @@
 """Complete fine-tuning runs compared with the Trainer of transformers: quality over seeds, and the time of an epoch.
 
-Both read the same encoded examples, start from the same weights (the random ones of the new head included) and use the
-same schedule, batch size and gradient clipping. The Trainer pads a batch to its longest sequence and uses torch's fused
-AdamW. For both, the best epoch counts, measured by the same code.
+Both use the same encoded examples, the same initial weights (including random weights of the new head), schedule, batch
+size and gradient clipping. The Trainer pads a batch to its longest sequence and uses torch's fused AdamW. The same code
+measures both, and their best epochs are compared.
 """
 
 import logging
@@ -71,12 +71,12 @@ class Summary:
     engine: EngineName
     metrics: Mapping[str, tuple[float, float | None]]
     seconds_per_epoch: float
-    speed: float  # a multiple of the Trainer's
+    speed: float  # as a multiple of the speed of the Trainer
 
 
 @dataclass(frozen=True)
 class FinetuningReport:
-    """Both engines on one task."""
+    """The results of both engines on one task."""
 
     task: str
     model: str
@@ -91,13 +91,13 @@ class FinetuningReport:
 
 
 def bench_finetuning(recipe: FinetuneRecipe, threads: int | None) -> FinetuningReport | None:
-    """Fine-tune with every seed, ours and the Trainer in turn. None if the user asked to stop.
+    """Fine-tune with every seed, with this package and the Trainer in turn. None if the user requested a stop.
 
-    Every run keeps its result in a folder beside the output; a second call does not repeat finished runs.
+    Every run writes its result into a folder beside the output; a second call does not repeat finished runs.
 
     Raises:
         ConfigError: transformers or accelerate is missing, the Trainer lacks a setting, or the folder has runs of
-            another recipe or of other data.
+            another recipe or other data.
         DataError: a file or an example is wrong.
     """
     _check(recipe)
@@ -166,13 +166,13 @@ def _check(recipe: FinetuneRecipe) -> None:
     plain = Training()
     for name in _OWN_SETTINGS:
         if getattr(recipe.training, name) != getattr(plain, name):
-            raise ConfigError(f"The Trainer has no training.{name}; leave it out to compare.")
+            raise ConfigError(f"The Trainer has no training.{name}; remove it to compare.")
     if recipe.training.schedule == "one_minus_sqrt":
-        raise ConfigError("The Trainer has no schedule one_minus_sqrt; take linear or constant to compare.")
+        raise ConfigError("The Trainer has no schedule one_minus_sqrt; choose linear or constant to compare.")
 
 
 def folder_of(recipe: FinetuneRecipe) -> Path:
-    """The folder of the runs and the report, beside the one that `modernbert finetune` would write."""
+    """The folder of the runs and the report, beside the output of `modernbert finetune`."""
     return recipe.output.with_name(f"{recipe.output.name}-beside-trainer")
 
 

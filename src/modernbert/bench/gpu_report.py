@@ -52,20 +52,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def write_results(results: Results, path: Path) -> None:
-    """Write the merged reports; the file appears complete or not at all."""
+    """Write the merged reports atomically."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def update_page(page: Path, markdown: str) -> None:
-    """Replace what stands between the two markers of a page by these tables.
+    """Replace the text between the two markers of a page by these tables.
 
     Raises:
         DataError: the page does not have the markers.
     """
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise DataError(f"{page} needs the lines {BEGIN} and {END}, between which the tables are put.")
+        raise DataError(f"{page} needs the lines {BEGIN} and {END}, between which the tables are written.")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     with atomic_write(page) as partial:
@@ -75,7 +75,7 @@ def update_page(page: Path, markdown: str) -> None:
 def render(results: Results, *, brief: bool = False) -> str:
     """All reports as Markdown: the device, then a section for each benchmark, then the stages.
 
-    With `brief`, without the kernels of profiles and without scaling.
+    With `brief`, the kernels of profiles and scaling are omitted.
     """
     parts = [_device(results)]
     sections = {kind: [(name, r) for name, r in results.items() if r.get("benchmark") == kind] for kind in _KINDS}
@@ -114,7 +114,7 @@ def _ceilings(name: str, report: Mapping[str, Any]) -> str:
     found = report["ceilings"]
     rows = [_product(found["square"]), *(_product(product) for product in found["shapes"])]
     rows.append(("copy, bytes read and written", f"{found['copy_bytes_per_second'] / 1e12:.2f} TB/s"))
-    title = f"### {_titled(name, 'Ceilings')}: {report['model']}, {report['tokens']:,} tokens"
+    title = f"### {_section_title(name, 'Ceilings')}: {report['model']}, {report['tokens']:,} tokens"
     return f"{title}\n\n" + _table(("bf16 product, or copy", "speed"), rows)
 
 
@@ -125,7 +125,9 @@ def _product(product: Mapping[str, Any]) -> tuple[str, str]:
 
 def _speeds(name: str, report: Mapping[str, Any], brief: bool) -> str:
     on_device = f", on {report['device']}" if "device" in report else f", on the CPU, threads: {report['threads']}"
-    title = f"### {_titled(name, report['benchmark'].capitalize())}: {report['model']}, {report['dtype']}{on_device}"
+    title = (
+        f"### {_section_title(name, report['benchmark'].capitalize())}: {report['model']}, {report['dtype']}{on_device}"
+    )
     rows = []
     for result in report["results"]:
         for entry in result["entries"]:
@@ -168,7 +170,7 @@ def profile_table(workload: str, profile: Mapping[str, Any]) -> str:
         )
         for kernel in profile["kernels"]
     ]
-    head = f"Profile of {workload}: {profile['microseconds'] / 1e3:,.2f} ms in kernels a pass; {shares}."
+    head = f"Profile of {workload}: {profile['microseconds'] / 1e3:,.2f} ms in kernels per pass; {shares}."
     return f"{head}\n\n" + _table(("kernel", "group", "ms", "launches", "share"), rows)
 
 
@@ -193,7 +195,7 @@ def _loops(reports: Sequence[Mapping[str, Any]]) -> str:
         )
         for report in reports
     ]
-    columns = ("model", "tokens an update", "row", "bare step, tokens/s", "`pretrain`, tokens/s", "ratio", "steps")
+    columns = ("model", "tokens per update", "row", "step alone, tokens/s", "`pretrain`, tokens/s", "ratio", "steps")
     return "### `pretrain` and the training step alone\n\n" + _table(columns, rows)
 
 
@@ -239,10 +241,10 @@ def _scaling(report: Mapping[str, Any]) -> str:
         )
         for point in report["points"]
     ]
-    return f"### One sequence: {report['model']}\n\n" + _table(("tokens", "engine", "microseconds a token"), rows)
+    return f"### One sequence: {report['model']}\n\n" + _table(("tokens", "engine", "microseconds per token"), rows)
 
 
-def _titled(name: str, kind: str) -> str:
+def _section_title(name: str, kind: str) -> str:
     return kind if name == kind.lower() else f"{kind} ({name})"
 
 

@@ -1,4 +1,4 @@
-"""Encoder inference compared with other engines: same weights, same documents, in turns in one process."""
+"""Encoder inference compared with other engines: same weights and documents, engines take turns in one process."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ WORKLOADS = (
 )
 
 
-EXTRA_PASSES = 2  # comparison and warm-up, beside the rounds
+EXTRA_PASSES = 2  # comparison and warm-up, in addition to the rounds
 _PROBE_TOKENS = 128
 
 
@@ -44,11 +44,11 @@ def bench_inference(
     published_documents: int | None = None,
     on_result: Callable[[Report], None] = lambda report: None,
 ) -> Report:
-    """Measure a preset with random weights, or a model folder, beside transformers and the named peers.
+    """Compare a preset with random weights, or a model folder, with transformers and the named peers.
 
-    With `published_documents`, the first documents of the paper's four sets are workloads too, that number of each. On
-    each workload, the outputs of the first batch are compared with those of transformers in fp32; an engine whose
-    error is too large is not timed. `on_result` receives the report after each workload.
+    With `published_documents`, the first documents of each of the paper's four sets are workloads too. On each
+    workload, the outputs of the first batch are compared with those of transformers in fp32; an engine with a too large
+    error is not timed. `on_result` receives the report after each workload.
 
     Raises:
         ConfigError: an option has an invalid value, or transformers is missing.
@@ -124,7 +124,7 @@ def _measure(
     workload: Workload,
     rounds: int,
 ) -> Result:
-    """Measure one workload. An error of our engines or transformers is raised; that of a peer goes into the report."""
+    """Measure one workload. An error of a peer is recorded in the report; other errors are raised."""
     logger.info("%s: %s tokens", workload.name, f"{workload.tokens:,}")
     batches = workload.batches(encoder.config.vocab_size)
     expected = reference.prepare(batches[0])()[batches[0].real]
@@ -153,7 +153,7 @@ def compare_outputs(engine: Engine, batch: PaddedBatch, expected: Tensor) -> Ent
         pairs = [(mean, rows.mean(0)) for mean, rows in zip(output, documents, strict=True)]
     else:
         pairs = list(zip(output[batch.real].split(batch.lengths), documents, strict=True))
-    errors = [relative_error(actual, wanted) for actual, wanted in pairs]
+    errors = [relative_error(actual, expected_tensor) for actual, expected_tensor in pairs]
     if not all(map(math.isfinite, errors)):
         return Entry(engine.name, engine.computes, error=None, failure="its output is not finite")
     return Entry(engine.name, engine.computes, error=max(errors))

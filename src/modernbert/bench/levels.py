@@ -1,4 +1,4 @@
-"""Compare the levels of the native kernels: whether the automatic choice is the fastest."""
+"""Compare the levels of the native kernels, to check that the automatic choice is the fastest."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def bench_levels(
     kinds: Sequence[str] = (),
     processor_time: bool = False,
 ) -> LevelsReport:
-    """Encode with the automatic level and with each level of this processor, in all or some kinds of products.
+    """Encode with the automatic level and with each level of this processor, for all or some kinds of products.
 
     `processor_time` measures CPU time instead of wall-clock time.
 

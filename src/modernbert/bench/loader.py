@@ -39,7 +39,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second, [CLS] and [SEP] included: median of the rounds, and their range."""
+    """Tokens per second, including [CLS] and [SEP]: median of the rounds, and their range."""
 
     median: float
     slowest: float
@@ -48,10 +48,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Result:
-    """One corpus read at one maximum length, in a process of its own.
+    """One corpus read with one maximum length, in a separate process.
 
-    Anonymous memory is what the process allocated. Resident memory also includes pages of mapped files: code, and the
-    parts of the shards that were read, which the system frees when other programs need memory.
+    Anonymous memory was allocated by the process. Resident memory also includes pages of mapped files: code and the
+    parts of the shards that were read. The system frees these pages when other programs need memory.
     """
 
     gigabytes: float
@@ -87,13 +87,13 @@ def bench_loader(gigabytes: float, folder: Path, tokens: int, rounds: int) -> Re
     if gigabytes < 0.01 or tokens < 1 or rounds < 1:
         raise ConfigError("Give at least 0.01 gigabytes, 1 token and 1 round.")
     if not _STATUS.exists():
-        raise ConfigError("The benchmark reads memory from /proc, which only Linux has; run it there.")
+        raise ConfigError("The benchmark reads memory from /proc, which exists only on Linux; run it there.")
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; give one with --folder.")
     needed, free = 1.05e9 * gigabytes, shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
-            f"{folder} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB are needed; give another --folder, or "
+            f"{folder} has {free / 1e9:.1f} GB free but {needed / 1e9:.1f} GB are needed; give another --folder, or "
             "fewer --gigabytes."
         )
     results, left = [], 2 * len(LENGTHS)
@@ -103,7 +103,7 @@ def bench_loader(gigabytes: float, folder: Path, tokens: int, rounds: int) -> Re
             write_corpus(corpus, size)
             for max_length in LENGTHS:
                 logger.info("%g GB in packed sequences of %s tokens", size, f"{max_length:,}")
-                # Each in its own process, as the recorded memory peak is that of a process.
+                # Each in a separate process, since the system records the peak memory of a process.
                 with ProcessPoolExecutor(1, get_context("spawn")) as process:
                     began = time.perf_counter()
                     results.append(process.submit(_measure, corpus, max_length, tokens, rounds).result())
@@ -146,9 +146,9 @@ def _measure(corpus: Path, max_length: int, tokens: int, rounds: int) -> Result:
     vocabulary = Vocabulary(
         _VOCABULARY, cls_id, sep_id, pad_id, mask_id, special, byte_lengths=np.ones(_VOCABULARY, dtype=np.int32)
     )
-    _forget_pages(corpus)
+    _evict_pages(corpus)
     before = process_memory("RssAnon")
-    with _highest("RssAnon") as peak:
+    with _peak_of("RssAnon") as peak:
         began = time.perf_counter()
         shards = Shards.open(corpus)
         training = shards.split(0.005).train
@@ -188,7 +188,7 @@ def _speed(loader: Loader, rows: int, tokens: int, rounds: int) -> Speed:
     return Speed(statistics.median(speeds), min(speeds), max(speeds))
 
 
-def _forget_pages(corpus: Path) -> None:
+def _evict_pages(corpus: Path) -> None:
     """Make the system read the files from the disk again."""
     for path in corpus.iterdir():
         with path.open("rb") as file:
@@ -197,7 +197,7 @@ def _forget_pages(corpus: Path) -> None:
 
 
 @contextmanager
-def _highest(name: str) -> Iterator[list[int]]:
+def _peak_of(name: str) -> Iterator[list[int]]:
     """The highest value of a line of /proc/self/status during the block, sampled every five milliseconds."""
     found, done = [process_memory(name)], threading.Event()
 

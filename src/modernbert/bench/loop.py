@@ -39,7 +39,7 @@ _SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 _MEDIAN, _SIGMA, _LONGEST = 350, 1.1, 65_536  # tokens of a document, lognormal
 _REPORTS = 12  # lines of metrics in a measured run
 _GROUP_SECONDS = 0.4
-_WARM_UP_REPORTS = 3  # the first lines, which do not count
+_WARM_UP_REPORTS = 3  # first lines that are not counted
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class LoopReport:
     loop_tokens_per_second: Speed
     bare_tokens_per_second: Speed  # forward, backward, optimizer
     ratio: float  # of the medians, run over step
-    run_seconds: float  # including the start and the writing of the model
+    run_seconds: float  # including the start and the saving of the model
     benchmark: str = "loop"
 
 
@@ -91,24 +91,24 @@ def bench_loop(model: str, device: str, target: Target | None, seconds: float, s
     shape = SHAPES[model]
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         folder = Path(scratch)
-        made = toml.load(PretrainRecipe, write_run(folder, shape, steps=_REPORTS, device=device))
+        recipe = toml.load(PretrainRecipe, write_run(folder, shape, steps=_REPORTS, device=device))
         wait = target.wait if target else lambda: None
-        bare = _step_alone(made, torch.device("cpu") if target is None else target.device, wait)
+        bare = _step_alone(recipe, torch.device("cpu") if target is None else target.device, wait)
         rate = statistics.median(bare)
         if steps is None:
             steps = max(2 * _REPORTS, int(seconds * rate / shape.batch_tokens))
-        made = toml.load(PretrainRecipe, write_run(folder, shape, steps=steps, device=device))
+        recipe = toml.load(PretrainRecipe, write_run(folder, shape, steps=steps, device=device))
         logger.info("step alone: %s tokens/s; now a run of %d steps", f"{rate:,.0f}", steps)
         began = time.perf_counter()
-        pretrain(made)
-        took = time.perf_counter() - began
+        pretrain(recipe)
+        run_seconds = time.perf_counter() - began
         speeds = [line["tokens_per_second"] for line in _lines(folder / "run" / "metrics.jsonl")]
         if target is not None:
             free_memory(target)
     loop = speeds[min(_WARM_UP_REPORTS, len(speeds) - 1) :]
     return LoopReport(
         model=describe(model, PRESETS[model]),
-        dtype=select_precision(torch.device("cpu") if target is None else target.device, made.run.precision),
+        dtype=select_precision(torch.device("cpu") if target is None else target.device, recipe.run.precision),
         machine=cuda_machine(target) if target else machine(()),
         device=target.name if target else "CPU",
         batch_tokens=shape.batch_tokens,
@@ -117,12 +117,12 @@ def bench_loop(model: str, device: str, target: Target | None, seconds: float, s
         loop_tokens_per_second=_speed(loop),
         bare_tokens_per_second=_speed(bare),
         ratio=statistics.median(loop) / rate,
-        run_seconds=took,
+        run_seconds=run_seconds,
     )
 
 
-def _speed(found: list[float]) -> Speed:
-    return Speed(statistics.median(found), min(found), max(found))
+def _speed(rates: list[float]) -> Speed:
+    return Speed(statistics.median(rates), min(rates), max(rates))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class ResumeReport:
 
 
 def run_with_resume(folder: Path, shape: LoopShape, *, steps: int, device: str) -> ResumeReport:
-    """Run `modernbert pretrain` in a process, stop it by SIGTERM after two lines of metrics, and run it again.
+    """Run `modernbert pretrain` in a process, stop it with SIGTERM after two lines of metrics, and run it again.
 
     Raises:
         DataError: the run failed, did not stop, did not resume, or ended without a finite loss or a model.
@@ -206,7 +206,7 @@ def write_run(
         "validation": {"fraction": 0.01, "every_steps": 1_000_000, "tokens": shape.max_length},
         "phases": {
             "pretrain": {
-                # Packed sequences are not always full, so that the run has a few more steps than this.
+                # Packed sequences are not always full, so the run has a few more steps.
                 "tokens": steps * shape.batch_tokens,
                 "max_length": shape.max_length,
                 "mixture": {"random": 1.0},
@@ -271,14 +271,14 @@ def _step_alone(recipe: PretrainRecipe, device: torch.device, wait: Callable[[],
     began = time.perf_counter()
     step()
     wait()
-    # Several steps are timed together, as waiting for the device takes longer than one step of a small model.
+    # Several steps are timed together, since waiting for the device is slower than one step of a small model.
     group = max(1, min(50, int(_GROUP_SECONDS / (time.perf_counter() - began))))
-    found = []
+    rates = []
     for _ in range(5):
         wait()
         began = time.perf_counter()
         for _ in range(group):
             step()
         wait()
-        found.append(group * batch.input_ids.numel() / (time.perf_counter() - began))
-    return found
+        rates.append(group * batch.input_ids.numel() / (time.perf_counter() - began))
+    return rates

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-PATH = "/embeddings"  # OpenAI's route without the version, which text-embeddings-inference and infinity have too
+PATH = "/embeddings"  # OpenAI's route without the version; text-embeddings-inference and infinity have it too
 _TIMEOUT_SECONDS = 120.0
 
 
@@ -19,7 +19,7 @@ class Body:
 
 @dataclass
 class Answers:
-    """The seconds of each answer, and the number of requests that were rejected or failed."""
+    """The seconds of each response, and the number of requests that were rejected or failed."""
 
     sent: int = 0
     errors: int = 0
@@ -43,7 +43,7 @@ class Connection:
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, body: Body) -> int:
-        """Send a request and read the answer; returns its status, or 0 if there was no answer."""
+        """Send a request and read the response; returns its status, or 0 without a response."""
         try:
             return await asyncio.wait_for(self._post(body), _TIMEOUT_SECONDS)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError, IndexError):
@@ -72,7 +72,7 @@ async def _read(reader: asyncio.StreamReader) -> int:
 
 
 async def is_up(port: int) -> bool:
-    """Whether the server's /health answers with status 200."""
+    """Whether /health of the server returns status 200."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -87,9 +87,9 @@ async def is_up(port: int) -> bool:
 
 
 async def closed_loop(port: int, bodies: Sequence[Body], clients: int, seconds: float) -> Answers:
-    """Each client sends its next request as soon as the previous one is answered, for `seconds`.
+    """Each client sends its next request after the response to the previous one, for `seconds`.
 
-    Only answers within that time are counted.
+    Only responses within that time are counted.
     """
     answers = Answers()
     began = time.perf_counter()
@@ -106,7 +106,7 @@ async def closed_loop(port: int, bodies: Sequence[Body], clients: int, seconds: 
             if ended - began <= seconds or status != 200:
                 answers.note(status, body, ended - asked)
             else:
-                answers.sent -= 1  # answered too late to count
+                answers.sent -= 1  # the response was too late to count
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -115,7 +115,7 @@ async def closed_loop(port: int, bodies: Sequence[Body], clients: int, seconds: 
 
 
 async def open_loop(port: int, bodies: Sequence[Body], times: Sequence[float]) -> Answers:
-    """Send one request at each of these times (seconds), whether or not earlier ones are answered."""
+    """Send one request at each of these times (seconds), without waiting for responses."""
     answers = Answers()
     idle: list[Connection] = []
     began = time.perf_counter()

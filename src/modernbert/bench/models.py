@@ -1,4 +1,4 @@
-"""The models that are measured: presets with random weights, or model folders."""
+"""The measured models: presets with random weights, or model folders."""
 
 import json
 import math
@@ -31,7 +31,7 @@ _Model = TypeVar("_Model", Encoder, MaskedLM)
 def make_model(kind: type[_Model], model: str, device: torch.device | None = None) -> _Model:
     """A preset with random weights, or the model of a folder, in fp32 on a device (default: the CPU).
 
-    Random weights are generated on the device itself, which is fast on a GPU.
+    Random weights are generated on the device, which is fast on a GPU.
 
     Raises:
         ConfigError: `model` is neither a preset nor a model folder.
@@ -61,7 +61,7 @@ def model_config(model: str) -> EncoderConfig:
 def _check_folder(model: str) -> None:
     if not (Path(model) / "config.json").is_file():
         raise ConfigError(
-            f"There is no preset and no model folder {model!r}; choose {', '.join(PRESETS)}, or a folder with a "
+            f"There is no preset or model folder {model!r}; choose {', '.join(PRESETS)}, or a folder with a "
             "config.json."
         )
 
@@ -74,7 +74,7 @@ def describe(model: str, config: EncoderConfig) -> str:
 
 
 def check_dtype(name: str) -> Precision:
-    """The precision of this name.
+    """The precision with this name.
 
     Raises:
         ConfigError: the name is neither bf16 nor fp32.
@@ -88,11 +88,11 @@ def check_dtype(name: str) -> Precision:
 
 @torch.no_grad()
 def _strengthen_attention(model: Encoder | MaskedLM) -> None:
-    """Scale random weights so that attention changes the output enough for a comparison to find mistakes.
+    """Scale random weights so that attention changes the output enough for a comparison to detect mistakes.
 
     With the initial weights of base at 512 tokens, an encoder without windows differs from the correct one by 1.2 %, as
-    much as bf16 does: a comparison would not notice. With the scaled weights it differs by 31 %, an encoder whose
-    window is one token too short by 3.9 %, and bf16 by 1.4 %.
+    much as bf16 does, so a comparison would not detect it. With the scaled weights it differs by 31 %. An encoder with
+    a window that is one token too short differs by 3.9 %, and bf16 by 1.4 %.
     """
     width = math.sqrt(EncoderConfig.base().hidden_size / model.config.hidden_size)  # same magnitudes as in base
     for name, parameter in model.named_parameters():

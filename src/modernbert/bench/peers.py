@@ -1,4 +1,4 @@
-"""The engines of the inference benchmark on the CPU: this project's encoder, and other packages with its weights."""
+"""The engines of the inference benchmark on the CPU: this package, and other packages with the same weights."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ from modernbert.runtime import Precision
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to encode documents. `prepare` takes a batch and returns the function that is timed.
+    """One way to encode documents. `prepare` returns the function to time for a batch.
 
     That function returns hidden states, (documents, longest, hidden), or with `means` their mean over each document.
     """
@@ -34,13 +34,13 @@ class Engine:
     computes: Literal["bf16", "fp32", "int8"]
     prepare: Callable[[PaddedBatch], Callable[[], Tensor]]
     means: bool = False
-    keeps_memory: bool = False  # between calls, so that the memory of one call cannot be measured
+    keeps_memory: bool = False  # between calls; then the memory of one call cannot be measured
     release_memory: Callable[[], None] = lambda: None  # frees memory kept between calls, if the engine can
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What an engine is built from: the encoder in fp32, and how to run it."""
+    """The inputs of an engine: the encoder in fp32, and how to run it."""
 
     encoder: Encoder
     dtype: Precision
@@ -79,7 +79,7 @@ def packed_engine(
     computes: Literal["bf16", "fp32", "int8"],
     release_memory: Callable[[], None] = lambda: None,
 ) -> Engine:
-    """An encoder of packed tokens. It takes padded batches like the others: its time includes packing and unpacking."""
+    """An encoder of packed tokens. Its input is a padded batch, and its time includes packing and unpacking."""
 
     def prepare(batch: PaddedBatch) -> Callable[[], Tensor]:
         ids, mask = batch.ids, batch.mask
@@ -134,12 +134,12 @@ def _compiled(setting: Setting) -> Engine:
     return Engine(
         "transformers compiled",
         setting.dtype,
-        lambda batch: _padded(one_shape if batch.alone else any_shape, batch),
+        lambda batch: _padded(one_shape if batch.only_batch else any_shape, batch),
     )
 
 
 def _sentence_transformers(setting: Setting) -> Engine:
-    """`encode` of texts that consist of the ids as numbers: its users tokenize in each call, so that is timed too."""
+    """`encode` of texts that consist of the ids as numbers. Its time includes tokenization, as in normal use."""
     from sentence_transformers import SentenceTransformer
 
     folder = setting.scratch / "sentence-transformers"
@@ -248,7 +248,7 @@ def _export(model: Any, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Peer:
-    """An engine that --peer can name, the modules that it needs (its own is the last one), and its constructor."""
+    """An engine for --peer, the modules that it needs (its own one is last), and its constructor."""
 
     name: str
     modules: tuple[str, ...]
@@ -275,10 +275,10 @@ PEERS = (
 
 
 def choose_peers(names: Sequence[str]) -> tuple[Peer, ...]:
-    """The peers of these names; `all` means every one. transformers is always measured.
+    """The peers with these names; `all` selects all of them. transformers is always measured.
 
     Raises:
-        ConfigError: there is no peer of such a name.
+        ConfigError: a name is unknown.
     """
     known = {peer.name: peer for peer in PEERS}
     for name in names:

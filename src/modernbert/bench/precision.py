@@ -22,7 +22,7 @@ from modernbert.text.tokenizer import Vocabulary, load_tokenizer
 from modernbert.train.validation import evaluate
 
 _MASK_RATIO = 0.15
-_TEXTS_AT_ONCE = 16
+_BATCH_TEXTS = 16
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def bench_precision(folder: str | Path, texts: Iterable[str], *, limit: int = 25
     encoded = [ids.tolist() for ids in framed.ids if len(ids) > FRAME_TOKENS]
     if not encoded:
         raise DataError("The files have no text; give files with texts.")
-    batches = [_masked(encoded[i : i + _TEXTS_AT_ONCE], vocabulary, i) for i in range(0, len(encoded), _TEXTS_AT_ONCE)]
+    batches = [_masked(encoded[i : i + _BATCH_TEXTS], vocabulary, i) for i in range(0, len(encoded), _BATCH_TEXTS)]
     expected = _embeddings(model, encoded)
     forms, masked = [], 0
     for name, dtype, int8 in (
@@ -93,8 +93,8 @@ def _masked(encoded: list[list[int]], vocabulary: Vocabulary, seed: int) -> Batc
 @torch.inference_mode()
 def _embeddings(model: MaskedLM, encoded: list[list[int]]) -> Tensor:
     found = []
-    for begin in range(0, len(encoded), _TEXTS_AT_ONCE):
-        part = encoded[begin : begin + _TEXTS_AT_ONCE]
+    for begin in range(0, len(encoded), _BATCH_TEXTS):
+        part = encoded[begin : begin + _BATCH_TEXTS]
         hidden = model.model(torch.tensor([i for ids in part for i in ids]), Sequences.from_lengths(map(len, part)))
         found += [rows.float().mean(0) for rows in hidden.split([len(ids) for ids in part])]
     return torch.stack(found)

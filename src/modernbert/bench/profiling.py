@@ -12,8 +12,8 @@ Group = Literal["products", "attention", "the rest"]
 
 GROUPS: tuple[Group, ...] = ("products", "attention", "the rest")
 _TOP = 20
-# Inductor names a generated kernel after the operators that it fuses, "attention" and "mm" among them; none of these
-# three kinds (pointwise, reduction, persistent reduction) is a product or attention itself.
+# Inductor names a generated kernel after the operators that it fuses, such as "attention" and "mm". These three kinds
+# (pointwise, reduction, persistent reduction) do not contain a product or attention.
 _GENERATED = re.compile(r"triton_(poi|red|per)_")
 _ATTENTION = re.compile(r"attention|flash|fmha|attn", re.IGNORECASE)
 _PRODUCTS = re.compile(
@@ -44,7 +44,7 @@ class Profile:
 
 
 def group_of(kernel: str) -> Group:
-    """The group of a kernel, by its name. Attention is tested first, as its kernels have CUTLASS in their names too."""
+    """The group of a kernel by its name. Attention is tested first, as its kernels may be named after CUTLASS."""
     if _GENERATED.match(kernel):
         return "the rest"
     if _ATTENTION.search(kernel):
@@ -53,7 +53,7 @@ def group_of(kernel: str) -> Group:
 
 
 def summarize(kernels: Iterable[tuple[str, float, int]], passes: int = 1, top: int = _TOP) -> Profile:
-    """The profile of `passes` passes, from the names, microseconds and launches of all kernels in them."""
+    """The profile of `passes` passes, from names, microseconds and launches of their kernels."""
     found: dict[str, tuple[float, int]] = {}
     for name, microseconds, launches in kernels:
         before = found.get(name, (0.0, 0))
@@ -74,7 +74,7 @@ def summarize(kernels: Iterable[tuple[str, float, int]], passes: int = 1, top: i
 
 
 def profile_passes(run: Callable[[], object], device: torch.device, passes: int = 3) -> Profile:
-    """Profile some calls of a function; on a CPU, operators take the place of kernels."""
+    """Profile `passes` calls of a function; on a CPU, operators are measured instead of kernels."""
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     run()
@@ -85,11 +85,11 @@ def profile_passes(run: Callable[[], object], device: torch.device, passes: int 
             run()
         if on_cuda:
             torch.cuda.synchronize(device)
-    wanted = "CUDA" if on_cuda else "CPU"
+    expected_tensor = "CUDA" if on_cuda else "CPU"
     kernels = [
         (event.key, float(event.self_device_time_total if on_cuda else event.self_cpu_time_total), int(event.count))
         for event in profiler.key_averages()
-        if event.device_type.name == wanted
+        if event.device_type.name == expected_tensor
         and not getattr(event, "is_user_annotation", False)
         and not _NOT_KERNELS.match(event.key)
     ]

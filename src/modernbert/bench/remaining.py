@@ -1,4 +1,4 @@
-"""How long a benchmark will take: logged before it starts, and again after each workload."""
+"""The remaining time of a benchmark, logged before it starts and after each workload."""
 
 import logging
 import time
@@ -8,10 +8,10 @@ logger = logging.getLogger(__name__)
 
 
 class RemainingTime:
-    """Logs the time that the remaining workloads will take.
+    """Logs the estimated time of the remaining workloads.
 
-    The first estimate is the number of operations divided by the speed of a short probe. Later ones use the speed of
-    the workloads that are finished.
+    The first estimate is the number of operations divided by the speed of a short probe. Later estimates use the speed
+    of finished workloads.
     """
 
     def __init__(
@@ -20,14 +20,14 @@ class RemainingTime:
         operations_per_second: float,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`operations` are those of each workload, by its name, over all engines and rounds."""
+        """`operations` maps the name of each workload to its operations over all engines and rounds."""
         self._left = dict(operations)
         self._clock, self._began = clock, clock()
         self._finished_operations = 0.0
         log_remaining(self.seconds(operations_per_second))
 
     def finish(self, workload: str) -> None:
-        """Count a workload as finished, and log what the others will take."""
+        """Count a workload as finished, and log the time of the others."""
         self._finished_operations += self._left.pop(workload)
         took = max(self._clock() - self._began, 1e-9)
         if self._left:
@@ -47,12 +47,12 @@ def probe(run: Callable[[], object], operations: float) -> float:
 
 
 def log_remaining(seconds: float) -> None:
-    """Log how long the rest of a benchmark will take."""
+    """Log the remaining time of a benchmark."""
     logger.info("time left: about %s", duration(seconds))
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as a person would say it: "40 seconds", "3 minutes", "1.5 hours"."""
+    """Rounded seconds, minutes or hours: "40 seconds", "3 minutes", "1.5 hours"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} second{'s' * (round(seconds) > 1)}"
     if seconds < 5400:

@@ -1,4 +1,4 @@
-"""The report of a benchmark, written as JSON and read again, and the comparison of two reports."""
+"""The report of a benchmark as JSON, and the comparison of two reports."""
 
 import json
 import logging
@@ -17,20 +17,20 @@ from modernbert.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-OURS = "modernbert"  # the names of this project's engines begin with it
+OURS = "modernbert"  # prefix of the names of this package's engines
 OURS_INT8 = "modernbert int8"
 BASELINE = "transformers SDPA"
 # An engine's error against fp32 may be 2.5 times the baseline's rounding error, or _EXACT if that is more, up to
-# _LARGEST.
-_TIMES_ROUNDING, _EXACT, _LARGEST = 2.5, 1e-4, 0.1
+# _MAX_ERROR.
+_TIMES_ROUNDING, _EXACT, _MAX_ERROR = 2.5, 1e-4, 0.1
 _LARGEST_OF_BASELINE = 0.2  # its bf16 rounding reaches 0.10 at 8,192 tokens with the weights of models.py
-# Names in the JSON of reports from earlier versions, and today's names.
+# Names in the JSON of reports of earlier versions, and current names.
 _OLD_NAMES = {"work": "workload", "contestant": "engine", "share_of_floor": "roofline_fraction"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One engine on one workload. An engine whose output is wrong is not timed: it has an error but no speed."""
+    """One engine on one workload. An engine with a too large error is not timed: it has an error but no speed."""
 
     engine: str
     computes: str  # the precision of its products
@@ -74,9 +74,9 @@ class Report:
 
 
 def agreeing(errors: Mapping[str, float | None]) -> frozenset[str]:
-    """The engines whose error against fp32 is no larger than rounding explains. An error of None is a failure."""
+    """The engines whose error against fp32 is explained by rounding. An error of None is a failure."""
     rounding = errors.get(BASELINE)
-    limit = _LARGEST if rounding is None else min(_LARGEST, max(_EXACT, _TIMES_ROUNDING * rounding))
+    limit = _MAX_ERROR if rounding is None else min(_MAX_ERROR, max(_EXACT, _TIMES_ROUNDING * rounding))
     limits = {name: _LARGEST_OF_BASELINE if name == BASELINE else limit for name in errors}
     return frozenset(name for name, error in errors.items() if error is not None and error <= limits[name])
 
@@ -90,35 +90,37 @@ def make_result(
 ) -> Result:
     """The result of a workload.
 
-    `seconds` has the rounds of every timed engine, and under `MATRICES` those of plain matrix products, which take
-    `matrix_flops` operations a round.
+    `seconds` has the rounds of every timed engine, and under `MATRICES` those of plain matrix products, with
+    `matrix_flops` operations per round.
     """
     rate = speed(matrix_flops, seconds[MATRICES])
     speeds = {
-        name: speed(workload.tokens * workload.passes, found) for name, found in seconds.items() if name != MATRICES
+        name: speed(workload.tokens * workload.passes, measured_speed)
+        for name, measured_speed in seconds.items()
+        if name != MATRICES
     }
     base = speeds.get(BASELINE)
-    measured = []
+    completed = []
     for entry in entries:
-        found = speeds.get(entry.engine)
-        if found is None:
-            measured.append(entry)
+        measured_speed = speeds.get(entry.engine)
+        if measured_speed is None:
+            completed.append(entry)
             continue
         values = asdict(entry) | {
-            "tokens_per_second": found,
-            "ratio": found.median / base.median if base else None,
+            "tokens_per_second": measured_speed,
+            "ratio": measured_speed.median / base.median if base else None,
             "roofline_fraction": None
             if entry.computes == "int8"
-            else flops / rate.median / (workload.tokens / found.median),
+            else flops / rate.median / (workload.tokens / measured_speed.median),
         }
-        measured.append(Entry(**values))
+        completed.append(Entry(**values))
     return Result(
-        workload.name, len(workload.lengths), workload.of_documents, workload.tokens, flops, rate, tuple(measured)
+        workload.name, len(workload.lengths), workload.of_documents, workload.tokens, flops, rate, tuple(completed)
     )
 
 
 def log_result(result: Result) -> None:
-    """Log the speeds of a workload, as soon as it is measured."""
+    """Log the speeds of a workload."""
     speeds = ", ".join(
         f"{entry.engine} " + (f"{entry.tokens_per_second.median:,.0f}" if entry.tokens_per_second else "not ranked")
         for entry in result.entries
@@ -127,7 +129,7 @@ def log_result(result: Result) -> None:
 
 
 def write_report(report: Any, path: Path) -> None:
-    """Write a report as JSON; the file appears complete or not at all."""
+    """Write a report as JSON, atomically."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(asdict(report), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -147,7 +149,7 @@ def read_report(path: Path) -> Report:
 
 
 def parse_json(text: bytes) -> Any:
-    """A report's JSON, with the names of today where an earlier version wrote other ones.
+    """The JSON of a report; names of earlier versions are replaced by current ones.
 
     Raises:
         ValueError: the text is not JSON.
@@ -157,7 +159,7 @@ def parse_json(text: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Change:
-    """The ratio of one of our engines on one workload in two reports; `after` is None if it is not ranked any more."""
+    """The ratio of one engine of this package on one workload in two reports; None if it is no longer ranked."""
 
     workload: str
     engine: str
@@ -180,7 +182,7 @@ class Comparison:
 
 
 def compare_reports(old: Report, new: Report, tolerance: float) -> Comparison:
-    """Compare the ratios to the baseline for each workload. Seconds differ from day to day; ratios depend on the code.
+    """Compare the ratios to the baseline for each workload. Seconds vary between runs; ratios depend on the code.
 
     Raises:
         ConfigError: the tolerance is not between 0 and 1.
@@ -188,8 +190,8 @@ def compare_reports(old: Report, new: Report, tolerance: float) -> Comparison:
     """
     if not 0 <= tolerance < 1:
         raise ConfigError(f"A tolerance of {tolerance:g} is not possible; give a number between 0 and 1.")
-    for name, of in _CONDITIONS.items():
-        before, after = of(old), of(new)
+    for name, attribute in _CONDITIONS.items():
+        before, after = attribute(old), attribute(new)
         if before != after:
             raise DataError(f"The reports differ in {name} ({before} and {after}); compare reports of the same one.")
     workloads = {_identity(result): result for result in new.results}

@@ -1,4 +1,4 @@
-"""Embedding and reranking compared with sentence-transformers, on the same folder and texts, in turns, parity first."""
+"""Embedding and reranking compared with sentence-transformers, on the same folder and texts, after a parity check."""
 
 import statistics
 import time
@@ -19,8 +19,8 @@ from modernbert.tasks.rerank import Reranker
 
 EnginePrecision = Literal["fp32", "bf16", "int8"]
 
-_LARGEST_ERROR = 1e-4  # in fp32, relative to the largest number: the two programs add in a different order
-_LEAST_COSINE = 0.999  # between a vector in bf16 or int8 and the one in fp32
+_MAX_ERROR = 1e-4  # in fp32, relative to the largest number, from different orders of summation
+_MIN_COSINE = 0.999  # between a vector in bf16 or int8 and the one in fp32
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _errors(found: Any, expected: Any, name: str, vectors: bool) -> tuple[float,
     """The largest relative difference, and the least cosine between vectors.
 
     Raises:
-        DataError: one of them is outside what the precision explains.
+        DataError: one of them is larger than the precision explains.
     """
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
     if not vectors:
@@ -169,7 +169,7 @@ def _errors(found: Any, expected: Any, name: str, vectors: bool) -> tuple[float,
         lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
         least = float(((found * expected).sum(1) / lengths).min())
     exact = name in ("fp32", "sentence-transformers")
-    if (exact and error > _LARGEST_ERROR) or (least is not None and least < _LEAST_COSINE):
+    if (exact and error > _MAX_ERROR) or (least is not None and least < _MIN_COSINE):
         raise DataError(
             f"The output of {name} differs from that of sentence-transformers: error {error:.2g}, least cosine "
             f"{least}; report this as a bug."

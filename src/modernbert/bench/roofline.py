@@ -10,14 +10,14 @@ from modernbert.model import EncoderConfig
 from modernbert.plan.costs import Flops, count_flops
 from modernbert.stream.lengths import PackingStatistics, visible_keys
 
-MATRICES = "matrix products"  # their name among the engines that take turns
+MATRICES = "matrix products"  # their name among the timed engines
 _ROWS, _INNER, _COLUMNS = 2048, 768, 2304  # the shape of Wqkv of base on 2,048 tokens
 _REPEATS = 2
 MATRIX_FLOPS = _REPEATS * 2 * _ROWS * _INNER * _COLUMNS
 
 
 def matrix_products(dtype: torch.dtype) -> Callable[[], None]:
-    """A function that computes large matrix products, `MATRIX_FLOPS` operations a call."""
+    """A function that computes large matrix products with `MATRIX_FLOPS` operations per call."""
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(_ROWS, _INNER, generator=generator).to(dtype)
     b = torch.randn(_COLUMNS, _INNER, generator=generator).to(dtype)
@@ -33,7 +33,9 @@ def matrix_products(dtype: torch.dtype) -> Callable[[], None]:
 def encoder_flops(config: EncoderConfig, lengths: Sequence[int]) -> float:
     """Operations of a forward pass: linear layers, and attention over the keys visible to each token; no padding."""
     flops = _flops(config, lengths, 0.0)
-    return sum(lengths) * (flops.layers + flops.attention) / 3  # count_flops counts forward and backward: 3 forwards
+    return (
+        sum(lengths) * (flops.layers + flops.attention) / 3
+    )  # count_flops counts forward and backward, 3 times the forward
 
 
 def training_flops(config: EncoderConfig, lengths: Sequence[int], predicted: int) -> float:

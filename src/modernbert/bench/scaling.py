@@ -62,10 +62,10 @@ class ScalingReport:
 def bench_scaling(
     model: str, dtype: str, rounds: int, threads: Sequence[int] = (), lengths: Sequence[int] = ()
 ) -> ScalingReport:
-    """Encode one sequence at a time, by us and by transformers, for each length and each number of threads.
+    """Encode one sequence at a time with this package and transformers, for each length and number of threads.
 
-    `threads` defaults to the powers of two up to the available cores, and all of them. Before a length is timed, the
-    outputs are compared with those of transformers in fp32.
+    `threads` defaults to the powers of two below the number of available cores, and all cores. Before a length is
+    timed, the outputs are compared with those of transformers in fp32.
 
     Raises:
         ConfigError: an option has an invalid value, or transformers is missing.
@@ -73,7 +73,7 @@ def bench_scaling(
     precision = check_dtype(dtype)
     check_rounds(rounds)
     if min(lengths, default=1) < 1:
-        raise ConfigError("A sequence needs a token; give lengths of 1 or more.")
+        raise ConfigError("A sequence needs at least one token; give lengths of 1 or more.")
     numbers = tuple(dict.fromkeys(threads)) or powers_of_two(available_threads())
     encoder = make_model(Encoder, model)
     chosen = tuple(dict.fromkeys(lengths or LENGTHS))
@@ -105,9 +105,9 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def powers_of_two(most: int) -> tuple[int, ...]:
+def powers_of_two(limit: int) -> tuple[int, ...]:
     """The powers of two below `most`, then `most`."""
-    return (*(1 << power for power in range((most - 1).bit_length())), most)
+    return (*(1 << power for power in range((limit - 1).bit_length())), limit)
 
 
 def _measure(
@@ -123,10 +123,10 @@ def _measure(
     for run in runs.values():
         run()
     seconds = alternate(runs, rounds, workload.name)
-    costs = {name: _cost(found, length * workload.passes) for name, found in seconds.items()}
+    costs = {name: _cost(microseconds, length * workload.passes) for name, microseconds in seconds.items()}
     return [Point(name, threads, length, error, costs.get(name)) for name, error in errors.items()]
 
 
 def _cost(seconds: Sequence[float], tokens: int) -> Cost:
-    found = [1e6 * each / tokens for each in seconds]
-    return Cost(median(found), min(found), max(found))
+    microseconds = [1e6 * each / tokens for each in seconds]
+    return Cost(median(microseconds), min(microseconds), max(microseconds))

@@ -1,8 +1,8 @@
 """Load test of servers over loopback: throughput, latency, errors and memory at increasing request rates.
 
-The load is open-loop: requests are sent at random times that are fixed in advance, whether or not earlier ones were
-answered. Latency counts from the time at which the request was due, so that a slow server cannot improve its figures by
-slowing the sender down.
+The load is open-loop: requests are sent at random times that are fixed in advance, without waiting for responses.
+Latency counts from the scheduled time of a request, so that a slow server cannot improve its latency by slowing down
+the client.
 """
 
 import asyncio
@@ -32,19 +32,19 @@ from modernbert.text.framing import encode_texts
 from modernbert.text.tokenizer import load_tokenizer
 
 OURS, BASELINE = "modernbert serve", "sentence-transformers behind FastAPI"
-SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)  # request rates, as shares of a server's own saturation
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.1)  # request rates, as shares of the saturation of each server
 ServedPrecision = Literal["", "float32", "bfloat16", "int8"]  # as in the file, or another one
 _OPTIONS: dict[ServedPrecision, str] = {
     "": "", "float32": " --dtype float32", "bfloat16": " --dtype bfloat16", "int8": " --dtype float32 --int8"
 }  # fmt: skip
 CONCURRENCY = 48  # clients of the closed loop that finds the saturation
 _START_SECONDS = 180
-_WARM = 8  # warm-up requests
+_WARM_UP_REQUESTS = 8  # warm-up requests
 
 
 @dataclass(frozen=True)
 class Load:
-    """The result of one request rate. `requests_per_second` are those sent; tokens count once they are answered."""
+    """The result of one request rate. `requests_per_second` counts sent requests; tokens are those of responses."""
 
     share: float | None  # of the saturation; None for the closed loop
     requests_per_second: float
@@ -102,22 +102,22 @@ class SoakReport:
 
 
 def texts_for(model: str, files: Sequence[str], count: int, max_length: int | None) -> tuple[list[str], list[int]]:
-    """Paragraphs of files, and the number of tokens that a server reads of each.
+    """Paragraphs of files, and the number of tokens of each after truncation.
 
     Raises:
         DataError: the files have no text.
     """
     tokenizer = load_tokenizer(model)
-    found: list[str] = []
+    paragraphs: list[str] = []
     for text in read_texts(files):
-        found += [part for part in text.split("\n") if len(part) >= 20]
-        if len(found) >= count:
+        paragraphs += [part for part in text.split("\n") if len(part) >= 20]
+        if len(paragraphs) >= count:
             break
-    if not found:
+    if not paragraphs:
         raise DataError("There is no text of at least 20 characters in these files.")
-    most = max_length or read_config(find_folder(model)).max_position_embeddings
-    ids = encode_texts(tokenizer, found[:count], max_length=most).ids
-    return found[:count], [len(one) for one in ids]
+    limit = max_length or read_config(find_folder(model)).max_position_embeddings
+    ids = encode_texts(tokenizer, paragraphs[:count], max_length=limit).ids
+    return paragraphs[:count], [len(one) for one in ids]
 
 
 def our_command(model: str, precision: ServedPrecision = "") -> str:
@@ -127,7 +127,7 @@ def our_command(model: str, precision: ServedPrecision = "") -> str:
 
 
 def baseline_command(model: str) -> str:
-    """The command of a minimal server: SentenceTransformer.encode behind a FastAPI route."""
+    """The command of a minimal server: a FastAPI route that calls SentenceTransformer.encode."""
     return f"{shlex.quote(sys.executable)} -m modernbert.bench.serving_baseline {shlex.quote(model)} {{port}}"
 
 
@@ -142,7 +142,7 @@ def bench_serving(
     max_length: int | None = None,
     shares: Sequence[float] = SHARES,
 ) -> ServingReport:
-    """Load each server alone on the machine, one after the other, with the same texts, one per request.
+    """Load one server after the other with the same texts, one text per request.
 
     Raises:
         BackendError: a server does not start.
@@ -155,17 +155,17 @@ def bench_serving(
     missing: dict[str, str] = {}
     for name, command in commands.items():
         try:
-            results.append(_measured(name, command, bodies, seconds, threads, shares))
+            results.append(_measure_server(name, command, bodies, seconds, threads, shares))
         except BackendError as error:
-            if not results:  # our server is the first; without it there is nothing to compare
+            if not results:  # without the first server there is nothing to compare
                 raise
             missing[name] = str(error)
     slowest = min(result.saturation.requests_per_second for result in results)
     if len(results) > 1:
         for index, result in enumerate(results):
             with _started(result.command, threads) as (port, process):
-                asyncio.run(open_loop(port, bodies, [0.0] * _WARM))
-                load = asyncio.run(_offer(port, bodies, slowest / 2, seconds, process.pid, None))
+                asyncio.run(open_loop(port, bodies, [0.0] * _WARM_UP_REQUESTS))
+                load = asyncio.run(_measure_rate(port, bodies, slowest / 2, seconds, process.pid, None))
             results[index] = ServerResult(
                 result.server, result.command, result.idle_mebibytes, result.saturation, result.loads, load
             )
@@ -174,7 +174,7 @@ def bench_serving(
     return ServingReport(model, len(texts), spread, threads, seconds, machine(()), tuple(results), missing)
 
 
-def _measured(
+def _measure_server(
     name: str, command: str, bodies: Sequence[Body], seconds: float, threads: int, shares: Sequence[float]
 ) -> ServerResult:
     """Measure one server at saturation and at shares of it.
@@ -184,12 +184,14 @@ def _measured(
     """
     with _started(command, threads) as (port, process):
         idle = _mebibytes(process.pid)
-        asyncio.run(open_loop(port, bodies, [0.0] * _WARM))
-        top = asyncio.run(_saturate(port, bodies, seconds, process.pid))
+        asyncio.run(open_loop(port, bodies, [0.0] * _WARM_UP_REQUESTS))
+        top = asyncio.run(_measure_saturation(port, bodies, seconds, process.pid))
         rate = top.answered / seconds
         if not rate:
             raise BackendError(f"{name} answered no request in {seconds:g} s; give more --seconds.")
-        loads = tuple(asyncio.run(_offer(port, bodies, rate * share, seconds, process.pid, share)) for share in shares)
+        loads = tuple(
+            asyncio.run(_measure_rate(port, bodies, rate * share, seconds, process.pid, share)) for share in shares
+        )
     return ServerResult(name, command, idle, top, loads, None)
 
 
@@ -231,7 +233,7 @@ def soak(
     )
 
 
-async def _saturate(port: int, bodies: Sequence[Body], seconds: float, pid: int) -> Load:
+async def _measure_saturation(port: int, bodies: Sequence[Body], seconds: float, pid: int) -> Load:
     watch = _Memory(pid)
     watching = asyncio.ensure_future(watch.run())
     answers = await closed_loop(port, bodies, CONCURRENCY, seconds)
@@ -239,7 +241,9 @@ async def _saturate(port: int, bodies: Sequence[Body], seconds: float, pid: int)
     return _load(answers, None, len(answers.seconds) / seconds, seconds, watch)
 
 
-async def _offer(port: int, bodies: Sequence[Body], rate: float, seconds: float, pid: int, share: float | None) -> Load:
+async def _measure_rate(
+    port: int, bodies: Sequence[Body], rate: float, seconds: float, pid: int, share: float | None
+) -> Load:
     count = max(20, round(rate * seconds))
     gaps = np.random.Generator(np.random.PCG64(0)).exponential(1 / rate, count)
     watch = _Memory(pid)
@@ -311,9 +315,9 @@ def _children(pid: int) -> list[int]:
 @contextlib.contextmanager
 def _started(command: str, threads: int) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
     """Start a server on a free port, wait until it answers, and stop it afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        port = probe_socket.getsockname()[1]
     words = shlex.split(command.replace("{port}", str(port)))
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)

@@ -1,4 +1,4 @@
-"""A minimal server to compare with: `SentenceTransformer.encode` behind a FastAPI route, one request at a time.
+"""A minimal server for comparison: a FastAPI route that calls `SentenceTransformer.encode` for each request.
 
 `python -m modernbert.bench.serving_baseline FOLDER PORT`, for `modernbert bench serve`.
 """
@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 
 
 def create(folder: str) -> FastAPI:
-    """The application. Requests wait for each other in the thread pool, as `encode` is called by several threads."""
+    """The application. Several threads of the pool call `encode` at the same time."""
     model = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": "float32"})
     app = FastAPI()
 

@@ -1,4 +1,4 @@
-"""Timing: engines that take turns in one process, medians with their range, peak memory, the machine."""
+"""Timing of engines that take turns in one process, peak memory, and a description of the machine."""
 
 import ctypes
 import gc
@@ -37,16 +37,16 @@ class Speed:
 def alternate(
     runs: Mapping[str, Callable[[], object]],
     rounds: int,
-    what: str,
+    description: str,
     wait: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each engine in each round. The engines take turns, so that all see the same load of the machine.
+    """Seconds of each engine in each round. The engines take turns, so that all have the same load of the machine.
 
-    `wait` returns when the device has finished its work; it is called before and after each run.
+    `wait` waits until the device has finished its work; it is called before and after each run.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    with Progress(total=rounds * len(runs), desc=what, unit=" runs", leave=False) as bar:
+    with Progress(total=rounds * len(runs), desc=description, unit=" runs", leave=False) as bar:
         for _ in range(rounds):
             for name, run in runs.items():
                 wait()
@@ -59,20 +59,20 @@ def alternate(
 
 
 def speed(amount: float, seconds: Iterable[float]) -> Speed:
-    found = [amount / each for each in seconds]
-    return Speed(statistics.median(found), min(found), max(found))
+    rates = [amount / each for each in seconds]
+    return Speed(statistics.median(rates), min(rates), max(rates))
 
 
 def peak_memory(run: Callable[[], object]) -> int | None:
-    """The most bytes that a call adds to the resident memory of the process, from the peak that Linux records.
+    """The maximum number of bytes that a call adds to the resident memory of the process, from Linux' recorded peak.
 
-    Memory that earlier calls freed is returned to the system first. None where the recorded peak cannot be reset.
+    Memory that earlier calls freed is returned to the system first. None if the recorded peak cannot be reset.
     """
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
         trim(0)
     try:
-        _RESET.write_text("5", encoding="ascii")  # VmHWM is VmRSS from here on: man 5 proc
+        _RESET.write_text("5", encoding="ascii")  # resets VmHWM to VmRSS: man 5 proc
         before = process_memory("VmHWM")
     except (OSError, ValueError):  # not Linux, or a sandbox without this file
         run()
@@ -107,11 +107,11 @@ def use_threads(threads: int | None) -> int:
 
 def check_rounds(rounds: int) -> None:
     if rounds < 1:
-        raise ConfigError(f"The benchmark cannot take {rounds} rounds; give 1 or more.")
+        raise ConfigError(f"The benchmark cannot run {rounds} rounds; give 1 or more.")
 
 
 def machine(packages: Iterable[str]) -> dict[str, str]:
-    """The machine that measures, and the versions of Python, torch and these packages."""
+    """The machine, and the versions of Python, torch and these packages."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": cpu_name(),

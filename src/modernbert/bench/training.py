@@ -1,4 +1,4 @@
-"""A masked-LM training step beside transformers: same weights, documents and masks, optimizer included."""
+"""A masked-LM training step compared with transformers: same weights, documents and masks, with the optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ def bench_training(
 ) -> Report:
     """Measure training steps of a preset with random weights, or of a model folder, after a comparison of gradients.
 
-    transformers trains on the padded batch under the same autocast, with torch's fused AdamW, its fastest optimizer.
+    transformers trains on the padded batch with the same autocast and torch's fused AdamW, its fastest optimizer.
     `on_result` receives the report after each workload.
 
     Raises:
@@ -127,7 +127,7 @@ def bench_logits(rows: int = 8192, hidden: int = 768, vocab: int = 50_368) -> di
 
 
 @dataclass(frozen=True)
-class _Trainee:
+class _TrainedModel:
     """A model, its loss on the workload, and its optimizer."""
 
     model: nn.Module
@@ -155,12 +155,12 @@ def _measure(ours: MaskedLM, theirs: Any, workload: Workload, precision: Precisi
     packed_labels, _ = pack(labels, mask)
     theirs.load_state_dict(ours.state_dict())
     engines = {
-        OURS: _Trainee(
+        OURS: _TrainedModel(
             ours,
             lambda: ours.loss(tokens, sequences, packed_labels),
             StableAdamW(parameter_groups(ours, 1e-5), lr=1e-5, peak_lr=1e-5),
         ),
-        BASELINE: _Trainee(
+        BASELINE: _TrainedModel(
             theirs,
             lambda: theirs(batch.ids, attention_mask=mask, labels=labels).loss,
             torch.optim.AdamW(theirs.parameters(), lr=1e-5, fused=True),
@@ -178,7 +178,7 @@ def _measure(ours: MaskedLM, theirs: Any, workload: Workload, precision: Precisi
     return make_result(workload, training_flops(ours.config, workload.lengths, int(chosen.sum())), entries, seconds)
 
 
-def _gradients(engine: _Trainee, precision: Precision) -> dict[str, Tensor]:
+def _gradients(engine: _TrainedModel, precision: Precision) -> dict[str, Tensor]:
     """The gradients of the loss by parameter; those of the model are cleared afterwards."""
     engine.optimizer.zero_grad()
     engine.backward(precision)
@@ -194,10 +194,10 @@ def _gradients(engine: _Trainee, precision: Precision) -> dict[str, Tensor]:
 def _largest_error(gradients: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     """The largest relative error of a parameter's gradient."""
     assert gradients.keys() == expected.keys()
-    return max(relative_error(gradients[name], wanted) for name, wanted in expected.items())
+    return max(relative_error(gradients[name], expected_tensor) for name, expected_tensor in expected.items())
 
 
-def _round_of(engine: _Trainee, precision: Precision, times: int) -> Callable[[], None]:
+def _round_of(engine: _TrainedModel, precision: Precision, times: int) -> Callable[[], None]:
     def run() -> None:
         for _ in range(times):
             engine.step(precision)

@@ -11,16 +11,16 @@ from modernbert.errors import ConfigError
 
 BATCH_TOKENS = 16_384  # size of a padded batch, if a workload has several batches
 PUBLISHED_DOCUMENTS = 8192
-_ROUND_TOKENS = 1024  # the least in a round: a single call on 16 tokens is too short to time
+_ROUND_TOKENS = 1024  # minimum of a round: a single call on 16 tokens is too short to time
 
 
 @dataclass(frozen=True, eq=False)
 class PaddedBatch:
-    """Documents as padded engines take them: padded on the right, with zeros."""
+    """Documents that are padded on the right with zeros."""
 
     lengths: tuple[int, ...]
     ids: Tensor  # (documents, longest), int64
-    alone: bool  # the only batch of its workload, so that all calls have one shape
+    only_batch: bool  # of its workload; then all calls have one shape
 
     @property
     def real(self) -> Tensor:
@@ -39,7 +39,7 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class Workload:
-    """The lengths of some documents; `of_documents` is the size of the published set that they are from, if any."""
+    """The lengths of documents; `of_documents` is the size of the published set from which they come, if any."""
 
     name: str
     lengths: tuple[int, ...]
@@ -52,7 +52,7 @@ class Workload:
 
     @property
     def passes(self) -> int:
-        """How often a round goes through the documents."""
+        """The number of passes over the documents in a round."""
         return self.repeats or max(1, _ROUND_TOKENS // self.tokens)
 
     def batches(self, vocab_size: int, seed: int = 42, at_once: int | None = None) -> tuple[PaddedBatch, ...]:
@@ -63,12 +63,12 @@ class Workload:
         generator = np.random.default_rng(seed)
         size = max(1, (at_once or BATCH_TOKENS) // max(self.lengths))
         groups = [self.lengths[begin : begin + size] for begin in range(0, len(self.lengths), size)]
-        found = []
+        batches = []
         for lengths in groups:
             ids = generator.integers(100, min(16_000, vocab_size), (len(lengths), max(lengths)))
             batch = PaddedBatch(lengths, torch.from_numpy(ids), len(groups) == 1)
-            found.append(PaddedBatch(lengths, batch.ids * batch.real, batch.alone))
-        return tuple(found)
+            batches.append(PaddedBatch(lengths, batch.ids * batch.real, batch.only_batch))
+        return tuple(batches)
 
 
 def ragged(count: int, mean: int, longest: int, seed: int = 42) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ def ragged(count: int, mean: int, longest: int, seed: int = 42) -> tuple[int, ..
 
 
 def published(documents: int) -> tuple[Workload, ...]:
-    """The four sets of the paper (arXiv 2412.13663, section 4.2), the first `documents` of their 8,192 documents each.
+    """The first `documents` of the 8,192 documents of each of the paper's four sets (arXiv 2412.13663, section 4.2).
 
     Fixed: all have the maximum length. Variable: normal around half the maximum, sigma an eighth of it.
 
@@ -87,7 +87,7 @@ def published(documents: int) -> tuple[Workload, ...]:
         ConfigError: the number is not between 1 and 8,192.
     """
     if not 1 <= documents <= PUBLISHED_DOCUMENTS:
-        raise ConfigError(f"The published sets have {PUBLISHED_DOCUMENTS:,} documents; take between 1 and all of them.")
+        raise ConfigError(f"The published sets have {PUBLISHED_DOCUMENTS:,} documents; give a number up to that.")
     workloads = []
     for longest, mean in ((512, 256), (8192, 4102)):
         lengths = np.random.default_rng(42).normal(mean, longest / 8, PUBLISHED_DOCUMENTS).clip(1, longest).astype(int)
@@ -97,10 +97,10 @@ def published(documents: int) -> tuple[Workload, ...]:
 
 
 def choose(workloads: Sequence[Workload], names: Sequence[str]) -> tuple[Workload, ...]:
-    """The workloads of these names, or all of them if no name is given.
+    """The workloads with these names, or all of them without names.
 
     Raises:
-        ConfigError: there is no workload with such a name.
+        ConfigError: a name is unknown.
     """
     known = {workload.name: workload for workload in workloads}
     for name in names:

@@ -28,11 +28,11 @@ PANELS = {  # the panel of each command in the help, in this order
     "Use a model": ("fill-mask", "predict", "embed", "rerank", "search", "serve"),
     "Train": ("demo", "finetune", "pretrain", "mine", "score", "plan", "grow", "average"),
     "Data": ("corpus", "inspect", "tokenizer"),
-    "Measure and look": ("evaluate", "bench", "plot", "doctor"),
+    "Measure and inspect": ("evaluate", "bench", "plot", "doctor"),
     "Exchange with other programs": ("import", "export"),
 }
 
-FIRST_COMMANDS = """ModernBERT from raw text to a model that loads everywhere. What most people need first:
+FIRST_COMMANDS = """ModernBERT from raw text to a model that loads everywhere. The most common commands:
 
   modernbert demo                                               train a small model from raw text, in minutes
   modernbert fill-mask "The sky is [MASK]." --model MODEL       try a model
@@ -41,7 +41,7 @@ FIRST_COMMANDS = """ModernBERT from raw text to a model that loads everywhere. W
   modernbert pretrain recipes/tiny/pretrain.toml                a masked language model from shards
 
 MODEL is a folder or a hub id, such as answerdotai/ModernBERT-base.
-All commands: modernbert --help. One of them, with examples: modernbert COMMAND --help."""
+All commands: modernbert --help. One command, with examples: modernbert COMMAND --help."""
 
 
 class _InPanels(TyperGroup):
@@ -68,7 +68,7 @@ app.add_typer(export.app, name="export")
 @app.callback(invoke_without_command=True)
 def modernbert(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and exit.")] = False,
 ) -> None:
     """ModernBERT from raw text to a model that loads everywhere.
 
@@ -108,7 +108,7 @@ def doctor(
         _doctor_of_folder(folder, fix, as_json)
         return
     if fix:
-        raise ConfigError("--fix is for a model folder; name one.")
+        raise ConfigError("--fix needs a model folder; give one.")
     from modernbert.doctor import describe, diagnose
 
     report = diagnose()
@@ -122,15 +122,19 @@ def _doctor_of_folder(folder: str, fix: bool, as_json: bool) -> None:
     from modernbert.model.interop import examine, repair
 
     changed = repair(folder) if fix else []
-    verdicts = examine(folder)
+    reports = examine(folder)
     if as_json:
-        print_json({"changed": changed, "programs": [asdict(one) for one in verdicts]})
+        print_json({"changed": changed, "programs": [asdict(one) for one in reports]})
         return
     if fix:
         typer.echo(f"changed: {', '.join(changed) or 'nothing'}")
-    for one in verdicts:
+    for one in reports:
         state = (
-            "the same" if one.loads and one.same else "loads, computes something else" if one.loads else "does not load"
+            "loads, same outputs"
+            if one.loads and one.same
+            else "loads, other outputs"
+            if one.loads
+            else "does not load"
         )
         typer.echo(f"{one.program:<30} {state}")
         for line in [*one.reasons, *(f"missing {key}" for key in one.missing)]:
@@ -147,11 +151,11 @@ def _doctor_of_folder(folder: str, fix: bool, as_json: bool) -> None:
 def demo(
     corpus: Annotated[list[str] | None, typer.Option(help="Your own text instead; may be repeated.")] = None,
     files: Annotated[list[str] | None, typer.Argument(help="More files of your own text.", hidden=True)] = None,
-    output: Annotated[Path, typer.Option(help="The folder to work in; it replaces an earlier demo.")] = Path(
+    output: Annotated[Path, typer.Option(help="The output folder; an earlier demo in it is replaced.")] = Path(
         "output/demo"
     ),
 ) -> None:
-    """Train a small ModernBERT from raw text to filled masks, in minutes, with no network."""
+    """Train a small ModernBERT from raw text and fill in masks with it, in minutes, without network."""
     from modernbert.demo import run
 
     if not run([*(corpus or []), *(files or [])], output):
@@ -186,11 +190,9 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("modernbert: interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe has closed it, which is allowed
+    except BrokenPipeError:  # the reader of a pipe may close it
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that cannot be written, a name that is too long
-        typer.echo(
-            f"modernbert: {error}: see that the path is right, that it can be written and that there is room.", err=True
-        )
+        typer.echo(f"modernbert: {error}: check the path, its permissions and the free disk space.", err=True)
         sys.exit(2)

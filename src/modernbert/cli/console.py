@@ -1,4 +1,4 @@
-"""Options that commands share, and how they print results."""
+"""Options that commands share, and functions to print results."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def texts_of(texts: list[str], file: Path | None) -> list[str]:
     """
     found: list[str] = []
     for text in texts:
-        found += _lines(_decoded(sys.stdin.buffer.read(), "stdin")) if text == "-" else [whole(text)]
+        found += _lines(_decoded(sys.stdin.buffer.read(), "stdin")) if text == "-" else [check_utf8(text)]
     if file is not None:
         found += _lines(read_text(file))
     if not any(text.strip() for text in found):
@@ -41,7 +41,7 @@ def texts_of(texts: list[str], file: Path | None) -> list[str]:
     return found
 
 
-def whole(text: str) -> str:
+def check_utf8(text: str) -> str:
     """Check that a text of the command line was UTF-8 (Python represents other bytes as lone surrogates).
 
     Raises:

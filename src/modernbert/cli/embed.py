@@ -69,7 +69,7 @@ def embed(
 
 
 def _machines(executor: str, workers: int, needs: list[str]) -> "Cluster | None":
-    """Where shards are made, if not in this process."""
+    """The workers that compute shards; None for this process."""
     if executor == "local" and workers == 1 and not needs:
         return None
     try:

@@ -45,13 +45,13 @@ app = typer.Typer(
     modernbert evaluate positions output/mini/run --model output/mini/run/final --length 4096 --json""",
 )
 def evaluate_positions(
-    run: Annotated[Path, typer.Argument(help="A run directory, whose held-out documents are used.")],
+    run: Annotated[Path, typer.Argument(help="A run directory; its held-out documents are used.")],
     model: Annotated[
         list[str] | None, typer.Option(help="A model folder; may be repeated. [default: the model of each phase]")
     ] = None,
     length: Annotated[int, typer.Option(help="Length of a sequence, from a single document.")] = 8192,
     rows: Annotated[int, typer.Option(help="Maximum number of sequences.")] = 24,
-    output: Annotated[Path | None, typer.Option(help="Draw a figure: .png, .svg or .pdf.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Plot a figure: .png, .svg or .pdf.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -87,7 +87,7 @@ def evaluate_positions(
 )
 def evaluate_retrieval_(
     collection: Annotated[
-        str, typer.Argument(help="A folder (BEIR, TREC, SMART, MLDR), or the hub's NAME, of MLDR NAME:LANGUAGE.")
+        str, typer.Argument(help="A folder (BEIR, TREC, SMART, MLDR), or NAME on the hub; for MLDR NAME:LANGUAGE.")
     ],
     model: Annotated[list[str] | None, typer.Option(help="A model folder or hub id; may be repeated.")] = None,
     rerank: Annotated[list[str] | None, typer.Option(help="A reranker for each first stage; may be repeated.")] = None,
@@ -96,13 +96,13 @@ def evaluate_retrieval_(
     bm25: Annotated[bool, typer.Option(help="Also measure BM25.")] = True,
     hybrid: Annotated[bool, typer.Option(help="Also measure each model fused with BM25.")] = True,
     bm25_weight: Annotated[
-        list[float] | None, typer.Option(help="What BM25 counts in a fusion, the model being 1; may be repeated.")
+        list[float] | None, typer.Option(help="Weight of BM25 in a fusion, where the model has 1; may be repeated.")
     ] = None,
     language: Annotated[str, typer.Option(help="Language for BM25: en, ja or any.")] = "en",
     max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a text. [default: the model's]")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    output: Annotated[Path | None, typer.Option(help="Also write the JSON document with values of each query.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write a JSON file with the values of each query.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid records, and count them.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -183,7 +183,7 @@ def evaluate_length(
         list[int] | None, typer.Option(help="Length of a sequence; may be repeated. [default: 128, 256, ... 8192]")
     ] = None,
     stretches: Annotated[
-        int, typer.Option(help="Number of document parts, each as long as the longest sequence.")
+        int, typer.Option(help="Number of document chunks, each as long as the longest sequence.")
     ] = 16,
     mask_ratio: Annotated[float, typer.Option(help="Fraction of the tokens to mask.")] = 0.15,
     seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
@@ -202,8 +202,8 @@ def evaluate_length(
         print_json(asdict(found))
         return
     typer.echo(
-        f"{found.stretches} stretches, {found.tokens:,} tokens, {found.precision}, {found.threads} threads; masked "
-        "once, so that every length predicts the same tokens\n"
+        f"{found.stretches} stretches, {found.tokens:,} tokens, {found.precision}, {found.threads} threads; every "
+        "length predicts the same masked tokens\n"
     )
     print_table(
         ("tokens of a row", "rows", "bits per byte", "accuracy", "tokens/s: median (range)"),
@@ -237,7 +237,7 @@ def evaluate_folder(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Evaluate a fine-tuned folder on labelled data. Columns have the names of its recipe, unless overridden."""
+    """Evaluate a fine-tuned folder on labelled data, with the column names of its recipe unless overridden."""
     from modernbert.evaluate.folder import measure_folder
     from modernbert.files import atomic_write, check_file
 

@@ -11,7 +11,7 @@ from modernbert.cli.console import Json, Overrides, print_json, print_table
 from modernbert.errors import ConfigError
 
 if TYPE_CHECKING:
-    from modernbert.evaluate.declared import Score
+    from modernbert.evaluate.task_specs import Score
 
 app = typer.Typer()
 
@@ -64,7 +64,7 @@ def evaluate_glue(
         print_json(report.as_record())
         return
     _print_scores(report.scores, report.published)
-    typer.echo("\nThe scores of other models are those of arXiv 2412.13663, table 5.")
+    typer.echo("\nThe scores of other models are from arXiv 2412.13663, table 5.")
     if report.missing:
         typer.echo(f"\nNot measured, as files are missing: {_listed(report.missing)}.")
     typer.echo()
@@ -73,8 +73,8 @@ def evaluate_glue(
         rows.append((model, f"{report.average:.1f}"))
     else:
         typer.echo(
-            f"The mean of what was measured is {report.mean_of_measured:.1f}. There is no average to compare with the "
-            "published ones, which are over eight tasks:\n"
+            f"The mean of the measured tasks is {report.mean_of_measured:.1f}. It cannot be compared with the "
+            "published averages, which are over eight tasks:\n"
         )
     print_table(("average of eight tasks", "GLUE"), rows)
 
@@ -98,13 +98,13 @@ def evaluate_tasks(
     ),
     task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed; may be repeated. [default: 0]")] = None,
-    random: Annotated[bool, typer.Option("--random", help="Also from random weights, to compare.")] = False,
+    random: Annotated[bool, typer.Option("--random", help="Also train from random weights, for comparison.")] = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune on entities, similarity, choices and questions in English and Japanese, and score on the test sets.
 
     CoNLL-2003, Japanese NER, STS-B, JSTS, JNLI, JCommonsenseQA, JSQuAD, JaQuAD; those without data are listed.
-    Overrides are those of a fine-tuning recipe, for every task. Ctrl-C saves; the same command resumes.
+    Overrides change the fine-tuning recipe of every task. Ctrl-C saves; the same command resumes.
     """
     from modernbert.evaluate.tasks import as_record
     from modernbert.evaluate.tasks import evaluate_tasks as measure
@@ -128,7 +128,7 @@ def _print_scores(scores: Sequence["Score"], others: Mapping[str, Mapping[str, f
     others = others or {}
     random = ["random weights"] if any(score.random for score in scores) else []
     print_table(
-        ("task", "score", *random, *others, "guessed", "metrics", "examples", "rate", "decay", "epochs", "notes"),
+        ("task", "score", *random, *others, "baseline", "metrics", "examples", "rate", "decay", "epochs", "notes"),
         [
             (
                 score.task,
@@ -151,7 +151,7 @@ def _print_scores(scores: Sequence["Score"], others: Mapping[str, Mapping[str, f
 
 
 def _percent(values: Sequence[float]) -> str:
-    """The mean of the seeds, and their deviation if there are several."""
+    """The mean over seeds, and the standard deviation if there are several."""
     shown = f"{100 * fmean(values):.1f}" if values else ""
     return shown if len(values) < 2 else f"{shown} ± {100 * stdev(values):.1f}"
 

@@ -14,8 +14,8 @@ Output = Annotated[Path | None, typer.Option(help="The output folder. [default: 
 Kind = Annotated[
     str | None,
     typer.Option(
-        help="What the folder is loaded as: encoder, fill-mask, classifier, tokens, answers, choices, embedder, "
-        "reranker, multi-vector or sparse. [default: what it says it is]"
+        help="The kind of model: encoder, fill-mask, classifier, tokens, answers, choices, embedder, "
+        "reranker, multi-vector or sparse. [default: detected from the folder]"
     ),
 ]
 Texts = Annotated[
@@ -40,8 +40,8 @@ def export_onnx(
     variants: Annotated[
         str,
         typer.Option(
-            help="Files beside model.onnx in fp32: fp16, int8, uint8, q8, q4, q4f16, bnb4, with commas between; or "
-            "all, or none."
+            help="Files in addition to model.onnx in fp32: fp16, int8, uint8, q8, q4, q4f16, bnb4, separated by "
+            "commas; or all, or none."
         ),
     ] = "q8",
     kind: Kind = None,
@@ -57,8 +57,8 @@ def export_onnx(
     from modernbert.export.quantize import choose_variants
 
     chosen = choose_variants("" if variants == "none" else variants)
-    place = _place(folder, output, "onnx")
-    _print(export(folder, place, variants=chosen, kind=kind, texts=_read(texts)), place, as_json)
+    target = _target_folder(folder, output, "onnx")
+    _print(export(folder, target, variants=chosen, kind=kind, texts=_read_texts(texts)), target, as_json)
 
 
 @app.command(
@@ -80,8 +80,8 @@ def export_openvino(
     """OpenVINO files, for Intel processors. Needs modernbert[export]."""
     from modernbert.export.openvino_folder import export_openvino as export
 
-    place = _place(folder, output, "openvino")
-    _print(export(folder, place, fp16=fp16, kind=kind, texts=_read(texts)), place, as_json)
+    target = _target_folder(folder, output, "openvino")
+    _print(export(folder, target, fp16=fp16, kind=kind, texts=_read_texts(texts)), target, as_json)
 
 
 @app.command(
@@ -102,8 +102,8 @@ def export_gguf(
     """A GGUF file for llama.cpp: encoder, embedder, classifier or reranker. Needs modernbert[export]."""
     from modernbert.export.gguf_file import export_gguf as export
 
-    place = _place(folder, output, "gguf")
-    _print(export(folder, place, dtype=dtype, kind=kind), place, as_json)  # type: ignore[arg-type]  # it is checked
+    target = _target_folder(folder, output, "gguf")
+    _print(export(folder, target, dtype=dtype, kind=kind), target, as_json)  # type: ignore[arg-type]  # checked there
 
 
 @app.command(
@@ -119,15 +119,15 @@ def export_sentence_transformers(
     output: Output = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="embedder, reranker, multi-vector or sparse. [default: what it is, or embedder]"),
+        typer.Option(help="embedder, reranker, multi-vector or sparse. [default: detected, or embedder]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """A folder that SentenceTransformer, CrossEncoder, MultiVectorEncoder or SparseEncoder loads."""
     from modernbert.export.retrieval_folder import export_sentence_transformers as export
 
-    place = _place(folder, output, "sentence-transformers")
-    _print(export(folder, place, kind=kind), place, as_json)
+    target = _target_folder(folder, output, "sentence-transformers")
+    _print(export(folder, target, kind=kind), target, as_json)
 
 
 @app.command(
@@ -139,22 +139,22 @@ def export_sentence_transformers(
     modernbert export pylate output/demo/run/final --output to-train""",
 )
 def export_pylate(folder: Folder, output: Output = None, as_json: Json = False) -> None:
-    """A folder that PyLate loads as ColBERT. A model without a projection gets a random one, to be trained."""
+    """A folder that PyLate loads as ColBERT. A model without a projection gets a random, untrained one."""
     from modernbert.export.retrieval_folder import export_pylate as export
 
-    place = _place(folder, output, "pylate")
-    _print(export(folder, place), place, as_json)
+    target = _target_folder(folder, output, "pylate")
+    _print(export(folder, target), target, as_json)
 
 
-def _place(folder: str, output: Path | None, target: str) -> Path:
+def _target_folder(folder: str, output: Path | None, target: str) -> Path:
     return output or Path(f"{Path(folder).resolve().name or 'model'}-{target}")
 
 
-def _read(texts: Path | None) -> list[str]:
+def _read_texts(texts: Path | None) -> list[str]:
     return [text for text in texts_of([], texts) if text.strip()] if texts is not None else []
 
 
-def _print(report: dict[str, Any], place: Path, as_json: bool) -> None:
+def _print(report: dict[str, Any], target: Path, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
@@ -174,10 +174,10 @@ def _print(report: dict[str, Any], place: Path, as_json: bool) -> None:
             for one in measured
         ]
         print_table(
-            ("file", "MB", "max difference", "lowest cosine", "mean cosine", "tokens/s", "x ours", "mark"), rows
+            ("file", "MB", "max difference", "lowest cosine", "mean cosine", "tokens/s", "x ours", "warning"), rows
         )
         typer.echo(f"ours: {report['ours_tokens_per_second']:,.0f} tokens/s on the same batches, packed")
     for name in report.get("files", ()):
         if not measured and name.endswith(".gguf"):
             typer.echo(name)
-    typer.echo(f"written to {place}")
+    typer.echo(f"written to {target}")

@@ -1,4 +1,4 @@
-"""The files of `modernbert predict`: inputs in any format, and a row with the prediction for each of them."""
+"""The files of `modernbert predict`: inputs in any format, and outputs with a prediction in each row."""
 
 import csv
 import json
@@ -60,9 +60,9 @@ class Row:
 
 
 def rows_of(folder: Path, file: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a file, in the format of its suffix, with the columns that the model was trained with.
+    """The rows of a file, in the format of its suffix, with the column names that the model was trained with.
 
-    `columns` are changes to the columns, KEY=NAME.
+    `columns` are changes of column names, KEY=NAME.
 
     Raises:
         ConfigError: there is no such key.
@@ -121,7 +121,7 @@ def check_output(path: Path) -> None:
             raise DataError(f"{path} needs pyarrow: {install_command('corpus')}.") from None
 
 
-def beside(row: Row | None, prediction: Mapping[str, Any]) -> dict[str, Any]:
+def with_prediction(row: Row | None, prediction: Mapping[str, Any]) -> dict[str, Any]:
     """A row with its prediction. If a column already has the name, the prediction is `predicted_NAME`."""
     given = dict(row.record.values) if row is not None else {}
     given.pop("lines", None)

@@ -28,13 +28,13 @@ def mine(
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the collection's judgements.")] = "train",
     model: Annotated[str | None, typer.Option(help="An embedder of any kind. [default: BM25]")] = None,
-    check: Annotated[str | None, typer.Option(help="A reranker that rejects negatives that it finds relevant.")] = None,
+    check: Annotated[str | None, typer.Option(help="A reranker that rejects relevant negatives.")] = None,
     check_margin: Annotated[
-        float, typer.Option(help="Minimum distance to the positive's score of the reranker.")
+        float, typer.Option(help="Minimum difference between the reranker's scores of positive and negative.")
     ] = 0.1,
     negatives: Annotated[int, typer.Option(help="Maximum number of negatives of a pair.")] = 5,
-    first: Annotated[int, typer.Option(help="The first rank to take, counted from 1.")] = 10,
-    last: Annotated[int, typer.Option(help="The last rank to take.")] = 100,
+    first: Annotated[int, typer.Option(help="The first rank to use, counted from 1.")] = 10,
+    last: Annotated[int, typer.Option(help="The last rank to use.")] = 100,
     choose: Annotated[str, typer.Option(help="top: the highest ranks; random: a random choice.")] = "top",
     margin: Annotated[
         float | None, typer.Option(help="Leave out scores above the positive's score minus this fraction of it.")
@@ -133,4 +133,4 @@ def _choice(name: str) -> Literal["top", "random"]:
         return "top"
     if name == "random":
         return "random"
-    raise ConfigError(f"--choose is {name!r}; take top or random.")
+    raise ConfigError(f"--choose is {name!r}; choose top or random.")

@@ -27,7 +27,7 @@ app = typer.Typer()
 search_app = typer.Typer(
     cls=_QueriesByDefault,
     no_args_is_help=True,
-    help="Make an index of texts, and search it.",
+    help="Build an index of texts, and search it.",
     epilog="""Examples:
 
     modernbert search index notes/ --model output/embedder --output notes.index
@@ -58,7 +58,7 @@ def index(
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Also build a graph of dense vectors, for millions of passages.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the index that is there first.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
     device: Device = "auto",
     int8: Int8 = False,
     as_json: Json = False,
@@ -86,7 +86,7 @@ def index(
     modernbert search query notes.index --file queries.txt --method hybrid --reranker output/reranker --json""",
 )
 def query(
-    index: Annotated[Path, typer.Argument(help="A folder that `modernbert search index` made.")],
+    index: Annotated[Path, typer.Argument(help="A folder that `modernbert search index` wrote.")],
     queries: Annotated[list[str] | None, typer.Argument(help="Queries; - reads lines from stdin.")] = None,
     file: Annotated[Path | None, typer.Option(help="A file with one query per line.")] = None,
     method: Annotated[str, typer.Option(help="auto, hybrid, dense, sparse, late or bm25.")] = "auto",
@@ -95,12 +95,12 @@ def query(
     candidates: Annotated[
         int, typer.Option(min=1, help="Number of passages from each stage, and for the reranker.")
     ] = 100,
-    bm25_weight: Annotated[float, typer.Option(help="What BM25 counts in a hybrid, another stage being 1.")] = 1.0,
+    bm25_weight: Annotated[float, typer.Option(help="Weight of BM25 in a hybrid; other stages have 1.")] = 1.0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the best passages for queries."""
-    wanted = [one for one in texts_of(queries or [], file) if one.strip()]
+    query_texts = [one for one in texts_of(queries or [], file) if one.strip()]
     from modernbert.search.index import Index
     from modernbert.search.stages import Method
     from modernbert.tasks.rerank import Reranker
@@ -110,7 +110,7 @@ def query(
     opened = Index.open(index, device)
     orders = None if reranker is None else Reranker.from_pretrained(reranker, device=device)
     found = opened.search(
-        wanted,
+        query_texts,
         cast(Method | Literal["hybrid", "auto"], method),
         top_k=top_k,
         reranker=orders,
@@ -119,14 +119,17 @@ def query(
     )
     if as_json:
         print_json(
-            [{"query": one, "hits": [asdict(hit) for hit in hits]} for one, hits in zip(wanted, found, strict=True)]
+            [
+                {"query": one, "hits": [asdict(hit) for hit in hits]}
+                for one, hits in zip(query_texts, found, strict=True)
+            ]
         )
         return
-    for one, hits in zip(wanted, found, strict=True):
+    for one, hits in zip(query_texts, found, strict=True):
         typer.echo(one)
         for hit in hits:
             typer.echo(f"  {hit.rank}. {hit.score:.4f}  {hit.passage.source}")
-            typer.echo(f"     {_shown(hit.passage.text)}")
+            typer.echo(f"     {_shorten(hit.passage.text)}")
         if not hits:
             typer.echo("  nothing")
 
@@ -166,9 +169,9 @@ def rerank(
         print_json(ranked)
         return
     for one in ranked:
-        typer.echo(f"{one['score']:9.4f}  {one['corpus_id'] + 1}  {_shown(one['text'])}")
+        typer.echo(f"{one['score']:9.4f}  {one['corpus_id'] + 1}  {_shorten(one['text'])}")
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 200 else f"{line[:197]}..."

@@ -41,7 +41,9 @@ def serve_models(
     max_queue_tokens: Annotated[
         int, typer.Option(help="Maximum number of tokens in a model's queue; more get status 429.")
     ] = 262_144,
-    patience: Annotated[float, typer.Option(help="Seconds during which short texts may overtake a long one.")] = 0.5,
+    patience: Annotated[
+        float, typer.Option(help="Maximum seconds during which short texts may overtake a long one.")
+    ] = 0.5,
     payload_limit: Annotated[
         int, typer.Option(help="Maximum bytes of a body; larger ones get status 413.")
     ] = 2_000_000,
@@ -53,7 +55,7 @@ def serve_models(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16. [default: as in the file]")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8, on a CPU.")] = False,
 ) -> None:
-    """Serve models over HTTP as text-embeddings-inference, OpenAI, Cohere and vLLM do, with a page to try them."""
+    """Serve models over HTTP with the APIs of text-embeddings-inference, OpenAI, Cohere and vLLM, and a web page."""
     from modernbert.serve import serve
 
     limits = {

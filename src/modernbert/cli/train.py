@@ -1,4 +1,4 @@
-"""Commands that create models, plan runs and draw them."""
+"""Commands that create models, plan runs and plot them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from modernbert.errors import ConfigError
 app = typer.Typer()
 
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Remove the run in the folder, complete or not, and start again.")
+    bool, typer.Option("--overwrite", help="Remove the run in the folder, also a complete one, and start again.")
 ]
 
 
@@ -34,20 +34,20 @@ def pretrain(
     overrides: Overrides = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="A model folder or hub id to start from, under its own or another tokenizer."),
+        typer.Option("--from", help="A model folder or hub id to start from; its tokenizer may be replaced."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Pretrain through all phases of a recipe. The same command resumes where a run stopped.
+    """Pretrain through all phases of a recipe. The same command resumes a stopped run.
 
-    Ctrl-C saves a checkpoint and ends with status 130; a second Ctrl-C ends at once.
+    Ctrl-C saves a checkpoint and exits with status 130; a second Ctrl-C exits immediately.
     """
     from modernbert.config import load
     from modernbert.train.pretrain import pretrain as run
     from modernbert.train.recipe import PretrainRecipe
 
     changes = [*(overrides or ()), *([] if start is None else [f"model.start={json.dumps(start)}"])]
-    final = run(load(PretrainRecipe, recipe, changes), overwrite and _first_start())
+    final = run(load(PretrainRecipe, recipe, changes), overwrite and _is_first_start())
     if final is None:
         raise typer.Exit(130)
     print_folder(final)
@@ -77,13 +77,13 @@ def finetune(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a model for a task from labelled examples. The same command resumes where a run stopped.
+    """Train a model for a task from labelled examples. The same command resumes a stopped run.
 
-    In place of a recipe, labelled texts with the columns text and label (CSV, TSV, JSON lines, Parquet; also .gz and
-    .zst) are classified by a model into output/NAME-OF-THE-FILE; overrides change what they would in a recipe.
+    Instead of a recipe, give labelled texts with the columns text and label (CSV, TSV, JSON lines, Parquet; also .gz
+    and .zst) to train a classifier in output/NAME-OF-THE-FILE; overrides are the same as for a recipe.
 
-    The output folder holds the model, report.md, report.json, predictions.jsonl and pictures. Ctrl-C saves and ends
-    with status 130; a second Ctrl-C ends at once.
+    The output folder holds the model, report.md, report.json, predictions.jsonl and figures. Ctrl-C saves and exits
+    with status 130; a second Ctrl-C exits immediately.
     """
     from modernbert.train.finetune import finetune as run
     from modernbert.train.finetune_recipe import read_recipe
@@ -94,8 +94,8 @@ def finetune(
         from modernbert.train.rank import train_ranker
 
         if search:
-            raise ConfigError("--search does not try settings of rankers yet; run the recipe with overrides instead.")
-        folder = train_ranker(read_ranking_recipe(recipe, changes), overwrite and _first_start())
+            raise ConfigError("--search does not support rankers; run the recipe with overrides instead.")
+        folder = train_ranker(read_ranking_recipe(recipe, changes), overwrite and _is_first_start())
         if folder is None:
             raise typer.Exit(130)
         print_folder(folder)
@@ -106,20 +106,20 @@ def finetune(
 
         folder = try_settings(loaded, overwrite)
     else:
-        folder = run(loaded, overwrite and _first_start())
+        folder = run(loaded, overwrite and _is_first_start())
     if folder is None:
         raise typer.Exit(130)
     _print_metrics(folder)
     print_folder(folder)
 
 
-def _first_start() -> bool:
+def _is_first_start() -> bool:
     """False if torchrun restarted the processes after a failure: then the run resumes."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
 
 def _print_metrics(folder: Path) -> None:
-    """The metrics of a fine-tuning run beside the baseline, on stderr."""
+    """Print the metrics of a fine-tuning run and the baseline to stderr."""
     if os.environ.get("RANK", "0") != "0":
         return
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -174,7 +174,7 @@ def plan(
     ] = None,
     shards: Annotated[Path | None, typer.Option(help="A shard folder with representative document lengths.")] = None,
     histogram: Annotated[Path | None, typer.Option(help="Document lengths from `modernbert inspect --json`.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the schedule: .png, .svg or .pdf.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot the schedule: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate the steps, epochs, operations, memory, hours and cost of a recipe, without running it.
@@ -195,7 +195,7 @@ def plan(
         from modernbert.plan.figure import plot_plan
 
         plot_plan(found, loaded, plot)
-        typer.echo(f"drawn in {plot}", err=True)
+        typer.echo(f"figure: {plot}", err=True)
     if as_json:
         print_json(asdict(found))
     else:
@@ -212,12 +212,12 @@ def plan(
 def grow(
     small: Annotated[str, typer.Argument(help="The model folder or hub id to start from.")],
     output: Annotated[Path, typer.Argument(help="The model folder to write.")],
-    preset: Annotated[str | None, typer.Option(help="base or large: the new shape.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A config.json with the new shape.")] = None,
+    preset: Annotated[str | None, typer.Option(help="base or large: the preset of the larger model.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json of the larger model.")] = None,
     depth_map: Annotated[
-        str, typer.Option(help="same-kind or published: which layer each layer starts from.")
+        str, typer.Option(help="same-kind or published: the layer from which each layer is copied.")
     ] = "same-kind",
-    seed: Annotated[int, typer.Option(help="Seed of weights that have no origin.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights that are not copied.")] = 0,
 ) -> None:
     """Create a larger model from a smaller one by tiling its weights, to pretrain it further."""
     from modernbert.model.grow import grow_folder
@@ -240,12 +240,12 @@ def plot(
         typer.Option(help="The figure: .png, .svg or .pdf. [default: runs.png in the run, or here]"),
     ] = None,
 ) -> None:
-    """Draw loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
+    """Plot loss, validation, learning rate, batch size, speed, gradient norm and packing of one or several runs."""
     from modernbert.plots.runs import plot_runs
 
-    picture = output or (runs[0] if len(runs) == 1 else Path()) / "runs.png"
-    plot_runs(runs, picture)
-    typer.echo(str(picture))
+    figure = output or (runs[0] if len(runs) == 1 else Path()) / "runs.png"
+    plot_runs(runs, figure)
+    typer.echo(str(figure))
 
 
 @app.command(
@@ -289,7 +289,7 @@ def import_checkpoint(
         str | None, typer.Option(help="The tokenizer folder or hub id to copy into the folder.")
     ] = None,
 ) -> None:
-    """Turn a checkpoint of the ModernBERT research code into a model folder, without unpickling code."""
+    """Convert a checkpoint of the ModernBERT research code to a model folder, without unpickling code."""
     from modernbert.model.research import import_research_checkpoint
 
     import_research_checkpoint(checkpoint, output, preset=preset, config=config, tokenizer=tokenizer)

@@ -43,29 +43,29 @@ def fill_mask(
     as_json: Json = False,
 ) -> None:
     """Fill in masked words."""
-    from modernbert.cli.prediction_files import beside, check_output, texts_and_rows, write_predictions
+    from modernbert.cli.prediction_files import check_output, texts_and_rows, with_prediction, write_predictions
 
     if output is not None:
         check_output(output)
-    wanted = texts_and_rows(texts or [], file, column)
+    inputs = texts_and_rows(texts or [], file, column)
     from modernbert.tasks.fill_mask import FillMask
 
     fill = FillMask.from_pretrained(model, device=device, int8=int8)
-    filled = iter(fill([text for _, text in wanted if text.strip()], top_k))
-    results = [next(filled) if text.strip() else [] for _, text in wanted]  # an empty line stays empty
+    filled = iter(fill([text for _, text in inputs if text.strip()], top_k))
+    results = [next(filled) if text.strip() else [] for _, text in inputs]  # an empty line stays empty
     records: list[dict[str, Any]] = [
         {"text": text, "masks": [[asdict(candidate) for candidate in mask] for mask in masks]}
-        for (_, text), masks in zip(wanted, results, strict=True)
+        for (_, text), masks in zip(inputs, results, strict=True)
     ]
     if output is not None:
-        rows = [beside(row, record) for (row, _), record in zip(wanted, records, strict=True)]
+        rows = [with_prediction(row, record) for (row, _), record in zip(inputs, records, strict=True)]
         write_predictions(rows, output)
         typer.echo(str(output))
         return
     if as_json:
         print_json(records)
         return
-    for (_, text), masks in zip(wanted, results, strict=True):
+    for (_, text), masks in zip(inputs, results, strict=True):
         typer.echo(text)
         for number, mask in enumerate(masks, 1):
             if len(masks) > 1:
@@ -75,7 +75,7 @@ def fill_mask(
 
 
 class _SpreadsChoices(TyperCommand):
-    """A command whose `--choices` takes all words up to the next option; the parser itself supports one."""
+    """A command whose `--choices` accepts all words up to the next option; the parser itself supports one word."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # a Context of click, or of the one inside typer
         spread: list[str] = []
@@ -112,12 +112,12 @@ def predict(
         Path | None,
         typer.Option(
             help="Any file that fine-tuning reads (CSV, TSV, JSON, JSON lines, Parquet, CoNLL, SQuAD), with the "
-            "columns that the model was trained with; labels in it are not read. Or a text file: one text a line, "
-            "result n is that of line n, and for a model of pairs a tab stands before the second text."
+            "columns that the model was trained with; labels in it are ignored. Or a text file with one text per line "
+            "(result n belongs to line n); for a model of pairs, a tab separates the two texts."
         ),
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="KEY=NAME: another column of the file, text=review say. Repeatable.")
+        list[str] | None, typer.Option(help="KEY=NAME: another column name, for example text=review; may be repeated.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the rows of the file with predictions, as .csv, .jsonl or .parquet.")
@@ -130,15 +130,15 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict labels of texts, spans in texts, or answers to questions, depending on the model."""
-    from modernbert.cli.prediction_files import beside, check_output, write_predictions
-    from modernbert.cli.predictions import Wanted, predictions
+    from modernbert.cli.prediction_files import check_output, with_prediction, write_predictions
+    from modernbert.cli.predictions import PredictOptions, predictions
 
     if output is not None:
         check_output(output)
-    wanted = Wanted(model, texts or [], file, column or [], context, choices or [], max_length, device, int8)
-    found = list(predictions(wanted))
+    options = PredictOptions(model, texts or [], file, column or [], context, choices or [], max_length, device, int8)
+    found = list(predictions(options))
     if output is not None:
-        write_predictions([beside(row, one.record) for row, one in found], output)
+        write_predictions([with_prediction(row, one.record) for row, one in found], output)
         typer.echo(str(output))
     elif as_json:
         print_json([one.record for _, one in found])

@@ -1,4 +1,4 @@
-"""Measuring a fine-tuned folder on labelled data that it has never seen."""
+"""Evaluation of a fine-tuned folder on new labelled data."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +18,10 @@ from modernbert.train.results import SetResult, set_result
 
 
 def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = (), *, device: str = "auto") -> SetResult:
-    """Predictions of a folder for labelled data, and their metrics with confidence intervals, as its report has them.
+    """Predictions of a folder for labelled data, and their metrics with confidence intervals, as in its report.
 
-    The columns have the names that the folder's own recipe.toml gives them, or the usual ones; `overrides` change them,
-    as `data.text=sentence` does.
+    The names of the columns are those of the folder's recipe.toml, or the default ones; `overrides` such as
+    `data.text=sentence` change them.
 
     Raises:
         CheckpointError: the folder holds no fine-tuned model.
@@ -37,7 +37,7 @@ def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = ()
     )
     if read_architecture(folder) != task.head.architecture:
         raise CheckpointError(
-            f"{source} holds no model for the task {recipe.task!r}; train one: `modernbert finetune`."
+            f"{source} holds no model for the task {recipe.task!r}; train one with `modernbert finetune`."
         )
     task.restore_labels(config)
     assert recipe.data.test is not None
@@ -51,13 +51,15 @@ def measure_folder(source: str | Path, data: Path, overrides: Iterable[str] = ()
 
 
 def recipe_for(folder: Path, data: Path, overrides: Iterable[str] = ()) -> FinetuneRecipe:
-    """The recipe of a folder, or the usual one for its kind of model, with the data in the place of its test set."""
+    """The recipe of a folder, or the default one for its kind of model, with `data` as its test set."""
     format = format_of(data)
     if (folder / "recipe.toml").exists():
-        own = load(FinetuneRecipe, folder / "recipe.toml")
-        values = own.model_dump(mode="json", exclude_none=True)
-        train = own.data.train
-        like = format is None or format == (format_of(Path(train.path)) if train.format == "auto" else train.format)
+        recipe = load(FinetuneRecipe, folder / "recipe.toml")
+        values = recipe.model_dump(mode="json", exclude_none=True)
+        train = recipe.data.train
+        same_format = format is None or format == (
+            format_of(Path(train.path)) if train.format == "auto" else train.format
+        )
         options = {
             key: value for key, value in values["data"]["train"].items() if key not in ("path", "limit", "split")
         }
@@ -70,8 +72,8 @@ def recipe_for(folder: Path, data: Path, overrides: Iterable[str] = ()) -> Finet
             "output": "output/measured",
             "data": {"train": str(data)},
         }
-        like, options = False, {}
-    if format is None and not like and not any(one.startswith("data.test.format") for one in overrides):
-        raise ConfigError(f"The name of {data} does not tell its format; add data.test.format=csv, jsonl, conll, ...")
-    values["data"]["test"] = (options if like else {}) | {"path": str(data)}
+        same_format, options = False, {}
+    if format is None and not same_format and not any(one.startswith("data.test.format") for one in overrides):
+        raise ConfigError(f"The name of {data} does not show its format; add data.test.format=csv, jsonl, conll, ...")
+    values["data"]["test"] = (options if same_format else {}) | {"path": str(data)}
     return parse(FinetuneRecipe, values, str(folder), overrides)

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.evaluate.declared import Declaration, Score, missing_files, score_task
+from modernbert.evaluate.task_specs import Score, TaskSpec, missing_files, score_task
 from modernbert.model.folder import find_folder, read_config
 from modernbert.text.records import Source
 
@@ -27,8 +27,8 @@ PUBLISHED = {
     "ModernBERT large": 90.4,
 }
 
-# Scores on the dev sets, arXiv 2412.13663, table 5, which took those of the other models from their papers. Their means
-# are the averages above to 0.1, but for DeBERTaV3 base: table 1 gives it 88.1, and the mean of table 5 is 88.3.
+# Scores on the dev sets, arXiv 2412.13663, table 5, which copies those of the other models from their papers. Their
+# means equal the averages above to 0.1, except for DeBERTaV3 base: 88.1 in table 1, and a mean of 88.3 in table 5.
 _TABLE = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE")
 PUBLISHED_SCORES = {
     model: dict(zip(_TABLE, scores, strict=True))
@@ -46,8 +46,8 @@ PUBLISHED_SCORES = {
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Learning rate, weight decay and epochs that were published as the best for a task."""
+class Published:
+    """The best learning rate, weight decay and epochs of a task, as published."""
 
     learning_rate: float
     weight_decay: float
@@ -56,30 +56,30 @@ class Setting:
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task: its columns in the original TSV files and in the hub data set, its metrics, its published settings."""
+    """One task: its columns in the original TSV files and in the hub data set, its metrics and published settings."""
 
     name: str
     subset: str  # on the hub
     text: str
-    base: Setting
-    large: Setting
+    base: Published
+    large: Published
     metrics: tuple[str, ...] = ("accuracy",)
     pair: str | None = None
     label: str = "label"
-    hub_text: str | None = None  # where the hub calls a column otherwise
+    hub_text: str | None = None  # if the hub has another name for the column
     hub_pair: str | None = None
-    positive: tuple[str, str] | None = None  # in the files and on the hub: the class whose F1 counts
-    header: tuple[str, ...] | None = None  # of files that have none
+    positive: tuple[str, str] | None = None  # the class whose F1 is scored, as named in the files and on the hub
+    header: tuple[str, ...] | None = None  # columns of files without a header
     dev: tuple[str, ...] = ("dev",)  # without .tsv
     hub_dev: tuple[str, ...] = ("validation",)
-    from_mnli: bool = False  # starts from a model that was fine-tuned on MNLI, if there is one
+    from_mnli: bool = False  # start from a model that was fine-tuned on MNLI, if there is one
     number: bool = False
     skip_bad: bool = False
     counted: bool = True  # in the average
 
-    def declaration(self, size: Size, hub: bool) -> Declaration:
-        """The task for files in a folder, or for the hub."""
-        setting = self.large if size == "large" else self.base
+    def spec(self, size: Size, hub: bool) -> TaskSpec:
+        """The specification of the task, for files in a folder or for the hub."""
+        settings = self.large if size == "large" else self.base
 
         def source(split: str) -> Source:
             if hub:
@@ -94,15 +94,15 @@ class GlueTask:
         if self.pair is not None:
             columns["pair"] = (hub and self.hub_pair) or self.pair
         training: dict[str, Any] = {
-            "learning_rate": setting.learning_rate,
-            "weight_decay": setting.weight_decay,
-            "epochs": setting.epochs,
+            "learning_rate": settings.learning_rate,
+            "weight_decay": settings.weight_decay,
+            "epochs": settings.epochs,
             "batch_examples": 64,
             "warmup": 0.06,
         }
         if "matthews" in self.metrics:
             training["metric"] = "matthews"
-        return Declaration(
+        return TaskSpec(
             name=self.name,
             task="regress" if self.number else "classify",
             train=source("train"),
@@ -116,35 +116,35 @@ class GlueTask:
         )
 
 
-# Settings: arXiv 2412.13663, appendix on GLUE. WNLI was not published; it takes those of RTE.
-_RTE = Setting(5e-5, 1e-5, 3), Setting(5e-5, 8e-6, 3)
+# Settings: arXiv 2412.13663, appendix on GLUE. There are none for WNLI, which uses those of RTE.
+_RTE = Published(5e-5, 1e-5, 3), Published(5e-5, 8e-6, 3)
 TASKS = (
     GlueTask(
-        "MNLI", "mnli", "sentence1", Setting(5e-5, 5e-6, 1), Setting(3e-5, 1e-5, 1),
+        "MNLI", "mnli", "sentence1", Published(5e-5, 5e-6, 1), Published(3e-5, 1e-5, 1),
         ("validation/accuracy", "test/accuracy"),  # matched and mismatched
         pair="sentence2", label="gold_label", hub_text="premise", hub_pair="hypothesis",
         dev=("dev_matched", "dev_mismatched"), hub_dev=("validation_matched", "validation_mismatched"),
     ),
     GlueTask(
-        "CoLA", "cola", "sentence", Setting(8e-5, 1e-6, 5), Setting(3e-5, 8e-6, 5), ("matthews",),
+        "CoLA", "cola", "sentence", Published(8e-5, 1e-6, 5), Published(3e-5, 8e-6, 5), ("matthews",),
         header=("source", "label", "mark", "sentence"),
     ),
-    GlueTask("SST-2", "sst2", "sentence", Setting(8e-5, 1e-5, 2), Setting(1e-5, 1e-6, 3)),
+    GlueTask("SST-2", "sst2", "sentence", Published(8e-5, 1e-5, 2), Published(1e-5, 1e-6, 3)),
     GlueTask(
-        "MRPC", "mrpc", "#1 String", Setting(5e-5, 5e-6, 10), Setting(8e-5, 5e-6, 2), ("accuracy", "positive_f1"),
+        "MRPC", "mrpc", "#1 String", Published(5e-5, 5e-6, 10), Published(8e-5, 5e-6, 2), ("accuracy", "positive_f1"),
         pair="#2 String", label="Quality", hub_text="sentence1", hub_pair="sentence2", positive=("1", "equivalent"),
         from_mnli=True,
     ),
     GlueTask(
-        "STS-B", "stsb", "sentence1", Setting(8e-5, 5e-6, 10), Setting(8e-5, 1e-5, 10), ("pearson", "spearman"),
+        "STS-B", "stsb", "sentence1", Published(8e-5, 5e-6, 10), Published(8e-5, 1e-5, 10), ("pearson", "spearman"),
         pair="sentence2", label="score", number=True, from_mnli=True,
     ),
     GlueTask(
-        "QQP", "qqp", "question1", Setting(5e-5, 5e-6, 10), Setting(5e-5, 8e-6, 2), ("accuracy", "positive_f1"),
+        "QQP", "qqp", "question1", Published(5e-5, 5e-6, 10), Published(5e-5, 8e-6, 2), ("accuracy", "positive_f1"),
         pair="question2", label="is_duplicate", positive=("1", "duplicate"),
         skip_bad=True,  # some lines of the original files are broken
     ),
-    GlueTask("QNLI", "qnli", "question", Setting(8e-5, 5e-6, 2), Setting(3e-5, 5e-6, 2), pair="sentence"),
+    GlueTask("QNLI", "qnli", "question", Published(8e-5, 5e-6, 2), Published(3e-5, 5e-6, 2), pair="sentence"),
     GlueTask("RTE", "rte", "sentence1", *_RTE, pair="sentence2", from_mnli=True),
     GlueTask("WNLI", "wnli", "sentence1", *_RTE, pair="sentence2", counted=False),
 )  # fmt: skip
@@ -152,7 +152,7 @@ TASKS = (
 
 @dataclass(frozen=True)
 class GlueReport:
-    """Scores in the order of TASKS, and which tasks could not be run, with the files that they lack."""
+    """Scores in the order of TASKS, and the missing files of tasks that could not be run."""
 
     model: str
     size: Size
@@ -161,14 +161,14 @@ class GlueReport:
 
     @property
     def average(self) -> float | None:
-        """Over the eight tasks of the published average, in percent; None unless all of them were run."""
+        """The average over the eight tasks of the published average, in percent; None unless all were run."""
         wanted = {task.name for task in TASKS if task.counted}
         counted = [100 * score.value for score in self.scores if score.task in wanted]
         return fmean(counted) if len(counted) == len(wanted) else None
 
     @property
     def mean_of_measured(self) -> float:
-        """Of the counted tasks that were run, in percent: to compare models here, not with the published average."""
+        """The mean over counted tasks that were run, in percent. It is not comparable with the published average."""
         wanted = {task.name for task in TASKS if task.counted}
         counted = [100 * score.value for score in self.scores if score.task in wanted]
         return fmean(counted or [100 * score.value for score in self.scores])
@@ -204,12 +204,12 @@ def evaluate_glue(
     overrides: Sequence[str] = (),
     beside_random: bool = False,
 ) -> GlueReport | None:
-    """Fine-tune on every task whose data is there, and score. None if the user asked to stop; run again to go on.
+    """Fine-tune on every task whose data exists, and score. None if the user requested a stop; run again to resume.
 
-    `data` is a folder with a folder for each task as the original files have them, or `hub`. RTE, MRPC and STS-B start
-    from the model fine-tuned on MNLI: the folder `mnli`, or that of this run if MNLI is among its tasks. `size` says
-    whose published settings are taken: unless given those of large from a hidden size of 1,024 on. The best evaluation
-    on the dev set counts, as published. With `beside_random` every task is also run from random weights.
+    `data` is `hub`, or a folder with the original files in a subfolder for each task. RTE, MRPC and STS-B start from a
+    model fine-tuned on MNLI: the folder `mnli`, or the one of this run if MNLI is among its tasks. `size` selects the
+    published settings; the default is large for a hidden size of 1,024 or more. The score is the best evaluation on the
+    dev set, as published. With `beside_random` every task is also run from random weights.
 
     Raises:
         ConfigError: there is no such task, or an override does not fit.
@@ -224,24 +224,24 @@ def evaluate_glue(
     if size is None:
         size = "large" if read_config(find_folder(model)).hidden_size >= 1024 else "base"
     hub, folder = data == "hub", Path(data)
-    declarations = {task.name: task.declaration(size, hub) for task in chosen}
-    lacking = {name: missing_files(one, folder) for name, one in declarations.items()}
-    missing = {name: files for name, files in lacking.items() if files}
+    specs = {task.name: task.spec(size, hub) for task in chosen}
+    missing_by_task = {name: missing_files(one, folder) for name, one in specs.items()}
+    missing = {name: files for name, files in missing_by_task.items() if files}
     if len(missing) == len(chosen):
         [first, *_] = next(iter(missing.values()))
-        raise DataError(f"{data} holds none of these tasks: {first} and others are not there; give the GLUE folder.")
+        raise DataError(f"{data} holds none of these tasks: {first} and others are missing; give the GLUE folder.")
     starts = dict.fromkeys(seeds, model)
-    after_mnli = dict.fromkeys(seeds, mnli) if mnli is not None else {}
+    mnli_models = dict.fromkeys(seeds, mnli) if mnli is not None else {}
     scores = []
     for task in chosen:
         if task.name in missing:
             continue
-        start = {seed: str(after_mnli.get(seed, model)) for seed in seeds} if task.from_mnli else starts
+        start = {seed: str(mnli_models.get(seed, model)) for seed in seeds} if task.from_mnli else starts
         runs = output / task.name.lower()
-        score = score_task(declarations[task.name], start, folder, runs, overrides, beside_random=beside_random)
+        score = score_task(specs[task.name], start, folder, runs, overrides, beside_random=beside_random)
         if score is None:
             return None
         scores.append(score)
         if task.name == "MNLI" and mnli is None:
-            after_mnli = {seed: str(runs / f"seed-{seed}") for seed in seeds}
+            mnli_models = {seed: str(runs / f"seed-{seed}") for seed in seeds}
     return GlueReport(model, size, tuple(scores), missing)

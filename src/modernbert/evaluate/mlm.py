@@ -1,4 +1,4 @@
-"""How well a masked language model knows texts: bits per byte and accuracy, by source and by length."""
+"""Quality of a masked language model: bits per byte and accuracy, by source and by length."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,15 @@ from modernbert.text.framing import Frame
 from modernbert.text.tokenizer import Vocabulary, check_fits, load_tokenizer
 from modernbert.train.validation import Totals, count
 
-Row = npt.NDArray[np.int64]  # ids of a text, or of a piece of it, with [CLS] and [SEP]
+Row = npt.NDArray[np.int64]  # ids of a text or a part of it, with [CLS] and [SEP]
 
-TOKENS_AT_ONCE = 8192
-_BORDERS = (0, 128, 512, 2048, 8192)  # tokens of a row
+BATCH_TOKENS = 8192
+_LENGTH_LIMITS = (0, 128, 512, 2048, 8192)  # tokens of a row
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured over some rows: loss in nats per masked token, accuracy, bits per byte of the masked tokens."""
+    """Results over some rows: loss in nats per masked token, accuracy, bits per byte of the masked tokens."""
 
     name: str
     rows: int
@@ -44,7 +44,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class MaskedQuality:
-    """The same rows in all, by their source and by their length in tokens."""
+    """Results over all rows, by source, and by length in tokens."""
 
     model: str
     mask_ratio: float
@@ -65,58 +65,59 @@ def masked_quality(
     precision: Precision = "fp32",
     device: str = "auto",
 ) -> MaskedQuality:
-    """Mask the first `tokens` tokens of each source and measure how well they are found.
+    """Mask the first `tokens` tokens of each source and measure how well the model predicts them.
 
-    A source is a path as `modernbert corpus` takes it: JSON lines, Parquet, text, a folder, a glob. Texts over
-    `max_length`, by default what the model reads, are cut into rows. Row n of a source is always masked alike.
+    A source is a path in the form of `modernbert corpus`: JSON lines, Parquet, text, a folder, a glob. Texts longer
+    than `max_length` (default: the limit of the model) are split into rows. The mask of row n of a source is always the
+    same.
 
     Raises:
-        DataError: a path leads to no text.
+        DataError: a path has no text.
         CheckpointError: there is no such masked language model.
-        ConfigError: `max_length` is longer than what the model reads, or the ratio is not between 0 and 1.
+        ConfigError: `max_length` is above the limit of the model, or the ratio is not between 0 and 1.
     """
     check_mask_ratio(mask_ratio)
     loaded, tokenizer, vocabulary = load_masked_model(model, device)
-    reads = loaded.config.max_position_embeddings
-    if max_length is not None and not 3 <= max_length <= reads:
-        raise ConfigError(f"A length of {max_length} does not fit: {model} reads 3 to {reads} tokens.")
+    limit = loaded.config.max_position_embeddings
+    if max_length is not None and not 3 <= max_length <= limit:
+        raise ConfigError(f"A length of {max_length} does not fit: {model} reads 3 to {limit} tokens.")
     names = source_names(sources)
-    cells: list[_Cell] = []
+    groups: list[_Group] = []
     with Progress(total=tokens * len(sources), unit=" tokens", unit_scale=True, desc="masked tokens") as progress:
         for name, source in zip(names, sources, strict=True):
             by_length: dict[int, list[tuple[int, Row]]] = {}
-            rows = _first(_rows(tokenizer, read_texts([source], text_key), max_length or reads), tokens)
+            rows = _first(_rows(tokenizer, read_texts([source], text_key), max_length or limit), tokens)
             for number, row in enumerate(rows):
-                by_length.setdefault(int(np.searchsorted(_BORDERS[1:], len(row))), []).append((number, row))
+                by_length.setdefault(int(np.searchsorted(_LENGTH_LIMITS[1:], len(row))), []).append((number, row))
             for length, numbered in sorted(by_length.items()):
                 totals = Totals()
                 for batch in masked_batches(numbered, vocabulary, mask_ratio, seed):
                     totals += count(loaded, [batch], vocabulary, precision)
                     progress.update(len(batch.input_ids))
-                cells.append(_Cell(name, length, len(numbered), sum(len(row) for _, row in numbered), totals))
-    if not any(cell.totals.predictions for cell in cells):
+                groups.append(_Group(name, length, len(numbered), sum(len(row) for _, row in numbered), totals))
+    if not any(group.totals.predictions for group in groups):
         raise DataError("No token was masked; give more text.")
-    lengths = [f"{low + 1:,} to {high:,}" for low, high in pairwise(_BORDERS)] + [f"over {_BORDERS[-1]:,}"]
+    lengths = [f"{low + 1:,} to {high:,}" for low, high in pairwise(_LENGTH_LIMITS)] + [f"over {_LENGTH_LIMITS[-1]:,}"]
     return MaskedQuality(
         str(model),
         mask_ratio,
-        _quality("everything", cells),
-        tuple(_quality(name, [cell for cell in cells if cell.source == name]) for name in names),
+        _quality("everything", groups),
+        tuple(_quality(name, [group for group in groups if group.source == name]) for name in names),
         tuple(
-            _quality(lengths[length], [cell for cell in cells if cell.length == length])
-            for length in sorted({cell.length for cell in cells})
+            _quality(lengths[length], [group for group in groups if group.length == length])
+            for length in sorted({group.length for group in groups})
         ),
     )
 
 
 def check_mask_ratio(mask_ratio: float) -> None:
-    """Refuse what is no part of the tokens, or none or all of them.
+    """Check the mask ratio.
 
     Raises:
         ConfigError: the ratio is not between 0 and 1.
     """
     if not 0 < mask_ratio < 1:
-        raise ConfigError(f"The mask ratio is {mask_ratio}; give a part between 0 and 1, such as 0.15.")
+        raise ConfigError(f"The mask ratio is {mask_ratio}; it must be between 0 and 1, such as 0.15.")
 
 
 def load_masked_model(model: str | Path, device: str) -> tuple[MaskedLM, Tokenizer, Vocabulary]:
@@ -124,7 +125,7 @@ def load_masked_model(model: str | Path, device: str) -> tuple[MaskedLM, Tokeniz
 
     Raises:
         CheckpointError: there is no such model.
-        DataError: it has no tokenizer, or one with ids that it does not embed.
+        DataError: it has no tokenizer, or its tokenizer has more ids than the model embeds.
     """
     loaded = MaskedLM.from_pretrained(model, device=select_device(device), dtype=torch.float32)
     assert loaded.tokenizer_source is not None
@@ -136,17 +137,17 @@ def load_masked_model(model: str | Path, device: str) -> tuple[MaskedLM, Tokeniz
 def masked_batches(
     rows: Sequence[tuple[int, Row]], vocabulary: Vocabulary, mask_ratio: float, seed: int
 ) -> Iterator[Batch]:
-    """Numbered rows, masked by their number, as many together as fit; a longer one is alone."""
-    waiting: list[tuple[Row, Row]] = []
-    held = 0
+    """Batches of at most BATCH_TOKENS tokens, or one longer row. The number of a row determines its mask."""
+    pending: list[tuple[Row, Row]] = []
+    tokens = 0
     for number, row in rows:
-        if waiting and held + len(row) > TOKENS_AT_ONCE:
-            yield batch_of(waiting)
-            waiting, held = [], 0
-        waiting.append(mask_tokens(row, vocabulary, ratio=mask_ratio, seed=seed, step=number))
-        held += len(row)
-    if waiting:
-        yield batch_of(waiting)
+        if pending and tokens + len(row) > BATCH_TOKENS:
+            yield batch_of(pending)
+            pending, tokens = [], 0
+        pending.append(mask_tokens(row, vocabulary, ratio=mask_ratio, seed=seed, step=number))
+        tokens += len(row)
+    if pending:
+        yield batch_of(pending)
 
 
 def batch_of(masked: Sequence[tuple[Row, Row]]) -> Batch:
@@ -160,23 +161,23 @@ def batch_of(masked: Sequence[tuple[Row, Row]]) -> Batch:
 
 
 def source_names(sources: Sequence[str]) -> list[str]:
-    """Files by their name without its endings, where that tells them apart; otherwise by their path."""
+    """The name of each file without suffixes if it is unique, otherwise its path."""
     short = [Path(source).name.partition(".")[0] or source for source in sources]
     return [name if short.count(name) == 1 else source for name, source in zip(short, sources, strict=True)]
 
 
 def _rows(tokenizer: Tokenizer, texts: Iterator[str], max_length: int) -> Iterator[Row]:
     frame = Frame.of(tokenizer)
-    room = frame.content_length(max_length)
+    row_tokens = frame.content_length(max_length)
     tokenizer.encode_special_tokens = True  # "[MASK]" written in a text is text
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
-        for begin in range(0, len(ids), room):
-            yield frame.ids(ids[begin : begin + room]).astype(np.int64)
+        for begin in range(0, len(ids), row_tokens):
+            yield frame.ids(ids[begin : begin + row_tokens]).astype(np.int64)
 
 
 def _first(rows: Iterator[Row], tokens: int) -> Iterator[Row]:
-    """Whole rows until `tokens` tokens are reached."""
+    """Rows until `tokens` tokens are reached."""
     seen = 0
     for row in rows:
         yield row
@@ -186,26 +187,26 @@ def _first(rows: Iterator[Row], tokens: int) -> Iterator[Row]:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """Rows of one source and one stretch of lengths."""
+class _Group:
+    """Results over the rows of one source in one range of lengths."""
 
     source: str
-    length: int  # which stretch
+    length: int  # index of the range
     rows: int
     tokens: int
     totals: Totals
 
 
-def _quality(name: str, cells: Sequence[_Cell]) -> Quality:
-    totals = sum((cell.totals for cell in cells), Totals())
+def _quality(name: str, groups: Sequence[_Group]) -> Quality:
+    totals = sum((group.totals for group in groups), Totals())
     nothing = {"loss": math.nan, "accuracy": math.nan, "bits_per_byte": math.nan}
-    found = totals.results() if totals.predictions else nothing
+    results = totals.results() if totals.predictions else nothing
     return Quality(
         name,
-        sum(cell.rows for cell in cells),
-        sum(cell.tokens for cell in cells),
+        sum(group.rows for group in groups),
+        sum(group.tokens for group in groups),
         int(totals.predictions),
-        found["loss"],
-        found["accuracy"],
-        found["bits_per_byte"],
+        results["loss"],
+        results["accuracy"],
+        results["bits_per_byte"],
     )

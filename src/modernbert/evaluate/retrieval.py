@@ -1,4 +1,4 @@
-"""`modernbert evaluate retrieval`: one table of systems on one collection, and what each of them costs."""
+"""`modernbert evaluate retrieval`: a table with quality and cost of several systems on one collection."""
 
 import json
 import math
@@ -28,7 +28,7 @@ _KINDS: dict[str | None, type[Any]] = {
 
 @dataclass(frozen=True)
 class Table:
-    """All systems on one collection."""
+    """Results of all systems on one collection."""
 
     collection: str
     documents: int
@@ -52,14 +52,15 @@ def evaluate_retrieval(
     device: str = "auto",
     skip_bad: bool = False,
 ) -> Table:
-    """How good BM25 and models are on a collection: alone, BM25 fuse_runs with each, and the best `depth` reranked.
+    """Evaluate BM25 and models on a collection: each alone, BM25 fused with each model, and the best `depth` reranked.
 
-    A model is a folder or hub id of any of the four kinds, told by its files; a plain encoder is one whose mean is
-    taken. Rerankers put the first stage in order, which is BM25, or the first model without BM25. In a fusion BM25
-    counts each of `bm25_weights` times as much as the model; choose one on queries that are not reported.
+    A model is a folder or hub id; its files determine which of the four kinds it is. A plain encoder becomes an
+    embedder with mean pooling. Rerankers reorder the results of BM25, or of the first model if `bm25` is false. In a
+    fusion, BM25 has each of `bm25_weights` times the weight of the model; select a weight on other queries than those
+    that you report.
 
     Raises:
-        ConfigError: there is nothing to evaluate, or an embedder is given as a reranker, or the other way round.
+        ConfigError: there is nothing to evaluate, an embedder is given as a reranker, or a reranker as a model.
         DataError: the collection is wrong.
         CheckpointError: there is no such model.
     """
@@ -80,7 +81,7 @@ def evaluate_retrieval(
         runs.append(run)
         systems.append(system)
     if not runs:
-        raise ConfigError("There is nothing to evaluate: name a model, or leave BM25 in.")
+        raise ConfigError("There is nothing to evaluate: name a model, or do not switch BM25 off.")
     if hybrid and bm25:
         for path, run in zip(models, runs[1:], strict=True):
             for weight in bm25_weights:
@@ -89,7 +90,7 @@ def evaluate_retrieval(
     for path in rerankers:
         predictor = open_predictor(path, max_length, device, int8)
         if not isinstance(predictor, Reranker):
-            raise ConfigError(f"{path} is no reranker; give it as a model.")
+            raise ConfigError(f"{path} is not a reranker; give it as a model.")
         first = systems[0].name
         ranker = TwoStageRanker(runs[0], predictor, depth, f"{path} over {depth} of {first}")
         systems.append(evaluate_ranker(collection, ranker)[1])
@@ -97,7 +98,7 @@ def evaluate_retrieval(
 
 
 def open_predictor(source: str, max_length: int | None, device: str, int8: bool) -> Predictor:
-    """The predictor of a folder or hub id, of the kind that its files tell.
+    """The predictor of a folder or hub id; its files determine the kind.
 
     Raises:
         CheckpointError: there is no such model.
@@ -106,12 +107,12 @@ def open_predictor(source: str, max_length: int | None, device: str, int8: bool)
     kind = _KINDS.get(predictor_name(folder))
     if kind is None:
         kind = Reranker if read_architecture(folder) == "ModernBertForSequenceClassification" else Embedder
-    found: Predictor = kind.from_pretrained(source, max_length=max_length, device=device, int8=int8)
-    return found
+    predictor: Predictor = kind.from_pretrained(source, max_length=max_length, device=device, int8=int8)
+    return predictor
 
 
 def rows_of(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table for people: percent, with the 95 % interval of nDCG@10."""
+    """The header and the rows of a table for the terminal: percent, with the 95 % interval of nDCG@10."""
     header = ["system", *MEASURES, "95 % of nDCG@10", "documents tok/s", "ms/query", "index MB"]
     rows = []
     for system in table.systems:
@@ -131,7 +132,7 @@ def rows_of(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def document(table: Table) -> dict[str, Any]:
-    """The table for machines, with the difference of every system to the first one."""
+    """The table as plain values, with the difference of every system to the first one."""
     return {
         "collection": table.collection,
         "documents": table.documents,
@@ -150,6 +151,6 @@ def document(table: Table) -> dict[str, Any]:
 
 
 def write_table(table: Table, path: Path) -> None:
-    """`document`, into a file."""
+    """Write `document` into a file."""
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(document(table), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

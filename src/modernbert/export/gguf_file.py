@@ -10,8 +10,8 @@ from torch import Tensor
 
 from modernbert.errors import ConfigError
 from modernbert.export.gguf_tokenizer import GGUFTokenizer, convert_tokenizer
-from modernbert.export.graph import require
-from modernbert.export.report import refuse_foreign, report_name, write_report
+from modernbert.export.graph import require_packages
+from modernbert.export.report import check_overwrite, report_name, write_report
 from modernbert.export.source import Source, load_source
 from modernbert.files import atomic_directory
 from modernbert.model.config import EncoderConfig
@@ -50,29 +50,29 @@ def export_gguf(
 ) -> dict[str, Any]:
     """Write `NAME-DTYPE.gguf` into the folder `output`, and a report beside it.
 
-    A masked language model becomes its encoder, as llama.cpp has no decoder for it. Text must be in Unicode's NFC
-    there, which this package's tokenizers see to and llama.cpp does not.
+    Of a masked language model only the encoder is written, as llama.cpp has no MLM head. Text for llama.cpp must be in
+    Unicode's NFC: tokenizers of this package normalize it, and llama.cpp does not.
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: gguf is missing, or llama.cpp does not compute this kind of model; the reason is named.
-        DataError: llama.cpp would cut text in another way, or a file of another origin would be overwritten.
+        ConfigError: gguf is missing, or llama.cpp does not support this model; the message names the reason.
+        DataError: llama.cpp would tokenize text differently, or a file that is not from an export would be overwritten.
     """
-    require(("gguf",), "A GGUF export")
+    require_packages(("gguf",), "A GGUF export")
     if dtype not in get_args(DType):
         raise ConfigError(f"There is no GGUF dtype {dtype!r}; choose one of: {', '.join(get_args(DType))}.")
     source = load_source(folder, kind)
     if reason := unsupported_reason(source):
-        raise ConfigError(f"llama.cpp does not run {folder}: {reason}; take another target, such as onnx.")
+        raise ConfigError(f"llama.cpp does not run {folder}: {reason}; choose another target, such as onnx.")
     output = Path(output)
     name = f"{source.name}-{dtype}.gguf"
-    refuse_foreign(output, TARGET, [name])
+    check_overwrite(output, TARGET, [name])
     tokenizer = convert_tokenizer(source.folder, source.model.config.vocab_size)
     if source.kind.name == "fill-mask":
-        logger.info("llama.cpp has no decoder of masked words: only the encoder is written.")
+        logger.info("llama.cpp has no MLM head: only the encoder is written.")
     with atomic_directory(output) as partial:
         write_gguf(source, tokenizer, partial / name, dtype)
-        files = sorted({name, report_name(TARGET), *_earlier(output)})
+        files = sorted({name, report_name(TARGET), *_earlier_exports(output)})
         return write_report(
             partial, TARGET, source.folder, source.kind.name, files, (), ("gguf",), file=name, dtype=dtype,
             pre_tokenizer=tokenizer.pre, megabytes=(partial / name).stat().st_size / 1e6,
@@ -83,36 +83,36 @@ def unsupported_reason(source: Source) -> str | None:
     """Why llama.cpp cannot compute this model, or None if it can."""
     config: EncoderConfig = source.model.config
     if source.kind.name not in _KINDS:
-        return f"it has nothing for a model of the kind {source.kind.name}"
+        return f"it does not support models of the kind {source.kind.name}"
     if config.norm_bias or config.attention_bias or config.mlp_bias or config.classifier_bias:
         return "its ModernBERT has no biases"
     if source.kind.name == "embedder":
         settings = source.model.settings
         if settings.projections:
-            return "its ModernBERT has no layers behind the pooling"
+            return "its ModernBERT has no layers after the pooling"
         if len(settings.pooling) != 1 or settings.pooling[0] not in _POOLINGS:
             return f"it does not pool by {' and '.join(settings.pooling)}"
         if not settings.normalize and settings.similarity != "cosine":
-            logger.warning("llama.cpp gives vectors unit length unless it is told not to (embd_normalize).")
+            logger.warning("llama.cpp normalizes vectors by default (embd_normalize changes that).")
     return None
 
 
 def write_gguf(source: Source, tokenizer: GGUFTokenizer, path: Path, dtype: DType) -> None:
-    """Keys, tokenizer and tensors into one file. Norms and biases stay fp32."""
+    """Write keys, tokenizer and tensors into one file. Norms and biases stay fp32."""
     import gguf
 
     writer = gguf.GGUFWriter(path, ARCHITECTURE)
-    # llama.cpp strips the space before [MASK] only where the name holds the architecture
+    # llama.cpp strips the space before [MASK] only if the name contains the architecture
     writer.add_name(f"{ARCHITECTURE} {source.name}")
     _add_sizes(writer, source)
     _add_tokenizer(writer, tokenizer)
-    kinds = gguf.GGMLQuantizationType
-    wanted = {"f32": kinds.F32, "f16": kinds.F16, "bf16": kinds.BF16, "q8_0": kinds.Q8_0}[dtype]
+    types = gguf.GGMLQuantizationType
+    quantization = {"f32": types.F32, "f16": types.F16, "bf16": types.BF16, "q8_0": types.Q8_0}[dtype]
     writer.add_file_type(int({"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}[dtype]))
     for name, tensor in _tensors(source):
         values: npt.NDArray[np.float32] = tensor.detach().float().cpu().numpy()
-        kept = values.ndim < 2 or (wanted is kinds.Q8_0 and values.shape[-1] % 32)
-        kind = kinds.F32 if kept else wanted
+        keep_fp32 = values.ndim < 2 or (quantization is types.Q8_0 and values.shape[-1] % 32)
+        kind = types.F32 if keep_fp32 else quantization
         writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -135,7 +135,8 @@ def _add_sizes(writer: Any, source: Source) -> None:
     writer.add_string(f"{ARCHITECTURE}.hidden_activation", "gelu")
     windows = [config.window(layer) for layer in range(config.num_hidden_layers)]
     if sides := [side for side in windows if side is not None]:
-        writer.add_sliding_window(2 * sides[0])  # both sides; llama.cpp masks what is farther than half of it
+        # llama.cpp masks keys that are farther away than half of the window, which has two sides.
+        writer.add_sliding_window(2 * sides[0])
         writer.add_float32(f"{ARCHITECTURE}.rope.freq_base_swa", config.local_rope_theta)
         every = config.global_attn_every_n_layers
         writer.add_sliding_window_pattern(every or [side is not None for side in windows])
@@ -163,20 +164,20 @@ def _add_tokenizer(writer: Any, tokenizer: GGUFTokenizer) -> None:
 
 
 def _tensors(source: Source) -> list[tuple[str, Tensor]]:
-    """Names of llama.cpp and the tensors of the model, in the order of its layers."""
+    """The tensors of the model with their names in llama.cpp, in the order of layers."""
     state: dict[str, Tensor] = {
         name.removeprefix("model."): tensor for name, tensor in source.model.state_dict().items()
     }
     names = dict(_ENDS)
     for layer in range(source.model.config.num_hidden_layers):
-        names |= {f"layers.{layer}.{ours}": f"blk.{layer}.{theirs}" for ours, theirs in _LAYER.items()}
+        names |= {f"layers.{layer}.{name}": f"blk.{layer}.{target}" for name, target in _LAYER.items()}
     if source.kind.name in ("classifier", "reranker"):
         names |= _HEAD
-    return [(theirs, state[ours]) for ours, theirs in names.items() if ours in state]
+    return [(target, state[name]) for name, target in names.items() if name in state]
 
 
-def _earlier(output: Path) -> list[str]:
-    """GGUF files of earlier exports into the same folder, which stay."""
+def _earlier_exports(output: Path) -> list[str]:
+    """GGUF files of earlier exports into the same folder; they are kept."""
     import json
 
     try:

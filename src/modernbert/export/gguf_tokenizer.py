@@ -1,7 +1,7 @@
-"""A byte-level BPE tokenizer in the form of llama.cpp, or the reason why llama.cpp would cut text in another way.
+"""A byte-level BPE tokenizer in the form of llama.cpp, or the reason why llama.cpp would tokenize text differently.
 
-llama.cpp knows pre-tokenizers by name alone and has their patterns built in; its own converter recognises published
-tokenizers by a hash of what they make of one text and knows no other. Here the name follows from the pattern itself.
+A GGUF file names one of the pre-tokenizers that are built into llama.cpp. llama.cpp's converter recognizes published
+tokenizers only, by a hash of their output for one text. Here the name is derived from the pattern of the tokenizer.
 """
 
 import json
@@ -36,21 +36,21 @@ def convert_tokenizer(folder: Path, vocab_size: int) -> GGUFTokenizer:
     """The tokenizer of a model folder for a model that embeds `vocab_size` ids.
 
     Raises:
-        DataError: it is not a byte-level BPE that llama.cpp cuts text with in the same way; the reason is named.
+        DataError: llama.cpp would tokenize text differently; the message names the reason.
     """
     tokenizer = load_tokenizer(folder)
     parts = json.loads(tokenizer.to_str())
-    if reason := different(parts):
+    if reason := tokenizer_difference(parts):
         raise DataError(
-            f"llama.cpp would cut text in another way than the tokenizer of {folder} ({reason}), so no GGUF is "
-            "written; take another target, such as onnx."
+            f"llama.cpp would tokenize text differently from the tokenizer of {folder} ({reason}), so no GGUF is "
+            "written; choose another target, such as onnx."
         )
     added = tokenizer.get_added_tokens_decoder()
-    known = {index: token for token, index in tokenizer.get_vocab(with_added_tokens=True).items()}
+    tokens_by_id = {index: token for token, index in tokenizer.get_vocab(with_added_tokens=True).items()}
     tokens, types = [], []
     for index in range(vocab_size):
-        tokens.append(known.get(index, f"[PAD{index}]"))
-        kind = UNUSED if index not in known else NORMAL
+        tokens.append(tokens_by_id.get(index, f"[PAD{index}]"))
+        kind = UNUSED if index not in tokens_by_id else NORMAL
         if index in added:
             kind = CONTROL if added[index].special else USER_DEFINED
         types.append(kind)
@@ -59,7 +59,7 @@ def convert_tokenizer(folder: Path, vocab_size: int) -> GGUFTokenizer:
 
 
 def pre_tokenizer(parts: Mapping[str, Any]) -> str | None:
-    """The name under which llama.cpp has the pattern of this tokenizer, or None."""
+    """The name of llama.cpp's pre-tokenizer with the pattern of this tokenizer, or None."""
     steps = _steps(parts.get("pre_tokenizer"))
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
@@ -75,27 +75,27 @@ def pre_tokenizer(parts: Mapping[str, Any]) -> str | None:
     return None
 
 
-def different(parts: Mapping[str, Any]) -> str | None:
-    """Why llama.cpp would not give the same ids, or None if it does."""
+def tokenizer_difference(parts: Mapping[str, Any]) -> str | None:
+    """Why llama.cpp would not give the same ids, or None if it would."""
     model = parts["model"]
     if model.get("type") != "BPE":
-        return f"its model is {model.get('type')} and not byte-level BPE"
+        return f"its model is {model.get('type')}, not byte-level BPE"
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
         if model.get(key):
-            return f"{key} = {model[key]!r} is unknown there"
+            return f"it does not support {key} = {model[key]!r}"
     normalizers = [one.get("type") for one in _steps(parts.get("normalizer"))]
     if others := [name for name in normalizers if name != "NFC"]:
         return f"it has no normalizer {others[0]}"
     if pre_tokenizer(parts) is None:
-        return "it has no pre-tokenizer of this pattern"
+        return "it has no pre-tokenizer with this pattern"
     for token in parts["added_tokens"]:
         if token["rstrip"] or token["single_word"] or (token["lstrip"] and token["content"] != "[MASK]"):
-            return f"it does not strip spaces around the token {token['content']!r} as this one does"
+            return f"it does not strip spaces around the token {token['content']!r} in the same way"
     return None
 
 
 def _steps(part: Any) -> list[dict[str, Any]]:
-    """The parts of a Sequence, or the one part."""
+    """The steps of a Sequence, or the single step."""
     if part is None:
         return []
     if part.get("type") == "Sequence":
@@ -109,5 +109,5 @@ def _special(tokenizer: Tokenizer) -> dict[str, int]:
     parts = {
         "bos": names.cls, "eos": names.sep, "sep": names.sep, "pad": names.pad, "mask": names.mask, "unk": names.unk,
     }  # fmt: skip
-    found = {part: tokenizer.token_to_id(name) for part, name in parts.items() if name is not None}
-    return {part: index for part, index in found.items() if index is not None}
+    ids = {part: tokenizer.token_to_id(name) for part, name in parts.items() if name is not None}
+    return {part: index for part, index in ids.items() if index is not None}

@@ -15,14 +15,14 @@ from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 
 INPUTS = ("input_ids", "attention_mask")
-LARGEST_BYTES = 2_000_000_000  # of one protobuf file, with some room; weights of more lie beside it
+LARGEST_BYTES = 2_000_000_000  # of one protobuf file, with a margin; larger weights are in a second file
 
 
-def require(modules: Sequence[str], purpose: str) -> None:
-    """See that optional packages are installed.
+def require_packages(modules: Sequence[str], purpose: str) -> None:
+    """Check that optional packages are installed.
 
     Raises:
-        ConfigError: naming those that are not, and what installs them.
+        ConfigError: packages are missing; the message names them and the command that installs them.
     """
     if missing := [name for name in modules if find_spec(name) is None]:
         raise ConfigError(f"{purpose} needs {' and '.join(missing)}: {install_command('export')}.")
@@ -31,13 +31,13 @@ def require(modules: Sequence[str], purpose: str) -> None:
 def write_graph(module: nn.Module, outputs: Sequence[str], path: Path) -> None:
     """Trace a padded module and write it as ONNX, opset 18, in fp32. The module's parameters become fp32.
 
-    Inputs are `input_ids` and `attention_mask`, int64 (batch, length), both sizes dynamic. Weights of two gigabytes or
-    more lie in `<path>_data` beside the file, where transformers.js and ONNX Runtime look for them.
+    Inputs are `input_ids` and `attention_mask`, int64 (batch, length), with dynamic sizes. Weights of two gigabytes or
+    more are written into `<path>_data`, where transformers.js and ONNX Runtime look for them.
 
     Raises:
         ConfigError: onnx or onnxscript is not installed.
     """
-    require(("onnx", "onnxscript"), "An ONNX export")
+    require_packages(("onnx", "onnxscript"), "An ONNX export")
     ids = torch.ones(2, 3, dtype=torch.int64)
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     with quiet(), torch.no_grad():
@@ -53,7 +53,7 @@ def write_graph(module: nn.Module, outputs: Sequence[str], path: Path) -> None:
             verbose=False,
         )
     assert program is not None, "dynamo=True gives a program"
-    _forget_the_trace(program.model)
+    _remove_trace_metadata(program.model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     program.save(path, external_data=size >= LARGEST_BYTES)
     if (external := path.with_name(f"{path.name}.data")).exists():
@@ -71,8 +71,8 @@ def _translation() -> Any:
     return translate
 
 
-def _forget_the_trace(model: Any) -> None:
-    """Leave out where in which source file each node was traced: it names paths of this machine, and is long."""
+def _remove_trace_metadata(model: Any) -> None:
+    """Remove the source locations of traced nodes, which are long and contain paths of this machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
@@ -85,7 +85,7 @@ def _forget_the_trace(model: Any) -> None:
 
 
 def _rename_external(path: Path, external: Path) -> None:
-    """`model.onnx.data` of the exporter is `model.onnx_data` for transformers.js."""
+    """Rename `model.onnx.data` of the exporter to `model.onnx_data`, the name that transformers.js expects."""
     import onnx
 
     name = f"{path.name}_data"
@@ -100,7 +100,7 @@ def _rename_external(path: Path, external: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter names operators of packages that nobody asked for, and calls what torch itself has deprecated."""
+    """Silence the exporter, which logs operators of unrelated packages and uses deprecated functions of torch."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [log.level for log in loggers]
     for log in loggers:

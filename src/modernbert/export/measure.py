@@ -1,4 +1,4 @@
-"""How close an exported file comes to the model it was made of, and how fast both run."""
+"""Error and speed of an exported file in comparison with the packed model."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,10 @@ from modernbert.packed import pack
 from modernbert.text.framing import encode_texts
 from modernbert.text.tokenizer import load_tokenizer
 
-CLOSE = 0.99  # a file whose lowest cosine is below is marked
+CLOSE = 0.99  # a file with a lower minimum cosine is marked
 _BATCH = 8
 _ROUNDS = 3
-_LONGEST = 512  # tokens of a measured text
+_MAX_LENGTH = 512  # tokens of a measured text
 SENTENCES = (
     "The library opens at nine and closes when the last reader has left.",
     "How do I reset the password of an account that I no longer use?",
@@ -41,7 +41,7 @@ Runner = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Mapping[str, n
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found for one file. Cosines are of the outputs of one text, the lowest and the mean over the texts."""
+    """Results for one file. A cosine compares the outputs for one text; minimum and mean are over the texts."""
 
     file: str
     megabytes: float
@@ -61,10 +61,10 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Texts as padded batches of similar lengths, and what the packed model says of them in fp32."""
+    """Texts as padded batches of similar lengths, and the outputs of the packed model for them in fp32."""
 
     inputs: list[tuple[Tensor, Tensor]]
-    wanted: list[list[Tensor]]  # for each batch the outputs of each text
+    expected: list[list[Tensor]]  # for each batch, the outputs of each text
 
     @property
     def num_tokens(self) -> int:
@@ -72,11 +72,13 @@ class Batches:
 
 
 def make_batches(source: Source, texts: Sequence[str] = ()) -> Batches:
-    """Tokenise `texts`, or sentences of several lengths and languages, and run the packed model on them."""
+    """Tokenize `texts`, or sentences of several lengths and languages, and run the packed model on them."""
     tokenizer = load_tokenizer(source.folder)
-    given = list(texts) or [" ".join((SENTENCES * 4)[n : n + count]) for n, count in enumerate([1, 2, 1, 4] * 3 + [16])]
-    longest = min(_LONGEST, source.model.config.max_position_embeddings)
-    ids = sorted((one for one in encode_texts(tokenizer, given, max_length=longest).ids), key=len)
+    sentences = list(texts) or [
+        " ".join((SENTENCES * 4)[n : n + count]) for n, count in enumerate([1, 2, 1, 4] * 3 + [16])
+    ]
+    max_length = min(_MAX_LENGTH, source.model.config.max_position_embeddings)
+    ids = sorted((one for one in encode_texts(tokenizer, sentences, max_length=max_length).ids), key=len)
     pad = source.model.config.pad_token_id or 0
     inputs = []
     for begin in range(0, len(ids), _BATCH):
@@ -87,27 +89,31 @@ def make_batches(source: Source, texts: Sequence[str] = ()) -> Batches:
     return Batches(inputs, [_by_text(_packed(source, *batch), batch[1], source.kind.by_token) for batch in inputs])
 
 
-def measure(source: Source, batches: Batches, run: Runner, file: str, megabytes: float, ours: float) -> Measurement:
-    """Compare one file with the packed model, and time it. `ours` is what `our_speed` found."""
+def measure(
+    source: Source, batches: Batches, run: Runner, file: str, megabytes: float, packed_speed: float
+) -> Measurement:
+    """Compare one file with the packed model, and time it. `packed_speed` is the result of `measure_packed`."""
     cosines: list[float] = []
     difference = 0.0
-    every: list[tuple[Tensor, Tensor]] = []
-    for (ids, mask), wanted in zip(batches.inputs, batches.wanted, strict=True):
-        found = _by_text(_graph_outputs(source, run(ids.numpy(), mask.numpy()), mask), mask, source.kind.by_token)
-        for one, other in zip(found, wanted, strict=True):
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for (ids, mask), expected in zip(batches.inputs, batches.expected, strict=True):
+        outputs = _by_text(_graph_outputs(source, run(ids.numpy(), mask.numpy()), mask), mask, source.kind.by_token)
+        for one, other in zip(outputs, expected, strict=True):
             a, b = one.flatten().double(), other.flatten().double()
             difference = max(difference, float((a - b).abs().max())) if a.isfinite().all() else float("inf")
-            every.append((a, b))
-    if every[0][0].numel() < 8:  # the direction of so few numbers says little: all texts together
-        every = [(torch.cat([a for a, _ in every]), torch.cat([b for _, b in every]))]
-    cosines = [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in every]
+            pairs.append((a, b))
+    if pairs[0][0].numel() < 8:  # a cosine of fewer than 8 numbers is not informative: compare all texts together
+        pairs = [(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]))]
+    cosines = [float(torch.nn.functional.cosine_similarity(a, b, dim=0)) for a, b in pairs]
     seconds = _seconds(lambda: [run(ids.numpy(), mask.numpy()) for ids, mask in batches.inputs])
     speed = batches.num_tokens / seconds
-    return Measurement(file, megabytes, difference, min(cosines), sum(cosines) / len(cosines), speed, speed / ours)
+    return Measurement(
+        file, megabytes, difference, min(cosines), sum(cosines) / len(cosines), speed, speed / packed_speed
+    )
 
 
-def our_speed(source: Source, batches: Batches) -> float:
-    """Tokens per second of the packed model made ready for inference, packing included. It has no weights left then."""
+def measure_packed(source: Source, batches: Batches) -> float:
+    """Tokens per second of the packed model, optimized for inference, with packing. The model loses its weights."""
     model: Any = source.model
     if isinstance(model, Encoder):
         model = model if unsupported_reason(model) else InferenceEncoder(model)
@@ -123,25 +129,25 @@ def our_speed(source: Source, batches: Batches) -> float:
 
 
 def _seconds(run: Callable[[], Any]) -> float:
-    """The median of some rounds, after one that is not counted."""
+    """The median of several rounds after a warm-up."""
     run()
-    found = []
+    seconds = []
     for _ in range(_ROUNDS):
         began = time.perf_counter()
         run()
-        found.append(time.perf_counter() - began)
-    return sorted(found)[len(found) // 2]
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds)[len(seconds) // 2]
 
 
 @torch.inference_mode()
 def _packed(source: Source, ids: Tensor, mask: Tensor) -> Tensor:
-    found: Tensor = source.model(*pack(ids, mask))
-    return found.float()
+    outputs: Tensor = source.model(*pack(ids, mask))
+    return outputs.float()
 
 
-def _graph_outputs(source: Source, found: Mapping[str, npt.NDArray[Any]], mask: Tensor) -> Tensor:
-    """The compared outputs of a graph in the form of the packed model's: rows of real tokens, or of texts."""
-    outputs = [torch.from_numpy(np.asarray(found[name], dtype=np.float32)) for name in source.kind.compared]
+def _graph_outputs(source: Source, arrays: Mapping[str, npt.NDArray[Any]], mask: Tensor) -> Tensor:
+    """The compared outputs of a graph in the form of the packed outputs: rows of real tokens, or of texts."""
+    outputs = [torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in source.kind.compared]
     stacked = outputs[0] if len(outputs) == 1 else torch.stack(outputs, -1)
     return stacked[mask.bool()] if source.kind.by_token else stacked.reshape(len(mask), -1)
 

@@ -1,4 +1,4 @@
-"""A folder with a model in OpenVINO's form, as sentence-transformers and optimum look for it."""
+"""A folder with a model in OpenVINO's format, with the names that sentence-transformers and optimum expect."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from modernbert.export.graph import INPUTS, quiet, require
-from modernbert.export.measure import Runner, make_batches, measure, our_speed
+from modernbert.export.graph import INPUTS, quiet, require_packages
+from modernbert.export.measure import Runner, make_batches, measure, measure_packed
 from modernbert.export.onnx_folder import companions, copy_companions
 from modernbert.export.padded import masked_attention
-from modernbert.export.report import refuse_foreign, report_name, write_report
+from modernbert.export.report import check_overwrite, report_name, write_report
 from modernbert.export.source import Source, load_source
 from modernbert.files import atomic_directory
 
@@ -28,37 +28,37 @@ def export_openvino(
 ) -> dict[str, Any]:
     """Write `openvino/openvino_model.xml` and `.bin` under `output`, and measure them on the CPU in fp32.
 
-    With `fp16` the weights are stored in half the size. The report that comes
-    back is `export-openvino.json` of the folder too.
+    With `fp16` the weights are stored in half the size. The returned report is also written as `export-openvino.json`.
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: a package is missing, or there is no such kind.
-        DataError: a file of another origin would be overwritten, or the model has no tokenizer.
+        ConfigError: a package is missing, or the kind is unknown.
+        DataError: a file that is not from an export would be overwritten, or the model has no tokenizer.
     """
-    require(("openvino",), "An OpenVINO export")
+    require_packages(("openvino",), "An OpenVINO export")
     import openvino
 
     output = Path(output)
     source = load_source(folder, kind)
-    beside = companions(source.folder, output)
-    refuse_foreign(output, TARGET, [*_NAMES, *beside])
+    companion_files = companions(source.folder, output)
+    check_overwrite(output, TARGET, [*_NAMES, *companion_files])
     batches = make_batches(source, texts)
     with atomic_directory(output) as partial:
         (partial / "openvino").mkdir()
         openvino.save_model(_converted(source), partial / _NAMES[0], compress_to_fp16=fp16)
         size = sum((partial / name).stat().st_size for name in _NAMES) / 1e6
-        ours = our_speed(source, batches)
-        found = measure(source, batches, compiled(partial / _NAMES[0]), _NAMES[0], size, ours)
-        copy_companions(source, partial, beside)
+        packed_speed = measure_packed(source, batches)
+        measurement = measure(source, batches, compiled(partial / _NAMES[0]), _NAMES[0], size, packed_speed)
+        copy_companions(source, partial, companion_files)
+        files = [*companion_files, *_NAMES, report_name(TARGET)]
         return write_report(
-            partial, TARGET, source.folder, source.kind.name, [*beside, *_NAMES, report_name(TARGET)], [found],
-            ("openvino",), outputs=list(source.outputs), ours_tokens_per_second=ours,
+            partial, TARGET, source.folder, source.kind.name, files, [measurement], ("openvino",),
+            outputs=list(source.outputs), ours_tokens_per_second=packed_speed,
         )  # fmt: skip
 
 
 def _converted(source: Source) -> Any:
-    """The graph, traced with torch's own attention, which OpenVINO computes without a matrix of scores."""
+    """The graph, traced with torch's attention operator, which OpenVINO computes without a matrix of scores."""
     import openvino
 
     module: Any = source.padded()
@@ -76,7 +76,7 @@ def _converted(source: Source) -> Any:
 
 
 def compiled(path: Path) -> Runner:
-    """What runs a model on the CPU in fp32, in as many threads as torch has."""
+    """A function that runs a model on the CPU in fp32 with the number of threads of torch."""
     import openvino
 
     core = openvino.Core()
@@ -90,7 +90,7 @@ def compiled(path: Path) -> Runner:
     request = model.create_infer_request()
 
     def run(ids: Any, mask: Any) -> dict[str, Any]:
-        found = request.infer({"input_ids": ids, "attention_mask": mask})
-        return {name: found[index] for index, name in enumerate(names)}
+        results = request.infer({"input_ids": ids, "attention_mask": mask})
+        return {name: results[index] for index, name in enumerate(names)}
 
     return run

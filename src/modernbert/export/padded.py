@@ -1,8 +1,8 @@
-"""The encoder and its heads on padded batches: what a graph for another runtime is traced from.
+"""The encoder and its heads on padded batches, from which graphs for other runtimes are traced.
 
-The modules hold the very parameters of a packed model and compute the same function, on `input_ids` and
-`attention_mask` of (batch, length), with padding on either side. Attention is one operator of its own in the trace, for
-which `graph_attention` has the ONNX form.
+The modules share the parameters of a packed model and compute the same function on `input_ids` and `attention_mask` of
+(batch, length), with padding on either side. Attention is a custom operator in the trace; `graph_attention` has its
+ONNX form.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,14 +19,13 @@ from modernbert.model.heads import TaskModel
 from modernbert.model.pooling import PoolingMode
 from modernbert.model.retrieval import DenseEncoder, MultiVectorEncoder, SparseEncoder
 
-# What is added to the score of a key that must not be seen. Finite, so that a row without a key is not NaN, and within
-# the range of fp16.
+# Added to the score of a masked key. Finite, so that a row without a key does not become NaN, and in the range of fp16.
 HIDDEN = -30_000.0
 
 
 @torch.library.custom_op("modernbert_export::attention", mutates_args=())
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
-    """softmax(q k^T + bias) v where |i - j| <= window; a window of -1 is global. q is scaled already.
+    """softmax(q k^T + bias) v where |i - j| <= window; a window of -1 is global. q must be scaled.
 
     q, k, v are (batch, heads, length, head_dim), bias is (batch, length), one number for each key.
     """
@@ -44,7 +43,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, window: int) -> Tensor:
-    """The same function as `attention` in torch's own operators: for runtimes that fuse them by themselves."""
+    """The same function as `attention` with torch's operators, for runtimes that fuse them."""
     mask = bias[:, None, None]
     if window >= 0:
         index = torch.arange(q.shape[2], device=q.device)
@@ -67,7 +66,7 @@ class PaddedEncoder(nn.Module):
     def forward(
         self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length hidden"]:
-        """Hidden states after the final norm. Those of padding are finite and mean nothing."""
+        """Hidden states after the final norm. Those of padding are finite and have no meaning."""
         config, encoder = self.config, self.encoder
         bias = (1.0 - attention_mask.to(torch.float32)) * HIDDEN
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).to(torch.float32)
@@ -75,19 +74,19 @@ class PaddedEncoder(nn.Module):
         ropes = {theta: _angles(positions, config.head_dim, theta) for theta in thetas}
         x = encoder.embeddings.norm(encoder.embeddings.tok_embeddings(input_ids))
         for index, layer in enumerate(cast(Iterable[Layer], encoder.layers)):
-            x = x + self._attended(layer.attn, layer.attn_norm(x), bias, ropes[config.rope_theta(index)])
+            x = x + self._attention(layer.attn, layer.attn_norm(x), bias, ropes[config.rope_theta(index)])
             hidden, gate = layer.mlp.Wi(layer.mlp_norm(x)).chunk(2, -1)
             x = x + layer.mlp.Wo(F.gelu(hidden) * gate)
         normed: Tensor = encoder.final_norm(x)
         return normed
 
-    def _attended(self, attn: Attention, x: Tensor, bias: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _attention(self, attn: Attention, x: Tensor, bias: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         batch, length, hidden = x.shape
         head_dim = hidden // attn.num_heads
         q, k, v = (
             part.reshape(batch, length, attn.num_heads, head_dim).transpose(1, 2) for part in attn.Wqkv(x).chunk(3, -1)
         )
-        q, k = _rotated(q * head_dim**-0.5, rope), _rotated(k, rope)
+        q, k = _rotate(q * head_dim**-0.5, rope), _rotate(k, rope)
         y = self.attend(q, k, v, bias, -1 if attn.window is None else attn.window)
         projected: Tensor = attn.Wo(y.transpose(1, 2).reshape(batch, length, hidden))
         return projected
@@ -99,14 +98,14 @@ def _angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Ten
     return angles.cos(), angles.sin()
 
 
-def _rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rope
     first, second = x.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 def _weights(mask: Tensor, mode: str) -> Tensor:
-    """What each token counts for in a mean; `weightedmean` counts the tokens of a row from 1."""
+    """The weight of each token in a mean; for `weightedmean` it is the position in the row, from 1."""
     real = mask.to(torch.float32)
     return real * real.cumsum(1) if mode == "weightedmean" else real
 
@@ -114,7 +113,7 @@ def _weights(mask: Tensor, mode: str) -> Tensor:
 def pool(
     x: Float[Tensor, "batch length hidden"], mask: Int[Tensor, "batch length"], mode: PoolingMode
 ) -> Float[Tensor, "batch hidden"]:
-    """One vector for each row from its real tokens, wherever the padding is, as `model.pooling` computes it."""
+    """One vector for each row from its real tokens, equal to that of `model.pooling`, with padding on either side."""
     if mode in ("cls", "lasttoken"):
         index = mask.argmax(1) if mode == "cls" else mask.shape[1] - 1 - mask.flip(1).argmax(1)
         return x.gather(1, index[:, None, None].expand(-1, 1, x.shape[2])).squeeze(1)
@@ -136,12 +135,12 @@ class PaddedMaskedLM(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch length vocab"]:
-        logits: Tensor = self.model.decoder(_headed(self.model, self.encoder(input_ids, attention_mask)))
+        logits: Tensor = self.model.decoder(_apply_head(self.model, self.encoder(input_ids, attention_mask)))
         return logits
 
 
 class PaddedTokenTask(nn.Module):
-    """`logits` of every token, of a head that labels tokens."""
+    """`logits` of every token from a token classifier."""
 
     outputs = ("logits",)
 
@@ -151,7 +150,7 @@ class PaddedTokenTask(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch length labels"]:
-        return _classified(self.model, self.encoder(input_ids, attention_mask))
+        return _classify(self.model, self.encoder(input_ids, attention_mask))
 
 
 class PaddedAnswers(nn.Module):
@@ -167,7 +166,7 @@ class PaddedAnswers(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Float[Tensor, "batch length"], Float[Tensor, "batch length"]]:
-        scores = _classified(self.model, self.encoder(input_ids, attention_mask))
+        scores = _classify(self.model, self.encoder(input_ids, attention_mask))
         bias = (1.0 - attention_mask.to(torch.float32)) * HIDDEN
         return scores[:, :, 0] + bias, scores[:, :, 1] + bias
 
@@ -185,7 +184,7 @@ class PaddedSequenceTask(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch labels"]:
         pooled = pool(self.encoder(input_ids, attention_mask), attention_mask, self.mode)
-        return _classified(self.model, pooled)
+        return _classify(self.model, pooled)
 
 
 class PaddedHiddenStates(nn.Module):
@@ -203,7 +202,7 @@ class PaddedHiddenStates(nn.Module):
 
 
 class PaddedEmbedder(nn.Module):
-    """`last_hidden_state`, and `sentence_embedding`: pooled, projected and normalized as the folder says."""
+    """`last_hidden_state`, and `sentence_embedding`: pooled, projected and normalized by the settings of the folder."""
 
     outputs = ("last_hidden_state", "sentence_embedding")
 
@@ -225,7 +224,7 @@ class PaddedEmbedder(nn.Module):
 class PaddedTokenVectors(nn.Module):
     """`last_hidden_state`, and `token_embeddings`: the projected vector of every token, for late interaction.
 
-    Tokens that `attention_mask` hides are seen by none but have a vector, as queries that are filled with [MASK] need.
+    Masked tokens have vectors too, since the query expansion with [MASK] uses them.
     """
 
     outputs = ("last_hidden_state", "token_embeddings")
@@ -256,7 +255,7 @@ class PaddedWordWeights(nn.Module):
         self.settings = model.settings
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Float[Tensor, "batch vocab"]:
-        logits = self.model.decoder(_headed(self.model, self.encoder(input_ids, attention_mask)))
+        logits = self.model.decoder(_apply_head(self.model, self.encoder(input_ids, attention_mask)))
         weights = (logits.relu() + 1.0).log()
         if self.settings.activation == "log1p_relu":
             weights = (weights + 1.0).log()
@@ -265,11 +264,11 @@ class PaddedWordWeights(nn.Module):
         return summed
 
 
-def _headed(model: MaskedLM | TaskModel, x: Tensor) -> Tensor:
+def _apply_head(model: MaskedLM | TaskModel, x: Tensor) -> Tensor:
     headed: Tensor = model.head.norm(F.gelu(model.head.dense(x)))
     return headed
 
 
-def _classified(model: TaskModel, x: Tensor) -> Tensor:
-    logits: Tensor = model.classifier(_headed(model, x))
+def _classify(model: TaskModel, x: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(_apply_head(model, x))
     return logits

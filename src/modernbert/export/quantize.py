@@ -1,4 +1,4 @@
-"""Smaller ONNX files from one in fp32, under the names that transformers.js looks for."""
+"""Smaller ONNX files from one in fp32, with the names that transformers.js expects."""
 
 import logging
 import warnings
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from modernbert.errors import ConfigError
-from modernbert.export.graph import LARGEST_BYTES, require
+from modernbert.export.graph import LARGEST_BYTES, require_packages
 
 _BLOCK = 32  # weights that share a scale in four bits, as in the files of transformers.js
 
 
 def _fp16(source: Path, target: Path) -> None:
-    _save(_half(_load(source)), target)
+    _save(_to_fp16(_load(source)), target)
 
 
 def _int8(source: Path, target: Path) -> None:
@@ -26,11 +26,11 @@ def _uint8(source: Path, target: Path) -> None:
 
 
 def _q4(source: Path, target: Path) -> None:
-    _save(_four_bits(_load(source)), target)
+    _save(_to_4_bits(_load(source)), target)
 
 
 def _q4f16(source: Path, target: Path) -> None:
-    _save(_half(_four_bits(_load(source))), target)
+    _save(_to_fp16(_to_4_bits(_load(source))), target)
 
 
 def _bnb4(source: Path, target: Path) -> None:
@@ -53,10 +53,10 @@ VARIANTS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 
 
 def choose_variants(names: str) -> tuple[str, ...]:
-    """The variants of a list with commas; fp32 is always written, and `all` is all.
+    """The variants of a comma-separated list, without fp32, which is always written; `all` selects all.
 
     Raises:
-        ConfigError: there is no such variant.
+        ConfigError: a variant is unknown.
     """
     chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     if "all" in chosen:
@@ -70,15 +70,15 @@ def choose_variants(names: str) -> tuple[str, ...]:
 def quantize(source: Path, variant: str, target: Path) -> None:
     """Write one variant of an fp32 file.
 
-    fp16 halves every number but the angles of the positions, which need fp32; inputs and outputs stay as they are.
-    int8, uint8: matrices and the embedding in 8 bits, inputs of matrices quantised as they come. q8 is int8 under the
-    name that transformers.js asks for by default. q4: matrices in 4 bits in blocks of 32, q4f16 with the rest in fp16.
-    bnb4: NF4 in blocks of 64.
+    fp16: all numbers except the angles of positions, which need fp32; inputs and outputs do not change. int8, uint8:
+    matrices and the embedding in 8 bits, with dynamic quantization of their inputs. q8: int8 under the default name of
+    transformers.js. q4: matrices in 4 bits in blocks of 32; q4f16: q4 with all other numbers in fp16. bnb4: NF4 in
+    blocks of 64.
 
     Raises:
         ConfigError: onnxruntime is not installed.
     """
-    require(("onnx", "onnxruntime"), "A quantised ONNX file")
+    require_packages(("onnx", "onnxruntime"), "A quantized ONNX file")
     with _quiet():
         VARIANTS[variant][1](source, target)
 
@@ -99,8 +99,7 @@ def _save(model: Any, path: Path) -> None:
 
 
 def _dynamic(source: Path, target: Path, signed: bool) -> None:
-    """Weights per column; without the reduced range that older processors need, since they do not overflow at 7 bits
-    of the values that a norm gives."""
+    """Quantize weights per column, in a range of 7 bits, so that processors without VNNI do not overflow."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     large = source.stat().st_size >= LARGEST_BYTES or source.with_name(f"{source.name}_data").exists()
@@ -115,7 +114,7 @@ def _dynamic(source: Path, target: Path, signed: bool) -> None:
     )
 
 
-def _four_bits(model: Any) -> Any:
+def _to_4_bits(model: Any) -> Any:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     quantizer = MatMulNBitsQuantizer(model, block_size=_BLOCK, is_symmetric=True, accuracy_level=None)
@@ -123,8 +122,8 @@ def _four_bits(model: Any) -> Any:
     return quantizer.model.model
 
 
-def _half(model: Any) -> Any:
-    """fp16 inside; fp32 outside and on the way from positions to angles, where fp16 has not enough digits."""
+def _to_fp16(model: Any) -> Any:
+    """Convert to fp16, except inputs, outputs and the nodes from positions to angles, for which fp16 is not precise."""
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     keep = [*DEFAULT_OP_BLOCK_LIST, "Cos", "Sin"]
@@ -133,26 +132,26 @@ def _half(model: Any) -> Any:
         keep_io_types=True,
         disable_shape_infer=True,
         op_block_list=keep,
-        node_block_list=_before_the_angles(model),
+        node_block_list=_angle_inputs(model),
     )
 
 
-def _before_the_angles(model: Any) -> list[str]:
-    """The names of the nodes that Cos and Sin are computed from."""
-    makers = {name: node for node in model.graph.node for name in node.output}
+def _angle_inputs(model: Any) -> list[str]:
+    """The names of the nodes on which Cos and Sin depend."""
+    producers = {name: node for node in model.graph.node for name in node.output}
     pending = [name for node in model.graph.node if node.op_type in ("Cos", "Sin") for name in node.input]
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     while pending:
-        node = makers.get(pending.pop())
-        if node is not None and node.name not in found:
-            found[node.name] = None
+        node = producers.get(pending.pop())
+        if node is not None and node.name not in names:
+            names[node.name] = None
             pending += node.input
-    return list(found)
+    return list(names)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """These tools speak to the root logger, and warn of values that fp16 rounds."""
+    """Silence these tools, which use the root logger and warn about values that fp16 rounds."""
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The report that lies beside exported files: which they are, how close they come, and with what they were made."""
+"""The report of an export: its files, their errors and speeds, and package versions."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ def report_name(target: str) -> str:
     return f"export-{target}.json"
 
 
-def refuse_foreign(folder: Path, target: str, files: Iterable[str]) -> None:
-    """See that each of these files is either not there or from an earlier export to the same target.
+def check_overwrite(folder: Path, target: str, files: Iterable[str]) -> None:
+    """Check that each of these files is missing or from an earlier export to the same target.
 
     Raises:
-        DataError: one is there that no report of ours names, or the folder is a file.
+        DataError: a file exists that the report of an earlier export does not name, or the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose another folder with --output.")
@@ -29,8 +29,8 @@ def refuse_foreign(folder: Path, target: str, files: Iterable[str]) -> None:
     for name in files:
         if (folder / name).exists() and name not in known:
             raise DataError(
-                f"{folder / name} is not from an export of this program and would be lost; choose another folder with "
-                "--output, or move it away."
+                f"{folder / name} is not from an export and would be overwritten; choose another folder with "
+                "--output, or move the file."
             )
 
 
@@ -40,21 +40,21 @@ def write_report(
     source: Path,
     kind: str,
     files: Sequence[str],
-    found: Sequence[Measurement],
+    measurements: Sequence[Measurement],
     packages: Sequence[str],
-    **also: Any,
+    **details: Any,
 ) -> dict[str, Any]:
-    """Write `export-TARGET.json` and give back what it says."""
+    """Write `export-TARGET.json` and return its values."""
     values = {
         "target": target,
         "model": source.name,
         "kind": kind,
         "files": list(files),
-        "marked": [one.file for one in found if one.far],
+        "marked": [one.file for one in measurements if one.far],
         "marked_below": CLOSE,
-        "measured": [one.record() for one in found],
+        "measured": [one.record() for one in measurements],
         "versions": {name: _version(name) for name in ("modernbert", "torch", *packages)},
-        **also,
+        **details,
     }
     (folder / report_name(target)).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return values

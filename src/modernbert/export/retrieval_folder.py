@@ -1,4 +1,4 @@
-"""Folders that sentence-transformers or PyLate loads, from a folder of this package."""
+"""Folders for sentence-transformers or PyLate."""
 
 import logging
 from pathlib import Path
@@ -34,31 +34,31 @@ _KINDS: dict[str, type[Any]] = {
     "multi-vector": MultiVectorEncoder,
     "sparse": SparseEncoder,
 }
-_MEANT = {"encoder": "embedder", "fill-mask": "embedder", "classifier": "reranker"}
+_DEFAULT_KINDS = {"encoder": "embedder", "fill-mask": "embedder", "classifier": "reranker"}
 _MARKERS = {"query": "[Q] ", "document": "[D] "}
-_SKIPPED = tuple("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")  # what PyLate leaves out of documents
+_SKIPPED = tuple("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")  # tokens of documents that PyLate does not score
 
 
 def export_sentence_transformers(folder: str | Path, output: str | Path, *, kind: str | None = None) -> dict[str, Any]:
-    """Write a folder that sentence-transformers loads, of a plain model or one for retrieval.
+    """Write a folder for sentence-transformers, from a plain model or one for retrieval.
 
-    An encoder or a masked language model becomes an embedder with mean pooling, or what `kind` says (`embedder`,
+    An encoder or a masked language model becomes an embedder with mean pooling, or another `kind` (`embedder`,
     `reranker`, `multi-vector`, `sparse`); a classifier becomes a `CrossEncoder`.
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: there is no such kind, or sentence-transformers has nothing for it.
-        DataError: `output` holds something else than a model.
+        ConfigError: the kind is unknown, or sentence-transformers does not support it.
+        DataError: `output` holds other files than a model.
     """
-    found = find_folder(folder)
-    chosen = kind or _MEANT.get(kind_of(found), kind_of(found))
+    source_folder = find_folder(folder)
+    chosen = kind or _DEFAULT_KINDS.get(kind_of(source_folder), kind_of(source_folder))
     if chosen not in _KINDS:
         raise ConfigError(
-            f"sentence-transformers has nothing for a model of the kind {chosen}; choose with --kind one of: "
+            f"sentence-transformers does not support models of the kind {chosen}; choose with --kind one of: "
             f"{', '.join(_KINDS)}."
         )
-    _check_output(found, Path(output))
-    model: RetrievalModel[Any] = _KINDS[chosen].from_pretrained(found)
+    _check_output(source_folder, Path(output))
+    model: RetrievalModel[Any] = _KINDS[chosen].from_pretrained(source_folder)
     model.save_pretrained(output)
     return {"target": "sentence-transformers", "kind": chosen, "output": str(output)}
 
@@ -66,50 +66,49 @@ def export_sentence_transformers(folder: str | Path, output: str | Path, *, kind
 def export_pylate(folder: str | Path, output: str | Path) -> dict[str, Any]:
     """Write a folder that PyLate loads as `models.ColBERT`, and sentence-transformers as `MultiVectorEncoder`.
 
-    Of a model for late interaction, its own settings; of any other, those of PyLate: `[Q] ` and `[D] ` are added to the
-    vocabulary where it has none, queries are filled up to 32 tokens, and the projection to 128 dimensions is
-    reinitialized, to be trained.
+    A model for late interaction keeps its settings. Any other model gets the defaults of PyLate: the tokens `[Q] ` and
+    `[D] `, queries expanded to 32 tokens, and an untrained projection to 128 dimensions.
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: PyLate's form cannot say what the model's settings say; the reason is named.
-        DataError: `output` holds something else than a model, or the model has no tokenizer.
+        ConfigError: PyLate does not support a setting of the model; the message names the reason.
+        DataError: `output` holds other files than a model, or the model has no tokenizer.
     """
-    found = find_folder(folder)
-    _check_output(found, Path(output))
-    if not (found / "tokenizer.json").is_file():
+    source_folder = find_folder(folder)
+    _check_output(source_folder, Path(output))
+    if not (source_folder / "tokenizer.json").is_file():
         raise DataError(f"{folder} has no tokenizer.json, which PyLate needs; copy it into the folder.")
-    if kind_of(found) == "multi-vector":
-        settings = read_multi_vector(found)
-        if reason := pylate_reason(found, settings):
+    if kind_of(source_folder) == "multi-vector":
+        settings = read_multi_vector(source_folder)
+        if reason := pylate_reason(source_folder, settings):
             raise ConfigError(
                 f"{folder} cannot be written for PyLate ({reason}); export sentence-transformers instead."
             )
-        MultiVectorEncoder.from_pretrained(found).save_pretrained(output)
+        MultiVectorEncoder.from_pretrained(source_folder).save_pretrained(output)
         return {"target": "pylate", "trained_projection": True, "output": str(output)}
     with TemporaryDirectory() as scratch:
-        encoder = Encoder.from_pretrained(found)
-        encoder = _with_markers(encoder, found, Path(scratch))
+        encoder = Encoder.from_pretrained(source_folder)
+        encoder = _with_markers(encoder, source_folder, Path(scratch))
         encoder.save_pretrained(scratch, tokenizer=scratch)
         settings = MultiVectorSettings(
             prompts=_MARKERS, query_length=32, document_length=min(180, encoder.config.max_position_embeddings),
             expansion=Expansion(length=32), skip_words=_SKIPPED,
         )  # fmt: skip
         MultiVectorEncoder.from_pretrained(scratch, settings=settings).save_pretrained(output)
-    logger.info("%s has no projection for late interaction: a fresh one of %d dimensions is written, to be trained.",
+    logger.info("%s has no projection for late interaction: an untrained one of %d dimensions is written.",
                 folder, COLBERT_DIMENSIONS)  # fmt: skip
     return {"target": "pylate", "trained_projection": False, "output": str(output)}
 
 
-def _check_output(found: Path, output: Path) -> None:
-    if output.resolve() == found.resolve():
+def _check_output(source_folder: Path, output: Path) -> None:
+    if output.resolve() == source_folder.resolve():
         raise DataError(f"{output} is the model itself; choose another folder with --output.")
 
 
 def _with_markers(encoder: Encoder, folder: Path, scratch: Path) -> Encoder:
-    """The encoder with a tokenizer in `scratch` that has the markers, and an embedding for each of its tokens.
+    """Write a tokenizer with the markers into `scratch`, and return an encoder with embeddings for all its tokens.
 
-    New rows are the mean of the others.
+    New embeddings are the mean of the others.
     """
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
@@ -125,8 +124,8 @@ def _with_markers(encoder: Encoder, folder: Path, scratch: Path) -> Encoder:
     table = encoder.embeddings.tok_embeddings.weight.detach()
     rows = table.mean(0, keepdim=True).expand(size - config.vocab_size, -1)
     with torch.device("meta"):
-        grown = Encoder(parse(type(config), config.model_dump() | {"vocab_size": size}, where=str(folder)))
-    grown.load_state_dict(encoder.state_dict() | {"embeddings.tok_embeddings.weight": torch.cat([table, rows])},
+        extended = Encoder(parse(type(config), config.model_dump() | {"vocab_size": size}, where=str(folder)))
+    extended.load_state_dict(encoder.state_dict() | {"embeddings.tok_embeddings.weight": torch.cat([table, rows])},
                           assign=True)  # fmt: skip
-    assert isinstance(grown, nn.Module)
-    return grown.eval()
+    assert isinstance(extended, nn.Module)
+    return extended.eval()

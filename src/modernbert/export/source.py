@@ -1,4 +1,4 @@
-"""What is exported: a model folder, what kind of model it holds, and its padded form."""
+"""The source of an export: a model folder, its kind of model, and the padded form."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from modernbert.model.retrieval_modules import MODEL, read_modules
 class Kind:
     """A kind of model: the class that loads it, its padded form, and the outputs that are compared.
 
-    `by_token` says whether the packed model gives a row for each token, or one for each text.
+    `by_token` is true if the packed model returns a row for each token, and false for a row for each text.
     """
 
     name: str
@@ -51,19 +51,19 @@ KINDS = {
         Kind("sparse", SparseEncoder, padded.PaddedWordWeights, ("sentence_embedding",), False),
     )
 }
-_NAMED = {  # model_type in config_sentence_transformers.json
+_BY_LIBRARY = {  # model_type in config_sentence_transformers.json
     "SentenceTransformer": "embedder",
     "CrossEncoder": "reranker",
     "SparseEncoder": "sparse",
     "MultiVectorEncoder": "multi-vector",
     "ColBERT": "multi-vector",
 }
-_HEADS = {kind.model.architecture: kind.name for kind in list(KINDS.values())[:6]}
+_BY_ARCHITECTURE = {kind.model.architecture: kind.name for kind in list(KINDS.values())[:6]}
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A loaded model in fp32, in eval mode, and the folder that it came from."""
+    """A loaded model in fp32 and eval mode, and its folder."""
 
     folder: Path
     name: str
@@ -81,44 +81,44 @@ class Source:
 
 
 def load_source(folder: str | Path, kind: str | None = None) -> Source:
-    """Load a folder, or a hub id, as the kind of model that it says it is, or as `kind`.
+    """Load a folder or a hub id as `kind`, or as the kind that its files name.
 
     Raises:
         CheckpointError: there is no such folder, or it does not hold such a model.
-        ConfigError: there is no such kind, or the model computes what no graph of a batch can.
+        ConfigError: the kind is unknown, or a graph cannot represent the model.
     """
     import torch
 
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"There is no kind {kind!r}; choose one of: {', '.join(KINDS)}.")
-    found = find_folder(folder)
-    chosen = KINDS[kind or kind_of(found)]
-    model = chosen.model.from_pretrained(found, dtype=torch.float32)
+    source_folder = find_folder(folder)
+    chosen = KINDS[kind or kind_of(source_folder)]
+    model = chosen.model.from_pretrained(source_folder, dtype=torch.float32)
     if chosen.name == "embedder" and isinstance(model, DenseEncoder) and not model.settings.include_prompt:
         raise ConfigError(
-            f"{folder} leaves its prompt out of the pooling (include_prompt is false), and a graph is not told how "
-            "long the prompt is: export it with --kind encoder and pool outside."
+            f"{folder} excludes the prompt from pooling (include_prompt is false), and a graph does not know the "
+            "length of the prompt: export it with --kind encoder and pool outside of the graph."
         )
-    return Source(found, Path(folder).resolve().name or "model", chosen, model)
+    return Source(source_folder, Path(folder).resolve().name or "model", chosen, model)
 
 
 def kind_of(folder: Path) -> str:
     """The kind of model in a folder, from config_sentence_transformers.json, modules.json and config.json.
 
     Raises:
-        CheckpointError: none of them says it.
+        CheckpointError: none of them names a supported kind.
     """
     named = read_json(folder / MODEL).get("model_type") if (folder / MODEL).is_file() else None
-    if named in _NAMED:
-        return _NAMED[named]
+    if named in _BY_LIBRARY:
+        return _BY_LIBRARY[named]
     modules = {module.kind for module in read_modules(folder)}
     for module, kind in (("SpladePooling", "sparse"), ("MultiVectorMask", "multi-vector"), ("Pooling", "embedder")):
         if module in modules:
             return kind
     architecture = read_architecture(folder)
-    if architecture not in _HEADS:
+    if architecture not in _BY_ARCHITECTURE:
         raise CheckpointError(
-            f"{folder / 'config.json'} names the architecture {architecture!r}, which is not exported; choose what to "
-            f"load it as with --kind: {', '.join(KINDS)}."
+            f"{folder / 'config.json'} names the architecture {architecture!r}, which cannot be exported; choose the "
+            f"kind of model with --kind: {', '.join(KINDS)}."
         )
-    return _HEADS[architecture]
+    return _BY_ARCHITECTURE[architecture]

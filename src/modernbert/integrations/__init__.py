@@ -1,4 +1,4 @@
-"""Our kernels inside models of other libraries."""
+"""The kernels of this package inside models of other libraries."""
 
 from modernbert.integrations.acceleration import Acceleration, accelerate, acceleration_of, restore
 from modernbert.integrations.backbone import original_computes

@@ -1,4 +1,4 @@
-"""`accelerate` and `restore`: a model of transformers, sentence-transformers or PyLate on packed tokens, in place."""
+"""`accelerate` and `restore`: models of transformers, sentence-transformers or PyLate compute on packed tokens."""
 
 import logging
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import nn
 from modernbert.errors import BackendError, ConfigError
 from modernbert.integrations.backbone import Backbone, Precision
 from modernbert.integrations.forwards import FORWARDS
-from modernbert.integrations.patches import Patch, patches_of, take_off
+from modernbert.integrations.patches import Patch, patches_of, remove_patches
 from modernbert.integrations.probe import Probe
 from modernbert.integrations.texts import Encode, TextForward, pools_texts, reads_first_slot
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
-# The method that goes over the batches, in versions that have it and in older ones.
+# The methods that iterate over batches, newer versions first.
 _TEXT_METHODS = {
     "SentenceTransformer": ("_inference", "encode"),
     "SparseEncoder": ("_inference", "encode"),
@@ -31,7 +31,7 @@ _TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2, "int8": 1e-1}
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What was done to a model: the precision, what computes, and the relative error of the probe."""
+    """The precision, the engine and the relative error of an accelerated model."""
 
     precision: Precision
     engine: str
@@ -39,43 +39,43 @@ class Acceleration:
 
 
 def accelerate(model: M, *, precision: Precision = "auto", tolerance: float | None = None) -> M:
-    """The same model, computing on packed tokens with this package's kernels. `restore` undoes it.
+    """Let a model compute on packed tokens with the kernels of this package, and return it. `restore` undoes this.
 
     `model` is one of transformers' ModernBERT classes, a SentenceTransformer, CrossEncoder, SparseEncoder or
     MultiVectorEncoder of sentence-transformers, or a ColBERT of PyLate. Its weights, `state_dict` and
-    `save_pretrained` stay as they are; in training mode, with gradients, and wherever outputs are asked for that only
-    the original has, the original computes, and a warning says so once. Weights that change are packed again.
+    `save_pretrained` do not change. The original code runs in training mode, with gradients, and for outputs that only
+    the original has; a warning reports this once. Changed weights are packed again.
 
-    `precision`: "float32", "bfloat16", "int8" (linear layers, CPU), or "auto": the faster one of the float dtypes.
-    A small batch is compared with the model as it was: where the relative error is above `tolerance` (unless given
-    1e-4 in float32, 3e-2 in bfloat16, 1e-1 in int8; five times that for logits), nothing is changed.
+    `precision`: "float32", "bfloat16", "int8" (linear layers, CPU), or "auto", the faster one of the float dtypes.
+    A small batch is compared with the original model. If the relative error is above `tolerance`, the model is not
+    changed. The default is 1e-4 in float32, 3e-2 in bfloat16 and 1e-1 in int8, and five times that for logits.
 
     Raises:
-        ConfigError: the model is of another kind, or configured for something that is not implemented.
-        BackendError: the kernels cannot run it here, or the batch differs by more than the tolerance.
+        ConfigError: the class of the model, or an option in its configuration, is not supported.
+        BackendError: the kernels cannot run the model here, or the error is above the tolerance.
     """
     module = _module(model)
-    previous = take_off(module)
+    previous = remove_patches(module)
     try:
         _accelerate(module, precision, tolerance)
     except BaseException:
-        take_off(module)
+        remove_patches(module)
         for patch in previous:
-            patch.put_on()
+            patch.install()
         raise
     return model
 
 
 def restore(model: M) -> M:
-    """The same model as it was before `accelerate`; nothing happens to one that was not accelerated."""
+    """Undo `accelerate`, and return the model. A model that is not accelerated stays unchanged."""
     module = _module(model)
-    take_off(module)
+    remove_patches(module)
     vars(module).pop(_REPORT, None)
     return model
 
 
 def acceleration_of(model: Any) -> Acceleration | None:
-    """What was done to a model, or None if it is not accelerated."""
+    """The acceleration of a model, or None if it is not accelerated."""
     module = _module(model)
     return vars(module).get(_REPORT) if any(True for _ in patches_of(module)) else None
 
@@ -98,19 +98,19 @@ def _accelerate(model: nn.Module, precision: Precision, tolerance: float | None)
     if kind:
         method = next((name for name in _TEXT_METHODS[kind] if hasattr(type(model), name)), None)
         if method is None:
-            raise ConfigError(f"This version of {kind} has no method that goes over texts; update the library.")
+            raise ConfigError(f"This version of {kind} has no supported method for encoding; update the library.")
         if probe.pooled:
             patches.append(TextForward(model, backbone, inner))
         larger = kind in _LARGER_BATCHES and (probe.pooled or kind == "CrossEncoder")
         patches.append(Encode(model, method, larger_batches=larger, first_slot_is_read=first_slot))
     for patch in patches:
-        patch.put_on()
+        patch.install()
     error = probe.error()
     allowed = _TOLERANCES[backbone.precision] if tolerance is None else tolerance
     if not error <= allowed:
         raise BackendError(
             f"The accelerated model differs from the original by {error:.1e} (relative, {backbone.precision}), and the "
-            f"tolerance is {allowed:.1e}; nothing was changed. Take another precision, or give the tolerance."
+            f"tolerance is {allowed:.1e}; nothing was changed. Choose another precision, or give a tolerance."
         )
     vars(model)[_REPORT] = Acceleration(backbone.precision, backbone.engine, error)
     logger.info("Accelerated: %s in %s, relative error %.1e.", backbone.engine, backbone.precision, error)
@@ -125,7 +125,7 @@ def _module(model: object) -> nn.Module:
 
 
 def _kind(model: nn.Module) -> str | None:
-    """Which model of texts it is; None where it is a model of transformers or another one."""
+    """The supported class of sentence-transformers or PyLate that a model belongs to, or None."""
     for base in type(model).__mro__:
         if base.__module__.partition(".")[0] in ("sentence_transformers", "pylate") and base.__name__ in _TEXT_METHODS:
             return base.__name__
@@ -133,16 +133,18 @@ def _kind(model: nn.Module) -> str | None:
 
 
 def _inner(model: nn.Module) -> Any:
-    """The outermost model of transformers' ModernBERT."""
-    found = [module for module in model.modules() if _base(module) in FORWARDS]
+    """The outermost ModernBERT model of transformers inside `model`."""
+    candidates = [module for module in model.modules() if _base(module) in FORWARDS]
     outer = [
-        module for module in found if not any(module is not other and module in other.modules() for other in found)
+        module
+        for module in candidates
+        if not any(module is not other and module in other.modules() for other in candidates)
     ]
     if len(outer) != 1:
         raise ConfigError(
             _unsupported(model)
             if not outer
-            else f"This {type(model).__name__} holds {len(outer)} ModernBERT models; accelerate each by itself."
+            else f"This {type(model).__name__} holds {len(outer)} ModernBERT models; accelerate each of them."
         )
     if outer[0] is not model and _kind(model) is None:
         raise ConfigError(_unsupported(model))
@@ -150,7 +152,7 @@ def _inner(model: nn.Module) -> Any:
 
 
 def _base(module: nn.Module) -> str:
-    """The name of the class of transformers whose forward pass a module runs; empty where it is of another kind."""
+    """The ModernBERT class of transformers whose `forward` a module runs, or an empty string."""
     for base in type(module).__mro__:
         if "forward" in vars(base):
             return base.__name__ if base.__module__ == "transformers.models.modernbert.modeling_modernbert" else ""
@@ -160,7 +162,7 @@ def _base(module: nn.Module) -> str:
 def _unsupported(model: object) -> str:
     names = ", ".join(sorted(FORWARDS))
     return (
-        f"A {type(model).__name__} cannot be accelerated: take one of transformers' {names}; sentence-transformers' "
-        "SentenceTransformer, CrossEncoder, SparseEncoder, MultiVectorEncoder; PyLate's ColBERT, on a ModernBERT that "
-        "torch runs (not ONNX, not OpenVINO, no adapter around it)."
+        f"A {type(model).__name__} cannot be accelerated. Supported are transformers' {names}; sentence-transformers' "
+        "SentenceTransformer, CrossEncoder, SparseEncoder, MultiVectorEncoder; and PyLate's ColBERT; with a ModernBERT "
+        "in PyTorch (not ONNX or OpenVINO) and without adapters."
     )

@@ -1,7 +1,7 @@
 """The forward passes of transformers' ModernBERT classes on packed tokens.
 
-Each takes what the class takes and gives back the same kind of output. What it does not do itself (labels, hidden
-states of all layers, embeddings as inputs, training) the original does.
+Each has the arguments and the output type of its class. The original code handles what is not supported here: labels,
+hidden states of all layers, embeddings as inputs, and training.
 """
 
 from abc import ABC, abstractmethod
@@ -16,13 +16,13 @@ from modernbert.integrations.patches import Patch
 from modernbert.integrations.rows import Rows, split
 from modernbert.model.pooling import Pooling
 
-# Arguments that say nothing about the result: attention without a special kernel does not read them.
+# Arguments without effect on the result.
 _WITHOUT_EFFECT = {"return_dict", "token_type_ids"}
 _READ = {"input_ids", "attention_mask"}
 
 
 class Forward(Patch, ABC):
-    """In the place of `forward` of one of the classes; `padding_is_read` is set while a library encodes texts."""
+    """Replaces `forward` of one of the classes."""
 
     def __init__(self, module: Any, backbone: Backbone) -> None:
         super().__init__(module, "forward")
@@ -35,10 +35,10 @@ class Forward(Patch, ABC):
         arguments = dict(bound.arguments)
         arguments |= arguments.pop("kwargs", {})
         reason = self.backbone.reason(training=self.module.training)
-        reason = _unread(arguments) if reason is None else reason
+        reason = _unsupported_argument(arguments) if reason is None else reason
         rows: Rows | str = reason if reason is not None else self.rows(arguments)
         if isinstance(rows, str):
-            self.backbone.say(rows)
+            self.backbone.log_once(rows)
             with original_computes():
                 return self.original(*args, **kwargs)
         with torch.no_grad():
@@ -51,17 +51,17 @@ class Forward(Patch, ABC):
     def rows(self, arguments: dict[str, Any]) -> Rows | str:
         rows = split(arguments.get("input_ids"), arguments.get("attention_mask"), self.module.config.pad_token_id)
         if isinstance(rows, Rows) and rows.left_padded and self.backbone.first_slot_is_read:
-            return "the batch is padded on the left, where this version of Pooling reads the first slot"
+            return "the batch is padded on the left, and this version of Pooling reads the first slot"
         return rows
 
     @abstractmethod
     def compute(self, rows: Rows, arguments: dict[str, Any]) -> Any:
-        """The output of the class for packed rows."""
+        """The output object for packed rows."""
 
-    def every_token(self, rows: Rows, head: Callable[[Tensor], Tensor]) -> Tensor:
-        """What a head says of each token, (tokens, ...)."""
-        found = [head(hidden) for hidden, _ in self.backbone.encode(rows)]
-        return found[0] if len(found) == 1 else torch.cat(found)
+    def per_token(self, rows: Rows, head: Callable[[Tensor], Tensor]) -> Tensor:
+        """The output of a head for each token, (tokens, ...)."""
+        outputs = [head(hidden) for hidden, _ in self.backbone.encode(rows)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 class ModelForward(Forward):
@@ -70,7 +70,7 @@ class ModelForward(Forward):
     def compute(self, rows: Rows, arguments: dict[str, Any]) -> Any:
         from transformers.modeling_outputs import BaseModelOutput
 
-        return BaseModelOutput(last_hidden_state=rows.padded(self.every_token(rows, nn.Identity())))
+        return BaseModelOutput(last_hidden_state=rows.padded(self.per_token(rows, nn.Identity())))
 
 
 class MaskedLMForward(Forward):
@@ -80,7 +80,7 @@ class MaskedLMForward(Forward):
         from transformers.modeling_outputs import MaskedLMOutput
 
         model = self.module
-        return MaskedLMOutput(logits=rows.padded(self.every_token(rows, lambda x: model.decoder(model.head(x)))))
+        return MaskedLMOutput(logits=rows.padded(self.per_token(rows, lambda x: model.decoder(model.head(x)))))
 
 
 class TokenClassificationForward(Forward):
@@ -89,22 +89,22 @@ class TokenClassificationForward(Forward):
     def compute(self, rows: Rows, arguments: dict[str, Any]) -> Any:
         from transformers.modeling_outputs import TokenClassifierOutput
 
-        return TokenClassifierOutput(logits=rows.padded(self.every_token(rows, _classifier(self.module))))
+        return TokenClassifierOutput(logits=rows.padded(self.per_token(rows, _classifier(self.module))))
 
 
 class QuestionAnsweringForward(Forward):
-    """ModernBertForQuestionAnswering: scores of begin and end, the lowest number on padding, which never wins."""
+    """ModernBertForQuestionAnswering: start and end logits, with the lowest number on padding."""
 
     def compute(self, rows: Rows, arguments: dict[str, Any]) -> Any:
         from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-        logits = self.every_token(rows, _classifier(self.module))
+        logits = self.per_token(rows, _classifier(self.module))
         begins, ends = rows.padded(logits, fill=torch.finfo(logits.dtype).min).unbind(-1)
         return QuestionAnsweringModelOutput(start_logits=begins.contiguous(), end_logits=ends.contiguous())
 
 
 class _PooledForward(Forward):
-    """A head on one vector of each row. Tokens are never padded again."""
+    """A head on one pooled vector of each row, computed without padding the tokens."""
 
     def pooled(self, rows: Rows) -> Tensor:
         """(rows, outputs)"""
@@ -124,7 +124,7 @@ class SequenceClassificationForward(_PooledForward):
     def rows(self, arguments: dict[str, Any]) -> Rows | str:
         rows = self.other_pooling() or super().rows(arguments)
         if isinstance(rows, Rows) and rows.left_padded and self.module.config.classifier_pooling == "cls":
-            return "classifier_pooling is 'cls' and the batch is padded on the left, where transformers reads padding"
+            return "classifier_pooling is 'cls' and the batch is padded on the left, so transformers reads padding"
         return rows
 
     def compute(self, rows: Rows, arguments: dict[str, Any]) -> Any:
@@ -157,8 +157,8 @@ def _classifier(model: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: model.classifier(model.drop(model.head(x)))
 
 
-def _unread(arguments: dict[str, Any]) -> str | None:
-    """An argument that only the original takes."""
+def _unsupported_argument(arguments: dict[str, Any]) -> str | None:
+    """A reason if an argument is supported by the original code only."""
     for name, value in arguments.items():
         if name in _READ or name in _WITHOUT_EFFECT or value is None or value is False:
             continue

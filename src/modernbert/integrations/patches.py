@@ -1,4 +1,4 @@
-"""Putting a function in the place of a method on one object, so that it can be taken off again."""
+"""Reversible replacement of a method of one object."""
 
 import inspect
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from modernbert.errors import ConfigError
 
 
 class Patch:
-    """Stands in an object's own `__dict__` in the place of a method of its class, which stays what it was.
+    """Replaces a method of one object through the `__dict__` of the object; the class does not change.
 
-    It is copied and pickled with the object, and then belongs to the copy.
+    Copies and pickles of the object contain a patch of their own.
     """
 
     def __init__(self, module: Any, method: str) -> None:
@@ -21,7 +21,7 @@ class Patch:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """That of the method: libraries look at it to know what they may pass."""
+        """The signature of the method, which libraries inspect to select arguments."""
         return inspect.signature(getattr(type(self.module), self.method).__get__(self.module))
 
     @property
@@ -33,37 +33,37 @@ class Patch:
         return getattr(type(self.module), self.method)(self.module, *args, **kwargs)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments | None:
-        """The arguments by name, or None where they do not fit (then the method says so itself)."""
+        """The arguments by name, or None if they do not fit (the original method then raises the error)."""
         try:
             return self.__signature__.bind(*args, **kwargs)
         except TypeError:
             return None
 
-    def put_on(self) -> None:
-        """Take the method's place.
+    def install(self) -> None:
+        """Replace the method.
 
         Raises:
-            ConfigError: something else, such as a hook of another library, stands there already.
+            ConfigError: the method is already replaced, for example by a hook of another library.
         """
         if self.method in vars(self.module):
             raise ConfigError(
-                f"The method {self.method} of this {type(self.module).__name__} was replaced already, by a hook of "
+                f"The method {self.method} of this {type(self.module).__name__} is already replaced by a hook of "
                 "another library or a wrapper; accelerate the model before that."
             )
         vars(self.module)[self.method] = self
 
 
 def patches_of(model: nn.Module) -> Iterator[Patch]:
-    """Every patch on a model and its parts."""
+    """All patches on a model and its submodules."""
     for module in model.modules():
         for value in list(vars(module).values()):
             if isinstance(value, Patch):
                 yield value
 
 
-def take_off(model: nn.Module) -> list[Patch]:
-    """Leave a model as it was without patches; gives back those that were on it."""
-    found = list(patches_of(model))
-    for patch in found:
+def remove_patches(model: nn.Module) -> list[Patch]:
+    """Remove all patches from a model and return them."""
+    patches = list(patches_of(model))
+    for patch in patches:
         vars(patch.module).pop(patch.method, None)
-    return found
+    return patches

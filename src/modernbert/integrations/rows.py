@@ -1,4 +1,4 @@
-"""A padded batch as the libraries give it, taken apart into packed tokens; or why it has to stay padded."""
+"""The packed tokens of a padded batch, or the reason why it has to stay padded."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Whether what stands on padding is read: known while a library encodes texts, otherwise None.
+# Whether the library uses the outputs of padding slots: known while it encodes texts, otherwise None.
 padding_is_read: ContextVar[bool | None] = ContextVar("modernbert_padding_is_read", default=None)
 
 
@@ -16,7 +16,7 @@ class Rows:
 
     tokens: Tensor  # (tokens,) ids
     lengths: list[int]  # of each row
-    slots: Tensor | None  # (tokens,) where each stands in the flattened batch; None where nothing is padding
+    slots: Tensor | None  # (tokens,) positions in the flattened batch; None without padding
     shape: tuple[int, int]
     left_padded: bool  # some row begins with padding
 
@@ -29,11 +29,11 @@ class Rows:
 
 
 def split(ids: object, mask: object, pad_id: int | None) -> Rows | str:
-    """The tokens of a batch, or the reason why the original has to compute it.
+    """The tokens of a batch, or the reason why the original code has to compute it.
 
-    transformers counts positions by slots and gives values on padding too. So a mask with holes, a row without a
-    token, and padding that somebody reads (ColBERT's query expansion) are left to it. Whether padding is read is told
-    by `padding_is_read`; where that is None, by ids under the mask that are not `pad_id`.
+    transformers counts positions by slots and returns values for padding too. So it has to compute masks with holes,
+    rows without a token, and padding whose outputs are used (ColBERT's query expansion). `padding_is_read` shows
+    whether they are used; if it is None, they are used if masked ids differ from `pad_id`.
     """
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point() or not ids.numel():
         return "input_ids are not (rows, length)"
@@ -42,15 +42,15 @@ def split(ids: object, mask: object, pad_id: int | None) -> Rows | str:
         return Rows(ids.flatten(), [shape[1]] * shape[0], None, shape, left_padded=False)
     if not isinstance(mask, Tensor) or mask.shape != ids.shape or mask.device != ids.device:
         return "the attention mask is not (rows, length)"
-    read = padding_is_read.get()
-    if read:
-        return "padding is read as query expansion"
+    used = padding_is_read.get()
+    if used:
+        return "padding is used as query expansion"
     real = mask.to(torch.bool)
     counts = real.sum(1)
     places = torch.arange(shape[1], device=ids.device)
     first = torch.where(real, places, shape[1]).amin(1)
     last = torch.where(real, places, -1).amax(1)
-    expansion = (~real & (ids != pad_id)).any() if read is None and pad_id is not None else False
+    expansion = (~real & (ids != pad_id)).any() if used is None and pad_id is not None else False
     flags = [
         (real.to(mask.dtype) != mask).any(),
         (counts == 0).any(),
@@ -58,15 +58,15 @@ def split(ids: object, mask: object, pad_id: int | None) -> Rows | str:
         torch.as_tensor(expansion, device=ids.device),
         (first > 0).any(),
     ]
-    other, empty, holes, expanded, left = torch.stack(flags).tolist()
-    if other:
+    invalid, empty, holes, expanded, left = torch.stack(flags).tolist()
+    if invalid:
         return "the attention mask holds other values than 0 and 1"
     if empty:
         return "a row has no token"
     if holes:
         return "the attention mask has holes"
     if expanded:
-        return "there are ids under the mask that are not padding, as in query expansion"
+        return "some masked ids are not padding, as in query expansion"
     lengths = counts.tolist()
     if sum(lengths) == ids.numel():
         return Rows(ids.flatten(), lengths, None, shape, left_padded=False)

@@ -1,6 +1,6 @@
 """encode and predict of sentence-transformers and PyLate: larger batches, and pooling on packed tokens.
 
-Their own code still sorts, tokenises, moves and orders; what is put in its place is the pass of a batch.
+Sorting, tokenization, device copies and ordering are still those of the library; only the pass of a batch is replaced.
 """
 
 from collections.abc import MutableMapping
@@ -16,11 +16,11 @@ from modernbert.integrations.rows import Rows, padding_is_read, split
 from modernbert.model.pooling import Pooling, PoolingMode
 from modernbert.model.sparse_pooling import highest_logits, summed_activations
 
-# Whether the embeddings of texts are all that is wanted, so that nobody looks at tokens.
+# Whether only embeddings of texts are requested, and no outputs of tokens.
 _only_vectors: ContextVar[bool] = ContextVar("modernbert_only_vectors", default=False)
 
-_TEXTS_AT_ONCE = 256  # tokenised together; the encoder takes them apart by tokens
-# The modes of Pooling in the order of their vectors, and what they were called before 5.4.
+_BATCH_TEXTS = 256  # tokenized together; the encoder splits them into batches by tokens
+# The modes of Pooling in the order of their vectors, with their names before version 5.4.
 _MODES = {
     "cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "weightedmean": "weightedmean_tokens", "lasttoken": "lasttoken",
@@ -28,7 +28,7 @@ _MODES = {
 
 
 class Encode(Patch):
-    """In the place of the method that goes over the batches of a list of texts."""
+    """Replaces the method that iterates over the batches of a list of texts."""
 
     def __init__(self, module: nn.Module, method: str, *, larger_batches: bool, first_slot_is_read: bool) -> None:
         super().__init__(module, method)
@@ -44,7 +44,7 @@ class Encode(Patch):
         only_vectors = arguments.get("output_value", "sentence_embedding") == "sentence_embedding"
         size = arguments.get("batch_size")
         if self._batches_may_grow() and only_vectors and isinstance(size, int) and size > 0:
-            arguments["batch_size"] = max(size, _TEXTS_AT_ONCE)
+            arguments["batch_size"] = max(size, _BATCH_TEXTS)
         vectors = _only_vectors.set(only_vectors)
         read = padding_is_read.set(self._reads_padding({**arguments, **arguments.get("kwargs", {})}))
         try:
@@ -54,12 +54,12 @@ class Encode(Patch):
             padding_is_read.reset(read)
 
     def _batches_may_grow(self) -> bool:
-        """Unless what a text gives depends on how much the others of its batch are padded."""
+        """False if the output of a text depends on the padding of its batch."""
         left = getattr(getattr(self.module, "tokenizer", None), "padding_side", "right") == "left"
         return self.larger_batches and not (left and self.first_slot_is_read)
 
     def _reads_padding(self, arguments: dict[str, Any]) -> bool:
-        """ColBERT's queries are filled up with [MASK] under the mask, whose vectors count, unless they are attended."""
+        """True for ColBERT's queries with masked [MASK] tokens, whose vectors are used; false if they are attended."""
         model = self.module
         if "is_query" in arguments:  # PyLate
             expands = arguments["is_query"] and getattr(model, "do_query_expansion", False)
@@ -69,7 +69,7 @@ class Encode(Patch):
 
 
 class TextForward(Patch):
-    """In the place of `forward` of a SentenceTransformer or SparseEncoder: texts to vectors, never padded again."""
+    """Replaces `forward` of a SentenceTransformer or SparseEncoder: pooled vectors without padding the tokens."""
 
     def __init__(self, module: nn.Module, backbone: Backbone, inner: Any) -> None:
         super().__init__(module, "forward")
@@ -94,13 +94,13 @@ class TextForward(Patch):
         return features
 
     def _vectors(self, features: MutableMapping[str, Any]) -> Tensor | None:
-        """What the second module makes of the tokens, or None where that is left to it."""
+        """The output of the second module, or None if that module has to compute it."""
         pooling = list(self.module.children())[1]
         modes = pooling_modes(pooling)
         if features.get("modality", "text") != "text" or "cu_seq_lens_q" in features or not modes:
             return None
         if self.backbone.reason(training=self.module.training or self.inner.training) is not None:
-            return None  # the forward pass of the inner model says why
+            return None  # the forward pass of the inner model logs the reason
         rows = split(features.get("input_ids"), features.get("attention_mask"), None)
         if isinstance(rows, str):
             return None
@@ -116,28 +116,28 @@ class TextForward(Patch):
         return vectors.to(self.backbone.dtype)
 
     def _weights(self, rows: Rows, pooling: Any) -> Tensor | None:
-        """Weights of the vocabulary: log(1 + relu) rises, so that it can be taken of the largest logit."""
+        """Weights of the vocabulary. log(1 + relu) is monotonic, so it is applied to the largest logit."""
         model = self.inner
         if type(model.decoder) is not nn.Linear:
             return None
         weight, bias = model.decoder.weight, model.decoder.bias
-        twice = pooling.activation_function == "log1p_relu"
-        found = []
+        twice_log1p = pooling.activation_function == "log1p_relu"
+        weights = []
         for hidden, sequences in self.backbone.encode(rows):
             x = model.head(hidden)
             if pooling.pooling_strategy == "max":
                 values = highest_logits(x, weight, bias, sequences).relu().log1p()
-                found.append(values.log1p() if twice else values)
+                weights.append(values.log1p() if twice_log1p else values)
             else:
-                found.append(summed_activations(x, weight, bias, sequences, twice))
+                weights.append(summed_activations(x, weight, bias, sequences, twice_log1p))
         for name in ("embedding_dimension", "word_embedding_dimension"):
             if hasattr(pooling, name) and getattr(pooling, name) is None:
                 setattr(pooling, name, len(weight))
-        return torch.cat(found)
+        return torch.cat(weights)
 
 
 def pooling_modes(pooling: Any) -> tuple[str, ...]:
-    """How a module pools, or nothing where it is not of a kind that is known. Both spellings of Pooling."""
+    """The pooling modes of a module of old or new versions, or an empty tuple if they are not supported."""
     if type(pooling).__name__ == "SpladePooling":
         known = pooling.pooling_strategy in ("max", "sum") and pooling.activation_function in ("relu", "log1p_relu")
         return ("splade",) if known else ()
@@ -151,12 +151,12 @@ def pooling_modes(pooling: Any) -> tuple[str, ...]:
 
 
 def reads_first_slot(module: nn.Module) -> bool:
-    """Whether it is a Pooling from before 5.4: the first slot and the distance from it count there, padding or not."""
+    """Whether a module is a Pooling before version 5.4, which uses the first slot even if it is padding."""
     return type(module).__name__ == "Pooling" and not hasattr(module, "pooling_mode")
 
 
 def pools_texts(model: nn.Module) -> bool:
-    """Whether a model is the encoder, a pooling and modules that look at nothing but the pooled vector."""
+    """Whether a model consists of the encoder, a pooling, and modules that use the pooled vector only."""
     modules: list[Any] = list(model.children())
     names = [type(module).__name__ for module in modules]
     if len(modules) < 2 or names[0] not in ("Transformer", "MLMTransformer") or not pooling_modes(modules[1]):

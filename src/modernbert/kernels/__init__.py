@@ -40,12 +40,12 @@ def _rotated(attention: Callable[[Tensor, Tensor, Tensor, Sequences, int | None]
 
 
 def _triton(qkv: Tensor, sequences: Sequences, window: int | None, rope: Rope | None) -> Tensor:
-    """Triton's kernels, imported when they are first used."""
+    """The Triton kernels, imported on first use."""
     if reason := triton.unavailable():
         raise BackendError(f"The triton backend {reason}; use backend='blocked'.")
     if not triton.supports(qkv.device, qkv.dtype):
         raise BackendError(
-            f"The triton backend takes fp32, bf16 or fp16 on CUDA, not {qkv.dtype} on {qkv.device.type}; "
+            f"The triton backend supports fp32, bf16 or fp16 on CUDA, not {qkv.dtype} on {qkv.device.type}; "
             "use backend='blocked'."
         )
     from modernbert.kernels.triton import attention
@@ -60,7 +60,7 @@ _BACKENDS: dict[str, _Backend] = {
     "flash": flash.varlen_attention,
     "triton": _triton,
 }
-_TOKENS_MEASURED = 32_768  # of the calibration of global layers, or one sequence where it is longer
+_TOKENS_MEASURED = 32_768  # in the calibration of global layers, or one longer sequence
 
 
 def available_backends() -> dict[str, str | None]:
@@ -86,9 +86,9 @@ def default_backend(
 ) -> str:
     """The fastest backend for such tensors.
 
-    On CUDA in fp16 or bf16: `triton` for a window; for global attention the faster one of `triton` and `flash`, which
-    is measured in a few milliseconds for sequences of that length, forward or (`training`) with the backward pass. On a
-    CPU in fp32 or bf16: `native`, if available. Otherwise `blocked`.
+    On CUDA in fp16 or bf16: `triton` for a window, and for global attention the faster one of `triton` and `flash`.
+    That is measured in a few milliseconds for this sequence length, and with the backward pass if `training` is set. On
+    a CPU in fp32 or bf16: `native`, if available. Otherwise `blocked`.
     """
     half = dtype in (torch.float16, torch.bfloat16)
     if device.type == "cuda" and half and flash.unavailable() is None:
@@ -134,11 +134,11 @@ def varlen_attention(
 ) -> Float[Tensor, "tokens heads head_dim"]:
     """Bidirectional attention inside each packed sequence, scaled by 1 / sqrt(head_dim). Differentiable.
 
-    Queries and keys are rotated by `rope` first, if given. `window` is the number of visible tokens on each side, both
-    ends included; None is global. `backend` defaults to that of `default_backend`.
+    Queries and keys are rotated by `rope` first, if given. `window` is the number of visible tokens on each side,
+    inclusive; None is global. `backend` defaults to `default_backend`.
 
     Raises:
-        BackendError: the backend is unknown or does not support this machine or these tensors, or these do not match.
+        BackendError: the backend is unknown or does not support this machine or these tensors, or their shapes differ.
     """
     traced = torch.compiler.is_compiling()
     if not traced:  # compiled code was checked at its start, in `Encoder.forward`
@@ -157,5 +157,5 @@ def varlen_attention(
     if not traced and len(qkv) == 0:
         return qkv[:, 2]
     if not traced and window is not None:
-        window = min(window, len(qkv))  # a wider window sees no more tokens, and its sums with positions could overflow
+        window = min(window, len(qkv))  # a wider window has no effect, and sums with positions could overflow
     return _BACKENDS[name](qkv, sequences, window, rope)

@@ -12,16 +12,16 @@ def check_attention(qkv: Tensor, sequences: Sequences, window: int | None, rope:
     """Check that no kernel accesses memory out of bounds. The values in `Sequences` were checked on creation.
 
     Raises:
-        BackendError: the arguments do not fit together.
+        BackendError: the arguments are not consistent.
     """
-    if wrong := _wrong_tensors(qkv, sequences) or _wrong_window(window) or _wrong_rope(qkv, rope):
-        raise BackendError(f"Attention cannot run on these arguments: {wrong}.")
+    if reason := _wrong_tensors(qkv, sequences) or _wrong_window(window) or _wrong_rope(qkv, rope):
+        raise BackendError(f"Attention cannot run on these arguments: {reason}.")
 
 
 def _wrong_tensors(qkv: Tensor, sequences: Sequences) -> str | None:
     if qkv.dim() != 4 or qkv.shape[1] != 3 or 0 in qkv.shape[2:] or qkv.shape[3] % 2 or not qkv.is_floating_point():
         return (
-            "qkv is (tokens, 3, heads, head_dim) in a floating dtype, with an even head_dim, "
+            "qkv must be (tokens, 3, heads, head_dim) in a floating dtype, with an even head_dim, "
             f"not {tuple(qkv.shape)} in {qkv.dtype}"
         )
     if len(qkv) != sequences.num_tokens:
@@ -35,48 +35,48 @@ def _wrong_window(window: int | None) -> str | None:
     if window is None:
         return None
     if isinstance(window, bool) or not isinstance(window, int | torch.SymInt) or window < 0:
-        return f"window is the number of tokens seen on each side, 0 or more, or None for all, not {window!r}"
+        return f"window must be the number of visible tokens on each side, 0 or more, or None for all, not {window!r}"
     return None
 
 
 def _wrong_rope(qkv: Tensor, rope: Rope | None) -> str | None:
     if rope is None:
         return None
-    wanted = (len(qkv), 1, qkv.shape[3])
+    expected = (len(qkv), 1, qkv.shape[3])
     for name, x in (("cos", rope.cos), ("sin", rope.sin)):
-        if x.shape != wanted or x.dtype != torch.float32 or x.device != qkv.device:
+        if x.shape != expected or x.dtype != torch.float32 or x.device != qkv.device:
             return (
-                f"the {name} of rope is {wanted} in torch.float32 on {qkv.device}, "
+                f"the {name} of rope must be {expected} in torch.float32 on {qkv.device}, "
                 f"not {tuple(x.shape)} in {x.dtype} on {x.device}"
             )
     return None
 
 
 def check_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
-    """Refuse what does not fit together. Whether the labels are in the vocabulary is for the kernels to see.
+    """Check shapes, dtypes and devices. The kernels check whether labels are in the vocabulary.
 
     Raises:
-        BackendError: it does not.
+        BackendError: the arguments are not consistent.
     """
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1] or not x.is_floating_point():
-        wrong = f"x is (rows, hidden) and weight (vocab, hidden), not {tuple(x.shape)} and {tuple(weight.shape)}"
+        reason = f"x must be (rows, hidden) and weight (vocab, hidden), not {tuple(x.shape)} and {tuple(weight.shape)}"
     elif bias is not None and bias.shape != weight.shape[:1]:
-        wrong = f"the bias is ({len(weight)},), not {tuple(bias.shape)}"
+        reason = f"the bias must be ({len(weight)},), not {tuple(bias.shape)}"
     elif labels.shape != x.shape[:1] or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8):
-        wrong = f"the labels are whole numbers, one for each of {len(x)} rows, not {tuple(labels.shape)} {labels.dtype}"
+        reason = f"the labels must be integers, one for each of {len(x)} rows, not {tuple(labels.shape)} {labels.dtype}"
     elif any(each is not None and each.device != x.device for each in (weight, bias, labels)):
-        wrong = "all are on one device"
+        reason = "all tensors must be on one device"
     else:
         return
-    raise BackendError(f"Cross-entropy cannot run on these arguments: {wrong}.")
+    raise BackendError(f"Cross-entropy cannot run on these arguments: {reason}.")
 
 
 def check_add_norm(x: Tensor, y: Tensor, weight: Tensor | None) -> None:
-    """Refuse rows of different numbers or widths.
+    """Check that numbers and widths of rows are equal.
 
     Raises:
         BackendError: they differ.
     """
     if x.shape != y.shape or x.dim() < 1 or (weight is not None and weight.shape != x.shape[-1:]):
         shapes = ", ".join(str(tuple(each.shape)) for each in (x, y, weight) if each is not None)
-        raise BackendError(f"A sum and its norm need rows and weights of one width, not shapes {shapes}.")
+        raise BackendError(f"add_norm needs rows and weights of equal width, not shapes {shapes}.")

@@ -2,12 +2,12 @@
 
 Each sequence is divided into tiles that depend only on its length:
 
-- a global layer, or a sequence that a window nearly covers: all keys of the sequence, queries in slices;
-- a local layer on a longer sequence: blocks of queries, each with the keys from `window` before to `window` after it.
+- a global layer, or a sequence that a window nearly covers: slices of queries with all keys of the sequence;
+- a local layer on a longer sequence: blocks of queries with the keys from `window` before to `window` after each block.
 
 Tiles of equal shape run as one batched matrix product, so that many short sequences need few calls. Keys outside the
-sequence or the window are masked, and their indices are inside the sequence, so that not even a NaN can reach another
-sequence, and the result of a sequence has the same bits whatever it is packed with.
+sequence or the window are masked, and their indices stay inside the sequence. So not even a NaN can reach another
+sequence, and the result of a sequence has the same bits in every batch.
 
 Scores and softmax are fp32 for 16-bit inputs; the products with values and gradients run in the input's dtype. The
 backward pass recomputes the scores of one tile at a time (Dao et al. 2022, arXiv 2205.14135, section 3.1).
@@ -25,16 +25,16 @@ from torch.autograd.function import once_differentiable
 from modernbert.packed import Sequences
 
 _BLOCK = 64  # queries of a local tile: 64 x 192 scores at window 64; less padding than 128, fewer products than 32
-_TILE_ELEMENTS = 1 << 21  # fp32 scores held at a time: 8 MiB, about what the caches of two cores keep
+_TILE_ELEMENTS = 1 << 21  # fp32 scores in memory at a time: 8 MiB, about the size of the caches of two cores
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tiles of one shape. Indices are rows of the packed stream; padding repeats a row of the same sequence."""
+    """Tiles of one shape. Indices are rows of the packed batch; padding repeats a row of the same sequence."""
 
     queries: Int[Tensor, "tiles slices q"]
     keys: Int[Tensor, "tiles k"]
-    bias: Float[Tensor, "tiles 1 #q k"] | None  # 0 or -inf; None where every key counts for every query
+    bias: Float[Tensor, "tiles 1 #q k"] | None  # 0 or -inf; None if all keys are visible to all queries
     real: Float[Tensor, "tiles slices q"] | None  # 0 on padding queries; None without padding
 
     def to(self, device: torch.device) -> "Group":
@@ -49,7 +49,7 @@ class Plan:
 
     groups: tuple[Group, ...]
     output_rows: Int[Tensor, "tokens"]
-    key_rows: Int[Tensor, "copies tokens"]  # the row after the last one stands for "no further copy"
+    key_rows: Int[Tensor, "copies tokens"]  # the index after the last row means "no further copy"
 
 
 _plans: WeakKeyDictionary[Sequences, dict[tuple[int | None, int], Plan]] = WeakKeyDictionary()
@@ -135,7 +135,7 @@ def _gather(x: Tensor, index: Tensor) -> Tensor:
 
 
 def _rows(y: Tensor, index: Tensor) -> Tensor:
-    """The way back: (tiles * heads, rows, head_dim) as (tiles * rows, heads * head_dim)."""
+    """The inverse layout: (tiles * heads, rows, head_dim) as (tiles * rows, heads * head_dim)."""
     tiles, rows = index.shape
     return y.view(tiles, -1, *y.shape[1:]).transpose(1, 2).reshape(tiles * rows, -1)
 
@@ -145,7 +145,7 @@ def _concatenate(parts: list[Tensor]) -> Tensor:
 
 
 def _sum_copies(parts: list[Tensor], rows: Tensor) -> Tensor:
-    """For each token the sum of its rows, one for every tile in which it is a key."""
+    """For each token, the sum of its rows, one for every tile in which it is a key."""
     if len(rows) == 1:
         return _concatenate(parts).index_select(0, rows[0])
     padded = torch.cat([*parts, parts[0].new_zeros(1, parts[0].shape[1])])
@@ -163,8 +163,8 @@ def _plan(sequences: Sequences, window: int | None, heads: int) -> Plan:
             by_shape.setdefault(tiles.shape, []).append(tiles)
     groups, token_rows, key_tokens = [], [], []
     for shape, members in by_shape.items():
-        at_once = max(1, _TILE_ELEMENTS // (heads * shape[1] * shape[2]))
-        for part in torch.tensor([row for tiles in members for row in tiles.rows]).split(at_once):
+        rows_at_once = max(1, _TILE_ELEMENTS // (heads * shape[1] * shape[2]))
+        for part in torch.tensor([row for tiles in members for row in tiles.rows]).split(rows_at_once):
             group, tokens, keys = _group(part, shape, window)
             groups.append(group)
             token_rows.append(tokens)
@@ -189,8 +189,8 @@ def _tiles(start: int, length: int, window: int | None, heads: int) -> _Tiles:
     if window is not None and padded > _BLOCK + 2 * window:
         blocks = range(0, length, _BLOCK)
         return _Tiles((1, _BLOCK, _BLOCK + 2 * window), [(start, length, i, i - window) for i in blocks])
-    at_once = padded if window is not None else min(padded, max(32, _TILE_ELEMENTS // (heads * padded) // 32 * 32))
-    return _Tiles((-(-padded // at_once), at_once, padded), [(start, length, 0, 0)])
+    rows_at_once = padded if window is not None else min(padded, max(32, _TILE_ELEMENTS // (heads * padded) // 32 * 32))
+    return _Tiles((-(-padded // rows_at_once), rows_at_once, padded), [(start, length, 0, 0)])
 
 
 def _group(rows: Tensor, shape: tuple[int, int, int], window: int | None) -> tuple[Group, Tensor, Tensor]:
@@ -201,13 +201,13 @@ def _group(rows: Tensor, shape: tuple[int, int, int], window: int | None) -> tup
     key = first_key + torch.arange(k)
     query_real, key_real = query < length, (key >= 0) & (key < length)
     queries, keys = start + query.minimum(length - 1), start + key.clamp(min=0).minimum(length - 1)
-    seen = key_real[:, None]
+    visible = key_real[:, None]
     if window is not None:
-        seen = seen & ((query.minimum(length - 1)[:, :, None] - key[:, None]).abs() <= window)
+        visible = visible & ((query.minimum(length - 1)[:, :, None] - key[:, None]).abs() <= window)
     group = Group(
         queries=queries.unflatten(1, (slices, q)),
         keys=keys,
-        bias=None if seen.all() else torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).unsqueeze(1),
+        bias=None if visible.all() else torch.zeros(visible.shape).masked_fill_(~visible, float("-inf")).unsqueeze(1),
         real=None if query_real.all() else query_real.float().unflatten(1, (slices, q)),
     )
     tokens = queries.masked_fill(~query_real, -1).unflatten(1, (slices, q)).transpose(0, 1).flatten()
@@ -215,15 +215,15 @@ def _group(rows: Tensor, shape: tuple[int, int, int], window: int | None) -> tup
 
 
 def _positions_of(tokens: Tensor, num_tokens: int) -> Tensor:
-    """For each token the positions where it occurs, (copies, num_tokens), filled up with `len(tokens)`."""
+    """For each token, the positions at which it occurs, (copies, num_tokens), padded with `len(tokens)`."""
     order = tokens.argsort(stable=True)
     order = order[tokens[order] >= 0]
     occurring = tokens[order]
     counts = torch.bincount(occurring, minlength=num_tokens)
     copy = torch.arange(len(order)) - (counts.cumsum(0) - counts)[occurring]
-    places = torch.full((int(counts.max()), num_tokens), len(tokens))
-    places[copy, occurring] = order
-    return places
+    positions = torch.full((int(counts.max()), num_tokens), len(tokens))
+    positions[copy, occurring] = order
+    return positions
 
 
 def _round_up(number: int, step: int) -> int:

@@ -1,4 +1,4 @@
-"""Measure once, on first use, which of several equivalent kernels is the fastest on this device."""
+"""Measure on first use which of several equivalent kernels is the fastest on this device."""
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
@@ -19,7 +19,7 @@ def fastest(
 ) -> str:
     """The fastest candidate for this key, measured on the first call.
 
-    If the key is new and nothing can be measured now, it is `default`, and a later call measures.
+    If the key is new and measuring is not possible now, it returns `default`, and a later call measures.
     """
     if key in _chosen:
         return _chosen[key]
@@ -50,14 +50,14 @@ def forget() -> None:
 
 
 def chosen() -> dict[Hashable, str]:
-    """What was chosen so far in this process."""
+    """The choices of this process so far."""
     return dict(_chosen)
 
 
 def _cuda_seconds(run: Callable[[], object]) -> float:
-    """Seconds of a run, measured over several runs after a warm-up run, which compiles.
+    """Seconds of a run after a warm-up run, which compiles.
 
-    Measured by the device's clock, the best of a few rounds; the host starts the runs of a round in advance.
+    It is the best of a few rounds of several runs, measured by the clock of the device.
     """
     run()
     found = []

@@ -1,7 +1,7 @@
-"""Cross-entropy of a linear decoder in chunks of rows, so that the logits of a whole batch are never in memory.
+"""Cross-entropy of a linear decoder in chunks of rows, so that the logits of a batch are never all in memory.
 
-The gradient of the loss with respect to the logits is known as soon as the logits are, so one pass over the rows
-computes loss and gradients of input, weight and bias together, and the backward pass only scales them (as in Liger
+The gradient of the loss with respect to the logits follows directly from the logits. So one pass over the rows computes
+the loss and the gradients of input, weight and bias together, and the backward pass only scales them (as in Liger
 Kernel's fused linear cross-entropy, Hsu et al. 2024, arXiv 2410.10989, section 3.2).
 """
 
@@ -19,9 +19,9 @@ from modernbert.kernels import triton as triton_kernels
 from modernbert.kernels.arguments import check_cross_entropy
 from modernbert.packed import IGNORED
 
-CHUNK_ELEMENTS = 1024 * 50_368  # logits at a time; fewer make the sum of the weight's gradient the larger part
-CUDA_CHUNK_ELEMENTS = 8192 * 50_368  # 0.8 GB in bf16: a card needs large products, and its memory is larger
-BLOCK_ELEMENTS = 1 << 19  # fp32 logits at a time, 2 MiB, so that the passes over them stay in a CPU's cache
+CHUNK_ELEMENTS = 1024 * 50_368  # logits at a time; with fewer, summing the weight gradient dominates the time
+CUDA_CHUNK_ELEMENTS = 8192 * 50_368  # 0.8 GB in bf16: a GPU needs large products and has more memory
+BLOCK_ELEMENTS = 1 << 19  # fp32 logits at a time, 2 MiB, so that they stay in the cache of a CPU
 
 
 def linear_cross_entropy(
@@ -34,12 +34,12 @@ def linear_cross_entropy(
     """Cross-entropy (nats) of `labels` under softmax(x weight^T + bias), fp32 softmax. Differentiable once.
 
     Equal to `F.cross_entropy(F.linear(x, weight, bias).float(), labels, reduction=reduction)`, but 0 without rows.
-    Rows labelled -100 have neither loss nor gradient. Under autocast, products run in its dtype. On CUDA, the bias is
-    added in fp32, and the host does not wait for the device, so that a label outside the vocabulary gives a NaN loss;
-    on other devices it is an error.
+    Rows labelled -100 have no loss and no gradient. Under autocast, products run in its dtype. On CUDA, the bias is
+    added in fp32, and the host does not wait for the device: a label outside the vocabulary gives a NaN loss. On other
+    devices such a label is an error.
 
     Raises:
-        BackendError: the arguments do not match.
+        BackendError: the arguments are not consistent.
         DataError: a label is outside the vocabulary.
     """
     check_cross_entropy(x, weight, bias, labels)
@@ -53,7 +53,7 @@ def linear_cross_entropy(
 
 
 def chunk_rows(rows: int, vocab: int, device: str = "cpu") -> int:
-    """Rows whose logits are in memory at a time: equal parts of all rows, as few as the bound allows."""
+    """Rows per chunk: all rows in equal chunks, as few as the memory bound allows."""
     bound = CUDA_CHUNK_ELEMENTS if device == "cuda" else CHUNK_ELEMENTS
     chunks = max(1, -(-rows * vocab // bound))
     return max(1, -(-rows // chunks))
@@ -67,7 +67,7 @@ def _on_triton(x: Tensor) -> bool:
 def _softmax_gradient(
     logits: Float[Tensor, "rows vocab"], labels: Int[Tensor, "rows"], grad_bias: Float[Tensor, "vocab"] | None
 ) -> Float[Tensor, ""]:
-    """The summed loss. Unless `grad_bias` is None, softmax - one-hot replaces the logits and is added up there.
+    """The summed loss. Unless `grad_bias` is None, softmax - one-hot replaces the logits and is summed into it.
 
     Rows labelled -100 are ignored. On CUDA, the host does not wait for the device.
     """
@@ -78,8 +78,8 @@ def _softmax_gradient(
             raise DataError(f"A label is outside the vocabulary of {vocab}; only -100 may be.")
     precise = torch.promote_types(logits.dtype, torch.float32)
     total = logits.new_zeros((), dtype=precise)
-    at_once = len(logits) if logits.is_cuda else max(1, BLOCK_ELEMENTS // vocab)
-    for block, chosen in zip(logits.split(at_once), labels[:, None].split(at_once), strict=True):
+    rows_at_once = len(logits) if logits.is_cuda else max(1, BLOCK_ELEMENTS // vocab)
+    for block, chosen in zip(logits.split(rows_at_once), labels[:, None].split(rows_at_once), strict=True):
         scores = block.to(precise, copy=True)
         scores.sub_(scores.amax(-1, keepdim=True))
         ignored = chosen == IGNORED
@@ -101,7 +101,7 @@ def _triton_softmax_gradient(
     labels: Int[Tensor, "rows"],
     grad_bias: Float[Tensor, "vocab"] | None,
 ) -> Float[Tensor, ""]:
-    """As `_softmax_gradient`, of logits + bias."""
+    """`_softmax_gradient` of logits + bias."""
     from modernbert.kernels.triton import cross_entropy
 
     losses: Tensor = cross_entropy.softmax_gradient(logits, bias, labels, grad_bias is not None)
@@ -122,7 +122,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
         rows, vocab = len(x), len(weight)
         weight_dtype, on_triton = weight.dtype, _on_triton(x)
-        weight = weight.to(x.dtype)  # here on Triton, so that its gradient is in fp32 to the end
+        weight = weight.to(x.dtype)  # for Triton it is cast here, so that its gradient stays in fp32
         wants_gradient = any(ctx.needs_input_grad)
         precise = torch.promote_types(x.dtype, torch.float32)
         total = x.new_zeros((), dtype=precise)
@@ -131,16 +131,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_bias = x.new_zeros(vocab, dtype=precise) if wants_gradient else None
         chunk = chunk_rows(rows, vocab, x.device.type)
         for first in range(0, rows, chunk):
-            part, wanted = x[first : first + chunk], labels[first : first + chunk]
+            part, part_labels = x[first : first + chunk], labels[first : first + chunk]
             if on_triton:
                 logits = F.linear(part, weight)
-                total += _triton_softmax_gradient(logits, bias, wanted, grad_bias)
+                total += _triton_softmax_gradient(logits, bias, part_labels, grad_bias)
             elif native.supports(x.device, x.dtype):
                 logits = F.linear(part, weight)
-                total += native_operators.softmax_gradient(logits, bias, wanted, grad_bias)
+                total += native_operators.softmax_gradient(logits, bias, part_labels, grad_bias)
             else:
                 logits = F.linear(part, weight, bias)
-                total += _softmax_gradient(logits, wanted, grad_bias)
+                total += _softmax_gradient(logits, part_labels, grad_bias)
             if grad_x is not None:
                 torch.mm(logits, weight, out=grad_x[first : first + chunk])
                 product = _product(logits.t(), part, precise if chunk < rows else weight_dtype)
@@ -150,7 +150,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_weight = product.to(precise)
                 else:
                     grad_weight += product
-        if wants_gradient and grad_weight is None:  # without rows
+        if wants_gradient and grad_weight is None:  # there are no rows
             grad_weight = torch.zeros_like(weight)
         ctx.save_for_backward(grad_x, grad_weight, None if bias is None else grad_bias)
         ctx.dtypes = weight_dtype, None if bias is None else bias.dtype

@@ -1,6 +1,6 @@
 """Operations between matrix products, in one pass over memory with native or Triton kernels.
 
-Kernels write the result of a norm in the dtype of autocast, to which the next linear layer would convert it.
+Kernels write the result of a norm in the dtype of autocast, which the next linear layer needs.
 """
 
 import torch
@@ -61,12 +61,11 @@ def layer_norm(x: Float[Tensor, "*rows hidden"], norm: nn.Module) -> Float[Tenso
 def embedding_norm(
     tokens: Int[Tensor, "*rows"], embedding: nn.Module, norm: nn.Module, *, half: bool = False
 ) -> Float[Tensor, "*rows hidden"]:
-    """The layer norm of the embedding of each token: the beginning of the residual stream.
+    """The layer norm of the embedding of each token, the start of the residual stream.
 
-    It is in the dtype of the table, or with `half` on CUDA in that of autocast.
-
-    `embedding` is an `nn.Embedding` and `norm` an `nn.LayerNorm`, of which the weights are taken. On CUDA the host does
-    not wait for the device, so that an id outside the table gives NaN.
+    It has the dtype of the table, or with `half` on CUDA that of autocast. `embedding` is an `nn.Embedding` and `norm`
+    an `nn.LayerNorm`, whose weights are used. On CUDA the host does not wait for the device: an id outside the table
+    gives NaN.
 
     Raises:
         DataError: an id is outside the table, or the ids are on another device.
@@ -136,7 +135,7 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 
 def _on_triton(x: Tensor) -> bool:
-    """Whether to use the Triton kernels: on CUDA. Their interpreter is only for tests."""
+    """Whether to use the Triton kernels: on CUDA only, since their interpreter is for tests."""
     return x.is_cuda and triton_kernels.supports(x.device, x.dtype)
 
 

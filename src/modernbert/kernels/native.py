@@ -1,12 +1,12 @@
 """The library of native CPU kernels (C++, AVX2 and above): loading it, and choosing an instruction level.
 
 The library depends neither on torch nor on Python (src/native/interface.h): it receives tensors as pointers and runs in
-torch's own threads, through the function that torch exports for that. native_operators.py makes operators of it.
+the threads of torch, through a function that torch exports for that. native_operators.py wraps it in torch operators.
 
-The level for products in fp32, in bf16 and in int8 is measured on first use, since the bf16 instruction of some
-processors is slower than fp32. The environment variable `MODERNBERT_NATIVE` sets one level for all (`amx`,
-`avx512_bf16`, `avx512_vnni`, `avx512`, `avx2`) or switches the kernels `off`; `MODERNBERT_NATIVE_LIBRARY` names another
-build of the library (`make check-native`).
+The level for products in fp32, bf16 and int8 is measured on first use, since the bf16 instruction of some processors is
+slower than fp32. The environment variable `MODERNBERT_NATIVE` sets one level for all (`amx`, `avx512_bf16`,
+`avx512_vnni`, `avx512`, `avx2`) or switches the kernels `off`; `MODERNBERT_NATIVE_LIBRARY` names another build of the
+library (`make check-native`).
 """
 
 import ctypes
@@ -24,13 +24,13 @@ import torch
 
 from modernbert.errors import BackendError, ConfigError
 
-LEVELS = ("amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2")  # expected speed, the fastest first
+LEVELS = ("amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2")  # by expected speed, fastest first
 KINDS = ("fp32", "bf16", "int8")  # of matrix products; each uses the level that is fastest for it
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 logger = logging.getLogger(__name__)
 
 _VERSION = 2  # of src/native/interface.h
-_CLEARLY = 1.05  # a level that is expected to be slower must be faster by this factor
+_MIN_SPEEDUP = 1.05  # to choose a level that is expected to be slower
 
 
 class _Threads(Structure):
@@ -65,21 +65,21 @@ class _Loaded:
     rates: dict[str, dict[str, float]] = field(default_factory=dict)  # measured GFLOP/s by kind and level
 
 
-def _load(wanted: str) -> _Loaded | str:
-    """The kernels for this processor, with the level `wanted` unless it is empty; or the reason why there are none.
+def _load(requested_level: str) -> _Loaded | str:
+    """The kernels for this processor, at `requested_level` if it is not empty; or the reason why there are none.
 
     Raises:
-        ConfigError: the level does not exist, or the library that the environment names is not a build of ours.
+        ConfigError: the level does not exist, or MODERNBERT_NATIVE_LIBRARY is not a build of this library.
     """
-    if wanted not in ("", "off", *LEVELS):
+    if requested_level not in ("", "off", *LEVELS):
         raise ConfigError(
-            f"MODERNBERT_NATIVE is {wanted!r}, which is not a level of the native kernels; "
-            f"take {', '.join(LEVELS)} or off, or leave it unset."
+            f"MODERNBERT_NATIVE is {requested_level!r}, which is not a level of the native kernels; "
+            f"set it to {', '.join(LEVELS)} or off, or unset it."
         )
-    if wanted == "off":
+    if requested_level == "off":
         return "is switched off by MODERNBERT_NATIVE"
     if platform.machine() not in ("x86_64", "AMD64"):
-        return f"is for x86-64, and this is {platform.machine()}"
+        return f"needs x86-64, but this machine is {platform.machine()}"
     named = os.environ.get("MODERNBERT_NATIVE_LIBRARY")
     try:
         library = ctypes.CDLL(str(named or Path(__file__).with_name("libmodernbert.so")))
@@ -90,16 +90,16 @@ def _load(wanted: str) -> _Loaded | str:
                 f"MODERNBERT_NATIVE_LIBRARY names {named}, which is not a build of the native kernels ({error})."
             ) from None
         if isinstance(error, OSError):
-            return "was not built: install a wheel, or a C++ compiler before pip install"
+            return "was not built: install a wheel, or install a C++ compiler before pip install"
         version = 0
     if version != _VERSION:
-        return "was built from other sources than these: install the package again"
+        return "was built from another version of the sources: install the package again"
     find.restype, find.argtypes = POINTER(_Kernels), [ctypes.c_char_p]
     found = {level: find(level.encode()) for level in LEVELS}
     tables = {level: pointer.contents for level, pointer in found.items() if pointer}
-    if not tables or (wanted and wanted not in tables):
-        return f"needs {wanted or 'AVX2'}, which this processor does not have"
-    return _Loaded(tables, wanted, _parallel_for())
+    if not tables or (requested_level and requested_level not in tables):
+        return f"needs {requested_level or 'AVX2'}, which this processor does not have"
+    return _Loaded(tables, requested_level, _parallel_for())
 
 
 def _torch_cpu() -> ctypes.CDLL:
@@ -117,8 +117,8 @@ def _parallel_for() -> int | None:
 def _end_idle_threads() -> None:
     """End the idle threads of OpenMP before a fork; OpenMP starts them again when needed.
 
-    A forked child does not have these threads, but GNU's OpenMP (part of torch) does not notice and would wait for them
-    for ever. Inside a parallel loop this does nothing.
+    A forked child does not have these threads, but GNU's OpenMP (part of torch) does not detect that and would wait for
+    them forever. Inside a parallel loop this has no effect.
     """
     omp_pause_soft = 1
     with suppress(OSError, AttributeError):  # a different OpenMP, or none
@@ -145,25 +145,25 @@ def select(level: str) -> None:
 
 
 def choices() -> dict[str, str]:
-    """The level of each kind of product, for `keep` in another process; empty where the kernels do not run."""
+    """The level of each kind of product, for `use_choices` in another process; empty if the kernels do not run."""
     return {} if unavailable() else {kind: level(kind) for kind in KINDS}
 
 
-def keep(chosen: Mapping[str, str]) -> None:
-    """Take the levels that another process chose, so that both compute the same bits.
+def use_choices(chosen: Mapping[str, str]) -> None:
+    """Use the levels that another process chose, so that both compute the same bits.
 
     Raises:
-        BackendError: this machine lacks one of them, or has kernels where the other had none.
+        BackendError: this machine lacks a level, or only this machine has the kernels.
     """
     if chosen == choices():
         return
     tables = () if isinstance(_selected, str) else _selected.tables
     missing = sorted(set(chosen.values()) - set(tables))
     if missing or not chosen:
-        there = f"the native kernels of the level {missing[0]}, which are not here" if missing else "no native kernels"
+        used = f"native kernels of the level {missing[0]}, which this machine lacks" if missing else "no native kernels"
         raise BackendError(
-            f"This was begun with {there}; go on with a machine of the same kind, or set MODERNBERT_NATIVE to "
-            f"{'avx2' if missing else 'off'} from the beginning."
+            f"This run was started with {used}; resume it on a machine of the same kind, or start again with "
+            f"MODERNBERT_NATIVE={'avx2' if missing else 'off'}."
         )
     _loaded().chosen.update(chosen)
 
@@ -174,12 +174,12 @@ def unavailable() -> str | None:
 
 
 def available_levels() -> tuple[str, ...]:
-    """The levels that this processor and this build have, in the order of LEVELS; none where nothing can run."""
+    """The levels that this processor and this build support, in the order of LEVELS."""
     return () if isinstance(_selected, str) else tuple(_selected.tables)
 
 
 def level(kind: str = "fp32") -> str:
-    """The instruction level of a kind of product. The first call may measure for some milliseconds."""
+    """The instruction level of a kind of product. The first call may measure for a few milliseconds."""
     loaded = _loaded()
     if kind not in loaded.chosen:
         candidates = candidates_for(kind, tuple(loaded.tables), loaded.forced)
@@ -189,7 +189,7 @@ def level(kind: str = "fp32") -> str:
 
 
 def rates(kind: str) -> dict[str, float]:
-    """The measured GFLOP/s of each level for a kind of product; empty if there was only one level to choose from."""
+    """The measured GFLOP/s of each level for a kind of product; empty if there was only one candidate."""
     level(kind)
     return dict(_loaded().rates[kind])
 
@@ -198,7 +198,7 @@ def candidates_for(kind: str, available: Sequence[str], forced: str) -> list[str
     """The levels that a kind of product can use, the one with the largest instructions first.
 
     Levels with the same code for a kind are one candidate: for fp32, all levels above `avx512` have its code; for bf16,
-    `avx512_vnni` has the code of `avx512`; for int8, `avx512_bf16` has that of `avx512_vnni`. A forced level is the
+    `avx512_vnni` has the code of `avx512`; for int8, `avx512_bf16` has the code of `avx512_vnni`. A forced level is the
     only candidate. Exception: `avx512` has no int8 instruction, so it uses `avx512_vnni` if the processor supports it.
     """
     if forced == "avx512" and kind == "int8" and "avx512_vnni" in available:
@@ -208,7 +208,7 @@ def candidates_for(kind: str, available: Sequence[str], forced: str) -> list[str
     same = {
         "fp32": {"amx", "avx512_bf16", "avx512_vnni"},
         "bf16": {"avx512_vnni"},
-        "int8": {"avx512_vnni"} if "avx512_bf16" in available else set(),  # the upper one also has bf16 for the rest
+        "int8": {"avx512_vnni"} if "avx512_bf16" in available else set(),  # avx512_bf16 also has bf16
     }
     return [level for level in available if level not in same[kind]]
 
@@ -217,7 +217,7 @@ def fastest(candidates: Sequence[str], rates: Mapping[str, float]) -> str:
     """The first candidate, unless another one is faster by more than the error of a measurement."""
     best = candidates[0]
     for level in candidates[1:]:
-        if rates[level] > _CLEARLY * rates[best]:
+        if rates[level] > _MIN_SPEEDUP * rates[best]:
             best = level
     return best
 
@@ -229,7 +229,7 @@ def _measured(kind: str, levels: Sequence[str]) -> dict[str, float]:
 
 
 def supports(device: torch.device, dtype: torch.dtype, width: int = 0, of: int = 32) -> bool:
-    """Whether the kernels run here and support such tensors: fp32 or bf16, on the CPU, `width` a multiple of `of`."""
+    """Whether the kernels run here and support fp32 or bf16 tensors on the CPU, with `width` a multiple of `of`."""
     return unavailable() is None and device.type == "cpu" and dtype in DTYPES and width % of == 0
 
 
@@ -244,7 +244,7 @@ def kind_of(dtype: torch.dtype) -> str:
 
 
 def kernels(kind: str = "fp32") -> Any:
-    """The C functions of src/native/interface.h, at the level of this kind of product."""
+    """The C functions of src/native/interface.h at the level of this kind of product."""
     return kernels_at(level(kind))
 
 
@@ -253,13 +253,13 @@ def kernels_at(level: str) -> Any:
     return _loaded().tables[level]
 
 
-def team() -> _Threads:
-    """Torch's threads, in the form that the kernels expect."""
+def thread_pool() -> _Threads:
+    """The threads of torch, in the form that the kernels expect."""
     return _Threads(_loaded().parallel_for, torch.get_num_threads())
 
 
 def check_status(status: int) -> None:
-    """Raise an error if a kernel has rejected its boundaries, which would have made it access memory out of bounds.
+    """Check that a kernel has not rejected its boundaries, with which it would access memory out of bounds.
 
     Raises:
         BackendError: the status is not 0.

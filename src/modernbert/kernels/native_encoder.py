@@ -1,7 +1,7 @@
-"""A whole encoder without gradients in one native call: weights are packed once, and no memory is allocated per layer.
+"""An encoder without gradients in one native call: weights are packed once, and no memory is allocated per layer.
 
-It computes the same as the encoder's modules (src/native/encoder.h) except for rounding: the residual stream is in
-fp32, and a bf16 model computes in fp32 on processors without bf16 products.
+It equals the encoder's modules (src/native/encoder.h) except for rounding: the residual stream is in fp32, and a bf16
+model computes in fp32 on processors without bf16 products.
 """
 
 import mmap
@@ -82,7 +82,7 @@ class _Packed:
 
 
 def _panels(weight: Tensor, step: int) -> Tensor:
-    """(outputs, inputs) as [panel][input / step][64][step], the last panel filled up with zeros."""
+    """(outputs, inputs) as [panel][input / step][64][step], with the last panel padded with zeros."""
     outputs, inputs = weight.shape
     full = torch.nn.functional.pad(weight, (0, 0, 0, -outputs % _PANEL))
     return full.view(-1, _PANEL, inputs // step, step).transpose(1, 2)
@@ -94,36 +94,38 @@ def _pack(weight: Tensor, dtype: torch.dtype, step: int, int8: bool) -> _Packed:
         return _Packed(_in_huge_pages(_panels(weight.to(dtype), step)), None, None, inputs, outputs)
     precise = weight.float()
     scales = precise.abs().amax(1).clamp(min=1e-30) / 127
-    whole = (precise / scales[:, None]).round().to(torch.int8)
+    quantized = (precise / scales[:, None]).round().to(torch.int8)
     padding = (0, -outputs % _PANEL)
-    sums = torch.nn.functional.pad(whole.sum(1).float() * 128, padding)
-    return _Packed(_in_huge_pages(_panels(whole, 4)), torch.nn.functional.pad(scales, padding), sums, inputs, outputs)
+    sums = torch.nn.functional.pad(quantized.sum(1).float() * 128, padding)
+    return _Packed(
+        _in_huge_pages(_panels(quantized, 4)), torch.nn.functional.pad(scales, padding), sums, inputs, outputs
+    )
 
 
 def _in_huge_pages(x: Tensor) -> Tensor:
-    """A copy in memory of large pages, where the system has them: fewer misses of address translation."""
-    result = _memory(x.numel() * x.element_size()).view(x.dtype).view(x.shape)
+    """A copy in huge pages, if the system has them, for fewer TLB misses."""
+    result = _allocate_pages(x.numel() * x.element_size()).view(x.dtype).view(x.shape)
     return result.copy_(x)
 
 
-def _memory(count: int) -> Tensor:
-    """Memory of `count` bytes, aligned to a page. Private: after a fork, each process writes into its own copy."""
+def _allocate_pages(count: int) -> Tensor:
+    """Page-aligned memory of `count` bytes. It is private: after a fork, each process writes into its own copy."""
     area = mmap.mmap(-1, max(count, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         area.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(area, dtype=torch.uint8, count=count)
 
 
-def _interleaved(up: Tensor) -> Tensor:
-    """The rows of `Wi` so that 32 activated outputs stand before the 32 that gate them."""
+def _interleave(up: Tensor) -> Tensor:
+    """The rows of `Wi` in an order in which 32 gate outputs follow the 32 activated outputs that they gate."""
     activated, gate = up.unflatten(0, (2, -1, _PANEL // 2))
     return torch.stack((activated, gate), dim=1).flatten(0, 2)
 
 
 class NativeEncoder:
-    """Embedded tokens in, hidden states behind the final norm out; in bf16 or fp32, or with int8 linear layers.
+    """Computes hidden states after the final norm from embedded tokens, in bf16, fp32, or with int8 linear layers.
 
-    int8 is symmetric, with a scale for each output of a weight and one for each token, computed in each call.
+    int8 is symmetric, with a scale for each output of a weight, and one for each token, computed in each call.
     """
 
     def __init__(
@@ -144,13 +146,13 @@ class NativeEncoder:
         self._kernels = native.kernels_at(level or native.level(kind))
         step = self._kernels.bf16_step if dtype == torch.bfloat16 else 1
         if step and dtype == torch.bfloat16 and int8 and level is None and native.level("bf16") != native.level("int8"):
-            step = 0  # on this processor, everything except int8 is faster in fp32
+            step = 0  # on this processor, operations other than int8 products are faster in fp32
         self.dtype = dtype if step else torch.float32
-        self._kept: list[Tensor | _Packed] = []  # keeps alive what the structures below point to
+        self._kept: list[Tensor | _Packed] = []  # keeps the tensors alive to which the structures below point
         packed = [
             tuple(
                 self._keep_packed(_pack(weight, self.dtype, step or 1, int8))
-                for weight in (layer.qkv, layer.attended, _interleaved(layer.up), layer.down)
+                for weight in (layer.qkv, layer.attended, _interleave(layer.up), layer.down)
             )
             for layer in layers
         ]
@@ -180,7 +182,7 @@ class NativeEncoder:
     def __call__(
         self, embedded: Float[Tensor, "tokens hidden"], sequences: Sequences, cos: list[Tensor], sin: list[Tensor]
     ) -> Float[Tensor, "tokens hidden"]:
-        """`cos` and `sin` are those of the two rotations, (tokens, head_dim / 2) in fp32, rows of equal stride."""
+        """`cos` and `sin` of the two rotations are (tokens, head_dim / 2) in fp32 with rows of equal stride."""
         sequences.require(embedded)
         assert min(len(x) for x in (*cos, *sin)) >= len(embedded), "a rotation for each token"
         embedded = embedded.to(self.dtype).contiguous()
@@ -192,7 +194,7 @@ class NativeEncoder:
             (c_void_p * 2)(*[x.data_ptr() for x in cos]), (c_void_p * 2)(*[x.data_ptr() for x in sin]),
             cos[0].stride(0), workspace.data_ptr(),
         )  # fmt: skip
-        threads = native.team()
+        threads = native.thread_pool()
         native.check_status(
             self._kernels.encoder_forward(
                 addressof(self._described), addressof(batch), out.data_ptr(), addressof(threads)
@@ -202,7 +204,7 @@ class NativeEncoder:
         return out
 
     def release_memory(self) -> None:
-        """Free the memory that is kept between calls, as much as the largest batch needed."""
+        """Free the memory that is kept between calls (as much as the largest batch needed)."""
         self._workspaces.clear()
 
     def _workspace(self, tokens: int) -> Tensor:
@@ -212,14 +214,14 @@ class NativeEncoder:
             found = self._workspaces.pop()
         except IndexError:
             found = None
-        return found if found is not None and len(found) >= needed else _memory(needed)
+        return found if found is not None and len(found) >= needed else _allocate_pages(needed)
 
 
 def measure_levels(kind: str, levels: Sequence[str], rounds: int = 8) -> dict[str, float]:
-    """GFLOP/s of one layer at each level, with torch's threads; takes some milliseconds.
+    """GFLOP/s of one layer at each level, with torch's threads, measured in a few milliseconds.
 
-    The levels take turns, and the best round of each counts, since other load only makes a round slower. On a busy
-    core, 3 rounds of a millisecond chose a slower level in 1 of 36 trials, 8 rounds in none.
+    The levels take turns. The best round of each is used, since other load only makes a round slower. On a busy core, 3
+    rounds of a millisecond chose a slower level in 1 of 36 trials, 8 rounds in none.
     """
     width, tokens = 256, 96
     generator = torch.Generator().manual_seed(0)

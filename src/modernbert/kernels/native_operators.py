@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modernbert.errors import BackendError, DataError
 from modernbert.kernels.arguments import check_add_norm
-from modernbert.kernels.native import DTYPES, check_status, kernels, kind_of, supports, team, unavailable
+from modernbert.kernels.native import DTYPES, check_status, kernels, kind_of, supports, thread_pool, unavailable
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.rotary import Rope
 from modernbert.packed import IGNORED, Sequences
@@ -37,7 +37,7 @@ class _Norm(Structure):
 class _Moments(Structure):
     _fields_ = (
         ("mean", c_void_p), ("square", c_void_p), ("count", c_int64), ("gradient_scale", c_float),
-        ("mean_share", c_float), ("square_kept", c_float), ("square_share", c_float), ("epsilon", c_float),
+        ("mean_share", c_float), ("square_decay", c_float), ("square_share", c_float), ("epsilon", c_float),
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def varlen_attention(
     dim = qkv.shape[-1]
     if not supports(qkv.device, qkv.dtype, dim):
         raise BackendError(
-            f"The native backend takes fp32 or bf16 on the CPU with head_dim a multiple of 32, not {qkv.dtype} on "
+            f"The native backend supports fp32 or bf16 on the CPU with head_dim a multiple of 32, not {qkv.dtype} on "
             f"{qkv.device.type} with {dim}; use backend='blocked'."
         )
     if rope is None:
@@ -68,8 +68,8 @@ def varlen_attention(
     return output
 
 
-def _described(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window: int) -> _Attention:
-    """Pointers and sizes. Sizes are checked again, as an exported model does not call `varlen_attention`.
+def _attention_struct(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window: int) -> _Attention:
+    """Pointers and sizes. Sizes are checked again, since an exported model does not call `varlen_attention`.
 
     Raises:
         BackendError: the kernels do not support these tensors.
@@ -84,7 +84,7 @@ def _described(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window
         or not boundaries.is_contiguous() or any(x.device.type != "cpu" for x in (qkv, cos, sin, boundaries))
     ):  # fmt: skip
         raise BackendError(
-            "The native kernels take qkv as (tokens, 3, heads, head_dim), rotations as (tokens, head_dim / 2) in fp32 "
+            "The native kernels need qkv as (tokens, 3, heads, head_dim), rotations as (tokens, head_dim / 2) in fp32 "
             "and contiguous boundaries in int32, all on the CPU."
         )
     return _Attention(
@@ -105,11 +105,11 @@ def _attention(qkv: Tensor, cos: Tensor, sin: Tensor, boundaries: Tensor, window
     stride; a negative window means global attention.
     """
     qkv = qkv.contiguous()
-    described, threads = _described(qkv, cos, sin, boundaries, window), team()
+    struct, threads = _attention_struct(qkv, cos, sin, boundaries, window), thread_pool()
     out, logsumexp = _attention_shape(qkv)
     check_status(
         kernels(kind_of(qkv.dtype)).attention_forward(
-            addressof(described), out.data_ptr(), logsumexp.data_ptr(), addressof(threads)
+            addressof(struct), out.data_ptr(), logsumexp.data_ptr(), addressof(threads)
         )
     )
     return out, logsumexp
@@ -121,12 +121,12 @@ def _attention_backward(
     """The gradient of `qkv`."""
     qkv, grad = qkv.contiguous(), grad.contiguous()
     result = torch.empty_like(qkv)
-    described, threads = _described(qkv, cos, sin, boundaries, window), team()
+    struct, threads = _attention_struct(qkv, cos, sin, boundaries, window), thread_pool()
     if grad.shape != out.shape or out.shape != qkv[:, 0].shape or logsumexp.shape != (qkv.shape[2], len(qkv)):
         raise BackendError("The gradient, the output and the logsumexp are not those of this attention.")
     check_status(
         kernels(kind_of(qkv.dtype)).attention_backward(
-            addressof(described), logsumexp.data_ptr(), out.data_ptr(), grad.data_ptr(), result.data_ptr(),
+            addressof(struct), logsumexp.data_ptr(), out.data_ptr(), grad.data_ptr(), result.data_ptr(),
             addressof(threads),
         )
     )  # fmt: skip
@@ -173,9 +173,9 @@ def _add_norm(
     check_add_norm(x, y, weight)  # again, since an exported model does not call `kernels.add_norm`
     x, y, weight = x.contiguous(), y.contiguous(), weight.float()
     total, normed, mean, inverse = _add_norm_shape(x, y, weight, epsilon, dtype)
-    described, threads = _norm(x, weight, epsilon, dtype), team()
+    struct, threads = _norm(x, weight, epsilon, dtype), thread_pool()
     kernels(kind_of(dtype)).add_norm_forward(
-        addressof(described), x.data_ptr(), y.data_ptr(), total.data_ptr(), normed.data_ptr(), mean.data_ptr(),
+        addressof(struct), x.data_ptr(), y.data_ptr(), total.data_ptr(), normed.data_ptr(), mean.data_ptr(),
         inverse.data_ptr(), addressof(threads),
     )  # fmt: skip
     return total, normed, mean, inverse
@@ -194,9 +194,9 @@ def _add_norm_backward(
     normed_grad, precise = normed_grad.contiguous(), weight.float()
     stream_grad = None if stream_grad is None else stream_grad.contiguous()
     grad, narrow, weight_grad = _add_norm_backward_shape(total, normed_grad, total, mean, inverse, precise)
-    described, threads = _norm(total, precise, 0.0, normed_grad.dtype), team()
+    struct, threads = _norm(total, precise, 0.0, normed_grad.dtype), thread_pool()
     kernels(kind_of(normed_grad.dtype)).add_norm_backward(
-        addressof(described), total.data_ptr(), mean.data_ptr(), inverse.data_ptr(), normed_grad.data_ptr(),
+        addressof(struct), total.data_ptr(), mean.data_ptr(), inverse.data_ptr(), normed_grad.data_ptr(),
         None if stream_grad is None else stream_grad.data_ptr(), grad.data_ptr(), narrow.data_ptr(),
         weight_grad.data_ptr(), addressof(threads),
     )  # fmt: skip
@@ -229,7 +229,7 @@ def _geglu_shape(x: Tensor) -> Tensor:
 def _geglu(x: Tensor) -> Tensor:
     """gelu(a) * b for rows (a, b): (..., 2 width) to (..., width)."""
     x = x.contiguous()
-    result, threads = _geglu_shape(x), team()
+    result, threads = _geglu_shape(x), thread_pool()
     width = result.shape[-1]
     kernels(kind_of(x.dtype)).geglu_forward(
         DTYPES[x.dtype], result.numel() // max(1, width), width, x.data_ptr(), result.data_ptr(), addressof(threads)
@@ -240,7 +240,7 @@ def _geglu(x: Tensor) -> Tensor:
 def _geglu_backward(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of x."""
     x, grad = x.contiguous(), grad.contiguous()
-    result, threads, width = torch.empty_like(x), team(), grad.shape[-1]
+    result, threads, width = torch.empty_like(x), thread_pool(), grad.shape[-1]
     kernels(kind_of(x.dtype)).geglu_backward(
         DTYPES[x.dtype], grad.numel() // max(1, width), width, x.data_ptr(), grad.data_ptr(), result.data_ptr(),
         addressof(threads),
@@ -276,7 +276,7 @@ def softmax_gradient(
     """
     rows, vocab = logits.shape
     counted = labels != IGNORED
-    if not counted.all():  # rare on a CPU, so the kernel does not support them
+    if not counted.all():  # rare on a CPU, so the kernel does not support ignored rows
         rest = logits[counted]
         loss = softmax_gradient(rest, bias, labels[counted], bias_gradient)
         if bias_gradient is not None:
@@ -284,7 +284,11 @@ def softmax_gradient(
         return loss
     if rows and not 0 <= int(labels.min()) <= int(labels.max()) < vocab:
         raise DataError(f"A label is outside the vocabulary of {vocab}; only -100 may be.")
-    precise, labels, threads = None if bias is None else bias.float(), labels.to(torch.int64).contiguous(), team()
+    precise, labels, threads = (
+        None if bias is None else bias.float(),
+        labels.to(torch.int64).contiguous(),
+        thread_pool(),
+    )
     return kernels(kind_of(logits.dtype)).softmax_gradient(
         DTYPES[logits.dtype], rows, vocab, logits.data_ptr(), None if precise is None else precise.data_ptr(),
         labels.data_ptr(), None if bias_gradient is None else bias_gradient.data_ptr(), addressof(threads),
@@ -296,18 +300,18 @@ def stable_adamw_moments(
 ) -> float:
     """Update the moving averages of g = scale * gradient and of g^2, in place.
 
-    Returns the sum of g^2 / max(square, epsilon^2). All three tensors are contiguous, of one size, in fp32, on the CPU.
+    Returns the sum of g^2 / max(square, epsilon^2). The tensors must be contiguous, of one size, in fp32, on the CPU.
     """
-    described, threads = _moments(mean, square, betas, epsilon, scale), team()
-    return kernels().stable_adamw_update(addressof(described), gradient.data_ptr(), addressof(threads))
+    struct, threads = _moments(mean, square, betas, epsilon, scale), thread_pool()
+    return kernels().stable_adamw_update(addressof(struct), gradient.data_ptr(), addressof(threads))
 
 
 def stable_adamw_move(
-    values: Tensor, mean: Tensor, square: Tensor, epsilon: float, *, kept: float, rate: float
+    values: Tensor, mean: Tensor, square: Tensor, epsilon: float, *, decay_factor: float, rate: float
 ) -> None:
-    """values = kept * values - rate * mean / (sqrt(square) + epsilon), in place; contiguous, in fp32 on the CPU."""
-    described, threads = _moments(mean, square, (0.0, 0.0), epsilon, 0.0), team()
-    kernels().stable_adamw_move(addressof(described), values.data_ptr(), kept, rate, addressof(threads))
+    """values = decay_factor * values - rate * mean / (sqrt(square) + epsilon), in place; contiguous fp32 on the CPU."""
+    struct, threads = _moments(mean, square, (0.0, 0.0), epsilon, 0.0), thread_pool()
+    kernels().stable_adamw_move(addressof(struct), values.data_ptr(), decay_factor, rate, addressof(threads))
 
 
 def _moments(mean: Tensor, square: Tensor, betas: tuple[float, float], epsilon: float, scale: float) -> _Moments:

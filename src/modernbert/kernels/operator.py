@@ -1,4 +1,4 @@
-"""Kernels as operators of torch."""
+"""Kernels as torch operators."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class Operator:
-    """A function as an `operator` of torch, with the shapes of its results and its gradient.
+    """A function as a torch `operator`, with the shapes of its results and its gradient.
 
-    Without tracing and gradients, a call bypasses torch's dispatcher, which takes about 20 µs; a query of 16 tokens
-    goes through 66 operators.
+    Without tracing and gradients, a call bypasses torch's dispatcher, which costs about 20 µs; a query of 16 tokens
+    calls 66 operators.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Rope:
-    """The rotation of every token of a packed stream. Angles are always fp32."""
+    """The rotation of every token of a packed batch. Angles are always fp32."""
 
     cos: Float[Tensor, "tokens 1 head_dim"]
     sin: Float[Tensor, "tokens 1 head_dim"]  # negative on the first half, so that a rotation is two products
@@ -24,7 +24,7 @@ class Rope:
 
     @property
     def angles(self) -> tuple[Float[Tensor, "tokens half"], Float[Tensor, "tokens half"]]:
-        """Cosine and sine of each pair's angle, without a copy, for kernels that rotate pairs themselves."""
+        """Cosine and sine of the angle of each pair, without a copy, for kernels that rotate pairs."""
         half = self.cos.shape[-1] // 2
         return self.cos[:, 0, :half], self.sin[:, 0, half:]
 

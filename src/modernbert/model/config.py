@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 LayerType = Literal["full_attention", "sliding_attention"]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
-# Keys that transformers writes into every config.json and that do not change what the encoder computes.
+# Keys that transformers writes into every config.json and that do not change the outputs of the encoder.
 _BOOKKEEPING = {
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "bos_token_id",
     "eos_token_id", "gradient_checkpointing", "deterministic_flash_attn", "reference_compile", "sparse_prediction",
@@ -24,7 +24,7 @@ _BOOKKEEPING = {
     "sbert_ce_default_activation_function",
 }  # fmt: skip
 
-# Options of other models or research configurations: any other value would change what is computed.
+# Options of other models or research configurations: other values would change the outputs.
 _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu",),
     "classifier_activation": ("gelu",),
@@ -36,8 +36,8 @@ _UNIMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1.0, None),
 }
 
-_MOST_LAYERS = 1000  # far above any encoder, so that a mistake in a file does not cost minutes
-_MOST_LABELS = 1_000_000
+_MAX_LAYERS = 1000  # far above any encoder, so that a wrong file fails fast
+_MAX_LABELS = 1_000_000
 _INT32 = 2**31 - 1
 
 
@@ -52,26 +52,26 @@ _OLD_TASK_KEYS = {
     "overlap_tokens": "overlap_tokens",
     "max_answer_tokens": "max_answer_tokens",
 }
-_NO_TASK = ("ModernBertForMaskedLM", "ModernBertModel")  # that version also wrote default values
+_NO_TASK = ("ModernBertForMaskedLM", "ModernBertModel")  # the older version wrote default values for these too
 
-# Keys that follow from the sizes: any other value would change what is computed.
-_SAME = {"head_dim", "num_key_value_heads"}
+# Keys that follow from the sizes: other values would change the outputs.
+_DERIVED = {"head_dim", "num_key_value_heads"}
 
 
 class EncoderConfig(Config):
     """Sizes, layer pattern and constants. Field names are those of `transformers`; defaults are ModernBERT-base.
 
-    `layer_types` has the attention of each layer. By default, every `global_attn_every_n_layers`-th layer, beginning
-    with the first, is global (that field is None for other patterns). A sliding layer attends to
-    `local_attention // 2` tokens on each side, both ends included. The encoder reads neither `id2label` nor
-    `problem_type` nor `modernbert_task`: they belong to a head and are here because they are in config.json.
-    `modernbert_task` has the settings of the head's task (`modernbert.tasks.folder_settings`), opaque here.
+    `layer_types` has the kind of attention of each layer. By default, every `global_attn_every_n_layers`-th layer,
+    starting with the first, is global (that field is None for other patterns). A sliding layer attends to
+    `local_attention // 2` tokens on each side, inclusive. `id2label`, `problem_type` and `modernbert_task` belong to a
+    head and are not used by the encoder; `modernbert_task` has the settings of the head's task
+    (`modernbert.tasks.folder_settings`).
     """
 
     vocab_size: int = Field(50368, gt=0, le=_INT32)
     hidden_size: int = Field(768, gt=0, le=1 << 20)
     intermediate_size: int = Field(1152, gt=0, le=1 << 24)
-    num_hidden_layers: int = Field(22, gt=0, le=_MOST_LAYERS)
+    num_hidden_layers: int = Field(22, gt=0, le=_MAX_LAYERS)
     num_attention_heads: int = Field(12, gt=0, le=1 << 16)
     max_position_embeddings: int = Field(8192, gt=0, le=_INT32)
     layer_types: tuple[LayerType, ...] = ()
@@ -110,8 +110,8 @@ class EncoderConfig(Config):
         values = dict(values)
         every, layers = values.get("global_attn_every_n_layers") or 3, values.get("num_hidden_layers", 22)
         if not values.get("layer_types") and isinstance(every, int) and isinstance(layers, int) and every > 0:
-            values["layer_types"] = _pattern(every, min(layers, _MOST_LAYERS))
-        if isinstance(types := values.get("layer_types"), list | tuple) and 0 < len(types) <= _MOST_LAYERS:
+            values["layer_types"] = _pattern(every, min(layers, _MAX_LAYERS))
+        if isinstance(types := values.get("layer_types"), list | tuple) and 0 < len(types) <= _MAX_LAYERS:
             given = tuple(types)
             periods = range(1, len(given) + 1)
             values["global_attn_every_n_layers"] = next((n for n in periods if _pattern(n, len(given)) == given), None)
@@ -173,10 +173,10 @@ class EncoderConfig(Config):
         """Read a config.json of `transformers` in either form.
 
         Raises:
-            ConfigError: it is of another model, or it uses an option that is not implemented.
+            ConfigError: it describes another model, or uses an option that is not implemented.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{where} holds a {type(values).__name__} and not an object with keys.")
+            raise ConfigError(f"{where} holds a {type(values).__name__}, not an object with keys.")
         if values.get("model_type", "modernbert") != "modernbert":
             raise ConfigError(
                 f"{where} describes a {values['model_type']!r} model, not a 'modernbert'; choose a ModernBERT folder."
@@ -184,32 +184,32 @@ class EncoderConfig(Config):
         for key, accepted in _UNIMPLEMENTED.items():
             if key in values and values[key] not in accepted:
                 raise ConfigError(f"{where}: {key} = {values[key]!r} is not implemented; only {accepted[0]!r} is.")
-        own = {key: value for key, value in values.items() if key in cls.model_fields and value is not None}
-        own.setdefault("classifier_pooling", "cls")  # the default of transformers
-        own |= _thetas(values, where)
-        own |= _window(values, where)
-        own |= _named_labels(values, where)
-        own |= _old_task(values)
+        fields = {key: value for key, value in values.items() if key in cls.model_fields and value is not None}
+        fields.setdefault("classifier_pooling", "cls")  # the default of transformers
+        fields |= _thetas(values, where)
+        fields |= _window(values, where)
+        fields |= _named_labels(values, where)
+        fields |= _old_task(values)
         known = (
             cls.model_fields.keys()
             | _BOOKKEEPING
             | _UNIMPLEMENTED.keys()
-            | _SAME
+            | _DERIVED
             | _OLD_TASK_KEYS.keys()
             | {"rope_parameters", "label2id"}
         )
         if ignored := sorted(map(str, values.keys() - known)):
             logger.warning("%s: ignoring keys that ModernBERT does not have: %s", where, ", ".join(ignored))
-        config = parse(cls, own, where=where)
+        config = parse(cls, fields, where=where)
         for key, derived in (("head_dim", config.head_dim), ("num_key_value_heads", config.num_attention_heads)):
             if values.get(key) not in (None, derived):
                 raise ConfigError(
-                    f"{where}: {key} = {values[key]!r} is not implemented; only {derived} is, which its sizes give."
+                    f"{where}: {key} = {values[key]!r} is not implemented; only {derived}, given its sizes."
                 )
         return config
 
     def to_hf(self) -> dict[str, Any]:
-        """The config.json of this model in both forms, as other servers need the older one."""
+        """The config.json of this model with the keys of both forms, since some servers need the older one."""
         values = self.model_dump(mode="json", exclude={"id2label", "modernbert_task"})
         values |= {
             "model_type": "modernbert",
@@ -285,7 +285,7 @@ def _window(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _named_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`id2label` with integer keys; if only the number of labels is given, with the names of `transformers`."""
+    """`id2label` with integer keys; with the default names of `transformers` if only the number of labels is given."""
     labels, count = values.get("id2label"), values.get("num_labels")
     if labels:
         if not isinstance(labels, Mapping):
@@ -296,13 +296,13 @@ def _named_labels(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(f'{where}: id2label must name a label for each number, such as "0".') from None
     if count is None or count == 0:
         return {}
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_LABELS:
-        raise ConfigError(f"{where}: num_labels = {count!r} is not a number of labels from 1 to {_MOST_LABELS:,}.")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MAX_LABELS:
+        raise ConfigError(f"{where}: num_labels = {count!r} is not a number of labels from 1 to {_MAX_LABELS:,}.")
     return {"id2label": {index: f"LABEL_{index}" for index in range(count)}}
 
 
 def _old_task(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`modernbert_task`, also from the keys of older folders."""
+    """`modernbert_task` from the keys of older folders."""
     architectures = values.get("architectures")
     without_task = isinstance(architectures, list) and any(name in _NO_TASK for name in architectures)
     if values.get("modernbert_task") is not None or without_task:

@@ -18,8 +18,8 @@ from modernbert.packed import Sequences
 def pad_to_bucket(x: Shaped[Tensor, "rows *rest"]) -> Shaped[Tensor, "more *rest"]:
     """Append rows of zeros, so that many batches have one shape. Only under autocast on a CPU.
 
-    oneDNN, which multiplies bf16 matrices there, compiles a kernel for each shape. That takes longer than a small
-    product, and only a thousand kernels are kept. From 512 rows on, the number becomes a multiple of 64; below, it
+    oneDNN, which multiplies bf16 matrices there, compiles a kernel for each shape. Compilation is slower than a small
+    product, and oneDNN keeps only a thousand kernels. From 512 rows on, the number becomes a multiple of 64; below, it
     grows by less than an eighth.
     """
     if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
@@ -35,9 +35,9 @@ def make_norm(config: EncoderConfig) -> nn.LayerNorm:
 class Embeddings(nn.Module):
     """Token embedding and its norm. Positions are encoded only by the rotary embedding.
 
-    The residual stream that begins here has the dtype of the table, fp32 in training. With `half_residual` it has the
-    dtype of autocast on CUDA: a third fewer bytes between the matrix products, but twice the error of the gradients
-    against fp32.
+    The residual stream starts here with the dtype of the table, fp32 in training. With `half_residual` it has the dtype
+    of autocast on CUDA: a third less memory traffic between the matrix products, but twice the error of the gradients
+    in comparison with fp32.
     """
 
     half_residual = False
@@ -87,8 +87,8 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Pre-norm attention and feed-forward. The first layer has no attention norm, as the embedding norm precedes it.
 
-    A layer receives the residual stream and what the previous layer adds to it, and returns the same pair. So every
-    addition is next to the norm that follows it, and both are one pass over memory.
+    A layer receives the residual stream and the output that the previous layer adds to it, and returns the same pair.
+    So every addition is fused with the norm after it into one pass over memory.
     """
 
     def __init__(self, config: EncoderConfig, layer: int) -> None:
@@ -143,16 +143,16 @@ class Encoder(Pretrained):
         """
         sequences.require_ids(tokens)
         padded = pad_to_bucket(tokens)
-        states = list(self._states(padded, sequences.filled(len(padded)), every=output_hidden_states))
+        states = list(self._states(padded, sequences.padded_to(len(padded)), every=output_hidden_states))
         if output_hidden_states:
-            found = tuple(state[: len(tokens)] for state in states)
-            return found[-1], found
+            hidden_states = tuple(state[: len(tokens)] for state in states)
+            return hidden_states[-1], hidden_states
         return states[-1][: len(tokens)]
 
     def _states(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, every: bool
     ) -> Iterator[Float[Tensor, "tokens hidden"]]:
-        """The final hidden states; with `every`, also the ones before."""
+        """The final hidden states; with `every`, also those before each layer."""
         config = self.config
         ropes = {
             theta: Rope.of(sequences.positions, config.head_dim, theta)

@@ -11,12 +11,12 @@ from modernbert.model.encoder import Attention, Encoder, Layer
 from modernbert.packed import Sequences
 
 
-def encode_with_unseen(
-    encoder: Encoder, tokens: Int[Tensor, "tokens"], sequences: Sequences, seen: Bool[Tensor, "tokens"]
+def encode_with_masked(
+    encoder: Encoder, tokens: Int[Tensor, "tokens"], sequences: Sequences, visible: Bool[Tensor, "tokens"]
 ) -> Float[Tensor, "tokens hidden"]:
-    """Hidden states after the final norm, if no token attends to the tokens that are not `seen`, not even themselves.
+    """Hidden states after the final norm, where no token attends to tokens with `visible` false, not even themselves.
 
-    This equals `transformers` with 0 in the attention mask at these tokens. Sequences are padded to the longest, as
+    This equals `transformers` with 0 in the attention mask at these tokens. Sequences are padded to the longest, since
     queries are short. For a token without a visible key in its window, the output of attention is zero.
     """
     sequences.require_ids(tokens)
@@ -28,7 +28,7 @@ def encode_with_unseen(
     rows = torch.repeat_interleave(sequences.cu_seqlens.diff(), output_size=len(tokens))
     slots = rows * sequences.max_length + sequences.positions
     windows = {config.window(layer) for layer in range(config.num_hidden_layers)}
-    masks = {window: _mask(sequences, slots, seen, window) for window in windows}
+    masks = {window: _mask(sequences, slots, visible, window) for window in windows}
     x: Tensor = encoder.embeddings(tokens)
     added: Tensor | None = None
     for index, layer in enumerate(cast(list[Layer], encoder.layers)):
@@ -40,15 +40,15 @@ def encode_with_unseen(
     return add_norm(x, added, encoder.final_norm)[1]
 
 
-def _mask(sequences: Sequences, slots: Tensor, seen: Tensor, window: int | None) -> Tensor:
-    """(sequences, 1, length, length), true where the row's token may attend to the column's."""
+def _mask(sequences: Sequences, slots: Tensor, visible: Tensor, window: int | None) -> Tensor:
+    """(sequences, 1, length, length), true where the token of a row may attend to the token of a column."""
     length = sequences.max_length
-    visible = seen.new_zeros(sequences.num_sequences * length).index_copy(0, slots, seen)
-    mask = visible.view(-1, 1, 1, length).expand(-1, 1, length, length)
+    padded = visible.new_zeros(sequences.num_sequences * length).index_copy(0, slots, visible)
+    mask = padded.view(-1, 1, 1, length).expand(-1, 1, length, length)
     if window is None:
         return mask
-    place = torch.arange(length, device=seen.device)
-    return mask & ((place[:, None] - place).abs() <= window)
+    index = torch.arange(length, device=visible.device)
+    return mask & ((index[:, None] - index).abs() <= window)
 
 
 def _attend(attention: Attention, x: Tensor, rope: Rope, slots: Tensor, mask: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ def _attend(attention: Attention, x: Tensor, rope: Rope, slots: Tensor, mask: Te
     q, k = rope(q), rope(k)
 
     def padded(part: Tensor) -> Tensor:
-        whole = part.new_zeros(rows * length, *part.shape[1:]).index_copy(0, slots, part)
-        return whole.view(rows, length, attention.num_heads, -1).transpose(1, 2)
+        flat = part.new_zeros(rows * length, *part.shape[1:]).index_copy(0, slots, part)
+        return flat.view(rows, length, attention.num_heads, -1).transpose(1, 2)
 
     scores = padded(q) @ padded(k).transpose(-1, -2) * q.shape[-1] ** -0.5
     weights = scores.float().masked_fill(~mask, -torch.inf).softmax(-1)

@@ -26,7 +26,7 @@ def grow(small: MaskedLM, config: EncoderConfig, depth_map: DepthMap = "same-kin
     with the same kind of attention, so that no layer starts with weights that were trained for the other kind.
 
     Raises:
-        ConfigError: the vocabularies differ, a size would shrink, or the small model has no layer of some kind.
+        ConfigError: the vocabularies differ, a size would shrink, or the small model lacks a kind of layer.
     """
     old = small.config
     if config.vocab_size != old.vocab_size:
@@ -69,12 +69,12 @@ def grow_folder(
     if config is not None:
         shape = EncoderConfig.from_hf(read_json(config), where=str(config))
     else:
-        kept = [
+        inherited = [
             *("vocab_size", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "max_position_embeddings"),
             *("global_rope_theta", "local_rope_theta", "local_attention", "attention_output_dropout"),
         ]
         make = EncoderConfig.large if preset == "large" else EncoderConfig.base
-        shape = make(**{name: getattr(model.config, name) for name in kept})
+        shape = make(**{name: getattr(model.config, name) for name in inherited})
     torch.manual_seed(seed)
     grow(model, shape, depth_map).save_pretrained(output, tokenizer=model.tokenizer_source)  # type: ignore[arg-type]
 
@@ -86,7 +86,7 @@ def depths(old: EncoderConfig, new: EncoderConfig, depth_map: DepthMap) -> list[
     if depth_map == "published":
         return [min(last, round(layer * ratio)) for layer in range(new.num_hidden_layers)]
     if missing := set(new.layer_types) - set(old.layer_types):
-        raise ConfigError(f"The small model has no {missing.pop()} layer to grow from; take the published depth map.")
+        raise ConfigError(f"The small model has no {missing.pop()} layer; choose the published depth map.")
     return [
         min(
             (candidate for candidate in range(last + 1) if old.layer_types[candidate] == kind),
@@ -97,7 +97,7 @@ def depths(old: EncoderConfig, new: EncoderConfig, depth_map: DepthMap) -> list[
 
 
 def _tiled(name: str, weight: Tensor, old: EncoderConfig, new: EncoderConfig) -> Tensor:
-    """A parameter in its new shape: unfold it so that each axis has one meaning, tile every axis, fold it back."""
+    """A parameter in its new shape: unflatten it so that each axis has one meaning, tile all axes, flatten it again."""
     heads = (old.num_attention_heads, old.head_dim)
     if ".attn.Wqkv." in name:
         axes = weight.unflatten(0, (3, *heads))
@@ -122,5 +122,5 @@ def _tiled(name: str, weight: Tensor, old: EncoderConfig, new: EncoderConfig) ->
 
 
 def _centred(old: int, new: int) -> Tensor:
-    """For each index of the larger axis, the index of the smaller one: copied in the centre, wrapped around it."""
+    """For each index of the larger axis, the index of the smaller one: a copy in the centre, wrapped around."""
     return (torch.arange(new) - (new - old) // 2) % old

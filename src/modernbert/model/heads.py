@@ -1,8 +1,7 @@
-"""Heads on the encoder. Each takes packed tokens and has its own loss.
+"""Heads on the encoder. Each computes on packed tokens and has its own loss.
 
-The losses of task heads are sums divided by `total`: the number of labels in the whole batch of an update, if the call
-gets only a part of it. By default it is the number of the given labels, so that the loss is a mean, as in
-`transformers`.
+The losses of task heads are sums divided by `total`, the number of labels in the batch of an update, of which a call
+may get only a microbatch. The default is the number of given labels: then the loss is a mean, as in `transformers`.
 """
 
 from collections.abc import Callable, Iterable
@@ -93,9 +92,8 @@ class MaskedLM(Pretrained):
     ) -> Float[Tensor, ""]:
         """Summed cross-entropy (nats) of the tokens numbered `rows`, whose original ids are `targets`.
 
-        Training uses this: the predicted rows are known on the host, so that nothing waits for the device. A row may
-        occur twice if its target is -100, which is ignored (padding to a
-        fixed number of rows on CUDA).
+        Training uses this: the predicted rows are known on the host, so nothing waits for the device. A row may occur
+        again with the target -100, which is ignored (padding to a fixed number of rows on CUDA).
         """
         return self._loss(self.model(tokens, sequences).index_select(0, rows), targets, "sum")
 
@@ -109,8 +107,8 @@ class MaskedLM(Pretrained):
 class TaskModel(Pretrained):
     """Encoder, prediction head and linear classifier, the base of all task heads.
 
-    From a folder without such a head, it keeps what the folder has (also the prediction head of a masked language
-    model) and initializes the rest, the linear layer with sigma hidden^-0.5.
+    From a folder without such a head, it loads the modules that exist (also the prediction head of a masked language
+    model) and initializes the others randomly, the linear layer with sigma hidden^-0.5.
     """
 
     per_token: ClassVar[bool] = False  # one row of outputs for each token, or one for each sequence
@@ -139,9 +137,9 @@ class TaskModel(Pretrained):
 
 
 class SequenceClassifier(TaskModel):
-    """One row of logits for each sequence: classes, several labels at once, or numbers, as `problem_type` says.
+    """One row of logits for each sequence: for classes, several labels or numbers, depending on `problem_type`.
 
-    `classifier_pooling` selects the mean of the tokens, or the first token ([CLS]).
+    `classifier_pooling` selects the mean of the tokens or the first token ([CLS]).
     """
 
     architecture = "ModernBertForSequenceClassification"
@@ -166,14 +164,14 @@ class SequenceClassifier(TaskModel):
         total: float | None = None,
         class_weights: Float[Tensor, "labels"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Of classes (`labels` their numbers, or -100) the cross-entropy; of several labels (0 or 1 for each) the
-        binary one (-100 is left out) and of numbers the squared error, both averaged over the labels of a sequence.
+        """Cross-entropy for classes (`labels` are class numbers, or -100), binary cross-entropy for several labels (0,
+        1 or -100 each), and squared error for numbers; the last two are averaged over the labels of a sequence.
 
-        With `class_weights`, each sequence counts as its class weighs, and `total` is the sum of these weights. Of
-        several labels, each weighs where it applies, and `total` stays the number of sequences.
+        -100 is ignored. With `class_weights`, a sequence has the weight of its class, and `total` is the sum of these
+        weights. For several labels, the weights apply to positive labels, and `total` is the number of sequences.
 
         Raises:
-            DataError: the labels are not those of as many sequences, or one is not the number of a class.
+            DataError: the numbers of labels and sequences differ, or a label is not the number of a class.
         """
         return self.losses(self(tokens, sequences), labels, total, class_weights)
 
@@ -201,10 +199,10 @@ class TokenClassifier(TaskModel):
     ) -> Float[Tensor, ""]:
         """Cross-entropy over the tokens whose label is not -100. Only those rows reach the classifier.
 
-        With `class_weights`, each token counts as its class weighs, and `total` is the sum of these weights.
+        With `class_weights`, each token has the weight of its class, and `total` is the sum of these weights.
 
         Raises:
-            DataError: there is not one label for each token, or one is not the number of a class.
+            DataError: the numbers of labels and tokens differ, or a label is not the number of a class.
         """
         _check_shape("labels", labels, (sequences.num_tokens,))
         labelled = labels != IGNORED
@@ -213,7 +211,7 @@ class TokenClassifier(TaskModel):
 
 
 class QuestionAnswering(TaskModel):
-    """Two scores for each token: that an answer begins there, and ends there. The first token means "no answer"."""
+    """Start and end scores of an answer for each token. The first token means "no answer"."""
 
     architecture = "ModernBertForQuestionAnswering"
     per_token = True
@@ -222,7 +220,7 @@ class QuestionAnswering(TaskModel):
         super().__init__(config, 2)
 
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "tokens 2"]:
-        """Logits of begin and end of every token."""
+        """Start and end logits of every token."""
         return self.classify(self.model(tokens, sequences))
 
     def loss(
@@ -232,22 +230,22 @@ class QuestionAnswering(TaskModel):
         labels: Int[Tensor, "sequences 2"],
         total: float | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross-entropy over the tokens of each sequence, the mean of begin and end.
+        """Cross-entropy over the tokens of each sequence, the mean of start and end.
 
-        `labels` are the first and the last token of the answer, counted from the beginning of the sequence; -100, and
-        a place behind its end, are left out.
+        `labels` are the positions of the first and last token of the answer in the sequence; -100 and positions outside
+        of the sequence are ignored.
 
         Raises:
-            DataError: there are not two labels for each sequence, or one is below 0.
+            DataError: there are not two labels for each sequence, or a label is negative.
         """
         _check_shape("labels", labels, (sequences.num_sequences, 2))
         begins, ends = (_rows(scores, sequences.lengths) for scores in self(tokens, sequences).unbind(-1))
-        first, last = _within(labels, sequences.lengths).unbind(-1)
+        first, last = _ignore_outside(labels, sequences.lengths).unbind(-1)
         return (_cross_entropy(begins, first, total) + _cross_entropy(ends, last, total)) / 2
 
 
 class MultipleChoice(TaskModel):
-    """One score for each sequence, which is a question with one of its possible answers."""
+    """One score for each sequence, which is a question with one of its choices."""
 
     architecture = "ModernBertForMultipleChoice"
 
@@ -256,7 +254,7 @@ class MultipleChoice(TaskModel):
         self.pool = _POOLINGS[config.classifier_pooling]
 
     def forward(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences"]:
-        """How well each sequence's answer fits its question; to be compared among those of one question."""
+        """The score of each choice, for comparison with other choices of the same question."""
         return self.classify(self.pool(self.model(tokens, sequences), sequences)).squeeze(-1)
 
     def loss(
@@ -267,15 +265,15 @@ class MultipleChoice(TaskModel):
         choices: tuple[int, ...],
         total: float | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross-entropy over the choices of each question. Question i has the next `choices[i]` sequences.
+        """Cross-entropy over the choices of each question. Question i consists of the next `choices[i]` sequences.
 
         Raises:
-            DataError: there is not one label for each question, one is below 0, or the choices are not the sequences.
+            DataError: the numbers of labels and questions, or of choices and sequences, differ, or a label is negative.
         """
         _check_shape("labels", labels, (len(choices),))
         if sum(choices) != sequences.num_sequences:
             raise DataError(f"There are {sum(choices)} choices of questions but {sequences.num_sequences} sequences.")
-        return _cross_entropy(_rows(self(tokens, sequences), choices), _within(labels, choices), total)
+        return _cross_entropy(_rows(self(tokens, sequences), choices), _ignore_outside(labels, choices), total)
 
 
 def _rows(scores: Float[Tensor, "scores"], lengths: tuple[int, ...]) -> Float[Tensor, "rows longest"]:
@@ -285,10 +283,10 @@ def _rows(scores: Float[Tensor, "scores"], lengths: tuple[int, ...]) -> Float[Te
     return nn.utils.rnn.pad_sequence(list(scores.split(lengths)), batch_first=True, padding_value=-torch.inf)
 
 
-def _within(labels: Int[Tensor, "rows *two"], lengths: tuple[int, ...]) -> Int[Tensor, "rows *two"]:
+def _ignore_outside(labels: Int[Tensor, "rows *two"], lengths: tuple[int, ...]) -> Int[Tensor, "rows *two"]:
     """Labels that are positions in rows of `lengths`; positions outside a row become -100."""
-    most = torch.tensor(lengths, device=labels.device).view(-1, *[1] * (labels.dim() - 1))
-    return labels.masked_fill(labels >= most, IGNORED)
+    limits = torch.tensor(lengths, device=labels.device).view(-1, *[1] * (labels.dim() - 1))
+    return labels.masked_fill(labels >= limits, IGNORED)
 
 
 def _check_shape(name: str, given: Tensor, wanted: tuple[int, ...]) -> None:
@@ -312,11 +310,11 @@ def _cross_entropy(
         raise DataError(f"The labels are numbers of classes in int64, not {labels.dtype}.")
     try:
         labelled = labels[labels != IGNORED]
-        own = weights[labelled].sum() if weights is not None else len(labelled)
+        weight_sum = weights[labelled].sum() if weights is not None else len(labelled)
         nats = F.cross_entropy(logits.float(), labels, weights, ignore_index=IGNORED, reduction="sum")
     except IndexError:
         raise DataError(f"A label is outside the {logits.shape[1]} classes, from 0 on; only -100 may be.") from None
-    return _mean_of(nats, own if total is None else total)
+    return _mean_of(nats, weight_sum if total is None else total)
 
 
 def _binary_cross_entropy(
@@ -326,11 +324,11 @@ def _binary_cross_entropy(
     weights: Float[Tensor, "labels"] | None = None,
 ) -> Float[Tensor, ""]:
     _check_shape("labels", labels, tuple(logits.shape))
-    known = labels != IGNORED
+    labelled = labels != IGNORED
     nats = F.binary_cross_entropy_with_logits(
-        logits.float(), labels.where(known, 0), known.to(torch.float32), pos_weight=weights, reduction="sum"
+        logits.float(), labels.where(labelled, 0), labelled.to(torch.float32), pos_weight=weights, reduction="sum"
     )
-    return _mean_of(nats / logits.shape[1], int(known.any(1).sum()) if total is None else total)
+    return _mean_of(nats / logits.shape[1], int(labelled.any(1).sum()) if total is None else total)
 
 
 def _squared_error(
@@ -339,7 +337,7 @@ def _squared_error(
     total: float | None,
     weights: Float[Tensor, "labels"] | None = None,
 ) -> Float[Tensor, ""]:
-    assert weights is None, "a number has no class"
+    assert weights is None, "regression has no classes"
     _check_shape("labels", labels, tuple(numbers.shape))
     error = F.mse_loss(numbers.float(), labels, reduction="sum")
     return _mean_of(error / labels.shape[1], len(labels) if total is None else total)

@@ -1,7 +1,7 @@
-"""Which programs load a model folder, whether they compute the same, and which keys are missing for them.
+"""Which programs can load a model folder, whether their outputs are equal, and which keys they need.
 
-The needs of each program are from its source code (docs/retrieval.md). Two versions of sentence-transformers and PyLate
-are tested; the servers are not.
+The required keys are from the source code of each program (docs/retrieval.md). Two versions of sentence-transformers
+and PyLate are tested; the servers are not.
 """
 
 import json
@@ -16,7 +16,7 @@ from modernbert.model.config import EncoderConfig
 from modernbert.model.folder import find_folder, read_architecture, read_config, read_json
 from modernbert.model.retrieval_folder import LEGACY_POOLING, read_dense, read_multi_vector, read_rerank, read_sparse
 from modernbert.model.retrieval_modules import MODEL, MODULES, TRANSFORMER, encoder_folder, read_modules
-from modernbert.model.retrieval_saving import Files, described, pylate_reason, write_json
+from modernbert.model.retrieval_saving import Files, describe_files, pylate_reason, write_json
 from modernbert.model.retrieval_settings import (
     DenseSettings,
     MultiVectorSettings,
@@ -25,18 +25,18 @@ from modernbert.model.retrieval_settings import (
     SparseSettings,
 )
 
-_OLDER_KEYS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
+_LEGACY_KEYS = ("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta")
 _OLD_TYPES = ("sentence_transformers.models.", "sentence_transformers.sparse_encoder.models.", "pylate.models.Dense.")
 _OLD_TRANSFORMER = {"max_seq_length", "do_lower_case", "model_args", "tokenizer_args", "config_args"}
 
 
-_INSIDE = "its encoder lies in a folder inside; load it with SparseEmbedder and save it again"
-_QUERIES_ENCODED = "it encodes queries, which this model looks up in a table"
+_SUBFOLDER = "its encoder is in a subfolder; load it with SparseEmbedder and save it again"
+_QUERIES_ENCODED = "it encodes queries, while this model looks them up in a table"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a program loads a folder and computes the same as this package, with reasons; `missing` are JSON keys."""
+    """Whether a program loads a folder and has the outputs of this package, with reasons; `missing` are JSON keys."""
 
     program: str
     loads: bool
@@ -50,7 +50,7 @@ class _Folder:
     path: Path
     config: EncoderConfig
     architecture: str | None
-    settings: RetrievalSettings | None  # None where it is no retrieval model
+    settings: RetrievalSettings | None  # None for other models
     types: list[str]
 
     def keys(self, name: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def examine(source: str | Path) -> list[Verdict]:
     """
     folder = find_folder(source)
     if encoder_folder(folder) != folder:
-        return _of_encoder_inside(folder)
+        return _subfolder_verdicts(folder)
     try:
         found = _read(folder)
     except ModernBertError as error:
@@ -87,20 +87,20 @@ def examine(source: str | Path) -> list[Verdict]:
 def repair(source: str | Path) -> list[str]:
     """Write the keys that other programs need into the JSON files of a folder. Returns the changed files.
 
-    Weights do not change, nor does what this package and sentence-transformers compute.
+    Weights do not change, and neither do the outputs of this package and of sentence-transformers.
 
     Raises:
         CheckpointError: the folder does not exist, or this package cannot read it.
     """
     folder = find_folder(source)
     if encoder_folder(folder) != folder:
-        raise CheckpointError(f"{folder} cannot be repaired: {_INSIDE}.")
+        raise CheckpointError(f"{folder} cannot be repaired: {_SUBFOLDER}.")
     found = _read(folder)
     wanted = {key: value for key, value in found.config.to_hf().items() if key not in ("architectures", "dtype")}
     current = read_json(folder / "config.json")
     files: Files = {"config.json": current | {key: value for key, value in wanted.items() if key not in current}}
     if found.settings is not None and found.types:
-        files |= _in_place(folder, described(folder, found.config, found.settings), files["config.json"])
+        files |= _with_module_names(folder, describe_files(folder, found.config, found.settings), files["config.json"])
     changed = []
     for name, values in sorted(files.items()):
         path = folder / name
@@ -111,8 +111,8 @@ def repair(source: str | Path) -> list[str]:
     return changed
 
 
-def _in_place(folder: Path, files: Files, config: dict[str, Any]) -> Files:
-    """The described files under the names that the folder's modules have, with what it says of its versions."""
+def _with_module_names(folder: Path, files: Files, config: dict[str, Any]) -> Files:
+    """The described files under the names of the folder's modules, with the versions that the folder records."""
     places = {(kind, n): place for kind, n, place in _numbered(folder)}
     counts: dict[str, int] = {}
     renamed: dict[str, str] = {}
@@ -133,15 +133,15 @@ def _in_place(folder: Path, files: Files, config: dict[str, Any]) -> Files:
     return result
 
 
-def _of_encoder_inside(folder: Path) -> list[Verdict]:
-    """The verdicts on a folder whose Router leads to an encoder in a folder inside: only some programs look there."""
+def _subfolder_verdicts(folder: Path) -> list[Verdict]:
+    """The verdicts on a folder whose Router names an encoder in a subfolder, which only some programs support."""
     try:
         read_sparse(folder)
     except ModernBertError as error:
         return [Verdict("modernbert", False, False, [str(error)])]
-    there = [Verdict("modernbert", True, True), Verdict("sentence-transformers >= 5.4", True, True)]
+    supported = [Verdict("modernbert", True, True), Verdict("sentence-transformers >= 5.4", True, True)]
     others = ("transformers", "text-embeddings-inference", "vLLM", "llama.cpp")
-    return [*there, *(Verdict(name, False, False, [_INSIDE]) for name in others)]
+    return [*supported, *(Verdict(name, False, False, [_SUBFOLDER]) for name in others)]
 
 
 def _numbered(folder: Path) -> list[tuple[str, int, str]]:
@@ -176,16 +176,16 @@ def _read(folder: Path) -> _Folder:
 
 def _transformers(folder: _Folder) -> Verdict:
     if not list(folder.path.glob("model*.safetensors")) or (folder.path / "model.int8.safetensors").is_file():
-        return Verdict("transformers", False, False, ["there is no model.safetensors that it reads"])
-    missing = folder.missing("config.json", _OLDER_KEYS)
+        return Verdict("transformers", False, False, ["there is no model.safetensors that it can read"])
+    missing = folder.missing("config.json", _LEGACY_KEYS)
     config = folder.config
     if config.global_attn_every_n_layers is None:
-        reason = "the order of its layers is no pattern that transformers before version 5 can read; version 5 can"
+        reason = "transformers before version 5 cannot represent the order of its layers; version 5 can"
         return Verdict("transformers", True, True, [reason])
     defaults = EncoderConfig.model_fields
-    differ = [key for key in _OLDER_KEYS if getattr(config, key) != defaults[key].default]
+    differ = [key for key in _LEGACY_KEYS if getattr(config, key) != defaults[key].default]
     hidden = [one for one in missing if any(one.endswith(key) for key in differ)]
-    reasons = [f"version 4 computes another model without {', '.join(hidden)}"] if hidden else []
+    reasons = [f"version 4 computes other outputs without {', '.join(hidden)}"] if hidden else []
     return Verdict("transformers", True, not hidden, reasons, missing)
 
 
@@ -194,24 +194,24 @@ def _sentence_transformers(folder: _Folder) -> Verdict:
     if isinstance(folder.settings, MultiVectorSettings):
         return Verdict("sentence-transformers >= 6", True, True)
     if not folder.types and folder.settings is None:
-        return Verdict(name, True, True, ["no modules.json: it takes the mean of the tokens, as this package does"])
+        return Verdict(name, True, True, ["no modules.json: it uses mean pooling, as this package does"])
     return Verdict(name, True, True)
 
 
 def _older_sentence_transformers(folder: _Folder) -> Verdict:
     name = "sentence-transformers < 5.4"
     if isinstance(folder.settings, MultiVectorSettings):
-        return Verdict(name, False, False, ["it has no late interaction (PyLate adds it)"])
+        return Verdict(name, False, False, ["it does not support late interaction (PyLate adds it)"])
     if isinstance(folder.settings, SparseSettings) and folder.settings.query_table is not None:
-        return Verdict(name, False, False, ["a table for queries is tested with version 6.2 alone"])
+        return Verdict(name, False, False, ["a query table is tested with version 6.2 only"])
     if isinstance(folder.settings, RerankSettings):
         older = folder.missing("config.json", ("sentence_transformers",))
-        return Verdict(name, True, not older, ["the activation may be another one"] if older else [], older)
+        return Verdict(name, True, not older, ["the activation may differ"] if older else [], older)
     reasons = []
     if new := [kind for kind in folder.types if not kind.startswith(_OLD_TYPES)]:
-        reasons.append(f"{MODULES} names types that it does not have, such as {new[0]}")
+        reasons.append(f"{MODULES} names types that it does not know, such as {new[0]}")
     if unknown := sorted(folder.keys(TRANSFORMER).keys() - _OLD_TRANSFORMER):
-        reasons.append(f"{TRANSFORMER} has keys that it refuses: {', '.join(unknown)}")
+        reasons.append(f"{TRANSFORMER} has keys that it does not accept: {', '.join(unknown)}")
     missing = []
     if isinstance(folder.settings, DenseSettings) and folder.types:
         missing = folder.missing(folder.pooling_file, ("word_embedding_dimension", *LEGACY_POOLING))
@@ -222,16 +222,16 @@ def _older_sentence_transformers(folder: _Folder) -> Verdict:
 def _pylate(folder: _Folder) -> Verdict:
     settings = folder.settings
     if not isinstance(settings, MultiVectorSettings):
-        return Verdict("PyLate 1.6", False, False, ["it is no late-interaction model"])
+        return Verdict("PyLate 1.6", False, False, ["it is not a late-interaction model"])
     if reason := pylate_reason(folder.path, settings):
         return Verdict("PyLate 1.6", False, False, [reason])
     wanted = ("query_prefix", "document_prefix", "query_length", "document_length", "attend_to_expansion_tokens")
     missing = folder.missing(MODEL, (*wanted, "skiplist_words", "do_query_expansion"))
-    return Verdict("PyLate 1.6", not missing, not missing, ["its keys are not there"] if missing else [], missing)
+    return Verdict("PyLate 1.6", not missing, not missing, ["its keys are missing"] if missing else [], missing)
 
 
 def _tei(folder: _Folder) -> Verdict:
-    missing = folder.missing("config.json", _OLDER_KEYS)
+    missing = folder.missing("config.json", _LEGACY_KEYS)
     reasons = ["it cannot read config.json without them"] if missing else []
     return _server("text-embeddings-inference", folder, missing, reasons, strict=True)
 
@@ -242,27 +242,27 @@ def _vllm(folder: _Folder) -> Verdict:
 
 def _llama_cpp(folder: _Folder) -> Verdict:
     missing = folder.missing("config.json", ("global_attn_every_n_layers",))
-    reasons = ["every layer would be global, without a word"] if missing else []
+    reasons = ["all layers would be global, without a warning"] if missing else []
     verdict = _server("llama.cpp", folder, missing, reasons, strict=False)
-    note = "its converter knows the tokenizers of published models only, and refuses others"
+    note = "its converter accepts only the tokenizers of published models"
     return Verdict(verdict.program, verdict.loads, verdict.same, [*verdict.reasons, note], verdict.missing)
 
 
 def _server(name: str, folder: _Folder, missing: list[str], reasons: list[str], *, strict: bool) -> Verdict:
-    """Checks common to all servers: the older keys of pooling, and no late interaction."""
+    """The checks that all servers share: older keys of pooling, and no late interaction."""
     settings = folder.settings
     if isinstance(settings, MultiVectorSettings):
-        return Verdict(name, False, False, ["not known to compute this model's late interaction"])
+        return Verdict(name, False, False, ["not known to support this model's late interaction"])
     if isinstance(settings, SparseSettings) and settings.query_table is not None:
         reasons = [*reasons, _QUERIES_ENCODED]
     if isinstance(settings, DenseSettings) and folder.types:
         older = folder.missing(folder.pooling_file, ("pooling_mode_cls_token", "pooling_mode_mean_tokens"))
-        reasons = [*reasons, *(["some versions pool otherwise, without a word"] if older else [])]
+        reasons = [*reasons, *(["some versions use another pooling, without a warning"] if older else [])]
         missing = [*missing, *older, *folder.missing(TRANSFORMER, ("max_seq_length",))]
         if set(settings.pooling) - {"mean", "cls", "lasttoken"} or len(settings.pooling) > 1:
             return Verdict(name, False, False, [f"it does not pool by {' and '.join(settings.pooling)}"], missing)
         if settings.projections or not settings.include_prompt:
-            reasons = [*reasons, "not known to apply Dense layers, or to leave the prompt out of the pooling"]
+            reasons = [*reasons, "not known to apply Dense layers, or to exclude the prompt from pooling"]
     return Verdict(name, not (strict and missing), not reasons, reasons, missing)
 
 

@@ -33,7 +33,7 @@ def optimize_for_inference(model: nn.Module, *, int8: bool = False) -> None:
 
 
 class InferenceEncoder(nn.Module):
-    """Replaces an `Encoder`: the same call, without gradients, and with the embedding as its only visible weight.
+    """Replaces an `Encoder` with the same call, without gradients, and with the embedding as its only parameter.
 
     With `int8`, linear layers are quantized when they are packed, and their inputs in each call (docs/inference.md).
 
@@ -83,15 +83,15 @@ class InferenceEncoder(nn.Module):
         return self._native(embedded, sequences, *self._rotated(sequences)).to(embedded.dtype)
 
     def release_memory(self) -> None:
-        """Free the memory that is kept between calls, as much as the largest batch needed."""
+        """Free the memory that is kept between calls (as much as the largest batch needed)."""
         self._native.release_memory()
 
     def _rotated(self, sequences: Sequences) -> tuple[list[Tensor], list[Tensor]]:
         """Cosines and sines of every token for both RoPE bases, from a table that grows with the longest text."""
         rotations = self._rotations  # read once, as another thread may replace them
         if not rotations[0] or len(rotations[0][0]) < sequences.max_length:
-            longest = 1 << max(9, (sequences.max_length - 1).bit_length())
-            ropes = [Rope.of(torch.arange(longest), self.config.head_dim, theta) for theta in self._thetas]
+            length = 1 << max(9, (sequences.max_length - 1).bit_length())
+            ropes = [Rope.of(torch.arange(length), self.config.head_dim, theta) for theta in self._thetas]
             half = self.config.head_dim // 2
             rotations = self._rotations = (
                 [rope.cos[:, 0, :half].contiguous() for rope in ropes],
@@ -110,9 +110,9 @@ def unsupported_reason(encoder: Encoder) -> str | None:
         return f"the native backend {reason}"
     if not native.supports(weight.device, weight.dtype, config.head_dim):
         given = f"{weight.dtype} on {weight.device.type} with {config.head_dim}"
-        return f"the kernels take fp32 or bf16 on the CPU with heads of a multiple of 32, not {given}"
+        return f"the kernels support fp32 or bf16 on the CPU with a head_dim that is a multiple of 32, not {given}"
     if config.intermediate_size % 32:
-        return f"the kernels take an intermediate_size that is a multiple of 32, not {config.intermediate_size}"
+        return f"the kernels support an intermediate_size that is a multiple of 32, not {config.intermediate_size}"
     if config.norm_bias or config.attention_bias or config.mlp_bias:
-        return "the kernels know no biases"
+        return "the kernels do not support biases"
     return None

@@ -1,8 +1,8 @@
 """An encoder for inference on a CUDA device: weights in half precision, and CUDA graphs for small batches.
 
-It computes the same as the encoder's modules in that dtype. For batches of up to about ten thousand tokens, a GPU is
-faster than Python can launch its kernels. So a batch is padded to one of a few sizes, and the pass of a size that
-occurs a second time is recorded and then replayed in one launch.
+It equals the modules of the encoder in that dtype. For batches up to about ten thousand tokens, kernels run faster
+than Python launches them. So a batch is padded to one of a few sizes. When a size occurs a second time, its pass is
+recorded as a CUDA graph, which is replayed in one launch.
 """
 
 import threading
@@ -26,7 +26,7 @@ GRAPH_TOKENS = (
     *range(18_432, 65_537, 2048),
 )
 GRAPH_SEQUENCES = (1, 8, 64, 512)
-_MOST_GRAPHS = 32  # the least recently used ones are removed
+_MAX_GRAPHS = 32  # the least recently used ones are removed
 
 
 def unsupported_reason(encoder: Encoder) -> str | None:
@@ -39,13 +39,13 @@ def unsupported_reason(encoder: Encoder) -> str | None:
     if reason := triton.unavailable():
         return f"the triton backend {reason}"
     if config.norm_bias or config.attention_bias or config.mlp_bias:
-        return "its kernels have no biases"
+        return "the kernels do not support biases"
     return None
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """One layer. Linear weights are (inputs, outputs): transposed views, to be multiplied with rows of tokens."""
+    """One layer. Linear weights are (inputs, outputs): transposed views, multiplied with rows of tokens."""
 
     qkv: Tensor
     attention_out: Tensor
@@ -69,7 +69,7 @@ class _Graph:
 
 
 class CudaEncoder(nn.Module):
-    """Replaces an `Encoder` on a CUDA device: the same call, without gradients.
+    """Replaces an `Encoder` on a CUDA device with the same call, without gradients.
 
     The residual stream is in the dtype of the weights; norms, softmax and sums are fp32. Calls from several threads
     are safe on one stream.
@@ -105,7 +105,7 @@ class CudaEncoder(nn.Module):
         self._angles = [Rope.of(positions, config.head_dim, theta).angles for theta in thetas]
         self._graphs: OrderedDict[tuple[int, int], _Graph] = OrderedDict()
         self._seen: set[tuple[int, int]] = set()
-        self._pool: Any = None  # of memory, which all graphs share
+        self._pool: Any = None  # the memory pool of all graphs
         self._lock = threading.Lock()
 
     @torch.no_grad()
@@ -152,20 +152,20 @@ class CudaEncoder(nn.Module):
     def _replay(self, tokens: Tensor, sequences: Sequences, shape: tuple[int, int]) -> Tensor:
         """Run the graph of a shape. Output rows after the real ones are undefined."""
         if shape not in self._graphs:
-            if len(self._graphs) == _MOST_GRAPHS:
-                torch.cuda.synchronize(tokens.device)  # the removed one may still be running
+            if len(self._graphs) == _MAX_GRAPHS:
+                torch.cuda.synchronize(tokens.device)  # the removed graph may still be running
                 self._graphs.popitem(last=False)
             self._graphs[shape] = self._record(*shape)
         self._graphs.move_to_end(shape)
-        found = self._graphs[shape]
+        recorded = self._graphs[shape]
         count = len(tokens)
-        found.tokens[:count].copy_(tokens)
-        found.positions[:count].copy_(sequences.positions)
+        recorded.tokens[:count].copy_(tokens)
+        recorded.positions[:count].copy_(sequences.positions)
         boundaries = sequences.cu_seqlens
-        found.cu_seqlens[: len(boundaries)].copy_(boundaries)
-        found.cu_seqlens[len(boundaries) :].fill_(count)
-        found.graph.replay()
-        return found.hidden
+        recorded.cu_seqlens[: len(boundaries)].copy_(boundaries)
+        recorded.cu_seqlens[len(boundaries) :].fill_(count)
+        recorded.graph.replay()
+        return recorded.hidden
 
     @torch.inference_mode()
     def _record(self, count: int, num_sequences: int) -> _Graph:

@@ -8,14 +8,14 @@ FOLDER = Path(__file__).parents[1] / "models" / "english-mini"  # its README.md 
 
 
 def packaged_model() -> Path:
-    """The folder of the model that is used by default. It depends on the build whether it exists.
+    """The folder of the default model, which some builds do not contain.
 
     Raises:
-        CheckpointError: this build has none.
+        CheckpointError: this build does not contain it.
     """
     if not (FOLDER / "config.json").is_file():
         raise CheckpointError(
-            "No model comes with this installation of modernbert; name one, a folder or a hub id such as "
+            "This installation of modernbert contains no model; name a folder or a hub id such as "
             "answerdotai/ModernBERT-base (--model on the command line)."
         )
     return FOLDER

@@ -18,7 +18,7 @@ def encode_padded(
         model: an `Encoder`, or any model of this package with one row of outputs for each token (`MaskedLM`,
             `TokenClassifier`).
         input_ids: token ids with [CLS] and [SEP], padded on any side.
-        attention_mask: 1 for tokens, 0 for padding; None where there is no padding.
+        attention_mask: 1 for tokens, 0 for padding; None without padding.
 
     Raises:
         DataError: ids and mask differ in shape, or the model does not give a row for each token.

@@ -13,10 +13,10 @@ PoolingMode = Literal["mean", "cls", "lasttoken", "max", "weightedmean", "mean_s
 
 
 class Pooling(nn.Module):
-    """One vector for each sequence, in fp32; of several modes, their vectors one behind the other.
+    """One vector for each sequence, in fp32; the vectors of several modes are concatenated.
 
-    `weightedmean` weighs token n of a sequence by n, counted from 1 (SGPT, arXiv 2202.08904). Without `include_prompt`
-    the first `prompt_tokens` tokens are left out, [CLS] among them, as in sentence-transformers.
+    `weightedmean` gives token n of a sequence, counted from 1, the weight n (SGPT, arXiv 2202.08904). Without
+    `include_prompt`, the first `prompt_tokens` tokens including [CLS] are ignored, as in sentence-transformers.
     """
 
     def __init__(self, modes: tuple[PoolingMode, ...], include_prompt: bool = True) -> None:
@@ -33,7 +33,7 @@ class Pooling(nn.Module):
 
 
 def _owners(x: Tensor, sequences: Sequences) -> Tensor:
-    """For each token the number of its sequence."""
+    """The number of the sequence of each token."""
     return torch.repeat_interleave(sequences.cu_seqlens.diff(), output_size=len(x))
 
 
@@ -46,7 +46,7 @@ def _sums(x: Tensor, sequences: Sequences, weights: Tensor) -> tuple[Tensor, Ten
 
 
 def mean_pooling(x: Tensor, sequences: Sequences, first: int) -> Tensor:
-    """The mean over the tokens of each sequence from its token `first` on; zeros where it has none."""
+    """The mean over the tokens of each sequence from token `first` on; zeros if there is no such token."""
     sums, count = _sums(x, sequences, (sequences.positions >= first).float())
     return sums / count.clamp(min=1e-9)
 
@@ -63,7 +63,7 @@ def _weighted_mean(x: Tensor, sequences: Sequences, first: int) -> Tensor:
 
 
 def first_pooling(x: Tensor, sequences: Sequences, first: int) -> Tensor:
-    """Token `first` of each sequence, or its own first one where it is shorter; zeros for an empty sequence."""
+    """Token `first` of each sequence, or token 0 if the sequence is shorter; zeros for an empty sequence."""
     lengths = sequences.cu_seqlens.diff()
     return _at(x, sequences.cu_seqlens[:-1] + torch.where(lengths > first, first, 0), lengths)
 

@@ -1,10 +1,9 @@
-"""Weights in int8 on disk: a quarter of the size of fp32, to be carried and installed. They are computed as before.
+"""Weights in int8 on disk, a quarter of the size of fp32. They are converted to fp32 when they are loaded.
 
-Every matrix (of linear layers, of the embedding, of a decoder that is not tied) is symmetric int8 with one fp32 scale
-for each row, that is for each output or token: `name` holds the integers, `name.scale` the scales, and a weight is
-their product. Vectors (norms, biases) stay as they are. The file has a name of its own and config.json says
-`quantization_config`, so that a program which does not know the format refuses the folder instead of reading integers
-as weights.
+Every matrix (of linear layers, the embedding, an untied decoder) is symmetric int8 with one fp32 scale for each row,
+that is, for each output or token. `name` holds the integers, `name.scale` holds the scales, and a weight is their
+product. Vectors (norms, biases) do not change. The file has another name than model.safetensors, and config.json has a
+`quantization_config`, so that programs that do not know the format refuse the folder.
 """
 
 from collections.abc import Mapping
@@ -15,40 +14,40 @@ from torch import Tensor
 
 from modernbert.errors import CheckpointError
 
-WEIGHTS = "model.int8.safetensors"
+INT8_WEIGHTS = "model.int8.safetensors"
 METHOD = {"quant_method": "modernbert-int8-rows"}  # the value of `quantization_config` in config.json
 _SCALE = ".scale"
-_LARGEST = 127
+_MAX_INT8 = 127
 
 
 def quantized(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices in int8 beside their scales (rows,), everything else as it is. A weight moves by half a scale at most.
+    """Matrices in int8 with scales (rows,), and other tensors unchanged. A weight changes by at most half a scale.
 
     Raises:
         CheckpointError: a weight is not finite.
     """
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for name, weight in tensors.items():
         if not weight.isfinite().all():
             raise CheckpointError(f"{name} holds a value that is not finite; it cannot be stored in int8.")
         if weight.dim() != 2:
-            found[name] = weight
+            result[name] = weight
             continue
         matrix = weight.detach().float()
         largest = matrix.abs().amax(1)
-        scale = torch.where(largest > 0, largest / _LARGEST, 1.0)
-        found[name] = (matrix / scale[:, None]).round().clamp(-_LARGEST, _LARGEST).to(torch.int8)
-        found[name + _SCALE] = scale
-    return found
+        scale = torch.where(largest > 0, largest / _MAX_INT8, 1.0)
+        result[name] = (matrix / scale[:, None]).round().clamp(-_MAX_INT8, _MAX_INT8).to(torch.int8)
+        result[name + _SCALE] = scale
+    return result
 
 
 def dequantized(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The weights that a file of int8 matrices and scales stands for, in fp32.
+    """The weights of a file of int8 matrices and scales, in fp32.
 
     Raises:
-        CheckpointError: integers have no scales, scales no integers, or either is of another shape, type or value.
+        CheckpointError: integers or scales are missing, or have a wrong shape, dtype or value.
     """
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for name, values in tensors.items():
         if name.endswith(_SCALE) and name.removesuffix(_SCALE) in tensors:
             continue
@@ -65,12 +64,12 @@ def dequantized(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
                 )
             if not (scale.isfinite() & (scale > 0)).all():
                 raise CheckpointError(f"{where}: {name + _SCALE} holds a scale that is not above 0; copy it again.")
-            found[name] = values.float() * scale.float()[:, None]
+            result[name] = values.float() * scale.float()[:, None]
         elif name + _SCALE in tensors or not values.is_floating_point():
-            raise CheckpointError(f"{where}: {name} is {values.dtype}, and not int8 as its scales say.")
+            raise CheckpointError(f"{where}: {name} has scales but is {values.dtype}, not int8.")
         else:
-            found[name] = values.float()
-    return found
+            result[name] = values.float()
+    return result
 
 
 def is_method(value: Any) -> bool:

@@ -1,6 +1,6 @@
-"""The table of a sparse model whose queries are looked up: a weight for each token, in a folder of its own.
+"""The query table of a sparse model: a weight for each token id, in a separate folder.
 
-The folder is that of `SparseStaticEmbedding` of sentence-transformers, which has one weight for each entry of the
+The folder has the format of `SparseStaticEmbedding` of sentence-transformers, with one weight for each entry of the
 tokenizer; a model may embed more ids than its tokenizer has.
 """
 
@@ -22,23 +22,23 @@ _TOKENIZER, _TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 
 def read_table(folder: Path, documents: Path, vocab_size: int) -> Float[Tensor, "vocab"]:
-    """The weights in the folder of a table; 0 for ids that it has not. `documents` is the folder of the encoder.
+    """The weights in the folder of a table; 0 for missing ids. `documents` is the folder of the encoder.
 
     Raises:
-        CheckpointError: it holds something else, or queries have another tokenizer than documents.
+        CheckpointError: it is not the folder of a table, or queries and documents have different tokenizers.
     """
     tensors = read_tensors(folder)
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
     weight = tensors.get("weight")
     if weight is None or len(tensors) > 1 or weight.dim() != 1 or len(weight) > vocab_size:
-        raise CheckpointError(f"{folder} should hold one weight for each of {vocab_size} tokens, and holds {shapes}.")
+        raise CheckpointError(f"{folder} should hold one weight for each of {vocab_size} tokens, but holds {shapes}.")
     check_numbers(tensors, torch.float32, folder)
-    ours, theirs = (_what_counts(place / _TOKENIZER) for place in (folder, documents))
-    if ours is not None and theirs is not None:
-        filled = ours.pop("added_tokens")  # a table may have tokens behind the others that no text has
-        if any(token not in filled for token in theirs.pop("added_tokens")) or ours != theirs:
+    query_parts, document_parts = (_encoding_parts(place / _TOKENIZER) for place in (folder, documents))
+    if query_parts is not None and document_parts is not None:
+        known = query_parts.pop("added_tokens")  # a table may have additional tokens that occur in no text
+        if any(token not in known for token in document_parts.pop("added_tokens")) or query_parts != document_parts:
             raise CheckpointError(
-                f"{folder} has another tokenizer for queries than documents have, which is not implemented."
+                f"{folder}: queries and documents have different tokenizers, which is not implemented."
             )
     table = torch.zeros(vocab_size)
     table[: len(weight)] = weight.float()
@@ -49,7 +49,7 @@ def write_table(table: Float[Tensor, "vocab"], source: Path, folder: Path, max_l
     """Write the folder of a table, with the tokenizer in `source` if there is one. A query has `max_length` tokens.
 
     Raises:
-        CheckpointError: the ids of the tokenizer have gaps, so that it cannot be given as many as the table has.
+        CheckpointError: the ids of the tokenizer have gaps, or it has more ids than the table.
     """
     folder.mkdir(exist_ok=True)
     save_file({"weight": table.detach().float().cpu().contiguous()}, folder / "model.safetensors", {"format": "pt"})
@@ -57,14 +57,14 @@ def write_table(table: Float[Tensor, "vocab"], source: Path, folder: Path, max_l
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if (folder / _TOKENIZER).is_file():
-        _fill(folder / _TOKENIZER, len(table))
+        _add_unused_tokens(folder / _TOKENIZER, len(table))
     path = folder / _TOKENIZER_CONFIG
     if path.is_file():
         path.write_text(json.dumps(read_json(path) | {"model_max_length": max_length}, indent=2), encoding="utf-8")
 
 
-def _fill(path: Path, size: int) -> None:
-    """Add tokens that no text has until there are `size`."""
+def _add_unused_tokens(path: Path, size: int) -> None:
+    """Add tokens that occur in no text until there are `size` tokens."""
     tokenizer = Tokenizer.from_file(str(path))
     first = tokenizer.get_vocab_size(with_added_tokens=True)
     if first == size:
@@ -72,14 +72,14 @@ def _fill(path: Path, size: int) -> None:
     tokenizer.add_special_tokens([f"<|no token {number}|>" for number in range(first, size)])
     if sorted(tokenizer.get_vocab(with_added_tokens=True).values()) != list(range(size)):
         raise CheckpointError(
-            f"The ids of the tokenizer have gaps, or there are more than the {size} of the model; a table for queries "
-            "needs one for each."
+            f"The ids of the tokenizer have gaps, or there are more than the {size} of the model; a query table needs "
+            "one weight for each id."
         )
     tokenizer.save(str(path))
 
 
-def _what_counts(path: Path) -> dict[str, Any] | None:
-    """What tokens a tokenizer gives to a text depends on."""
+def _encoding_parts(path: Path) -> dict[str, Any] | None:
+    """The parts of a tokenizer that determine the tokens of a text."""
     if not path.is_file():
         return None
     values = read_json(path)

@@ -1,4 +1,4 @@
-"""Checkpoints of the ModernBERT research code (FlexBERT under Composer), read without unpickling code."""
+"""Checkpoints of the ModernBERT research code (FlexBERT with Composer), read without running pickled code."""
 
 import datetime
 import logging
@@ -19,10 +19,10 @@ from modernbert.model.heads import MaskedLM
 
 logger = logging.getLogger(__name__)
 
-# what DDP, FSDP, torch.compile and activation checkpointing put between the parts of a name
+# parts that DDP, FSDP, torch.compile and activation checkpointing insert into parameter names
 _WRAPPERS = re.compile(r"\b(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _BUFFERS = re.compile(r"\.rotary_emb\.|\.inv_freq$|\.position_ids$")  # computed from the configuration, not trained
-# the research code's names on the left, those of every model folder on the right
+# names in the research code, and in model folders
 _RENAMES = (
     (re.compile(r"^model\.bert\.encoder\.layers\."), "model.layers."),
     (re.compile(r"^model\.bert\."), "model."),
@@ -42,14 +42,14 @@ def import_research_checkpoint(
 ) -> MaskedLM:
     """Write the model folder of a research checkpoint, and return its model.
 
-    The file is read with `weights_only=True`, so nothing in it can run. Sizes come from the tensors. The number of
-    heads, the layer pattern, window, RoPE bases and dropout come from `config` (a config.json), or else from the
-    checkpoint's own record of its model. Only what that does not say is taken from the preset, and that is said.
+    The file is read with `weights_only=True`, so no code in it runs. Sizes come from the tensors. The number of heads,
+    the layer pattern, window, RoPE bases and dropout come from `config` (a config.json), or else from the configuration
+    recorded in the checkpoint. The preset supplies values that are not recorded, with a warning.
 
     Raises:
-        CheckpointError: the file cannot be read safely, or its tensors do not make a MaskedLM.
-        ConfigError: there is no such preset, `config` is wrong, or the record asks for what is not implemented.
-        DataError: `output` is a file, or holds a config.json that is not that of a model.
+        CheckpointError: the file cannot be read safely, or its tensors are not those of a MaskedLM.
+        ConfigError: the preset is unknown, `config` is wrong, or a recorded option is not implemented.
+        DataError: `output` is a file, or its config.json does not describe a model.
     """
     content = _content(Path(checkpoint))
     tensors = {_rename(name): x for name, x in _weights(content, checkpoint).items() if not _BUFFERS.search(name)}
@@ -58,9 +58,9 @@ def import_research_checkpoint(
     with torch.device("meta"):
         model = MaskedLM(shape)
     tensors = {name: x for name, x in tensors.items() if name not in model.tied}
-    wanted = model.state_dict().keys() - model.tied
-    problems = [f"missing {name}" for name in sorted(wanted - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - wanted)]
+    required = model.state_dict().keys() - model.tied
+    problems = [f"missing {name}" for name in sorted(required - tensors.keys())]
+    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - required)]
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise CheckpointError(f"{checkpoint} does not hold a MaskedLM: {shown}.")
@@ -86,9 +86,9 @@ def _content(path: Path) -> Mapping[str, Any]:
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it holds {named[1]}" if named else "it holds more than tensors"
+        reason = f"it holds {named[1]}" if named else "it holds other objects than tensors"
         raise CheckpointError(
-            f"{path} cannot be read safely: {what}; save only its state['state']['model'] with torch.save first."
+            f"{path} cannot be read safely: {reason}; save only its state['state']['model'] with torch.save first."
         ) from None
     except Exception as error:  # a damaged file fails in any part of the reader
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).partition(chr(10))[0]}") from None
@@ -96,7 +96,7 @@ def _content(path: Path) -> Mapping[str, Any]:
 
 
 def _numpy_scalars() -> list[Any]:
-    """What a NumPy number is pickled with. None of it runs code of the file."""
+    """The types with which a NumPy number is pickled; they are safe to load."""
     scalar = np.float64(0).__reduce__()[0]
     return [scalar, np.dtype, *(type(np.dtype(name)) for name in ("f8", "f4", "i8", "i4", "bool"))]
 
@@ -111,12 +111,12 @@ def _weights(content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Te
         raise CheckpointError(f"{checkpoint} holds no tensors under state['state']['model'].")
     for name, x in found.items():
         if x.layout != torch.strided or x.is_meta or x.is_quantized:
-            raise CheckpointError(f"{checkpoint}: {name} is not an ordinary tensor with all its numbers.")
+            raise CheckpointError(f"{checkpoint}: {name} is not an ordinary dense tensor.")
     return found
 
 
 def _record(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The model's configuration that Composer wrote beside the weights; empty if there is none."""
+    """The model configuration that Composer wrote into the checkpoint; empty if there is none."""
     found: Any = content
     for key in ("state", "integrations", "huggingface", "model", "config", "content"):
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -148,18 +148,18 @@ def _configuration(
         intermediate_size = tensors["model.layers.0.mlp.Wo.weight"].shape[1]
         layers = {int(name.split(".")[2]) for name in tensors if name.startswith("model.layers.")}
     except KeyError as error:
-        raise CheckpointError(f"The checkpoint has no {error.args[0]}; is it of the research code?") from None
+        raise CheckpointError(f"The checkpoint has no {error.args[0]}; was the research code used?") from None
     except (ValueError, IndexError):
         raise CheckpointError(f"{checkpoint} has weights of other shapes or names than the research code.") from None
     if layers != set(range(len(layers))):
         raise CheckpointError(
-            f"{checkpoint} has the layer {max(layers)}, but only {len(layers)} of them; some are gone."
+            f"{checkpoint} has the layer {max(layers)}, but only {len(layers)} layers; some are missing."
         )
-    own = _described(record, len(layers), str(checkpoint))
+    fields = _recorded_fields(record, len(layers), str(checkpoint))
     make = EncoderConfig.large if preset == "large" else EncoderConfig.base
     shape = make(
         **{"num_attention_heads": hidden_size // 64}
-        | own
+        | fields
         | {
             "vocab_size": vocab_size,
             "hidden_size": hidden_size,
@@ -169,12 +169,12 @@ def _configuration(
         }
     )
     names = ("global_rope_theta", "local_rope_theta", "local_attention", "num_attention_heads")
-    if assumed := [f"{name} = {getattr(shape, name):,}" for name in names if name not in own]:
+    if assumed := [f"{name} = {getattr(shape, name):,}" for name in names if name not in fields]:
         logger.warning(
-            "%s does not record all of its model: %s come from preset %s; give --config if it was trained otherwise.",
+            "%s does not record its full configuration: %s come from preset %s; give --config if they differ.",
             checkpoint, ", ".join(assumed), preset,
         )  # fmt: skip
-    if own:
+    if fields:
         logger.info(
             "%s records: RoPE bases %s (global) and %s (local), a window of %s tokens, %s heads.",
             checkpoint, f"{shape.global_rope_theta:,}", f"{shape.local_rope_theta:,}", shape.local_attention,
@@ -183,8 +183,8 @@ def _configuration(
     return shape
 
 
-# Of the research code's configuration: what this package computes. Other values make another function of equal shapes.
-_COMPUTED: dict[str, tuple[Any, ...]] = {
+# Supported values of options of the research code. Other values would change the outputs but not the tensor shapes.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu",),
     "head_pred_act": ("gelu",),
     "mlp_layer": ("glu",),
@@ -200,30 +200,30 @@ _DROPOUTS = {
 }
 
 
-def _described(record: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
+def _recorded_fields(record: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
     """The fields of `EncoderConfig` that a record of the research code sets."""
-    for name, accepted in _COMPUTED.items():
+    for name, accepted in _SUPPORTED.items():
         if record.get(name) is not None and record[name] not in accepted:
             raise ConfigError(f"{where}: {name} = {record[name]!r} is not implemented; only {accepted[0]!r} is.")
-    own: dict[str, Any] = {new: record[old] for old, new in _DROPOUTS.items() if record.get(old) is not None}
+    fields: dict[str, Any] = {new: record[old] for old, new in _DROPOUTS.items() if record.get(old) is not None}
     for name in ("num_attention_heads", "global_attn_every_n_layers"):
         if record.get(name) is not None:
-            own[name] = record[name]
+            fields[name] = record[name]
     base, local = record.get("rotary_emb_base"), record.get("local_attn_rotary_emb_base")
     if base is not None:
-        own["global_rope_theta"] = base
-        own["local_rope_theta"] = base if local in (None, -1) else local
-    window, every = record.get("sliding_window"), own.get("global_attn_every_n_layers")
-    if window == -1:  # no layer has a window
-        own["layer_types"] = ("full_attention",) * layers
-        own["local_attention"] = EncoderConfig.model_fields["local_attention"].default
+        fields["global_rope_theta"] = base
+        fields["local_rope_theta"] = base if local in (None, -1) else local
+    window, every = record.get("sliding_window"), fields.get("global_attn_every_n_layers")
+    if window == -1:  # all layers are global
+        fields["layer_types"] = ("full_attention",) * layers
+        fields["local_attention"] = EncoderConfig.model_fields["local_attention"].default
     elif window is not None:
-        own["local_attention"] = window  # both sides, as in `local_attention`
-        if every == -1:  # every layer has one
-            own["layer_types"] = ("sliding_attention",) * layers
+        fields["local_attention"] = window  # both sides, as in `local_attention`
+        if every == -1:  # all layers are local
+            fields["layer_types"] = ("sliding_attention",) * layers
     if every == -1:
-        del own["global_attn_every_n_layers"]
+        del fields["global_attn_every_n_layers"]
     norm = record.get("norm_kwargs")
     if isinstance(norm, Mapping) and norm.get("eps") is not None:
-        own["norm_eps"] = norm["eps"]
-    return own
+        fields["norm_eps"] = norm["eps"]
+    return fields

@@ -1,6 +1,6 @@
 """Retrieval models on packed tokens: one vector, one score, a vector for each token, or a weight for each token id.
 
-Their folders are those of sentence-transformers; `settings` is what such a folder has besides the weights.
+Their folders have the format of sentence-transformers; `settings` are the contents of such a folder except the weights.
 """
 
 from abc import abstractmethod
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from modernbert.errors import CheckpointError
 from modernbert.model.config import EncoderConfig
 from modernbert.model.encoder import Encoder, pad_to_bucket
-from modernbert.model.expansion import encode_with_unseen
+from modernbert.model.expansion import encode_with_masked
 from modernbert.model.folder import (
     Pretrained,
     check_numbers,
@@ -59,17 +59,17 @@ ACTIVATIONS: Mapping[Activation, type[nn.Module]] = {
 
 
 class Dense(nn.Module):
-    """A linear layer with an activation and perhaps a residual; parameter names are those of sentence-transformers."""
+    """A linear layer with an activation and an optional residual. Parameters are named as in sentence-transformers."""
 
     def __init__(self, settings: Projection) -> None:
         super().__init__()
         self.linear = nn.Linear(settings.in_features, settings.out_features, bias=settings.bias)
         self.activation = ACTIVATIONS[settings.activation]()
         self.add_input = settings.residual
-        same = settings.in_features == settings.out_features
+        same_size = settings.in_features == settings.out_features
         self.residual = (
             nn.Linear(settings.in_features, settings.out_features, bias=False)
-            if settings.residual and not same
+            if settings.residual and not same_size
             else nn.Identity()
         )
 
@@ -100,10 +100,10 @@ class RetrievalModel(Pretrained, Generic[Settings]):
     ) -> Self:
         """Load a folder as `Pretrained` does. `settings` replace those of the folder.
 
-        What a folder of another kind lacks (projections, a classifier) is initialized with random weights.
+        Projections or a classifier that a folder lacks are initialized randomly.
 
         Raises:
-            CheckpointError: as `Pretrained`, or the folder is of another kind or uses something not implemented.
+            CheckpointError: as in `Pretrained`, or the folder has another kind or an option that is not implemented.
         """
         folder = find_folder(source, revision, token, cache_dir, local_files_only)
         return cls._load(folder, settings, dtype, device, changes).eval()
@@ -116,11 +116,11 @@ class RetrievalModel(Pretrained, Generic[Settings]):
         """The model of a local folder."""
 
     def save_pretrained(self, folder: str | Path, tokenizer: str | Path | None = None, *, int8: bool = False) -> None:
-        """Write a folder that this package and sentence-transformers load; also TEI and vLLM (all but sparse and
-        multi-vector models), and llama.cpp (one vector for each text).
+        """Write a folder for this package and sentence-transformers; also for TEI and vLLM (except sparse and
+        multi-vector models) and llama.cpp (embedders).
 
         Raises:
-            DataError: `folder` is a file, or its config.json is not that of a model.
+            DataError: `folder` is a file, or its config.json does not describe a model.
             CheckpointError: the folder cannot be written; earlier files in it are unchanged.
         """
         tensors, projections = self._weights()
@@ -138,23 +138,23 @@ class RetrievalModel(Pretrained, Generic[Settings]):
         )
 
     def _weights(self) -> tuple[Mapping[str, Tensor], nn.Sequential | None]:
-        """The tensors of model.safetensors, and the projections, which are saved beside them."""
+        """The tensors of model.safetensors, and the projections, which are saved in subfolders."""
         return self.state_dict(), None
 
     def _query_weights(self) -> Tensor | None:
-        """The table in which queries are looked up, if the model has one; it is saved beside model.safetensors."""
+        """The query table, if the model has one; it is saved in a subfolder."""
         return None
 
 
 class ProjectedModel(RetrievalModel[Settings]):
-    """A retrieval model of an encoder and projections."""
+    """A retrieval model with an encoder and projections."""
 
-    predictor: ClassVar[str]  # the class that uses it
+    predictor: ClassVar[str]  # the name of its predictor class
     model: Encoder
     projections: nn.Sequential
 
-    def _fill_projections(self, folder: Path) -> None:
-        """Load a folder's projections, or initialize them if the folder has none or is of another kind."""
+    def _load_or_initialize_projections(self, folder: Path) -> None:
+        """Load the projections of a folder, or initialize them randomly if the folder has none or another kind."""
         if read_modules(folder) and predictor_name(folder) in (None, self.predictor):
             _load_projections(self.projections, folder)
             return
@@ -162,7 +162,7 @@ class ProjectedModel(RetrievalModel[Settings]):
             initialize(dense, self.config)
 
     @classmethod
-    def _around(cls, encoder: Encoder, settings: Any) -> Self:
+    def _from_encoder(cls, encoder: Encoder, settings: Any) -> Self:
         weight = encoder.embeddings.tok_embeddings.weight
         with torch.device("meta"):
             model = cls(encoder.config, settings)
@@ -176,9 +176,9 @@ class ProjectedModel(RetrievalModel[Settings]):
 
 
 class DenseEncoder(ProjectedModel[DenseSettings]):
-    """One vector for each text: the encoder, pooling, projections, and unit length where the settings say so.
+    """One vector for each text: encoder, pooling, projections, and optional normalization.
 
-    From the folder of a plain encoder or masked language model it pools as `settings` say (mean unless given).
+    For the folder of a plain encoder or masked language model, `settings` select the pooling (default: mean).
     """
 
     architecture: ClassVar[str] = "ModernBertModel"
@@ -204,7 +204,7 @@ class DenseEncoder(ProjectedModel[DenseSettings]):
     def forward(
         self, tokens: Int[Tensor, "tokens"], sequences: Sequences, prompt_tokens: int = 0
     ) -> Float[Tensor, "sequences dimensions"]:
-        """The vectors, in fp32. `prompt_tokens`: length of the prompt with [CLS], for models that do not pool it."""
+        """The vectors, in fp32. `prompt_tokens` is the length of the prompt with [CLS], if pooling excludes it."""
         x = self.pooling(self.model(tokens, sequences), sequences, prompt_tokens)
         x = self.projections(x).float()
         return F.normalize(x, dim=-1) if self.settings.normalize else x
@@ -214,8 +214,8 @@ class DenseEncoder(ProjectedModel[DenseSettings]):
         cls, folder: Path, settings: DenseSettings | None, dtype: torch.dtype | None, device: Any, changes: Changes
     ) -> Self:
         encoder = Encoder.from_pretrained(folder, dtype=dtype, device=device, changes=changes)
-        model = cls._around(encoder, settings or read_dense(folder))
-        model._fill_projections(folder)
+        model = cls._from_encoder(encoder, settings or read_dense(folder))
+        model._load_or_initialize_projections(folder)
         return model
 
 
@@ -231,7 +231,7 @@ class CrossEncoder(RetrievalModel[RerankSettings], SequenceClassifier):
 
     @property
     def activation(self) -> nn.Module:
-        """What is applied to the logits when scores are asked for."""
+        """The function from logits to scores."""
         default: Activation = "Sigmoid" if len(self.config.labels) == 1 else "Identity"
         return ACTIVATIONS[self.settings.activation or default]()
 
@@ -261,7 +261,7 @@ class MultiVectorEncoder(ProjectedModel[MultiVectorSettings]):
         self.config = config
         self.settings = settings or MultiVectorSettings()
         self.model = Encoder(config)
-        self._unpacked: tuple[Encoder, ...] = ()  # a tuple, so that its parameters are not counted twice
+        self._original_encoder: tuple[Encoder, ...] = ()  # a tuple, so that its parameters are not counted twice
         self.projections = _projections(self.settings.projections, config.hidden_size, "projections")
 
     @property
@@ -271,24 +271,24 @@ class MultiVectorEncoder(ProjectedModel[MultiVectorSettings]):
         return projections[-1].out_features if projections else self.config.hidden_size
 
     @property
-    def has_unseen(self) -> bool:
-        """Whether queries end with tokens that no token attends to."""
+    def has_masked_expansion(self) -> bool:
+        """Whether queries end with expansion tokens to which no token attends."""
         return self.settings.expansion is not None and not self.settings.expansion.attend
 
-    def keep_unpacked(self) -> None:
-        """Keep the encoder for queries with unseen tokens, before one that cannot do this takes its place."""
+    def keep_original_encoder(self) -> None:
+        """Keep the encoder for queries with masked tokens, before an encoder without support for them replaces it."""
         assert isinstance(self.model, Encoder)
-        self._unpacked = (self.model,)
+        self._original_encoder = (self.model,)
 
     def forward(
-        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, seen: Bool[Tensor, "tokens"] | None = None
+        self, tokens: Int[Tensor, "tokens"], sequences: Sequences, visible: Bool[Tensor, "tokens"] | None = None
     ) -> Float[Tensor, "tokens dimensions"]:
-        """The vector of each token, in fp32. Where `seen` is given, nothing attends to the other tokens."""
-        if seen is None:
+        """The vector of each token, in fp32. No token attends to tokens where `visible` is false."""
+        if visible is None:
             x = self.model(tokens, sequences)
         else:
-            encoder = self._unpacked[0] if self._unpacked else self.model
-            x = encode_with_unseen(encoder, tokens, sequences, seen)
+            encoder = self._original_encoder[0] if self._original_encoder else self.model
+            x = encode_with_masked(encoder, tokens, sequences, visible)
         count = len(x)
         x = self.projections(pad_to_bucket(x))[:count].float()
         return F.normalize(x, dim=-1) if self.settings.normalize else x
@@ -313,16 +313,16 @@ class MultiVectorEncoder(ProjectedModel[MultiVectorSettings]):
                 activation="Identity",
             )
             settings = settings.model_copy(update={"projections": (projection,)})
-        model = cls._around(encoder, settings)
-        model._fill_projections(folder)
+        model = cls._from_encoder(encoder, settings)
+        model._load_or_initialize_projections(folder)
         return model
 
 
 class SparseEncoder(RetrievalModel[SparseSettings], MaskedLM):
     """A weight of at least 0 for each entry of the vocabulary: log(1 + relu) of the largest logit of a text's tokens.
 
-    No (tokens, vocab) tensor is ever in memory. Any masked language model is one to begin with. Where the settings say
-    so, queries are looked up in a table of weights (`query_table`, ones to begin with), in fp32.
+    No (tokens, vocab) tensor exists in memory. It can be loaded from any masked language model. The settings may
+    select a table of fp32 weights for queries (`query_table`, initially ones) instead of the encoder.
     """
 
     query_table: nn.Parameter | None
@@ -332,7 +332,7 @@ class SparseEncoder(RetrievalModel[SparseSettings], MaskedLM):
         self._set(settings or SparseSettings())
 
     def _set(self, settings: SparseSettings, weights: Tensor | None = None) -> None:
-        """Take these settings, and where they want it the weights of a table."""
+        """Set the settings, and the weights of the query table if they select one."""
         self.settings, self.query_table = settings, None
         if settings.query_table is not None:
             weights = torch.ones(self.config.vocab_size) if weights is None else weights
@@ -356,7 +356,7 @@ class SparseEncoder(RetrievalModel[SparseSettings], MaskedLM):
         return weights.log1p() if twice else weights
 
     def look_up(self, tokens: Int[Tensor, "tokens"], sequences: Sequences) -> Float[Tensor, "sequences vocab"]:
-        """The weights of queries, whose tokens have neither [CLS] nor [SEP]: how often one is there does not count."""
+        """The weights of queries, whose tokens have no [CLS] and [SEP]. Repeated tokens count once."""
         assert self.query_table is not None, "this model encodes its queries"
         owners = torch.repeat_interleave(sequences.cu_seqlens.diff(), output_size=len(tokens))
         present = self.query_table.new_zeros(sequences.num_sequences, self.config.vocab_size)
@@ -367,15 +367,15 @@ class SparseEncoder(RetrievalModel[SparseSettings], MaskedLM):
     def _load(
         cls, folder: Path, settings: SparseSettings | None, dtype: torch.dtype | None, device: Any, changes: Changes
     ) -> Self:
-        settings, inside = settings or read_sparse(folder), encoder_folder(folder)
-        model = super(RetrievalModel, cls).from_pretrained(inside, dtype=dtype, device=device, changes=changes)
+        settings, encoder_path = settings or read_sparse(folder), encoder_folder(folder)
+        model = super(RetrievalModel, cls).from_pretrained(encoder_path, dtype=dtype, device=device, changes=changes)
         table = next((module.folder for module in read_modules(folder) if module.kind == TABLE), None)
-        model._set(settings, None if table is None else read_table(table, inside, model.config.vocab_size))
+        model._set(settings, None if table is None else read_table(table, encoder_path, model.config.vocab_size))
         return model
 
     def _weights(self) -> tuple[Mapping[str, Tensor], nn.Sequential | None]:
-        elsewhere = {*self.tied, "query_table"}
-        return {name: x for name, x in self.state_dict().items() if name not in elsewhere}, None
+        excluded = {*self.tied, "query_table"}
+        return {name: x for name, x in self.state_dict().items() if name not in excluded}, None
 
     def _query_weights(self) -> Tensor | None:
         return self.query_table
@@ -385,27 +385,27 @@ def _projections(settings: tuple[Projection, ...], width: int, where: str) -> nn
     for number, one in enumerate(settings):
         if one.in_features != width:
             raise CheckpointError(
-                f"{where}: layer {number + 1} reads {one.in_features} features, but is given {width}; its in_features "
-                "is wrong, or this is the folder of another model."
+                f"{where}: layer {number + 1} has in_features {one.in_features}, but its input has {width}; correct "
+                "in_features, or choose the right folder."
             )
         width = one.out_features
     return nn.Sequential(*(Dense(one) for one in settings))
 
 
 def _load_projections(projections: nn.Sequential, folder: Path) -> None:
-    """Weights of the modules `Dense` of a folder, in their order."""
+    """Load the weights of the modules `Dense` of a folder, in order."""
     dense = [module for module in read_modules(folder) if module.kind == "Dense"]
     if len(dense) != len(projections):
-        raise CheckpointError(f"{folder} has {len(dense)} Dense modules, but the settings ask for {len(projections)}.")
+        raise CheckpointError(f"{folder} has {len(dense)} Dense modules, but the settings have {len(projections)}.")
     for module, target in zip(dense, projections, strict=True):
         tensors = read_tensors(module.folder)
-        wanted = target.state_dict()
-        found = {name: tuple(x.shape) for name, x in tensors.items()}
-        if found != {name: tuple(x.shape) for name, x in wanted.items()}:
+        expected = target.state_dict()
+        shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+        if shapes != {name: tuple(x.shape) for name, x in expected.items()}:
             raise CheckpointError(
-                f"{module.folder} does not hold the Dense layer that its config.json describes: {found}."
+                f"{module.folder} does not hold the Dense layer that its config.json describes: {shapes}."
             )
         common_dtype(tensors, module.folder)
-        like = next(iter(wanted.values()))
+        like = next(iter(expected.values()))
         check_numbers(tensors, like.dtype, module.folder)
         target.load_state_dict(tensors)

@@ -20,19 +20,19 @@ PREDICTORS = {  # of kinds, in config_sentence_transformers.json, and the class 
 
 @dataclass(frozen=True)
 class Module:
-    """An entry of modules.json: the last part of its type, and its own folder."""
+    """An entry of modules.json: the last part of its type, and its folder."""
 
     kind: str
     folder: Path
 
 
 def read_modules(folder: Path) -> list[Module]:
-    """The modules that modules.json names in their order; none where there is no such file.
+    """The modules of modules.json in order; empty if there is no such file.
 
-    Of a Router, which leads queries to other modules than documents, those of documents come first.
+    For a Router, which has different modules for queries and documents, the modules of documents come first.
 
     Raises:
-        CheckpointError: the file is damaged, leads outside the folder, or names code of its own.
+        CheckpointError: the file is damaged, names a path outside of the folder, or names custom code.
     """
     path = folder / MODULES
     if not path.is_file():
@@ -44,7 +44,7 @@ def read_modules(folder: Path) -> list[Module]:
         raise CheckpointError(f"{path} cannot be read as a list of modules: {error!r}.") from None
     modules = [_module(path, kind, place) for kind, place in found]
     if modules == [Module("Router", folder)]:
-        return _routed(folder)
+        return _router_modules(folder)
     if modules[:1] and (modules[0].kind not in ("Transformer", "MLMTransformer") or modules[0].folder != folder):
         raise CheckpointError(
             f"{path}: the first module is {modules[0].kind!r}; only a Transformer in '' is implemented."
@@ -63,24 +63,24 @@ def predictor_name(folder: Path) -> str | None:
 
 
 def encoder_folder(folder: Path) -> Path:
-    """Where the encoder of a folder lies: in itself, or where its Router leads documents to."""
+    """The folder with the encoder: the folder itself, or the one that its Router names for documents."""
     return next((module.folder for module in read_modules(folder)), folder)
 
 
 def _module(path: Path, kind: str, place: str) -> Module:
-    """An entry of a file of modules.
+    """An entry of a list of modules.
 
     Raises:
-        CheckpointError: it leads outside the folder, or names code of its own.
+        CheckpointError: it names a path outside of the folder, or custom code.
     """
     if not kind.startswith(("sentence_transformers.", "pylate.models.Dense.")):
-        raise CheckpointError(f"{path}: the module type {kind!r} is code of its own and is not loaded.")
+        raise CheckpointError(f"{path}: the module type {kind!r} is custom code, which is not loaded.")
     if Path(place).is_absolute() or ".." in Path(place).parts:
-        raise CheckpointError(f"{path}: the path {place!r} leads outside the folder.")
+        raise CheckpointError(f"{path}: the path {place!r} is outside of the folder.")
     return Module(kind.rpartition(".")[2], path.parent / place)
 
 
-def _routed(folder: Path) -> list[Module]:
+def _router_modules(folder: Path) -> list[Module]:
     """The modules of documents and then those of queries, as router_config.json names them."""
     path = folder / ROUTER
     values = read_json(path)

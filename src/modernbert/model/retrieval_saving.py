@@ -1,7 +1,7 @@
-"""Folders of retrieval models with every key that one of the programs reads which load them.
+"""Folders of retrieval models with the keys that all supported programs need.
 
-Newer versions of transformers and sentence-transformers dropped keys that others still need; both spellings are
-written. docs/retrieval.md lists who reads what.
+Newer versions of transformers and sentence-transformers dropped keys that other programs still need, so old and new
+keys are written. docs/retrieval.md lists the keys of each program.
 """
 
 import json
@@ -30,7 +30,7 @@ from modernbert.model.retrieval_settings import (
     SparseSettings,
 )
 
-_OLD = "sentence_transformers.models."  # types that sentence-transformers of every version resolves
+_OLD = "sentence_transformers.models."  # all versions of sentence-transformers resolve these types
 _NEW = "sentence_transformers.base.modules."
 _ACTIVATIONS = {name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")}
 _ACTIVATIONS["Identity"] = "torch.nn.modules.linear.Identity"
@@ -51,20 +51,20 @@ def write_retrieval_folder(
     int8: bool = False,
     query_table: Tensor | None = None,
 ) -> None:
-    """A folder of a retrieval model, in place of the one that is there; what is not of a model stays.
+    """Write the folder of a retrieval model. The files of an earlier model are replaced, and other files stay.
 
     Raises:
-        DataError: `folder` is a file, or its config.json is not that of a model.
-        CheckpointError: it cannot be written, and what was there before is untouched.
+        DataError: `folder` is a file, or its config.json does not describe a model.
+        CheckpointError: it cannot be written; earlier files are unchanged.
     """
     if (folder / "config.json").exists() and not describes_model(folder / "config.json"):
-        raise DataError(f"{folder / 'config.json'} is not that of a model and would be lost; choose another folder.")
+        raise DataError(f"{folder / 'config.json'} does not describe a model; choose another folder.")
     try:
-        with atomic_directory(folder, own=_own(folder)) as partial:
+        with atomic_directory(folder, owned_names=_owned_names(folder)) as partial:
             write_files(partial, architecture, config, tensors, tokenizer, int8)
-            files = described(partial, config, settings)
+            files = describe_files(partial, config, settings)
             merge_json(partial / "config.json", files.pop("config.json", {}))
-            _name_tokenizer(partial / "tokenizer_config.json", settings)
+            _update_tokenizer_config(partial / "tokenizer_config.json", settings)
             for name, values in files.items():
                 (partial / name).parent.mkdir(exist_ok=True)
                 write_json(partial / name, values)
@@ -72,17 +72,17 @@ def write_retrieval_folder(
                 contiguous = {name: x.detach().contiguous() for name, x in weights.items()}
                 save_file(contiguous, partial / place / "model.safetensors", metadata={"format": "pt"})
             if query_table is not None:
-                assert isinstance(settings, SparseSettings), "only a sparse model has a table for queries"
+                assert isinstance(settings, SparseSettings), "only a sparse model has a query table"
                 length = settings.query_length or settings.max_length or config.max_position_embeddings
                 write_table(query_table, partial, partial / _QUERIES, length)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"The model folder {folder} cannot be written ({error}); make room, or choose another folder."
+            f"The model folder {folder} cannot be written ({error}); free disk space, or choose another folder."
         ) from None
 
 
-def described(folder: Path, config: EncoderConfig, settings: RetrievalSettings) -> Files:
-    """The JSON files of a folder beside its weights and tokenizer; of config.json the keys to add."""
+def describe_files(folder: Path, config: EncoderConfig, settings: RetrievalSettings) -> Files:
+    """The JSON files of a folder except those of the tokenizer; for config.json, the keys to add."""
     length = settings.max_length or config.max_position_embeddings
     files: Files = {TRANSFORMER: {"max_seq_length": length, "do_lower_case": settings.lower_case}}
     files[MODEL] = {"prompts": settings.prompts, "default_prompt_name": settings.default_prompt_name}
@@ -102,21 +102,21 @@ def described(folder: Path, config: EncoderConfig, settings: RetrievalSettings) 
 
 
 def pylate_reason(folder: Path, settings: MultiVectorSettings) -> str | None:
-    """Why PyLate's form of a folder cannot say what these settings say, or None if it can."""
+    """Why PyLate's format cannot represent these settings, or None if it can."""
     if settings.prompts.keys() != {"query", "document"} or not all(settings.prompts.values()):
         return "PyLate needs a prompt for queries and one for documents"
     if not (folder / "tokenizer.json").is_file():
         return "there is no tokenizer.json"
     vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
     if missing := [prompt for prompt in settings.prompts.values() if prompt not in vocabulary]:
-        return f"PyLate inserts prompts as one token, and {missing[0]!r} is none"
+        return f"PyLate inserts prompts as one token, and {missing[0]!r} is not a token"
     expansion = settings.expansion
     if expansion is not None and (not expansion.fixed or expansion.token is not None):
-        return "PyLate fills queries up to a fixed length with [MASK] only"
+        return "PyLate expands queries to a fixed length with [MASK] only"
     if settings.skip_roles != ("document",) and settings.skip_words:
         return "PyLate skips tokens of documents only"
     if not settings.normalize or settings.default_prompt_name is not None:
-        return "PyLate gives every vector unit length and has no default prompt"
+        return "PyLate normalizes every vector and has no default prompt"
     return None
 
 
@@ -131,7 +131,7 @@ def merge_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def pooling_file(settings: DenseSettings, hidden_size: int) -> dict[str, Any]:
-    """1_Pooling/config.json in both spellings; several modes at once exist in the older one alone."""
+    """1_Pooling/config.json with old and new keys; only the old keys can represent several modes."""
     values: dict[str, Any] = {"word_embedding_dimension": hidden_size}
     values |= {key: mode in settings.pooling for key, mode in LEGACY_POOLING.items()}
     values["include_prompt"] = settings.include_prompt
@@ -171,7 +171,8 @@ def _sparse(files: Files, config: EncoderConfig, settings: SparseSettings) -> No
     files[MODEL] |= {"model_type": "SparseEncoder", "similarity_fn_name": settings.similarity}
     if settings.query_table is None:
         return
-    documents = {entry["path"] or ".": entry["type"] for entry in files[MODULES]}  # the encoder stays where others look
+    # The encoder stays at the top level, where other programs look for it.
+    documents = {entry["path"] or ".": entry["type"] for entry in files[MODULES]}
     files[MODULES] = _modules([("", f"{_OLD}Router")])
     files[ROUTER] = {
         "types": {_QUERIES: f"{place}{TABLE}", **documents},
@@ -223,7 +224,7 @@ def _multi_vector(files: Files, settings: MultiVectorSettings) -> None:
         if (value := getattr(settings, key)) is not None:
             files[TRANSFORMER][key] = value
     if (expansion := settings.expansion) is not None:
-        files[TRANSFORMER].pop("query_length", None)  # the length of the expansion is that of queries
+        files[TRANSFORMER].pop("query_length", None)  # queries have the length of the expansion
         files[TRANSFORMER]["query_expansion"] = {
             "strategy": "fixed" if expansion.fixed else "min",
             "attend": expansion.attend,
@@ -270,8 +271,8 @@ def _dense_places(files: Files) -> list[str]:
     return [one["path"] for one in files[MODULES] if one["type"].endswith(".Dense")]
 
 
-def _name_tokenizer(path: Path, settings: RetrievalSettings) -> None:
-    """tokenizer_config.json with the length that is read, and a class that older versions of transformers know."""
+def _update_tokenizer_config(path: Path, settings: RetrievalSettings) -> None:
+    """Write the maximum length, and a class that older versions of transformers know, into tokenizer_config.json."""
     if not path.is_file():
         return
     changes: dict[str, Any] = {}
@@ -282,8 +283,8 @@ def _name_tokenizer(path: Path, settings: RetrievalSettings) -> None:
     merge_json(path, changes)
 
 
-def _own(folder: Path) -> list[str]:
-    """What an earlier retrieval model may have left that must not be read with the next one."""
+def _owned_names(folder: Path) -> list[str]:
+    """Files and folders of an earlier retrieval model that must not be mixed with the new one."""
     try:
         places = [module.folder.name for module in read_modules(folder)[1:]]
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""What a folder of a retrieval model says beside its weights: one frozen value for each of the four kinds."""
+"""The settings in the folder of a retrieval model: one frozen class for each of the four kinds."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # names under which a fold
 
 
 class Projection(Config):
-    """A linear layer behind the encoder (`Dense` in sentence-transformers)."""
+    """A linear layer after the encoder (`Dense` in sentence-transformers)."""
 
     in_features: int = Field(gt=0)
     out_features: int = Field(gt=0)
@@ -25,9 +25,10 @@ class Projection(Config):
 
 
 class RetrievalSettings(Config):
-    """What all kinds have: prompts by name, and how much is read.
+    """The settings of all kinds: prompts by name, and the length of texts.
 
-    `max_length` is the number of tokens read at once, with [CLS], [SEP] and the prompt; None is what the model reads.
+    `max_length` is the maximum number of tokens of a text, with [CLS], [SEP] and the prompt; None is the limit of the
+    model.
     """
 
     prompts: dict[str, str] = Field(default_factory=dict)
@@ -37,7 +38,7 @@ class RetrievalSettings(Config):
 
 
 class DenseSettings(RetrievalSettings):
-    """One vector for a text: pooling, then projections, then perhaps unit length."""
+    """One vector for a text: pooling, then projections, then optional normalization."""
 
     pooling: tuple[PoolingMode, ...] = ("mean",)
     include_prompt: bool = True
@@ -48,15 +49,16 @@ class DenseSettings(RetrievalSettings):
 
 
 class RerankSettings(RetrievalSettings):
-    """A score for a pair of texts. `activation` is applied to it; None is a sigmoid where there is one score."""
+    """A score for a pair of texts. `activation` is applied to the logits; None is a sigmoid if there is one score."""
 
     activation: Activation | None = None
 
 
 class Expansion(Config):
-    """Queries are filled with [MASK] (or `token`) up to `length` tokens; with `fixed` a longer one is cut to them.
+    """Query expansion with [MASK] (or `token`) to `length` tokens; with `fixed`, longer queries are truncated.
 
-    Unless they are attended to, these tokens see the query, and nothing sees them: late interaction scores them only.
+    With `attend` false, expansion tokens attend to the query, and no token attends to them. Late interaction scores
+    their vectors.
     """
 
     length: int = Field(32, gt=0)
@@ -66,10 +68,10 @@ class Expansion(Config):
 
 
 class MultiVectorSettings(RetrievalSettings):
-    """A vector for each token. Tokens of `skip_words` are left out for the roles in `skip_roles`.
+    """A vector for each token, except the tokens of `skip_words` for the roles in `skip_roles`.
 
-    `query_length` and `document_length` are the most tokens of each; None is `max_length`. Every vector has unit
-    length with `normalize`.
+    `query_length` and `document_length` are the maximum numbers of tokens; None is `max_length`. With `normalize`,
+    vectors have unit length.
     """
 
     projections: tuple[Projection, ...] = ()
@@ -84,8 +86,8 @@ class MultiVectorSettings(RetrievalSettings):
 class SparseSettings(RetrievalSettings):
     """A weight for each token of the vocabulary (SPLADE, arXiv 2107.05720 and 2109.10086).
 
-    With `query_table` no query is encoded: each token in it has the weight that it has in a table, which training
-    changes where it is "trained". `query_length` is the most tokens that are looked up; None is `max_length`.
+    With `query_table`, queries are not encoded: the weight of each token comes from a table, which is "trained" or
+    "frozen" in training. `query_length` is the maximum number of query tokens; None is `max_length`.
     """
 
     pooling: Literal["max", "sum"] = "max"

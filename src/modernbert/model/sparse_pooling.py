@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modernbert.packed import Sequences
 
-_ELEMENTS = 1 << 24  # logits that are held at once
+_ELEMENTS = 1 << 24  # logits in memory at the same time
 
 
 def highest_logits(
@@ -21,8 +21,8 @@ def highest_logits(
 ) -> Float[Tensor, "sequences vocab"]:
     """The largest `x @ weight.T + bias` over the tokens of each sequence. Differentiable; -inf for an empty sequence.
 
-    It is computed in the dtype of `x`, which under autocast is not that of the weight. Columns are computed in chunks,
-    so that no (tokens, vocab) tensor exists, in the backward pass either.
+    It is computed in the dtype of `x`, which under autocast differs from that of the weight. Columns are computed in
+    chunks, so that no (tokens, vocab) tensor exists, also in the backward pass.
     """
     return _HighestLogits.apply(x, weight, bias, sequences.lengths)
 
@@ -34,7 +34,7 @@ def summed_activations(
     sequences: Sequences,
     twice: bool,
 ) -> Float[Tensor, "sequences vocab"]:
-    """The sum of log(1 + relu(logit)) over the tokens of each sequence, `twice` with another log(1 + ...) around it."""
+    """The sum of log(1 + relu(logit)) over the tokens of each sequence; with `twice`, log(1 + ...) is applied again."""
     owners = torch.repeat_interleave(sequences.cu_seqlens.diff(), output_size=len(x))
 
     def columns(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -58,17 +58,17 @@ class _HighestLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lengths: tuple[int, ...]) -> Tensor:
         best = x.new_full((len(lengths), len(weight)), -torch.inf)
-        wanted = any(ctx.needs_input_grad)
-        rows = torch.zeros(best.shape, dtype=torch.int32, device=x.device) if wanted else None
+        needs_gradient = any(ctx.needs_input_grad)
+        rows = torch.zeros(best.shape, dtype=torch.int32, device=x.device) if needs_gradient else None
         for begin, end in _chunks(len(x), len(weight)):
             columns = weight[begin:end].to(x.dtype)
             logits = F.linear(x, columns, None if bias is None else bias[begin:end].to(x.dtype)).to(x.dtype)
             first = 0
             for index, length in enumerate(lengths):
                 if length and rows is not None:
-                    values, places = logits[first : first + length].max(0)
+                    values, indices = logits[first : first + length].max(0)
                     best[index, begin:end] = values
-                    rows[index, begin:end] = places + first
+                    rows[index, begin:end] = indices + first
                 elif length:
                     torch.amax(logits[first : first + length], 0, out=best[index, begin:end])
                 first += length
@@ -81,14 +81,14 @@ class _HighestLogits(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
         x, weight, rows = ctx.saved_tensors
         (gradient,) = gradients
-        filled = torch.tensor([length > 0 for length in ctx.lengths], device=x.device)
-        gradient = gradient.masked_fill(~filled.unsqueeze(1), 0)
-        of_bias = None if ctx.bias_dtype is None else gradient.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
+        not_empty = torch.tensor([length > 0 for length in ctx.lengths], device=x.device)
+        gradient = gradient.masked_fill(~not_empty.unsqueeze(1), 0)
+        grad_bias = None if ctx.bias_dtype is None else gradient.sum(0, dtype=torch.float32).to(ctx.bias_dtype)
         gradient = gradient.to(x.dtype)
-        of_x, of_weight = torch.zeros_like(x), torch.empty_like(weight)
+        grad_x, grad_weight = torch.zeros_like(x), torch.empty_like(weight)
         for begin, end in _chunks(len(x), len(weight)):
             scattered = x.new_zeros(len(x), end - begin)
             scattered.scatter_add_(0, rows[:, begin:end].long(), gradient[:, begin:end])
-            of_x += scattered @ weight[begin:end].to(x.dtype)
-            of_weight[begin:end] = scattered.t() @ x
-        return of_x, of_weight, of_bias, None
+            grad_x += scattered @ weight[begin:end].to(x.dtype)
+            grad_weight[begin:end] = scattered.t() @ x
+        return grad_x, grad_weight, grad_bias, None

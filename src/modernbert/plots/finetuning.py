@@ -15,8 +15,8 @@ from modernbert.plots.style import COLOURS, add_packaged_font, pyplot, save
 
 logger = logging.getLogger(__name__)
 
-_MOST_NUMBERS = 24  # classes up to which the cells of a matrix hold their counts
-# Fonts with Chinese, Japanese and Korean characters, of which the first that is installed serves.
+_MAX_CLASSES_WITH_COUNTS = 24  # of a confusion matrix; cells of a larger one are too small for numbers
+# Fonts with Chinese, Japanese and Korean characters; the first one that is installed is used.
 _WIDE_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans JP",
@@ -29,17 +29,17 @@ _WIDE_FONTS = (
 
 
 def draw_confusion(names: Sequence[str], matrix: npt.NDArray[np.int64], title: str, path: Path) -> None:
-    """Rows are expected classes, columns predicted ones; colours are shares of a row, numbers counts."""
-    drawing = _drawing()
+    """Rows are expected classes, columns are predicted classes. Colours show shares of a row, numbers show counts."""
+    plt = _pyplot_with_fonts()
     size = min(14.0, 2.6 + 0.55 * len(names))
-    figure, axes = drawing.subplots(figsize=(size + 0.8, size), layout="constrained")
+    figure, axes = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
     shares = matrix / matrix.sum(1, keepdims=True).clip(min=1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="expected", title=title)
     shown = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
     axes.set_xticklabels(shown, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticklabels(shown, parse_math=False)
-    if len(names) <= _MOST_NUMBERS:
+    if len(names) <= _MAX_CLASSES_WITH_COUNTS:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "#333333"
@@ -50,7 +50,7 @@ def draw_confusion(names: Sequence[str], matrix: npt.NDArray[np.int64], title: s
 
 
 class Run(Protocol):
-    """One seed of a fine-tuning run, as far as its picture needs it."""
+    """What `draw_curve` needs of one seed of a fine-tuning run."""
 
     @property
     def seed(self) -> int: ...
@@ -61,10 +61,10 @@ class Run(Protocol):
 
 
 def draw_curve(results: Sequence[Run], metric: str, path: Path) -> None:
-    """The training loss, and where there is a validation set its metric with the best evaluation marked."""
-    drawing = _drawing()
+    """The training loss and, if there is a validation set, its metric with the best evaluation marked."""
+    plt = _pyplot_with_fonts()
     validated = any("validation" in line for result in results for line in result.curve)
-    figure, panels = drawing.subplots(
+    figure, panels = plt.subplots(
         1, 2 if validated else 1, figsize=(9 if validated else 5, 3.6), layout="constrained", squeeze=False
     )
     for result, colour in zip(results, cycle(COLOURS), strict=False):
@@ -92,9 +92,9 @@ def draw_curve(results: Sequence[Run], metric: str, path: Path) -> None:
 
 
 def draw_numbers(expected: Sequence[float], predicted: Sequence[float], title: str, path: Path) -> None:
-    """Predicted over expected numbers, each example a point."""
-    drawing = _drawing()
-    figure, axes = drawing.subplots(figsize=(4.6, 4.4), layout="constrained")
+    """Predicted over expected numbers, with a point for each example."""
+    plt = _pyplot_with_fonts()
+    figure, axes = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
     axes.plot(expected, predicted, ls="", marker="o", ms=3, alpha=0.35, mew=0, color=COLOURS[0])
     ends = [min(expected), max(expected)]
     axes.plot(ends, ends, color="#333333", lw=1)
@@ -104,14 +104,14 @@ def draw_numbers(expected: Sequence[float], predicted: Sequence[float], title: s
     _save(figure, path)
 
 
-def _drawing() -> Any:
-    drawing = pyplot()
+def _pyplot_with_fonts() -> Any:
+    plt = pyplot()
     from matplotlib import font_manager
 
     add_packaged_font()
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    drawing.rcParams["font.family"] = ["DejaVu Sans", *[name for name in _WIDE_FONTS if name in installed][:1]]
-    return drawing
+    plt.rcParams["font.family"] = ["DejaVu Sans", *[name for name in _WIDE_FONTS if name in installed][:1]]
+    return plt
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -122,8 +122,7 @@ def _save(figure: Any, path: Path) -> None:
             return
         except UserWarning:
             logger.warning(
-                "%s has boxes in place of characters that no installed font has; install one that has them, such as "
-                "Noto Sans CJK, or %s.",
+                "%s shows boxes for characters that no installed font has; install one such as Noto Sans CJK, or %s.",
                 path.name,
                 install_command("japanese"),
             )

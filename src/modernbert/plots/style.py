@@ -1,4 +1,4 @@
-"""What all pictures share: colours, markers, fonts, and how a figure is drawn into a file."""
+"""What all pictures share: colours, markers, fonts, and saving a figure."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +8,7 @@ from modernbert.errors import DataError
 from modernbert.files import atomic_write
 from modernbert.installation import install_command
 
-# Ten colours that people who see fewer colours tell apart too (Petroff 2021, arXiv 2107.02270).
+# Ten colours that are distinguishable with colour blindness too (Petroff 2021, arXiv 2107.02270).
 COLOURS = (
     "#3f90da",
     "#ffa90e",
@@ -25,7 +25,7 @@ MARKERS = "os^DvPX*<>"
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, drawing into files.
+    """matplotlib's pyplot with a backend that draws into files.
 
     Raises:
         DataError: matplotlib is missing.
@@ -41,9 +41,9 @@ def pyplot() -> Any:
 
 
 def add_packaged_font() -> None:
-    """Make the Japanese font of the extra `japanese` known to matplotlib, where it is installed.
+    """Register the Japanese font of the extra `japanese` with matplotlib, if it is installed.
 
-    The package matplotlib-fontja is only looked at: importing it would change the font of the user's own pictures.
+    The package matplotlib-fontja is located but not imported: an import would change the font of the user's pictures.
     """
     from matplotlib import font_manager
 

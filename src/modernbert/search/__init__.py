@@ -1,1 +1,1 @@
-"""Search in texts: an index on disk, exact search in it, and vectors of whole files."""
+"""Search in texts: an index on disk, search in it, and vectors of the texts of a file."""

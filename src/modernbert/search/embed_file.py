@@ -1,4 +1,4 @@
-"""Vectors of the texts of a file, into .npy, Parquet or a database; shards lie beside until all are there."""
+"""Vectors of the texts of a file, written to .npy, Parquet or a database; shards are kept until all are complete."""
 
 import json
 import shutil
@@ -25,15 +25,15 @@ from modernbert.text.records import RejectedRecord, format_of, read_file
 if TYPE_CHECKING:
     from modernbert.corpus.executors import Machines
 
-ROWS_AT_ONCE = 2048  # of a shard, which is what a stop can lose
+SHARD_ROWS = 2048  # a stopped run loses at most one shard
 _IDS = ("_id", "id", "docid", "doc_id")
 
 
 def read_rows(path: Path, text_key: str = "text") -> Iterator[Row]:
-    """The texts of a file: a line each, or the column `text_key` of a table or JSON.
+    """The texts of a file: its lines, or the column `text_key` of a table or JSON.
 
     Raises:
-        DataError: there is no such file or column, or a text is empty; row n of the results must be text n.
+        DataError: there is no such file or column, or a text is empty. (Row n of the results must be text n.)
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
@@ -73,18 +73,18 @@ def embed_file(
     int8: bool = False,
     machines: "Machines | None" = None,
 ) -> dict[str, Any]:
-    """Write a vector for each text into the file `output`, the table `to` or both; how many there are, and of what.
+    """Write a vector for each text into the file `output`, the table `to` or both, and return a report.
 
-    `to` names a table as `open_store` reads it (`key` is Qdrant's). Its rows with the same ids are replaced, and all
-    others stay. Shards of fp32 vectors lie in a folder beside `output`, or else beside `file`, until everything is
-    written: a stopped run with the same settings goes on, and gives the same bytes. int8 and uint8 are calibrated on
-    the vectors of the first shard.
+    `to` names a table in the form of `open_store` (`key` is the API key of Qdrant). Rows with the same ids are
+    replaced, and other rows stay. Shards of fp32 vectors are kept in a folder beside `output` or `file` until
+    everything is written: a stopped run resumes with the same settings and gives the same bytes. int8 and uint8 are
+    calibrated on the vectors of the first shard.
 
-    With `machines` the shards are made by several processes, jobs of Slurm or tasks of Ray; the bytes are the same.
+    With `machines`, several processes, Slurm jobs or Ray tasks compute the shards; the bytes are the same.
 
     Raises:
-        DataError: a text is empty or missing, a stopped run had other settings, or the database refuses.
-        ConfigError: `output` is neither .npy nor .parquet, `to` is no table, or there is no such precision.
+        DataError: a text is empty or missing, a stopped run had other settings, or the database reports an error.
+        ConfigError: `output` is neither .npy nor .parquet, `to` is not a table, or the precision is unknown.
     """
     _check_targets(output, to, precision)
     if not file.is_file():
@@ -133,34 +133,36 @@ def embed_file(
 
 def _check_targets(output: Path | None, to: str | None, precision: str) -> None:
     if output is None and to is None:
-        raise ConfigError("Say where the vectors go: --output vectors.npy, or --to a table of a database.")
+        raise ConfigError("Name a target for the vectors: --output vectors.npy, or --to a table of a database.")
     if output is not None and output.suffix not in (".npy", ".parquet"):
         raise ConfigError(f"{output} should end with .npy or .parquet.")
     if precision not in get_args(Precision):
         raise ConfigError(f"There is no precision {precision!r}; there are {', '.join(get_args(Precision))}.")
     if to is not None and precision != "float32":
-        raise ConfigError(f"A database is given float32 and packs it itself; leave --precision {precision} out.")
+        raise ConfigError(f"A database stores float32 and quantizes it itself; leave --precision {precision} out.")
 
 
 def _check_store(to: str, key: str | None, model: str, truncate_dim: int | None) -> None:
-    """See, before any text is embedded, that the database answers and that the table fits the model."""
+    """Check, before any text is embedded, that the database works and that the table fits the model."""
     with open_store(to, key) as store:
         store.check(truncate_dim or Embedder.from_pretrained(model, device="cpu").dimensions)
 
 
 def _check_ids(file: Path, text_key: str) -> None:
-    """See that no two texts have the same id: one would replace the other in a table."""
+    """Check that all ids are different: in a table, one text would replace the other."""
     seen: set[str] = set()
     for row in read_rows(file, text_key):
         if plain(row.id) != row.id:
-            raise DataError(f"{row.origin}: the id {row.id!a} is no valid Unicode; correct it.")
+            raise DataError(f"{row.origin}: the id {row.id!a} is not valid Unicode; correct it.")
         if row.id in seen:
-            raise DataError(f"{row.origin}: the id {row.id!r} was there before; give every text its own.")
+            raise DataError(
+                f"{row.origin}: an earlier text has the id {row.id!r} too; give every text a different one."
+            )
         seen.add(row.id)
 
 
 def _write_store(shards: Sequence[Path], rows: Iterator[Row], to: str, key: str | None, count: int) -> str:
-    """The rows of all shards, shard by shard; how messages call the table."""
+    """Write the rows of all shards, and return the name of the table for messages."""
     with open_store(to, key) as store, Progress(total=count, unit=" rows", desc="writing") as bar:
         for path in shards:
             with np.load(path) as arrays:
@@ -181,11 +183,11 @@ def _row(text: object, name: str, origin: str, others: Mapping[str, Any]) -> Row
 
 
 def _begin(parts: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with the kernels that compute, which are those that an earlier run has begun with."""
+    """The settings with the native kernels to use: those of an earlier run that is resumed, or the current ones."""
     path = parts / "settings.json"
     if not path.is_file():
         if any(parts.iterdir()):
-            raise DataError(f"{parts} holds something else than shards of vectors; choose another --output.")
+            raise DataError(f"{parts} holds other files than shards of vectors; choose another --output.")
         settings = settings | {"kernels": native.choices()}
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(settings), encoding="utf-8")
@@ -202,22 +204,22 @@ def _begin(parts: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def write_shards(
     parts: Path, file: Path, model: str, settings: dict[str, Any], device: str, rank: int = 0, world: int = 1
 ) -> int:
-    """The shards that are not there yet, each `world`-th from number `rank` on; how many texts there are in all.
+    """Write the missing shards of this rank, and return the total number of texts.
 
-    The model loads only if there is a shard to make.
+    Rank r computes the shards r, r + `world`, ... The model loads only if a shard is missing.
 
     Raises:
-        BackendError: the kernels that the run has begun with are not here.
+        BackendError: this machine does not have the kernels with which the run was started.
     """
     rows = read_rows(file, settings["text_key"])
     embedder: Embedder | None = None
     total = 0
     with Progress(unit=" texts", desc="embedding", disable=world > 1) as bar:
-        while shard := list(islice(rows, ROWS_AT_ONCE)):
+        while shard := list(islice(rows, SHARD_ROWS)):
             path = parts / f"{total:012d}.npz"
-            if not path.is_file() and total // ROWS_AT_ONCE % world == rank:
+            if not path.is_file() and total // SHARD_ROWS % world == rank:
                 if embedder is None:
-                    native.keep(settings["kernels"])
+                    native.use_choices(settings["kernels"])
                     embedder = Embedder.from_pretrained(model, device=device, int8=settings["int8"])
                 encode = embedder.encode_document if settings["prompt_name"] is None else embedder.encode
                 options = {"prompt_name": settings["prompt_name"]} if settings["prompt_name"] is not None else {}

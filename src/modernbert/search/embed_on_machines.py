@@ -1,6 +1,6 @@
-"""Shards of vectors made by several processes, jobs of Slurm or tasks of Ray, with the executors of the corpus.
+"""Shards of vectors computed by several processes, Slurm jobs or Ray tasks, with the executors of the corpus package.
 
-Imported only where datatrove is installed.
+It needs datatrove.
 """
 
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from modernbert.config import Config
 from modernbert.corpus import executors
 from modernbert.corpus.executors import Machines
 from modernbert.corpus.recipe import Executor, Ray, Slurm
-from modernbert.search.embed_file import ROWS_AT_ONCE, read_rows, write_shards
+from modernbert.search.embed_file import SHARD_ROWS, read_rows, write_shards
 
 
 class Cluster(Config):
-    """Where shards are made, and how many at once; the keys are those of a corpus recipe."""
+    """The executor of the shards, and the number of workers; the keys are those of a corpus recipe."""
 
     executor: Executor = "local"
     workers: PositiveInt = 2
@@ -33,30 +33,30 @@ class Cluster(Config):
 
 
 class EmbedStep(PipelineStep):  # type: ignore[misc]
-    """One task: its share of the shards."""
+    """One task, which computes its share of the shards."""
 
     name = "embed"
     type = "vectors"
 
     def __init__(self, parts: Path, file: Path, model: str, settings: dict[str, Any], device: str) -> None:
         super().__init__()
-        self.given = (parts, file, model, settings, device)
+        self.arguments = (parts, file, model, settings, device)
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[None]:
-        """Make the shards of this rank."""
-        write_shards(*self.given, rank, world_size)
+        """Compute the shards of this rank."""
+        write_shards(*self.arguments, rank, world_size)
         yield from ()
 
 
 def run_on_machines(
     parts: Path, file: Path, model: str, settings: dict[str, Any], device: str, machines: Machines
 ) -> None:
-    """Make all shards, each by one of as many tasks as there are workers.
+    """Compute all shards with one task for each worker.
 
     Raises:
-        DataError: a task failed, or the executor is not there.
+        DataError: a task failed, or the executor is not available.
     """
-    shards = -(-sum(1 for _ in read_rows(file, settings["text_key"])) // ROWS_AT_ONCE)
+    shards = -(-sum(1 for _ in read_rows(file, settings["text_key"])) // SHARD_ROWS)
     tasks = max(1, min(machines.workers, shards))
     step = EmbedStep(parts.resolve(), file.resolve(), model, settings, device)
     with executors.session(machines):

@@ -1,4 +1,4 @@
-"""Search in an index: one stage, or several with their ranks added up, and the best ones reranked."""
+"""Search in an index with one stage, or with the fused ranks of several, and optional reranking."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.search.build import BUILDING, FORMAT, Models, open_stages, read_manifest
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import Passage, Passages
-from modernbert.search.stages import Found, Method, Stage
+from modernbert.search.stages import Method, Ranking, Stage
 from modernbert.tasks.inputs import check_count, check_texts
 from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.rerank import Reranker
@@ -18,7 +18,7 @@ from modernbert.tasks.rerank import Reranker
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found, with its place from 1 on, and the score that put it there."""
+    """A retrieved passage with its rank (from 1) and its score."""
 
     rank: int
     score: float
@@ -27,7 +27,7 @@ class Hit:
 
 
 class Index:
-    """An index on disk, searched where it lies. Its models load when they are first needed."""
+    """An index on disk. It is searched without loading all of it, and models load on first use."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], device: str = "auto") -> None:
         self.folder, self.manifest, self.device = folder, manifest, device
@@ -46,19 +46,21 @@ class Index:
         if manifest is None:
             unfinished = (folder / BUILDING).is_dir()
             hint = (
-                "it is not complete: give `modernbert search index` again" if unfinished else "it has no manifest.json"
+                "it is not complete: run `modernbert search index` again" if unfinished else "it has no manifest.json"
             )
             raise DataError(f"{folder} is not an index: {hint}.")
         if manifest["format"] != FORMAT:
-            raise DataError(f"{folder} has the form {manifest['format']!r}, not {FORMAT}; make the index again.")
+            raise DataError(f"{folder} has the format {manifest['format']!r}, not {FORMAT}; build the index again.")
         try:
-            found = cls(folder, manifest, device)
-            whole = len(found.passages) == manifest["passages"] and {"bm25", "int8", "approximate"} <= manifest.keys()
+            index = cls(folder, manifest, device)
+            complete = (
+                len(index.passages) == manifest["passages"] and {"bm25", "int8", "approximate"} <= manifest.keys()
+            )
         except (OSError, ValueError, EOFError, KeyError):
-            whole = False
-        if not whole:
-            raise DataError(f"{folder} is damaged: its passages are not those of its manifest; make the index again.")
-        return found
+            complete = False
+        if not complete:
+            raise DataError(f"{folder} is damaged: its passages are not those of its manifest; build the index again.")
+        return index
 
     @property
     def methods(self) -> list[Method]:
@@ -75,24 +77,26 @@ class Index:
         candidates: int = 100,
         bm25_weight: float = 1.0,
     ) -> list[list[Hit]]:
-        """The best passages of each query. `hybrid` adds up the reciprocal ranks of all stages; `auto` is hybrid
-        where there are several. A reranker reads the best `candidates`, which is also what each stage gives to hybrid.
-        In a hybrid, BM25 counts `bm25_weight` times as much as each other stage.
+        """The best passages of each query.
+
+        `hybrid` is reciprocal rank fusion of all stages; `auto` is hybrid if there are several stages. In a hybrid,
+        each stage contributes its best `candidates`, and BM25 has `bm25_weight` times the weight of another stage. A
+        reranker reorders the best `candidates`.
 
         Raises:
             ConfigError: the index has no such stage, or the weight is not a positive number.
-            DataError: a model is not the one that the index was made with, a query is empty or not a text, or `top_k`
-                or `candidates` is not above 0.
+            DataError: a model has changed since the index was built, a query is empty or not a text, or `top_k` or
+                `candidates` is not above 0.
         """
         if not 0 < bm25_weight < math.inf:
             raise ConfigError(f"bm25_weight is {bm25_weight}; it must be a positive number.")
         queries = check_texts(queries, "Query")
         top_k, candidates = check_count(top_k, "top_k", "passage"), check_count(candidates, "candidates", "passage")
-        wanted = self._wanted(method)
-        weights = [bm25_weight if one == "bm25" else 1.0 for one in wanted]
-        count = max(top_k, candidates) if reranker is not None or len(wanted) > 1 else top_k
-        ranked = [self._stage(one).search(self.folder, queries, count) for one in wanted]
-        found = []
+        selected = self._selected(method)
+        weights = [bm25_weight if one == "bm25" else 1.0 for one in selected]
+        count = max(top_k, candidates) if reranker is not None or len(selected) > 1 else top_k
+        ranked = [self._stage(one).search(self.folder, queries, count) for one in selected]
+        results = []
         for number, query in enumerate(queries):
             rankings = [each[number] for each in ranked]
             if len(rankings) == 1:
@@ -102,10 +106,12 @@ class Index:
             if reranker is not None and pairs:
                 pairs = self._reranked(query, pairs[:candidates], reranker)
             best = pairs[:top_k]
-            found.append([Hit(rank, score, place, self.passages[place]) for rank, (place, score) in enumerate(best, 1)])
-        return found
+            results.append(
+                [Hit(rank, score, place, self.passages[place]) for rank, (place, score) in enumerate(best, 1)]
+            )
+        return results
 
-    def _wanted(self, method: str) -> list[Method]:
+    def _selected(self, method: str) -> list[Method]:
         if method in ("auto", "hybrid"):
             if method == "hybrid" and len(self.methods) < 2:
                 raise ConfigError(f"{self.folder} has only {self.methods[0]}; hybrid needs two stages.")
@@ -122,7 +128,7 @@ class Index:
                 recorded = self.manifest["models"][method]
                 if model_hash(recorded["path"]) != recorded["hash"]:
                     raise DataError(
-                        f"{recorded['path']} has changed since {self.folder} was made; make the index again."
+                        f"{recorded['path']} has changed since {self.folder} was built; build the index again."
                     )
                 models = Models(bm25=False, **{method: recorded["path"]})
             manifest = self.manifest
@@ -134,5 +140,5 @@ class Index:
         return [(pairs[one["corpus_id"]][0], one["score"]) for one in reranker.rank(query, texts)]
 
 
-def _pairs(found: Found) -> list[tuple[int, float]]:
-    return list(zip(found[0].tolist(), found[1].tolist(), strict=True))
+def _pairs(ranking: Ranking) -> list[tuple[int, float]]:
+    return list(zip(ranking[0].tolist(), ranking[1].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What tells whether vectors come from the same model."""
+"""A hash that shows whether vectors come from the same model."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ _NAMES = (
 
 
 def model_hash(source: str | Path) -> str:
-    """A SHA-256 over the files of a model folder that decide what it computes."""
+    """The SHA-256 of the files of a model folder that determine its outputs."""
     folder = find_folder(source)
     files = [folder / name for name in _NAMES if (folder / name).is_file()]
     for inside in (

@@ -1,4 +1,4 @@
-"""Passages: texts cut to what is found and shown at once, on disk, each read without the others."""
+"""Passages: parts of documents as units of retrieval, on disk with random access."""
 
 import json
 import logging
@@ -19,16 +19,16 @@ from modernbert.text.words import splits_cluster
 
 logger = logging.getLogger(__name__)
 
-Cutter = Callable[[str], list[str]]
+Splitter = Callable[[str], list[str]]
 
 TEXTS, OFFSETS = "passages.jsonl", "passages.offsets.npy"
 _IDS = ("_id", "id", "docid", "doc_id")
-_CHARACTERS, _SHARED_CHARACTERS = 1200, 200  # of a passage where no tokenizer cuts
+_CHARACTERS, _OVERLAP_CHARACTERS = 1200, 200  # of a passage that is split without a tokenizer
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A part of a document; `id` is the document's own, or the place of its text."""
+    """A part of a document; `id` is the id of the document, or else the location of its text."""
 
     id: str
     part: int  # from 0
@@ -37,7 +37,7 @@ class Passage:
 
 
 class Passages(Sequence[Passage]):
-    """The passages of an index, read one by one."""
+    """The passages of an index, read from disk one by one."""
 
     def __init__(self, folder: Path) -> None:
         self._offsets = np.load(folder / OFFSETS, mmap_mode="r")
@@ -57,51 +57,51 @@ class Passages(Sequence[Passage]):
         return Passage(**json.loads(self._bytes[begin:end].tobytes()))
 
 
-def write_passages(folder: Path, sources: Sequence[str], cut: Cutter, text_key: str = "text") -> int:
-    """Write the passages of files and folders; how many there are. What has no text is counted and left out.
+def write_passages(folder: Path, sources: Sequence[str], split: Splitter, text_key: str = "text") -> int:
+    """Write the passages of files and folders, and return their number. A warning counts records without text.
 
     Raises:
         DataError: there is no such file, or no text at all.
     """
     offsets = [0]
-    left_out = 0
+    skipped = 0
     with (folder / TEXTS).open("wb") as file, Progress(unit=" passages", desc="reading texts") as bar:
-        for found in _documents(sources, text_key):
-            if found is None:
-                left_out += 1
+        for document in _documents(sources, text_key):
+            if document is None:
+                skipped += 1
                 continue
-            identifier, source, text = found
-            for part, piece in enumerate(cut(text)):
-                passage = Passage(plain(identifier), part, plain(source), piece)
+            identifier, source, text = document
+            for part, passage_text in enumerate(split(text)):
+                passage = Passage(plain(identifier), part, plain(source), passage_text)
                 line = json.dumps(asdict(passage), ensure_ascii=False) + "\n"
                 offsets.append(offsets[-1] + file.write(line.encode("utf-8")))
                 bar.update()
-    if left_out:
-        logger.warning("%d documents without text (in the column %r, of tables) were left out.", left_out, text_key)
+    if skipped:
+        logger.warning("%d documents without text (in tables: in the column %r) were skipped.", skipped, text_key)
     if len(offsets) == 1:
         raise DataError(f"{', '.join(sources)}: there is no text; is {text_key!r} the name of the text column?")
     np.save(folder / OFFSETS, np.array(offsets, dtype=np.uint64))
     return len(offsets) - 1
 
 
-def cut_characters(text: str) -> list[str]:
-    """Parts of some hundred words, cut at white space where there is some."""
+def split_by_characters(text: str) -> list[str]:
+    """Overlapping parts of a few hundred words, split at white space if possible."""
     parts: list[str] = []
     begin = 0
     while begin < len(text):
         end = min(len(text), begin + _CHARACTERS)
         if end < len(text) and (space := text.rfind(" ", begin + _CHARACTERS // 2, end)) > 0:
             end = space
-        end = _whole_before(text, end, begin)
+        end = _cluster_boundary(text, end, begin)
         parts.append(text[begin:end])
         if end == len(text):
             break
-        begin = max(begin + 1, _whole_before(text, end - _SHARED_CHARACTERS, begin))
+        begin = max(begin + 1, _cluster_boundary(text, end - _OVERLAP_CHARACTERS, begin))
     return [part for part in parts if part.strip()]
 
 
-def _whole_before(text: str, place: int, lowest: int) -> int:
-    """The last place up to `place` where no grapheme cluster is cut; `place` itself if there is none above `lowest`."""
+def _cluster_boundary(text: str, place: int, lowest: int) -> int:
+    """The last offset up to `place` that does not cut a grapheme cluster; `place` if there is none above `lowest`."""
     found = place
     while found > lowest and splits_cluster(text, found):
         found -= 1
@@ -109,7 +109,7 @@ def _whole_before(text: str, place: int, lowest: int) -> int:
 
 
 def source_files(sources: Sequence[str]) -> list[Path]:
-    """The files that `sources` name.
+    """The files of `sources`.
 
     Raises:
         DataError: there is none.
@@ -118,7 +118,7 @@ def source_files(sources: Sequence[str]) -> list[Path]:
 
 
 def _documents(sources: Sequence[str], text_key: str) -> Iterator[tuple[str, str, str] | None]:
-    """Id, place and text of each document, or None where there is no text."""
+    """Id, location and text of each document; None for one without text."""
     for file in source_files(sources):
         kind = format_of(file)
         try:
@@ -138,8 +138,8 @@ def _documents(sources: Sequence[str], text_key: str) -> Iterator[tuple[str, str
                     yield None
                     continue
                 identifier = next((record.values[key] for key in _IDS if record.values.get(key)), record.origin)
-                whole = f"{title}\n{value}" if isinstance(title, str) and title.strip() else value
-                yield str(identifier), str(record.origin), whole
+                titled = f"{title}\n{value}" if isinstance(title, str) and title.strip() else value
+                yield str(identifier), str(record.origin), titled
         except UnreadableError as error:
-            logger.warning("%s: not read (%s).", error.origin, error.reason)
+            logger.warning("%s cannot be read (%s).", error.origin, error.reason)
             yield None

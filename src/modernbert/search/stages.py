@@ -1,4 +1,4 @@
-"""First stages of a search: dense vectors, sparse weights, late interaction, BM25. How each is stored and searched."""
+"""Retrieval stages: dense vectors, sparse weights, late interaction and BM25, with their files and their search."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,38 +19,38 @@ from modernbert.text.bm25 import load_bm25s, words_of
 
 Method = Literal["dense", "sparse", "late", "bm25"]
 Arrays = dict[str, npt.NDArray[Any]]
-Found = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]  # numbers of passages, best first, and their scores
+Ranking = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]  # passage numbers, best first, and their scores
 
-_ROWS_AT_ONCE = 1 << 16
-_TOKENS_AT_ONCE = 1 << 17
+_BLOCK_ROWS = 1 << 16
+_BLOCK_TOKENS = 1 << 17
 
 
 class Stage(ABC):
-    """What is computed of passages, shard by shard, merged into files, and searched there."""
+    """A representation of passages: it is computed shard by shard, merged into files, and searched in these."""
 
     method: ClassVar[Method]
-    files: ClassVar[tuple[str, ...]]  # of an index, or folders
+    files: ClassVar[tuple[str, ...]]  # names of files or folders in the index
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Arrays:
-        """What is kept of some passages."""
+        """The arrays to store for some passages."""
 
     @abstractmethod
     def merge(self, shards: Sequence[Path], folder: Path) -> None:
-        """The files of the index, from those of the shards (.npz) in their order."""
+        """Write the files of the index from the shards (.npz), in order."""
 
     @abstractmethod
-    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Ranking]:
         """The best passages of each query, at most `count`."""
 
 
 class DenseStage(Stage):
-    """One vector for each passage, all compared (exact), block by block from the disk.
+    """One vector for each passage. The search is exact and reads all vectors from disk, block by block.
 
-    With `approximate` a graph (HNSW, arXiv 1603.09320, of the package usearch) is searched instead, for millions.
+    With `approximate` it searches a graph (HNSW, arXiv 1603.09320, package usearch), for millions of passages.
 
     Raises:
-        ConfigError: `approximate`, and the vectors of the model are compared by a distance.
+        ConfigError: `approximate` is set, and the model compares vectors by a distance.
     """
 
     method = "dense"
@@ -58,14 +58,14 @@ class DenseStage(Stage):
 
     def __init__(self, model: Embedder, approximate: bool = False) -> None:
         self.model, self.approximate = model, approximate
-        self._unit = model.model.settings.similarity == "cosine"
+        self._normalized = model.model.settings.similarity == "cosine"
         if approximate and model.model.settings.similarity not in ("cosine", "dot"):
             raise ConfigError(
                 f"An approximate index is for vectors compared by cosine or dot, not {model.model.settings.similarity}."
             )
 
     def encode(self, texts: Sequence[str]) -> Arrays:
-        return {"vectors": self.model.encode_document(list(texts), normalize_embeddings=self._unit)}
+        return {"vectors": self.model.encode_document(list(texts), normalize_embeddings=self._normalized)}
 
     def merge(self, shards: Sequence[Path], folder: Path) -> None:
         merge_rows(shards, "vectors", folder / self.files[0])
@@ -73,29 +73,29 @@ class DenseStage(Stage):
             return
         vectors = np.load(folder / self.files[0], mmap_mode="r")
         graph = _usearch()(ndim=vectors.shape[1], metric="ip", dtype="f32")
-        for begin in range(0, len(vectors), _ROWS_AT_ONCE):
-            block = np.array(vectors[begin : begin + _ROWS_AT_ONCE])
+        for begin in range(0, len(vectors), _BLOCK_ROWS):
+            block = np.array(vectors[begin : begin + _BLOCK_ROWS])
             graph.add(np.arange(begin, begin + len(block)), block)
         graph.save(str(folder / self.files[1]))
 
-    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
-        wanted = self.model.encode_query(list(queries), normalize_embeddings=self._unit)
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Ranking]:
+        query_vectors = self.model.encode_query(list(queries), normalize_embeddings=self._normalized)
         if self.approximate:
             graph = _usearch().restore(str(folder / self.files[1]), view=True)
-            matches = [graph.search(query, count) for query in wanted]
+            matches = [graph.search(query, count) for query in query_vectors]
             return [(one.keys.astype(np.int64), -one.distances.astype(np.float32) + 1) for one in matches]
         vectors = np.load(folder / self.files[0], mmap_mode="r")
-        name = "dot" if self._unit else self.model.model.settings.similarity
-        best = [_Best(count) for _ in queries]
-        for begin in range(0, len(vectors), _ROWS_AT_ONCE):
-            block = torch.from_numpy(np.array(vectors[begin : begin + _ROWS_AT_ONCE]))
-            for one, scores in zip(best, similarity(wanted, block, name).numpy(), strict=True):
+        name = "dot" if self._normalized else self.model.model.settings.similarity
+        best = [_TopK(count) for _ in queries]
+        for begin in range(0, len(vectors), _BLOCK_ROWS):
+            block = torch.from_numpy(np.array(vectors[begin : begin + _BLOCK_ROWS]))
+            for one, scores in zip(best, similarity(query_vectors, block, name).numpy(), strict=True):
                 one.add(begin, scores)
-        return [one.found() for one in best]
+        return [one.ranking() for one in best]
 
 
 class SparseStage(Stage):
-    """An inverted index: for each entry of the vocabulary the passages that have a weight for it."""
+    """An inverted index: the passages and weights of each vocabulary entry."""
 
     method = "sparse"
     files = ("sparse.begins.npy", "sparse.passages.npy", "sparse.weights.npy")
@@ -129,25 +129,25 @@ class SparseStage(Stage):
         ):
             np.save(folder / f"sparse.{name}.npy", values)
 
-    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Ranking]:
         begins, passages, weights = (
             np.load(folder / f"sparse.{name}.npy", mmap_mode="r") for name in ("begins", "passages", "weights")
         )
         total = len(np.load(folder / "passages.offsets.npy", mmap_mode="r")) - 1
-        found = []
+        rankings = []
         for query in self.model.encode_query(list(queries)).to_dense():
             scores = np.zeros(total, dtype=np.float32)
             for token in query.nonzero().squeeze(1).tolist():
                 part = slice(int(begins[token]), int(begins[token + 1]))
-                scores[passages[part]] += float(query[token]) * weights[part]  # a passage comes once for each token
-            best = _Best(count)
+                scores[passages[part]] += float(query[token]) * weights[part]  # a passage occurs once per token
+            best = _TopK(count)
             best.add(0, scores)
-            found.append(best.found(above=0))
-        return found
+            rankings.append(best.ranking(above=0))
+        return rankings
 
 
 class LateStage(Stage):
-    """The vectors of all tokens, compared one passage after the other (exact)."""
+    """The vectors of all tokens. The search is exact and compares the query with every passage."""
 
     method = "late"
     files = ("late.npy", "late.ends.npy")
@@ -167,23 +167,23 @@ class LateStage(Stage):
         lengths = np.concatenate([np.load(path)["lengths"] for path in shards])
         np.save(folder / "late.ends.npy", np.concatenate([[0], lengths.cumsum()]))
 
-    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Ranking]:
         vectors, ends = np.load(folder / "late.npy", mmap_mode="r"), np.load(folder / "late.ends.npy")
-        wanted = list(self.model.encode_query(list(queries)))
-        best = [_Best(count) for _ in queries]
+        query_vectors = list(self.model.encode_query(list(queries)))
+        best = [_TopK(count) for _ in queries]
         begin = 0
         while begin < len(ends) - 1:
-            end = max(begin + 1, int(np.searchsorted(ends, ends[begin] + _TOKENS_AT_ONCE, "right")) - 1)
+            end = max(begin + 1, int(np.searchsorted(ends, ends[begin] + _BLOCK_TOKENS, "right")) - 1)
             block = torch.from_numpy(np.asarray(vectors[ends[begin] : ends[end]], dtype=np.float32))
             documents = block.split(np.diff(ends[begin : end + 1]).tolist())
-            for one, query in zip(best, wanted, strict=True):
+            for one, query in zip(best, query_vectors, strict=True):
                 one.add(begin, max_similarity(query, documents).numpy())
             begin = end
-        return [one.found() for one in best]
+        return [one.ranking() for one in best]
 
 
-class WordStage(Stage):
-    """BM25 (Robertson and Zaragoza 2009), of the package bm25s, in the form of Lucene: k1 1.5, b 0.75."""
+class Bm25Stage(Stage):
+    """BM25 (Robertson and Zaragoza 2009) of the package bm25s, in Lucene's variant: k1 1.5, b 0.75."""
 
     method = "bm25"
     files = ("bm25",)
@@ -200,20 +200,20 @@ class WordStage(Stage):
         index.index(words, show_progress=False)
         index.save(str(folder / "bm25"), show_progress=False)
 
-    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Found]:
+    def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Ranking]:
         index = load_bm25s("or --no-bm25").BM25.load(str(folder / "bm25"), mmap=True, show_progress=False)
-        found = []
+        rankings = []
         for query in queries:
             known = [word for word in words_of(query) if word in index.vocab_dict]
-            best = _Best(count)
+            best = _TopK(count)
             if known:
                 best.add(0, np.asarray(index.get_scores(known)))
-            found.append(best.found(above=0))
-        return found
+            rankings.append(best.ranking(above=0))
+        return rankings
 
 
-class _Best:
-    """The highest scores seen so far, with their numbers; of equal ones the first."""
+class _TopK:
+    """The `count` highest scores so far, with their passage numbers; equal scores are in order of the numbers."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -221,7 +221,7 @@ class _Best:
         self._scores = np.empty(0, dtype=np.float32)
 
     def add(self, begin: int, scores: npt.NDArray[np.float32]) -> None:
-        """Scores of the passages from number `begin` on."""
+        """Add the scores of consecutive passages, the first of which has the number `begin`."""
         numbers = np.arange(begin, begin + len(scores))
         if len(scores) > self._count:
             numbers = numbers[np.argpartition(-scores, self._count - 1)[: self._count]]
@@ -230,13 +230,13 @@ class _Best:
         order = np.lexsort((numbers, -scores))[: self._count]
         self._numbers, self._scores = numbers[order], scores[order].astype(np.float32)
 
-    def found(self, above: float = -np.inf) -> Found:
+    def ranking(self, above: float = -np.inf) -> Ranking:
         kept = self._scores > above
         return self._numbers[kept], self._scores[kept]
 
 
 def merge_rows(shards: Sequence[Path], name: str, output: Path) -> None:
-    """One .npy file of the rows of an array of several .npz files, without all of them in memory."""
+    """Concatenate an array of several .npz files into one .npy file, without loading all of them into memory."""
     shapes = []
     for path in shards:
         with np.load(path) as arrays:

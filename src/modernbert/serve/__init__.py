@@ -24,12 +24,12 @@ def serve(
     ready: Callable[[str, list[str]], None] = lambda address, names: None,
     **settings: Any,
 ) -> None:
-    """Load models and serve them until SIGTERM or Ctrl-C, which finish what was taken.
+    """Load models and serve them until SIGTERM or Ctrl-C. Accepted requests are finished before the server stops.
 
     `settings` are those of `ServeSettings`. `ready` is called with the address and the names of the models.
 
     Raises:
-        ConfigError: a package of the extra `serve` is missing, a setting is wrong, or the address is taken.
+        ConfigError: a package of the extra `serve` is missing, a setting is wrong, or the address is in use.
         CheckpointError, DataError, BackendError: a model cannot be loaded.
     """
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "orjson") if find_spec(name) is None]
@@ -39,7 +39,7 @@ def serve(
     from modernbert.serve.settings import ServeSettings
 
     given = {name: value for name, value in settings.items() if value is not None}
-    parse(ServeSettings, given, "the options of serve")  # before models are loaded, which takes a while
+    parse(ServeSettings, given, "the options of serve")  # report a wrong option before models load, which is slow
     from modernbert.serve.computing import Server
     from modernbert.serve.loading import load_all
     from modernbert.serve.running import serve as run

@@ -1,4 +1,4 @@
-"""The application: routes for the models that are served, and what stands before them."""
+"""The application: routes for the served models, error handlers and middleware."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ from modernbert.serve.routes.answering import WatchedRoute, on_failure, on_http_
 _EMBEDDERS = {Kind.EMBEDDER}
 _WITH_TOKENS = {Kind.EMBEDDER, Kind.MULTI_VECTOR}
 _RANKERS = {Kind.RERANKER, Kind.MULTI_VECTOR}
-ROUTERS: tuple[tuple[APIRouter, set[Kind]], ...] = (  # and the kinds of models that they are for
+ROUTERS: tuple[tuple[APIRouter, set[Kind]], ...] = (  # with the kinds of models that each router supports
     (tei.embedding, _EMBEDDERS),
     (openai.embedding, _EMBEDDERS),
     (cohere.embedding, _EMBEDDERS),
@@ -39,7 +39,7 @@ ROUTERS: tuple[tuple[APIRouter, set[Kind]], ...] = (  # and the kinds of models 
     (about.guarded, set(Kind)),
     (about.public, set(Kind)),
 )
-_AT_ROOT: dict[Kind, Callable[..., Any]] = {  # what POST / does, as text-embeddings-inference has it
+_ROOT_ROUTES: dict[Kind, Callable[..., Any]] = {  # the handler of POST /, as in text-embeddings-inference
     Kind.EMBEDDER: tei.embed,
     Kind.MULTI_VECTOR: tei.embed_all,
     Kind.SPARSE: tei.embed_sparse,
@@ -52,10 +52,10 @@ _AT_ROOT: dict[Kind, Callable[..., Any]] = {  # what POST / does, as text-embedd
 
 
 def create_app(server: Server) -> FastAPI:
-    """An ASGI application. It starts the engine when it starts, and finishes what was taken when it stops.
+    """An ASGI application. It starts the engine when it starts, and finishes accepted requests when it stops.
 
-    Routes that no model is for answer as text-embeddings-inference does for a model of another kind, with 424, and are
-    not in the OpenAPI document.
+    A route that no served model supports returns 424, as text-embeddings-inference does, and is not in the OpenAPI
+    document.
     """
 
     @asynccontextmanager
@@ -71,7 +71,7 @@ def create_app(server: Server) -> FastAPI:
         version=__version__,
         description="The protocols of text-embeddings-inference, OpenAI, Cohere, Jina and vLLM, for the models served.",
         lifespan=lifespan,
-        docs_url=None,  # its page comes from a CDN
+        docs_url=None,  # FastAPI's page loads scripts from a CDN
         redoc_url=None,
     )
     app.state.server = server
@@ -79,16 +79,18 @@ def create_app(server: Server) -> FastAPI:
         app.include_router(router, include_in_schema=bool(kinds & server.catalogue.kinds))
     root = APIRouter(route_class=WatchedRoute)
     for path in ("/", "/invocations"):
-        root.add_api_route(path, _AT_ROOT[server.catalogue.models[0].kind], methods=["POST"], include_in_schema=False)
+        root.add_api_route(
+            path, _ROOT_ROUTES[server.catalogue.models[0].kind], methods=["POST"], include_in_schema=False
+        )
     app.include_router(root)
     app.add_exception_handler(RequestError, on_failure)
     app.add_exception_handler(RequestValidationError, on_malformed)
     app.add_exception_handler(HTTPException, on_http_error)
     settings = server.settings
-    app.add_middleware(BodyGuard, limit=settings.payload_limit, on_failure=server.note_failure)
+    app.add_middleware(BodyGuard, limit=settings.payload_limit, on_failure=server.count_failure)
     if settings.api_key:
-        app.add_middleware(KeyGuard, api_key=settings.api_key, on_failure=server.note_failure)
-    if settings.cors_allow_origin:  # outermost: a browser asks for permission without the key
+        app.add_middleware(KeyGuard, api_key=settings.api_key, on_failure=server.count_failure)
+    if settings.cors_allow_origin:  # outermost: a browser sends its CORS preflight request without the key
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_allow_origin),

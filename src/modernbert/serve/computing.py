@@ -1,4 +1,4 @@
-"""From the texts of a request to its results: admission, tokenizer threads, the queue, and what it took."""
+"""From the texts of a request to its results: admission, tokenizer threads, the queue, and usage."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ _EMBEDS = (Kind.EMBEDDER, Kind.SPARSE, Kind.MULTI_VECTOR)
 
 @dataclass(eq=False)
 class Usage:
-    """What a request took, for the headers of its answer and the metrics. Seconds are means over its texts."""
+    """Size and times of a request, for its response headers and the metrics. Seconds are means over its texts."""
 
     model: ServedModel
     method: str  # single or batch
@@ -81,25 +81,25 @@ class Server:
         self.dispatcher.start()
 
     def close(self) -> None:
-        """Finish what was taken."""
+        """Finish accepted requests."""
         self.dispatcher.close()
         self.threads.shutdown()
 
     @contextmanager
     def request(self, model: ServedModel, texts: int, single: bool, characters: int) -> Iterator[Usage]:
-        """One request of `texts` texts, counted, and refused where it is too much.
+        """Admit and count one request of `texts` texts.
 
         Raises:
             EmptyInputError: it has no text.
             BatchSizeError: it has more texts than a client may send.
-            OverloadedError: as many requests as the server takes are in flight.
+            OverloadedError: the maximum number of requests is in flight.
         """
         usage = Usage(model, "single" if single else "batch", characters, time.perf_counter())
         self.metrics.requests.labels(usage.method, model.name).inc()
         if texts == 0:
             raise EmptyInputError("`inputs` cannot be empty")
-        if texts > (most := self.settings.max_client_batch_size):
-            raise BatchSizeError(f"batch size {texts} > maximum allowed batch size {most}")
+        if texts > (largest := self.settings.max_client_batch_size):
+            raise BatchSizeError(f"batch size {texts} > maximum allowed batch size {largest}")
         if self.in_flight >= self.settings.max_concurrent_requests:
             raise OverloadedError
         family = self.metrics.embed if model.kind in _EMBEDS else self.metrics.predict
@@ -123,11 +123,11 @@ class Server:
             histogram.labels(model.name).observe(seconds)
 
     async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run what takes a while beside the event loop."""
+        """Run slow work in a thread, so that it does not block the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     async def encode(self, usage: Usage, work: Callable[[], T]) -> T:
-        """Run a tokenizer in a thread, and note how long it took."""
+        """Run a tokenizer in a thread, and record its time."""
         began = time.perf_counter()
         try:
             return await self.in_thread(work)
@@ -135,10 +135,10 @@ class Server:
             usage.tokenization_seconds += time.perf_counter() - began
 
     async def compute(self, usage: Usage, items: Sequence[Item]) -> list[Any]:
-        """The results of items, in order. Whoever stops waiting takes them out of the queue.
+        """The results of items, in order. Cancelling this call removes the items from the queue.
 
         Raises:
-            OverloadedError, UnhealthyError, ComputationError: as the dispatcher says.
+            OverloadedError, UnhealthyError, ComputationError: see `Dispatcher`.
         """
         lengths = self.metrics.input_length.labels(usage.model.name)
         for item in items:
@@ -152,14 +152,14 @@ class Server:
         return results
 
     async def run(self, usage: Usage, encode: Callable[[], Sequence[Item]]) -> list[Any]:
-        """The results of the items that a tokenizer makes, in order."""
+        """The results of the items that `encode` makes, in order."""
         return await self.compute(usage, await self.encode(usage, encode))
 
-    def truncates(self, asked: bool | None) -> bool:
-        """Whether texts that are too long are cut: as the request says, or as the server was started."""
-        return self.settings.auto_truncate if asked is None else asked
+    def truncates(self, requested: bool | None) -> bool:
+        """Whether long texts are truncated: as in the request, otherwise as in the settings."""
+        return self.settings.auto_truncate if requested is None else requested
 
-    def note_failure(self, error: RequestError) -> None:
+    def count_failure(self, error: RequestError) -> None:
         self.metrics.failures.labels(error.label).inc()
 
 

@@ -1,4 +1,4 @@
-"""The one thread that runs models: it forms a batch when it is free, and hands the results to whoever waits."""
+"""The one thread that runs models: when it is free, it forms a batch, and it returns the results to the requests."""
 
 import logging
 import threading
@@ -14,29 +14,29 @@ from modernbert.serve.scheduling import Entry, TokenQueue
 
 logger = logging.getLogger(__name__)
 
-FAILURES_UNTIL_PAUSE = 3  # batches in a row in which nothing could be computed
-PAUSE_SECONDS = 5.0  # until one more request may try such a model
+FAILURES_UNTIL_PAUSE = 3  # failed batches in a row
+PAUSE_SECONDS = 5.0  # until a paused model accepts requests again
 
 OnBatch = Callable[[str, int, int], None]  # model, items, tokens
 
 
 @dataclass(eq=False)
 class Job:
-    """The items of one request. `future` gives their results in order; cancelled, the rest leaves the queue."""
+    """The items of one request. `future` gives their results in order; cancelling it removes them from the queue."""
 
     items: Sequence[Item]
     results: list[Any]
     future: "Future[list[Any]]"
     queued_at: float
     entries: list[Entry] = field(default_factory=list)
-    missing: int = 0
-    queue_seconds: float = 0.0  # summed over its items, as is the next one
-    inference_seconds: float = 0.0
+    pending: int = 0
+    queue_seconds: float = 0.0  # summed over the items
+    inference_seconds: float = 0.0  # summed over the items
 
 
 @dataclass(eq=False)
-class _Lane:
-    """A model with its queue and its health."""
+class _ModelState:
+    """A model with its queue and its recent failures."""
 
     engine: Engine
     queue: TokenQueue
@@ -47,7 +47,7 @@ class _Lane:
 class Dispatcher:
     """Owns the queues of all models and runs one batch at a time; models with waiting texts take turns.
 
-    With `clock` and `step` everything can be driven by hand; `start` does it in a thread.
+    `start` runs it in a thread. Tests drive it with `clock` and `step` instead.
     """
 
     def __init__(
@@ -64,56 +64,56 @@ class Dispatcher:
         self.max_queue_tokens = max_queue_tokens
         self.clock = clock
         self.on_batch = on_batch
-        self._lanes: dict[str, _Lane] = {}
+        self._states: dict[str, _ModelState] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
 
     def add(self, name: str, engine: Engine) -> None:
-        self._lanes[name] = _Lane(engine, TokenQueue(self.budget, self.patience))
+        self._states[name] = _ModelState(engine, TokenQueue(self.budget, self.patience))
 
     def submit(self, name: str, items: Sequence[Item]) -> Job:
         """Queue the items of a request.
 
         Raises:
-            OverloadedError: more tokens wait than the queue holds.
-            UnhealthyError: the model is paused, or the server stops.
+            OverloadedError: the queue has no space for these tokens.
+            UnhealthyError: the model is paused, or the server is stopping.
         """
         now = self.clock()
-        job = Job(items, [None] * len(items), Future(), now, missing=len(items))
+        job = Job(items, [None] * len(items), Future(), now, pending=len(items))
         job.entries = [Entry(item, now, job, index) for index, item in enumerate(items)]
         with self._changed:
-            lane = self._lanes[name]
+            state = self._states[name]
             if self._closing:
                 raise UnhealthyError("The server is stopping")
-            if lane.paused_at is not None and now - lane.paused_at < PAUSE_SECONDS:
+            if state.paused_at is not None and now - state.paused_at < PAUSE_SECONDS:
                 raise UnhealthyError(
-                    f"{name} failed {lane.failures} times in a row; try again in {PAUSE_SECONDS:.0f} s"
+                    f"{name} failed {state.failures} times in a row; try again in {PAUSE_SECONDS:.0f} s"
                 )
-            if lane.queue and lane.queue.tokens + sum(entry.tokens for entry in job.entries) > self.max_queue_tokens:
+            if state.queue and state.queue.tokens + sum(entry.tokens for entry in job.entries) > self.max_queue_tokens:
                 raise OverloadedError
             for entry in job.entries:
-                lane.queue.put(entry)
+                state.queue.put(entry)
             self._changed.notify()
         if not items:
             job.future.set_result([])
-        job.future.add_done_callback(lambda future: self._forget(lane, job) if future.cancelled() else None)
+        job.future.add_done_callback(lambda future: self._remove_entries(state, job) if future.cancelled() else None)
         return job
 
     def waiting(self, name: str) -> int:
         """Items in the queue of a model."""
-        return len(self._lanes[name].queue)
+        return len(self._states[name].queue)
 
     def healthy(self, name: str) -> bool:
-        """Whether the last batches of a model could be computed."""
-        return self._lanes[name].paused_at is None
+        """False while a model is paused after failed batches."""
+        return self._states[name].paused_at is None
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="modernbert-engine", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Compute what is queued, take nothing more, and end the thread."""
+        """Accept no more requests, compute the queued ones, and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -121,93 +121,93 @@ class Dispatcher:
             self._thread.join()
 
     def step(self) -> bool:
-        """Run one batch, if anyone waits, and say whether."""
+        """Run one batch. False if no item waits."""
         with self._changed:
-            found = self._next_batch()
-        if found is None:
+            work = self._next_batch()
+        if work is None:
             return False
-        self._compute(*found)
+        self._compute(*work)
         return True
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                found = self._next_batch()
-                if found is None:
+                work = self._next_batch()
+                if work is None:
                     if self._closing:
                         return
                     self._changed.wait()
                     continue
-            self._compute(*found)
+            self._compute(*work)
 
-    def _next_batch(self) -> tuple[str, _Lane, list[Entry]] | None:
-        for name, lane in list(self._lanes.items()):
-            if batch := lane.queue.take(self.clock()):
-                del self._lanes[name]  # to the end: every other model that has texts comes first
-                self._lanes[name] = lane
-                return name, lane, batch
+    def _next_batch(self) -> tuple[str, _ModelState, list[Entry]] | None:
+        for name, state in list(self._states.items()):
+            if batch := state.queue.take(self.clock()):
+                del self._states[name]  # move it to the end: the other models with texts come first
+                self._states[name] = state
+                return name, state, batch
         return None
 
-    def _compute(self, name: str, lane: _Lane, batch: list[Entry]) -> None:
+    def _compute(self, name: str, state: _ModelState, batch: list[Entry]) -> None:
         began = self.clock()
         self.on_batch(name, len(batch), sum(entry.tokens for entry in batch))
-        results = self._results(name, lane.engine, batch)
-        took = self.clock() - began
+        results = self._results(name, state.engine, batch)
+        seconds = self.clock() - began
         failed = all(isinstance(result, RequestError) for result in results)
-        self._note_health(name, lane, failed)
+        self._update_health(name, state, failed)
         for entry, result in zip(batch, results, strict=True):
             job = entry.job
             job.queue_seconds += began - entry.arrived
-            job.inference_seconds += took
+            job.inference_seconds += seconds
             if isinstance(result, ItemFailed):
                 result = ComputationError(result.message)
-            self._deliver(lane, job, entry.index, result)
+            self._deliver(state, job, entry.index, result)
 
     def _results(self, name: str, engine: Engine, batch: list[Entry]) -> Sequence[Any]:
-        """Results, and in their place the failure of those that have none. What fails together is tried alone."""
+        """A result or an error for each item. After a failed batch, each of its items is computed alone."""
         try:
             results = engine.run([entry.item for entry in batch])
             assert len(results) == len(batch), "one result for each item"
             return results
-        except Exception as error:  # whatever a model raises must not end the thread: other models go on
+        except Exception as error:  # an error of one model must not end the thread of all models
             if len(batch) > 1:
-                logger.warning("%s: a batch of %d failed (%s); each is tried alone.", name, len(batch), _reason(error))
+                logger.warning("%s: a batch of %d failed (%s); computing each alone.", name, len(batch), _reason(error))
                 return [self._results(name, engine, [entry])[0] for entry in batch]
-            logger.warning("%s: %d tokens failed: %s.", name, batch[0].tokens, _reason(error))
+            logger.warning("%s: a text of %d tokens failed: %s.", name, batch[0].tokens, _reason(error))
             return [ComputationError(_reason(error))]
 
-    def _note_health(self, name: str, lane: _Lane, failed: bool) -> None:
+    def _update_health(self, name: str, state: _ModelState, failed: bool) -> None:
         with self._changed:
             if not failed:
-                if lane.paused_at is not None:
-                    logger.warning("%s computes again.", name)
-                lane.failures, lane.paused_at = 0, None
+                if state.paused_at is not None:
+                    logger.warning("%s works again.", name)
+                state.failures, state.paused_at = 0, None
                 return
-            lane.failures += 1
-            if lane.failures >= FAILURES_UNTIL_PAUSE:
-                lane.paused_at = self.clock()
+            state.failures += 1
+            if state.failures >= FAILURES_UNTIL_PAUSE:
+                state.paused_at = self.clock()
                 logger.warning(
-                    "%s failed %d times in a row and is paused for %g s.", name, lane.failures, PAUSE_SECONDS
+                    "%s failed %d times in a row and is paused for %g s.", name, state.failures, PAUSE_SECONDS
                 )
 
-    def _deliver(self, lane: _Lane, job: Job, index: int, result: Any) -> None:
+    def _deliver(self, state: _ModelState, job: Job, index: int, result: Any) -> None:
         try:
             if isinstance(result, RequestError):
                 job.future.set_exception(result)
-                self._forget(lane, job)
+                self._remove_entries(state, job)
                 return
             job.results[index] = result
-            job.missing -= 1
-            if job.missing == 0:
-                job.entries.clear()  # they point back at it
+            job.pending -= 1
+            if job.pending == 0:
+                job.entries.clear()  # break the reference cycle: each entry refers to its job
                 job.future.set_result(job.results)
         except InvalidStateError:
-            pass  # its client has left, or another of its items failed
+            pass  # the client has disconnected, or another item of the request failed
 
-    def _forget(self, lane: _Lane, job: Job) -> None:
+    def _remove_entries(self, state: _ModelState, job: Job) -> None:
         with self._changed:
             for entry in job.entries:
-                lane.queue.discard(entry)
+                state.queue.discard(entry)
             job.entries.clear()
 
 

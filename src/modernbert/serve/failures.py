@@ -1,14 +1,14 @@
 """Errors of requests: an HTTP status, a type, and one sentence.
 
-The types, their statuses and the beginnings of the sentences are those of text-embeddings-inference
-(router/src/lib.rs, router/src/http/server.rs, core/src/lib.rs), which its clients know.
+The types, statuses and prefixes of the sentences are those of text-embeddings-inference (router/src/lib.rs,
+router/src/http/server.rs, core/src/lib.rs), so that its clients understand them.
 """
 
 from typing import ClassVar
 
 
 class RequestError(Exception):
-    """A request that gets an error instead of an answer. Subclasses set what differs from their base class."""
+    """A request that gets an error response. Subclasses set what differs from their base class."""
 
     status: ClassVar[int] = 424
     kind: ClassVar[str] = "Backend"
@@ -33,7 +33,7 @@ class ComputationError(RequestError, prefix="Backend error: "):
 
 
 class NotServedError(RequestError, label="model_type"):
-    """No model of the kind that a route needs is served."""
+    """No served model has the kind that the route needs."""
 
 
 class UnknownModelError(RequestError, status=404, kind="NotFound", label="model_unknown"):
@@ -78,7 +78,7 @@ class OverloadedError(RequestError, status=429, kind="Overloaded", label="overlo
 
 
 class UnhealthyError(RequestError, status=503, kind="Unhealthy", label="unhealthy"):
-    """The model failed several times in a row and pauses, or the server is stopping."""
+    """The model is paused after several failures in a row, or the server is stopping."""
 
 
 class UnauthorizedError(RequestError, status=401, kind="Unauthorized", label="unauthorized"):

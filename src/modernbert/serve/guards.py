@@ -1,4 +1,4 @@
-"""What a request passes before any route sees it: the size of its body, and the API key."""
+"""Middleware that checks the size of the body and the API key before a route gets the request."""
 
 import hmac
 from collections.abc import Callable
@@ -14,7 +14,7 @@ PUBLIC = frozenset({"/", "/health", "/ping", "/metrics", "/docs", "/openapi.json
 
 
 class KeyGuard:
-    """Refuses requests without the right `Authorization: Bearer KEY`, but for the page, health and metrics."""
+    """Refuses requests without the right `Authorization: Bearer KEY`, except those for PUBLIC paths."""
 
     def __init__(self, app: ASGIApp, api_key: str, on_failure: OnFailure) -> None:
         self.app = app
@@ -35,7 +35,7 @@ class KeyGuard:
 
 
 class BodyGuard:
-    """Reads a body up to `limit` bytes, and refuses a longer one as soon as that is known."""
+    """Reads a body of at most `limit` bytes, and refuses a longer one as early as possible."""
 
     def __init__(self, app: ASGIApp, limit: int, on_failure: OnFailure) -> None:
         self.app = app

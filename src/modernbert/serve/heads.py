@@ -1,7 +1,7 @@
 """Engines of the models with a task head: classes, entities, answers, and words for a [MASK].
 
-Each has two parts. `run` is called in the engine's thread with a packed batch of anyone's items; the other methods are
-called in a tokenizing thread, before and after, for one request alone.
+`run` is called in the thread of the dispatcher, with a packed batch of items of several requests. `encode` and `decode`
+are called in a tokenizer thread for one request.
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ NOT_FINITE = "the model computes NaN or infinity for this text"
 
 
 def run_head(model: TaskModel, items: Sequence[Item]) -> list[Any]:
-    """The outputs of a head for each item, or that they are not finite."""
+    """The outputs of a head for each item, or a failure if they are not finite."""
     found = outputs(model, [item.ids for item in items], sum(len(item.ids) for item in items), finite=False)
     return [checked(rows) for rows in found]
 
 
 def checked(rows: Tensor) -> Numbers | ItemFailed:
-    """Finite numbers, or a failure in their place."""
+    """The numbers, or a failure if one is not finite."""
     return rows.float().cpu().numpy() if bool(rows.isfinite().all()) else ItemFailed(NOT_FINITE)
 
 
@@ -54,7 +54,7 @@ def sigmoid(values: Numbers) -> Numbers:
 
 
 class ClassifierEngine:
-    """A class, several labels or numbers for each text or pair of texts."""
+    """Labels or numbers for each text or pair of texts."""
 
     def __init__(self, predictor: Classifier) -> None:
         self.predictor = predictor
@@ -68,7 +68,7 @@ class ClassifierEngine:
         ids = encode(self.predictor.tokenizer, texts, max_length=self.max_length, truncate=truncate, side=side)
         return [Item(one) for one in ids]
 
-    def warm(self) -> list[Item]:
+    def warmup_items(self) -> list[Item]:
         return self.encode(["warm"], True, "right")
 
     def decode(self, logits: Sequence[Numbers], raw: bool) -> list[list[tuple[str, float]]]:
@@ -82,14 +82,14 @@ class ClassifierEngine:
 
 @dataclass(frozen=True, eq=False)
 class EncodedEntities:
-    """Texts in windows, and which words they were cut into."""
+    """Texts, with their words and windows."""
 
     spans: EncodedSpans
     texts: list[str]
 
 
 class EntitiesEngine:
-    """Labelled spans of texts of any length, read in windows that overlap."""
+    """Labelled spans of texts of any length, computed in overlapping windows."""
 
     def __init__(self, predictor: TokenClassifier) -> None:
         self.predictor = predictor
@@ -115,7 +115,7 @@ class EntitiesEngine:
         )
         return EncodedEntities(spans, list(texts)), [Item(window.ids) for window in spans.windows]
 
-    def warm(self) -> list[Item]:
+    def warmup_items(self) -> list[Item]:
         return self.encode(["warm"])[1]
 
     def decode(self, encoded: EncodedEntities, logits: Sequence[Numbers]) -> list[list[Entity]]:
@@ -126,7 +126,7 @@ class EntitiesEngine:
 
 
 class AnswersEngine:
-    """Answers to questions over contexts of any length, read in windows that overlap."""
+    """Answers to questions over contexts of any length, computed in overlapping windows."""
 
     def __init__(self, predictor: QuestionAnswerer) -> None:
         self.predictor = predictor
@@ -149,7 +149,7 @@ class AnswersEngine:
         )
         return encoded, [Item(window.ids) for window in encoded.windows]
 
-    def warm(self) -> list[Item]:
+    def warmup_items(self) -> list[Item]:
         return self.encode([("warm", "warm")])[1]
 
     def decode(self, encoded: EncodedQuestions, logits: Sequence[Numbers], top_k: int) -> list[list[Answer]]:
@@ -172,10 +172,10 @@ class FillMaskEngine:
         self.mask = predictor.mask
 
     def run(self, items: Sequence[Item]) -> Sequence[Any]:
-        """The candidates of each text. `wanted` of an item is its text with its masks, and how many candidates."""
-        wanted = [item.wanted for item in items]
-        found = self.predictor.fill([text for text, _ in wanted], max(top_k for _, top_k in wanted))
-        return [[mask[:top_k] for mask in masks] for masks, (_, top_k) in zip(found, wanted, strict=True)]
+        """The candidates of each text. `options` of an item are its encoded text and the number of candidates."""
+        options = [item.options for item in items]
+        found = self.predictor.fill([text for text, _ in options], max(top_k for _, top_k in options))
+        return [[mask[:top_k] for mask in masks] for masks, (_, top_k) in zip(found, options, strict=True)]
 
     def encode(self, texts: Sequence[str], top_k: int) -> list[Item]:
         try:
@@ -184,5 +184,5 @@ class FillMaskEngine:
             raise InvalidRequestError(str(error)) from None
         return [Item(one.ids, (one, top_k)) for one in encoded]
 
-    def warm(self) -> list[Item]:
+    def warmup_items(self) -> list[Item]:
         return self.encode([self.mask], 1)

@@ -1,4 +1,4 @@
-"""What the queue holds and an engine computes, whatever a model does."""
+"""The items that the queue holds, and the interface of all engines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Item:
-    """The token ids of one sequence, special tokens included, and what its engine is to give for them."""
+    """The token ids of one sequence, with special tokens, and options for its engine."""
 
     ids: Ids
-    wanted: Any = None
+    options: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class ItemFailed:
-    """In the place of a result: this item could not be computed, its neighbours could."""
+    """The result of an item that could not be computed, in a batch where other items could."""
 
     message: str
 
 
 class Engine(Protocol):
-    """A model, ready to run. It is called by one thread at a time."""
+    """A model that is ready to run. One thread calls it at a time."""
 
     def run(self, items: Sequence[Item]) -> Sequence[Any]:
-        """One result for each item, computed together as one packed batch; an `ItemFailed` where one has none."""
+        """One result or `ItemFailed` for each item, computed together as one packed batch."""
         ...

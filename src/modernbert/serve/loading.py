@@ -1,4 +1,4 @@
-"""From a model folder to a served model: what it is for, and the engine of that kind."""
+"""From a model folder to a served model: its kind, and the engine of that kind."""
 
 import logging
 from collections.abc import Sequence
@@ -53,12 +53,12 @@ _LOADERS: dict[Kind, tuple[type[Predictor[Any]], type[Any]]] = {
 
 
 def kind_of(folder: Path) -> Kind:
-    """What a model folder is for, by the files of sentence-transformers and PyLate in it, else by its architecture.
+    """The kind of a model folder, by its files of sentence-transformers and PyLate, or else by its architecture.
 
-    A classifier of one class that was not trained to predict a number is a reranker, as in text-embeddings-inference.
+    A classifier with one class that was not trained for regression is a reranker, as in text-embeddings-inference.
 
     Raises:
-        CheckpointError: it is of no kind that can be served.
+        CheckpointError: models of its architecture cannot be served.
     """
     described = read_json(folder / MODEL) if (folder / MODEL).is_file() else {}
     modules = {module.kind for module in read_modules(folder)}
@@ -74,8 +74,8 @@ def kind_of(folder: Path) -> Kind:
     kind = _BY_ARCHITECTURE.get(architecture or "")
     if kind is None:
         raise CheckpointError(
-            f"{folder} holds a {architecture or 'model that its config.json does not name'}, which cannot be served; "
-            f"served are {', '.join(_BY_ARCHITECTURE)}."
+            f"{folder} holds a {architecture or 'model without an architecture in config.json'}, which cannot be "
+            f"served; supported are {', '.join(_BY_ARCHITECTURE)}."
         )
     if kind is Kind.CLASSIFIER:
         config = read_config(folder)
@@ -96,10 +96,10 @@ def load(
     revision: str | None = None,
     token: str | None = None,
 ) -> ServedModel:
-    """Load a folder or a hub id, ready to run. Its name is the last part of its path unless it is given.
+    """Load a folder or a hub id, ready to run. The default name is the last part of the path.
 
     Raises:
-        CheckpointError, ConfigError, DataError, BackendError: as the predictor of its kind.
+        CheckpointError, ConfigError, DataError, BackendError: as in the predictor of this kind.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose {', '.join(DTYPES)}, or leave it out.")
@@ -112,7 +112,7 @@ def load(
     parameter = next(predictor.model.parameters())
     settings = getattr(predictor.model, "settings", None)
     engine = engine_class(predictor)
-    engine.run(engine.warm())  # kernels are chosen now, and a model that cannot run is not served
+    engine.run(engine.warmup_items())  # choose kernels now, and refuse a model that cannot run
     model = ServedModel(
         name=name or _name_of(source),
         kind=kind,
@@ -132,10 +132,10 @@ def load(
 
 
 def load_all(sources: Sequence[str], names: Sequence[str], **options: Any) -> list[ServedModel]:
-    """Load several models; `names`, if any are given, are theirs in order.
+    """Load several models; `names` are empty or one for each model, in order.
 
     Raises:
-        ConfigError: there are not as many names as models.
+        ConfigError: the numbers of names and models differ.
     """
     if names and len(names) != len(sources):
         raise ConfigError(f"There are {len(names)} names for {len(sources)} models; give one for each, or none.")

@@ -1,6 +1,6 @@
-"""Prometheus metrics under the names of text-embeddings-inference, each with the label `model` besides.
+"""Prometheus metrics under the names of text-embeddings-inference, each with an additional label `model`.
 
-Its counters end in `_count` and have no `_total`, which the client library adds; it is taken away again on the way out.
+Counters of text-embeddings-inference end in `_count`. The client library adds `_total`, and `render` removes it.
 """
 
 import re
@@ -18,7 +18,7 @@ _TOTAL = re.compile(r"^((?:# (?:HELP|TYPE) )?te_\w+?)_total\b", re.MULTILINE)
 
 
 class Metrics:
-    """What is counted and timed, for one server."""
+    """Counters and histograms of one server."""
 
     def __init__(self) -> None:
         _disable_created_metrics()
@@ -38,13 +38,13 @@ class Metrics:
         )
         self.embed = self._family("embed")
         self.predict = self._family("predict")
-        self.queue_size = Gauge("te_queue_size", "Texts that wait", ["model"], registry=self.registry)
+        self.queue_size = Gauge("te_queue_size", "Texts in the queue", ["model"], registry=self.registry)
         self.batch_size = self._histogram("te_batch_next_size", "Texts of a batch", _TOKENS)
         self.batch_tokens = self._histogram("te_batch_next_tokens", "Tokens of a batch", _TOKENS)
         self.input_length = self._histogram("te_request_input_length", "Tokens of a text", _TOKENS)
 
     def watch_queue(self, model: str, size: Callable[[], int]) -> None:
-        """Read the length of a queue whenever somebody asks for the metrics."""
+        """Read the length of a queue on each request for the metrics."""
         self.queue_size.labels(model).set_function(size)
 
     def on_batch(self, model: str, size: int, tokens: int) -> None:
@@ -55,12 +55,12 @@ class Metrics:
         return _TOTAL.sub(r"\1", generate_latest(self.registry).decode()).encode()
 
     def _family(self, name: str) -> dict[str, Counter | Histogram]:
-        what = {"embed": "embedded", "predict": "classified or scored"}[name]
+        verb = {"embed": "embedded", "predict": "classified or scored"}[name]
         return {
-            "count": self._counter(f"te_{name}_count", f"Texts to be {what}", "model"),
-            "success": self._counter(f"te_{name}_success", f"Texts that were {what}", "model"),
-            "duration": self._seconds(f"te_{name}_duration", f"Seconds until texts were {what}"),
-            "inference": self._seconds(f"te_{name}_inference_duration", f"Seconds of the batch of texts to be {what}"),
+            "count": self._counter(f"te_{name}_count", f"Texts to be {verb}", "model"),
+            "success": self._counter(f"te_{name}_success", f"Texts that were {verb}", "model"),
+            "duration": self._seconds(f"te_{name}_duration", f"Seconds until texts were {verb}"),
+            "inference": self._seconds(f"te_{name}_inference_duration", f"Seconds of the batch of texts to be {verb}"),
         }
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

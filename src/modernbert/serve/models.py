@@ -1,4 +1,4 @@
-"""The models of a server: what each can do, and which one a request means."""
+"""The models of a server: their kinds, and the selection of one for a request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from modernbert.serve.failures import NotServedError, UnknownModelError
 
 
 class Kind(StrEnum):
-    """What a model folder is for."""
+    """The task of a model folder."""
 
     EMBEDDER = "embedder"
     RERANKER = "reranker"
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
-    """A loaded model under the name by which requests ask for it."""
+    """A loaded model with its name in requests."""
 
     name: str
     kind: Kind
@@ -43,7 +43,7 @@ class ServedModel:
 
     @property
     def model_type(self) -> dict[str, Any]:
-        """`model_type` of `/info`: three of its forms are those of text-embeddings-inference."""
+        """`model_type` of `/info`. Embedders, rerankers and classifiers have the forms of text-embeddings-inference."""
         numbered = {str(number): label for number, label in enumerate(self.labels)}
         names = {"id2label": numbered, "label2id": {label: int(number) for number, label in numbered.items()}}
         match self.kind:
@@ -60,15 +60,15 @@ class ServedModel:
 
 
 class Catalogue:
-    """All models of a server, in the order in which they were named."""
+    """All models of a server, in the order of the command line."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         if not models:
             raise ConfigError("There is no model to serve; name at least one folder or hub id.")
         names = [model.name for model in models]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(
-                f"Two models are called {twice[0]!r}; give each its name with --served-model-name, in order."
+                f"Two models are called {duplicates[0]!r}; give each its name with --served-model-name, in order."
             )
         self.models = tuple(models)
 
@@ -76,21 +76,21 @@ class Catalogue:
     def kinds(self) -> frozenset[Kind]:
         return frozenset(model.kind for model in self.models)
 
-    def select(self, kinds: Sequence[Kind], name: str | None, what: str) -> ServedModel:
-        """The model that is named, or the first of `kinds`, in the order of these.
+    def select(self, kinds: Sequence[Kind], name: str | None, description: str) -> ServedModel:
+        """The model with this name, or the first model of the first of `kinds` that is served.
 
         Raises:
-            NotServedError: no model is of such a kind; `what` says what it would have to be.
-            UnknownModelError: the name is not that of a model of such a kind.
+            NotServedError: no model has one of these kinds, which are named `description`.
+            UnknownModelError: no model of these kinds has this name.
         """
-        fitting = [model for kind in kinds for model in self.models if model.kind is kind]
+        candidates = [model for kind in kinds for model in self.models if model.kind is kind]
         if name:
-            for model in fitting:
+            for model in candidates:
                 if model.name == name:
                     return model
-        if not fitting:
-            raise NotServedError(f"model is not {what}")
+        if not candidates:
+            raise NotServedError(f"model is not {description}")
         if not name:
-            return fitting[0]
-        known = ", ".join(model.name for model in fitting)
-        raise UnknownModelError(f"The model `{name[:200]}` is not served as {what}; served are: {known}")
+            return candidates[0]
+        known = ", ".join(model.name for model in candidates)
+        raise UnknownModelError(f"The model `{name[:200]}` is not served as {description}; served are: {known}")

@@ -1,6 +1,6 @@
 """Engines of the retrieval models: vectors, scores of pairs, vectors of tokens, and weights of words.
 
-As in `heads.py`, `run` computes a packed batch of anyone's items, and the other methods belong to one request.
+As in `heads.py`, `run` computes a packed batch of items of several requests; the other methods serve one request.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,32 +25,32 @@ from modernbert.tasks.retrieval_texts import query_token_mask
 from modernbert.text.framing import FRAME_TOKENS
 from modernbert.text.tokenizer import with_prompt_special_tokens
 
-_SPARSE_AT_ONCE = 256  # texts whose weights of the whole vocabulary are in memory together
+_SPARSE_BATCH = 256  # texts of which dense weights over the vocabulary are in memory at the same time
 
 
 def packed(items: Sequence[Item], device: torch.device) -> tuple[Tensor, Sequences]:
-    """The ids of items one after the other, and where each begins."""
+    """The ids of items as a packed batch."""
     tokens = torch.from_numpy(np.concatenate([item.ids for item in items]))
     sequences = Sequences.from_lengths(len(item.ids) for item in items)
     return tokens.to(device), sequences.to(device)
 
 
 def in_groups(items: Sequence[Item], run: Callable[[Any, list[Item]], Sequence[Any]]) -> list[Any]:
-    """Results in order, where items that want something else are computed apart."""
+    """Results in order; `run` computes items with equal options together."""
     groups: dict[Any, list[int]] = {}
     for index, item in enumerate(items):
-        groups.setdefault(item.wanted, []).append(index)
+        groups.setdefault(item.options, []).append(index)
     results: list[Any] = [None] * len(items)
-    for wanted, indices in groups.items():
-        for index, result in zip(indices, run(wanted, [items[index] for index in indices]), strict=True):
+    for options, indices in groups.items():
+        for index, result in zip(indices, run(options, [items[index] for index in indices]), strict=True):
             results[index] = result
     return results
 
 
-class _Texts:
+class _RetrievalEngine:
     """Prompts and token ids of a retrieval model."""
 
-    _plain: Any = None  # what is wanted of an item where nothing special is
+    _warmup_options: Any = None
 
     def __init__(self, predictor: RetrievalPredictor[Any]) -> None:
         self.predictor = predictor
@@ -62,7 +62,7 @@ class _Texts:
         )
 
     def prompt(self, name: str | None) -> str:
-        """The prompt of a name, or the default one.
+        """The prompt with this name, or the default one.
 
         Raises:
             InvalidRequestError: the prompt does not exist.
@@ -80,12 +80,12 @@ class _Texts:
         names = {"query": ("query",), "document": DOCUMENT_PROMPTS, None: ()}[role]
         return next((prompts[name] for name in names if name in prompts), self.prompt(None))
 
-    def warm(self) -> list[Item]:
-        """Prepare the tokenizer for every prompt, so that no request waits for it, and give something to compute."""
+    def warmup_items(self) -> list[Item]:
+        """Prepare the tokenizer for every prompt, so that no request waits for it, and return an item to compute."""
         for prompt in {"", *self.settings.prompts.values()}:
             self._tokenizer(prompt)
             self.predictor.texts.encode(["warm"], prompt)
-        return [Item(self.ids(["warm"], True, "right", "")[0], self._plain)]
+        return [Item(self.ids(["warm"], True, "right", "")[0], self._warmup_options)]
 
     def ids(self, texts: Sequence[Text], truncate: bool, side: Side, prompt: str) -> list[npt.NDArray[np.int32]]:
         return encode(
@@ -93,7 +93,7 @@ class _Texts:
         )
 
 
-class EmbedderEngine(_Texts):
+class EmbedderEngine(_RetrievalEngine):
     """One vector for each text, or the vectors of its tokens."""
 
     def __init__(self, predictor: RetrievalPredictor[DenseEncoder]) -> None:
@@ -114,7 +114,7 @@ class EmbedderEngine(_Texts):
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> Sequence[Any]:
-        """Vectors before they get unit length; where nothing is wanted, the hidden states of all tokens."""
+        """Vectors before normalization; for items without options, the hidden states of all tokens."""
 
         def compute(left_out: int | None, group: list[Item]) -> list[Numbers | ItemFailed]:
             tokens, sequences = packed(group, self.device)
@@ -127,24 +127,24 @@ class EmbedderEngine(_Texts):
         return in_groups(items, compute)
 
     def check_dimensions(self, dimensions: int | None) -> None:
-        """Refuse more numbers than a vector has, or none.
+        """Check the requested length of vectors.
 
         Raises:
-            InvalidRequestError: so it is.
+            InvalidRequestError: it is below 1, or above the length of the model's vectors.
         """
         if dimensions is not None and not 1 <= dimensions <= self.dimensions:
             raise InvalidRequestError(f"`dimensions` must be between 1 and {self.dimensions}. Given: {dimensions}")
 
 
-class SparseEngine(_Texts):
-    """The weights above 0 of each text: ids of the vocabulary and their weights."""
+class SparseEngine(_RetrievalEngine):
+    """The ids of the vocabulary with a weight above 0 in each text, and their weights."""
 
     def __init__(self, predictor: RetrievalPredictor[SparseEncoder]) -> None:
         super().__init__(predictor)
         self.model: SparseEncoder = predictor.model
 
     def encode_named(self, texts: Sequence[Text], truncate: bool, side: Side, name: str | None) -> list[Item]:
-        """With the prompt of a name. Those of `query` are looked up where the model has a table for queries.
+        """Items with the prompt of this name. If the model has a query table, `query` uses it instead of the encoder.
 
         Raises:
             InvalidRequestError: there is no such prompt.
@@ -163,8 +163,8 @@ class SparseEngine(_Texts):
 
     def _weights(self, role: Role | None, items: Sequence[Item]) -> Iterator[Any]:
         compute = self.model.look_up if role == "query" else self.model
-        for begin in range(0, len(items), _SPARSE_AT_ONCE):
-            rows = compute(*packed(items[begin : begin + _SPARSE_AT_ONCE], self.device)).float().cpu()
+        for begin in range(0, len(items), _SPARSE_BATCH):
+            rows = compute(*packed(items[begin : begin + _SPARSE_BATCH], self.device)).float().cpu()
             for row in rows:
                 if not bool(row.isfinite().all()):
                     yield ItemFailed(NOT_FINITE)
@@ -173,10 +173,10 @@ class SparseEngine(_Texts):
                 yield indices.numpy(), row[indices].numpy()
 
 
-class MultiVectorEngine(_Texts):
+class MultiVectorEngine(_RetrievalEngine):
     """The vectors of tokens that late interaction scores."""
 
-    _plain = ("document", 1 << 30)
+    _warmup_options = ("document", 1 << 30)
 
     def __init__(self, predictor: RetrievalPredictor[MultiVectorEncoder]) -> None:
         super().__init__(predictor)
@@ -184,17 +184,18 @@ class MultiVectorEngine(_Texts):
         self._skipped = {role: predictor.texts.skipped(self.settings, role).numpy() for role in ("query", "document")}
 
     def encode_tokens(self, texts: Sequence[Text], truncate: bool, side: Side, name: str | None) -> list[Item]:
-        """Of documents, unless `name` is `query`."""
+        """Items of queries if `name` is `query`, otherwise of documents."""
         return self.encode(texts, truncate, side, "query" if name == "query" else "document")
 
     def encode(self, texts: Sequence[Text], truncate: bool, side: Side, role: Role) -> list[Item]:
-        """`wanted` of an item is its role, and how many of its tokens are its own where others stand behind them.
+        """`options` of an item are its role and its number of tokens before the query expansion.
 
         Raises:
-            InvalidRequestError: ids are given, the beginning is to be cut off, or a text is too long and not to be cut.
+            InvalidRequestError: token ids are given, truncation is on the left, or a text is too long and `truncate` is
+                off.
         """
         if side == "left" or any(not isinstance(text, str) for text in texts):
-            raise InvalidRequestError("a multi-vector model reads texts, and cuts them on the right side")
+            raise InvalidRequestError("a multi-vector model accepts texts only, and truncates them on the right side")
         strings = [str(text) for text in texts]
         prompt = self.role_prompt(role)
         if role == "query":
@@ -204,11 +205,11 @@ class MultiVectorEngine(_Texts):
             documents = self.predictor.texts.encode(strings, prompt, self.settings.document_length)
             cut, ids, own = documents.truncated, documents.ids, [len(one) for one in documents.ids]
         if cut and not truncate:
-            raise InvalidRequestError(f"`inputs` must have less than {self.most_tokens(role)} tokens")
+            raise InvalidRequestError(f"`inputs` must have less than {self.max_tokens(role)} tokens")
         return [Item(one, (role, own_one)) for one, own_one in zip(ids, own, strict=True)]
 
-    def most_tokens(self, role: Role) -> int:
-        """How many tokens of a text are read."""
+    def max_tokens(self, role: Role) -> int:
+        """The maximum number of tokens of a text."""
         length: int | None = self.settings.query_length if role == "query" else self.settings.document_length
         return length or self.max_length
 
@@ -217,25 +218,25 @@ class MultiVectorEngine(_Texts):
         def compute(unseen: bool, group: list[Item]) -> list[Any]:
             tokens, sequences = packed(group, self.device)
             seen = (
-                query_token_mask([item.wanted[1] for item in group], sequences.lengths).to(self.device)
+                query_token_mask([item.options[1] for item in group], sequences.lengths).to(self.device)
                 if unseen
                 else None
             )
             rows = self.model(tokens, sequences, seen).split(sequences.lengths)
-            return [self._kept(item, row) for item, row in zip(group, rows, strict=True)]
+            return [self._without_skipped(item, row) for item, row in zip(group, rows, strict=True)]
 
-        apart = [Item(item.ids, self.model.has_unseen and item.wanted[1] < len(item.ids)) for item in items]
+        apart = [Item(item.ids, self.model.has_masked_expansion and item.options[1] < len(item.ids)) for item in items]
         by_ids = {id(one): item for one, item in zip(apart, items, strict=True)}
         return in_groups(apart, lambda unseen, group: compute(unseen, [by_ids[id(one)] for one in group]))
 
-    def _kept(self, item: Item, rows: Tensor) -> Numbers | ItemFailed:
-        skipped = self._skipped[item.wanted[0]]
+    def _without_skipped(self, item: Item, rows: Tensor) -> Numbers | ItemFailed:
+        skipped = self._skipped[item.options[0]]
         if len(skipped):
             rows = rows[torch.from_numpy(~np.isin(item.ids, skipped))]
         return checked(rows)
 
 
-class RerankerEngine(_Texts):
+class RerankerEngine(_RetrievalEngine):
     """A score for each pair of texts, or the labels of a text."""
 
     def __init__(self, predictor: RetrievalPredictor[CrossEncoder]) -> None:

@@ -1,4 +1,4 @@
-"""Run the application under uvicorn until a signal stops it."""
+"""Run the application with uvicorn until a signal stops it."""
 
 import asyncio
 import contextlib
@@ -17,16 +17,16 @@ from modernbert.serve.computing import Server
 
 logger = logging.getLogger(__name__)
 
-_LAST_CONNECTIONS_SECONDS = 0.25
+_ACCEPT_SECONDS = 0.25
 
 
-class _Quiet(uvicorn.Server):
-    """Stops at SIGTERM and SIGINT with exit status 0, after every request that was taken has its answer."""
+class _GracefulServer(uvicorn.Server):
+    """Stops at SIGTERM and SIGINT with exit status 0, after all accepted requests are finished."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         def stop(number: int, frame: FrameType | None) -> None:
-            logger.info("Stopping; %d requests are finished first.", len(self.server_state.tasks))
+            logger.info("Stopping after %d requests in progress are finished.", len(self.server_state.tasks))
             self.handle_exit(number, frame)
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -37,16 +37,16 @@ class _Quiet(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Clients that connected before the signal but were not accepted yet would be reset with the listening socket.
-        await asyncio.sleep(_LAST_CONNECTIONS_SECONDS)
+        # Closing the listening socket at once would reset clients that connected before the signal.
+        await asyncio.sleep(_ACCEPT_SECONDS)
         await super().shutdown(sockets)
 
 
 def serve(server: Server, *, ready: Callable[[str], None] = lambda address: None) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was taken. `ready` is called with the address when it listens.
+    """Serve until SIGTERM or SIGINT, then finish accepted requests. `ready` is called with the address of the server.
 
     Raises:
-        ConfigError: the address is taken or is not one of this machine.
+        ConfigError: the address is in use, or is not one of this machine.
     """
     settings = server.settings
     listening = _listen(settings.host, settings.port)
@@ -60,20 +60,20 @@ def serve(server: Server, *, ready: Callable[[str], None] = lambda address: None
         backlog=2048,
     )
     host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    ready(f"http://{shown}:{port}")
+    url_host = f"[{host}]" if ":" in host else host
+    ready(f"http://{url_host}:{port}")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    _Quiet(config).run(sockets=[listening])
+    _GracefulServer(config).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    server_socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         if sys.platform != "win32":
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(2048)
-        return found
+            server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server_socket.bind((host, port))
+        server_socket.listen(2048)
+        return server_socket
     except (OSError, OverflowError) as error:
-        found.close()
+        server_socket.close()
         raise ConfigError(f"{host}:{port} cannot be listened on ({error}); choose another --host or --port.") from None

@@ -1,13 +1,13 @@
-"""Which requests are computed next: a queue of texts that is emptied in batches of packed tokens.
+"""The order of computation: a queue of texts that is emptied in batches of packed tokens.
 
-A batch is formed only when the engine is free, first come first served, up to a budget of tokens. Nothing is padded, so
-the budget counts real tokens and texts of any mixture of lengths share a batch.
+A batch is formed only when the engine is free: first come, first served, up to a budget of tokens. There is no padding,
+so the budget counts real tokens, and a batch may mix texts of any lengths.
 
-On a processor a batch takes as long as it has tokens, so a short text behind a long one would wait for all of it. The
-queue therefore has two lanes. Texts above half of the budget are long. Short ones pass them, for at most `patience`
-seconds after a long one came; then it leads a batch. Two batches in a row are never led by long texts while short ones
-wait. So between two batches of short texts there is one long one at most, and the k-th long text in the queue is
-computed after its patience and 2 k batches at most.
+On a CPU the time of a batch is proportional to its tokens, so a short text behind a long one would wait long. The queue
+therefore has two lanes. Texts above half of the budget are long. Short texts overtake a long one for at most `patience`
+seconds after its arrival; then the long text is first in a batch. While short texts wait, two batches in a row never
+start with a long text. So a short text waits for at most one long batch besides the batches before it, and the k-th
+long text in the queue is computed after at most its patience and 2 k batches.
 """
 
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from typing import Any
 
 from modernbert.serve.items import Item
 
-_LOOKED_AT = 256  # entries of a lane that are tried for what is left of a budget, so that forming a batch stays cheap
+_MAX_SCANNED = 256  # entries of a lane that may fill the rest of a budget; it bounds the time to form a batch
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """An item that waits. `job` is what asked for it, and `index` its place among the items of the job."""
+    """A waiting item. `index` is its position among the items of its `job`."""
 
     item: Item
     arrived: float
@@ -35,15 +35,15 @@ class Entry:
 
 
 class TokenQueue:
-    """Entries in order of arrival. It belongs to one owner: calls must not overlap."""
+    """Entries in order of arrival. It is not thread-safe."""
 
     def __init__(self, budget: int, patience: float) -> None:
         self.budget = budget
         self.patience = patience
-        self.tokens = 0  # that wait
-        self._short: dict[Entry, None] = {}  # ordered, and an entry leaves from the middle in no time
+        self.tokens = 0  # of all entries
+        self._short: dict[Entry, None] = {}  # a dict is an ordered set with removal in constant time
         self._long: dict[Entry, None] = {}
-        self._long_led = False
+        self._last_started_with_long = False
 
     def __len__(self) -> int:
         return len(self._short) + len(self._long)
@@ -53,39 +53,39 @@ class TokenQueue:
         self.tokens += entry.tokens
 
     def discard(self, entry: Entry) -> None:
-        """Take an entry out, if it still waits."""
+        """Remove an entry, if it still waits."""
         if self._lane(entry).pop(entry, entry) is None:
             self.tokens -= entry.tokens
 
     def take(self, now: float) -> list[Entry]:
-        """The next batch, in order of arrival; empty where nobody waits."""
+        """Remove and return the next batch, in order of arrival; empty if no entry waits."""
         batch: list[Entry] = []
-        room = self.budget
-        lanes = (self._long, self._short) if self._led_by_long(now) else (self._short,)
-        self._long_led = lanes[0] is self._long
+        remaining = self.budget
+        lanes = (self._long, self._short) if self._starts_with_long(now) else (self._short,)
+        self._last_started_with_long = lanes[0] is self._long
         for lane in lanes:
-            for entry in list(self._fitting(lane, room, lead=not batch)):
+            for entry in list(self._fitting(lane, remaining, first=not batch)):
                 batch.append(entry)
-                room -= entry.tokens
+                remaining -= entry.tokens
                 self.discard(entry)
         return sorted(batch, key=lambda entry: entry.arrived)
 
-    def _led_by_long(self, now: float) -> bool:
+    def _starts_with_long(self, now: float) -> bool:
         if not self._long:
             return False
         if not self._short:
             return True
         overdue = now - next(iter(self._long)).arrived >= self.patience
-        return overdue and not self._long_led
+        return overdue and not self._last_started_with_long
 
-    def _fitting(self, lane: dict[Entry, None], room: int, lead: bool) -> Iterator[Entry]:
-        """Those that fit into what is left; the first one leads the batch whatever its length."""
-        for entry in islice(lane, _LOOKED_AT):
-            if lead or entry.tokens <= room:
+    def _fitting(self, lane: dict[Entry, None], remaining: int, first: bool) -> Iterator[Entry]:
+        """The entries that fit into the remaining budget; the first entry of a batch may have any length."""
+        for entry in islice(lane, _MAX_SCANNED):
+            if first or entry.tokens <= remaining:
                 yield entry
-                lead = False
-                room -= entry.tokens
-            if room <= 0:
+                first = False
+                remaining -= entry.tokens
+            if remaining <= 0:
                 return
 
     def _lane(self, entry: Entry) -> dict[Entry, None]:

@@ -58,17 +58,17 @@ def _both(engine: Any, queries: Sequence[str], documents: Sequence[str], truncat
 
 
 def maxsim(query: Numbers, document: Numbers) -> float:
-    """The sum over the tokens of a query of the largest product with a token of the document; 0 where one is empty."""
+    """The sum over the query tokens of the largest product with a document token; 0 if one of both is empty."""
     if not len(query) or not len(document):
         return 0.0
     return float((query @ document.T).max(1).sum())
 
 
 def vectors(rows: Sequence[Numbers], normalize: bool, dimensions: int | None = None) -> Numbers:
-    """Vectors as rows of a matrix: the first `dimensions` numbers, then of unit length if asked for.
+    """Vectors as rows of a matrix, truncated to `dimensions`, and then normalized if `normalize` is set.
 
     Raises:
-        ComputationError: a vector is too long for single precision.
+        ComputationError: the norm of a vector overflows fp32.
     """
     found = np.stack(rows)[:, :dimensions]
     if normalize:

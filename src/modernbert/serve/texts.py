@@ -1,4 +1,4 @@
-"""Texts of a request as token ids, cut at the side and to the length that was asked for."""
+"""Texts of a request as token ids, truncated as requested."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,8 +12,8 @@ from modernbert.serve.items import Ids
 from modernbert.tasks import inputs
 from modernbert.text.framing import Frame, encodings, longest_first
 
-Text = str | tuple[str, str] | list[int]  # a text, a pair of texts, or ids that are taken as they are
-Side = Literal["right", "left"]  # of a text that is too long, what is cut off
+Text = str | tuple[str, str] | list[int]  # a text, a pair of texts, or token ids
+Side = Literal["right", "left"]  # the side on which a text is truncated
 
 
 def encode(
@@ -25,12 +25,12 @@ def encode(
     side: Side = "right",
     prompt: str = "",
 ) -> list[Ids]:
-    """`[CLS] text [SEP]`, `[CLS] text [SEP] pair [SEP]`, or the ids that were given, of at most `max_length` tokens.
+    """`[CLS] text [SEP]`, `[CLS] text [SEP] pair [SEP]`, or the given ids, of at most `max_length` tokens.
 
-    Of a pair the longer text is cut first. The prompt stands before a text, and before the first one of a pair.
+    The longer text of a pair is truncated first. The prompt is put before a text, and before the first text of a pair.
 
     Raises:
-        InvalidRequestError: a text is longer, and `truncate` is off.
+        InvalidRequestError: a text is longer, and `truncate` is false.
         EmptyInputError: a text is empty.
         TokenizerError: a text is not valid Unicode, or an id is not in the vocabulary.
     """
@@ -47,21 +47,21 @@ def encode(
         if isinstance(text, list):
             ids = _checked_ids(tokenizer, text)
             _check_length(len(ids), max_length, truncate)
-            encoded.append(np.array(_kept(ids, max_length, side), dtype=np.int32))
+            encoded.append(np.array(_truncated(ids, max_length, side), dtype=np.int32))
             continue
         parts = [next(found).ids for _ in _parts(text)]
-        room = frame.content_length(max_length, len(parts))
-        _check_length(sum(map(len, parts)) + max_length - room, max_length, truncate)
-        rooms = (room,) if len(parts) == 1 else longest_first(len(parts[0]), len(parts[1]), room)
-        encoded.append(frame.ids(*(_kept(part, kept, side) for part, kept in zip(parts, rooms, strict=True))))
+        length = frame.content_length(max_length, len(parts))
+        _check_length(sum(map(len, parts)) + max_length - length, max_length, truncate)
+        lengths = (length,) if len(parts) == 1 else longest_first(len(parts[0]), len(parts[1]), length)
+        encoded.append(frame.ids(*(_truncated(part, kept, side) for part, kept in zip(parts, lengths, strict=True))))
     return encoded
 
 
 def check_text(text: str) -> None:
-    """Refuse what is not a text that a tokenizer takes.
+    """Check that a tokenizer can encode a text.
 
     Raises:
-        EmptyInputError: it has no character.
+        EmptyInputError: it is empty.
         TokenizerError: it holds an unpaired surrogate.
     """
     if not text:
@@ -73,10 +73,10 @@ def check_text(text: str) -> None:
 
 
 def check_words(text: str, name: str) -> None:
-    """Refuse a text without any character but white space, in which nothing can be found.
+    """Check that a text has a character that is not white space.
 
     Raises:
-        EmptyInputError: it is such a text.
+        EmptyInputError: it has none.
         TokenizerError: it holds an unpaired surrogate.
     """
     check_text(text)
@@ -87,7 +87,7 @@ def check_words(text: str, name: str) -> None:
 
 
 def tokens_of(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> Encoding:
-    """The tokens of a text with their places, for `/tokenize`. Special tokens that are written in it are text."""
+    """The tokens of a text with their offsets, for `/tokenize`. Special tokens written in the text are plain text."""
     check_text(text)
     tokenizer.encode_special_tokens = True
     return tokenizer.encode(text, add_special_tokens=add_special_tokens)
@@ -97,14 +97,14 @@ def decode(tokenizer: Tokenizer, ids: list[int], *, skip_special_tokens: bool) -
     """The text of ids.
 
     Raises:
-        EmptyInputError: there are none.
-        TokenizerError: one is not in the vocabulary.
+        EmptyInputError: the list is empty.
+        TokenizerError: an id is not in the vocabulary.
     """
     return tokenizer.decode(_checked_ids(tokenizer, ids, "`input_ids`"), skip_special_tokens=skip_special_tokens)
 
 
 def count_characters(texts: Sequence[Text]) -> int:
-    """What `x-compute-characters` counts."""
+    """The value of the header `x-compute-characters`."""
     return sum(0 if isinstance(text, list) else sum(map(len, _parts(text))) for text in texts)
 
 
@@ -112,10 +112,10 @@ def _parts(text: str | tuple[str, str]) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else text
 
 
-def _kept(ids: list[int], room: int, side: Side) -> list[int]:
-    if len(ids) <= room:
+def _truncated(ids: list[int], length: int, side: Side) -> list[int]:
+    if len(ids) <= length:
         return ids
-    return ids[:room] if side == "right" else ids[len(ids) - room :]
+    return ids[:length] if side == "right" else ids[len(ids) - length :]
 
 
 def _check_length(tokens: int, max_length: int, truncate: bool) -> None:

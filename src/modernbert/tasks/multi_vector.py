@@ -39,8 +39,8 @@ class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
     @classmethod
     def optimize(cls, model: MultiVectorEncoder, *, int8: bool) -> None:
         """Replace the encoder; the original one is kept if queries need it."""
-        if model.has_unseen:
-            model.keep_unpacked()
+        if model.has_masked_expansion:
+            model.keep_original_encoder()
         super().optimize(model, int8=int8)
 
     @property
@@ -112,7 +112,7 @@ class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
         vectors_by_text: list[Tensor] = [torch.empty(0)] * len(texts)
         for batch, tokens, sequences in self._batches(encoded.ids, progress, tokens_at_once):
             attended = None
-            if role == "query" and self.model.has_unseen:
+            if role == "query" and self.model.has_masked_expansion:
                 attended = query_token_mask(
                     [encoded.unexpanded_lengths[index] for index in batch], sequences.lengths
                 ).to(tokens.device)

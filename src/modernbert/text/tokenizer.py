@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, normalizers
 
 from modernbert.errors import DataError
-from modernbert.files import settle
+from modernbert.files import complete_pending_write
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def tokenizer_file(source: str | Path, *, revision: str | None = None, token: st
     path = Path(source)
     if path.is_file():
         return path
-    settle(path)
+    complete_pending_write(path)
     if (path / "tokenizer.json").is_file():
         return path / "tokenizer.json"
     if path.is_dir():

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modernbert.errors import CheckpointError
-from modernbert.files import atomic_directory, settle
+from modernbert.files import atomic_directory, complete_pending_write
 from modernbert.model import EncoderConfig
 from modernbert.model.folder import Pretrained, read_json, write_files
 from modernbert.train.distributed import distribute_like, gather_to_cpu
@@ -144,7 +144,7 @@ def newest(directory: Path) -> Path | None:
     """
     checkpoints = folders(directory)
     for folder in checkpoints:
-        settle(folder)
+        complete_pending_write(folder)
     for folder in reversed(checkpoints):
         if damage := _damage(folder):
             logger.warning(

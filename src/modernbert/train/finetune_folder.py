@@ -15,7 +15,7 @@ from pathlib import Path
 
 from modernbert import config as toml
 from modernbert.errors import ConfigError
-from modernbert.files import LOCK, atomic_directory, atomic_write, file_hash, settle
+from modernbert.files import LOCK, atomic_directory, atomic_write, complete_pending_write, file_hash
 from modernbert.model.folder import TOKENIZER_FILES
 from modernbert.text.documents import find_files
 from modernbert.text.records import Source
@@ -48,7 +48,7 @@ def claim_folder(recipe: Recipe, results: str = "report.json", overwrite: bool =
         DataError: a file of the data is missing.
     """
     folder, path = recipe.output, recipe.output / "recipe.toml"
-    settle(folder)
+    complete_pending_write(folder)
     kind = type(recipe)
     removed = overwrite and remove_finetuning(folder, kind)
     over = any((folder / name).exists() for name in (results, FAILED))
@@ -105,7 +105,7 @@ def _check_free(folder: Path, kind: type[Recipe]) -> None:
 @contextmanager
 def replaced_results(recipe: Recipe) -> Iterator[Path]:
     """A new folder whose files replace those of the run. Other files in the folder stay."""
-    with atomic_directory(recipe.output, own=("training", FAILED)) as partial:
+    with atomic_directory(recipe.output, owned_names=("training", FAILED)) as partial:
         yield partial
 
 

@@ -147,7 +147,9 @@ class StableAdamW(torch.optim.Optimizer):
         decay = 1 - lr / group["peak_lr"] * group["weight_decay"]
         values, mean, square = (_local(x) for x in (parameter, state["exp_avg"], state["exp_avg_sq"]))
         if _native_supports(values, mean, square):
-            native_operators.stable_adamw_move(values, mean, square, group["eps"], kept=float(decay), rate=float(lr))
+            native_operators.stable_adamw_move(
+                values, mean, square, group["eps"], decay_factor=float(decay), rate=float(lr)
+            )
             return
         for p, m, v in _blocks(values, mean, square):
             if group["weight_decay"]:

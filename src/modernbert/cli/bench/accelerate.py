@@ -39,16 +39,17 @@ def bench_accelerate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare sentence-transformers on your texts before and after `accelerate`, and with our own classes."""
+    """Compare sentence-transformers on your texts before and after `accelerate`, and the classes of this package."""
     from modernbert.bench.accelerate import bench_accelerate as measure
     from modernbert.errors import ConfigError
     from modernbert.integrations.backbone import Precision
 
-    wanted = precision or ["auto", "int8"]
-    if unknown := sorted(set(wanted) - set(get_args(Precision))):
-        raise ConfigError(f"There is no precision {unknown[0]!r}; take one of {', '.join(get_args(Precision))}.")
+    precisions = precision or ["auto", "int8"]
+    if unknown := sorted(set(precisions) - set(get_args(Precision))):
+        raise ConfigError(f"There is no precision {unknown[0]!r}; choose one of {', '.join(get_args(Precision))}.")
     found = measure(
-        folder, texts, limit=limit, batch_size=batch_size, precisions=[p for p in get_args(Precision) if p in wanted],
+        folder, texts, limit=limit, batch_size=batch_size,
+        precisions=[one for one in get_args(Precision) if one in precisions],
         rounds=rounds, threads=threads, tolerance=tolerance, processor_time=processor_time,
     )  # fmt: skip
     if as_json:
@@ -57,8 +58,8 @@ def bench_accelerate(
     clock = ", processor time" if found.processor_time else ""
     what = "pairs" if found.kind == "rerank" else "texts"
     typer.echo(
-        f"{found.model}: {found.texts:,} {what}, {found.tokens:,} tokens, longest {found.longest}; batches of "
-        f"{found.batch_size}, {found.threads} threads, {found.rounds} rounds{clock}; plain products in fp32 "
+        f"{found.model}: {found.texts:,} {what}, {found.tokens:,} tokens, longest {found.longest}; batch size "
+        f"{found.batch_size}, {found.threads} threads, {found.rounds} rounds{clock}; fp32 matrix products "
         f"{found.gflops:.0f} GFLOP/s\n"
     )
     rows = [

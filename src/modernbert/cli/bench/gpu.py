@@ -1,4 +1,4 @@
-"""`modernbert bench loop`, `attention`, `ceilings` and `gpu-report`: measurements of a GPU machine."""
+"""`modernbert bench loop`, `attention`, `ceilings` and `gpu-report`: measurements on a GPU machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,12 +22,12 @@ app = typer.Typer()
 def bench_loop(
     model: Annotated[str, typer.Option(help="The preset to train: base, large, 28m, mini or tiny.")] = "28m",
     device: Device = "cpu",
-    seconds: Annotated[float, typer.Option(help="Approximate duration of the run, without its start.")] = 10.0,
+    seconds: Annotated[float, typer.Option(help="Approximate duration of the run, without startup.")] = 10.0,
     steps: Annotated[int | None, typer.Option(help="Number of updates, instead of --seconds.")] = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """The overhead of the training loop: a `pretrain` run on random tokens, and its training step alone."""
+    """The overhead of the training loop: a `pretrain` run on random tokens, compared with its training step alone."""
     from modernbert.bench.cuda import select_target
     from modernbert.bench.loop import bench_loop as measure
 
@@ -100,7 +100,7 @@ def bench_gpu_report(
     merged: Annotated[Path | None, typer.Option(help="Write all reports as one file.", metavar="FILE.json")] = None,
     brief: Annotated[bool, typer.Option("--brief", help="Leave out kernels and scaling.")] = False,
 ) -> None:
-    """Print the reports of a run on a GPU machine as tables in Markdown."""
+    """Print the reports of a run on a GPU machine as Markdown tables."""
     from modernbert.bench.gpu_report import read_results, render, update_page, write_results
 
     found = read_results(results)

@@ -51,4 +51,4 @@ def bench_levels(
         )
         for result in report.results
     ]  # fmt: skip
-    print_table(("products", "workload", "automatic", *levels, "automatic of the best"), rows)
+    print_table(("dtype", "workload", "automatic", *levels, "automatic / best"), rows)

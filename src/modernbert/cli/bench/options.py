@@ -1,4 +1,4 @@
-"""Options that several `bench` commands share, and how they write and print reports."""
+"""Options that several `bench` commands share, and functions to write and print reports."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -24,7 +24,7 @@ ProfileOption = Annotated[
     bool,
     typer.Option("--profile", help="On CUDA: the longest kernels, and the shares of matrix products and attention."),
 ]
-Figure = Annotated[Path | None, typer.Option(help="Draw a figure, as PNG and SVG.", metavar="FILE.png")]
+Figure = Annotated[Path | None, typer.Option(help="Plot a figure, as PNG and SVG.", metavar="FILE.png")]
 
 
 def refuse_profile(profile: bool) -> None:
@@ -36,11 +36,11 @@ def refuse_profile(profile: bool) -> None:
     from modernbert.errors import ConfigError
 
     if profile:
-        raise ConfigError("--profile shows the kernels of a CUDA device; add --device cuda, or leave it out.")
+        raise ConfigError("--profile shows the kernels of a CUDA device; add --device cuda, or remove --profile.")
 
 
 def write_if_given(report: Any, output: Path | None) -> None:
-    """Write a report as JSON, if --output is given."""
+    """Write a report as JSON if --output is given."""
     from modernbert.bench.report import write_report
 
     if output is not None:

@@ -15,7 +15,7 @@ app = typer.Typer()
 
 _Model = Annotated[str, typer.Option(help="A model folder that sentence-transformers can load.")]
 _Engine = Annotated[list[str] | None, typer.Option("--engine", help="fp32, bf16 or int8; may be repeated.")]
-_Threads = Annotated[int | None, typer.Option(help="Number of threads of both. [default: all]")]
+_Threads = Annotated[int | None, typer.Option(help="Number of threads of both engines. [default: all]")]
 _Rounds = Annotated[int, typer.Option(help="Timed rounds.")]
 _Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of texts.")]
 _Key = Annotated[str, typer.Option(help="The column or JSON key of the text.")]
@@ -88,7 +88,7 @@ def _print(report: "RetrievalReport", as_json: bool) -> None:
         return
     typer.echo(f"{report.model}: {report.texts:,} texts, {report.tokens:,} tokens, {report.threads} threads")
     print_table(
-        ("engine", "texts/s", "tokens/s", "speedup", "error", "least cosine", "memory"),
+        ("engine", "texts/s", "tokens/s", "speedup", "error", "lowest cosine", "memory"),
         [
             (
                 one.engine,

@@ -28,9 +28,7 @@ app = typer.Typer()
 )
 def bench_serve(
     model: Annotated[str, typer.Argument(help="The folder of an embedder.")],
-    texts: Annotated[
-        list[str], typer.Option(help="Files with texts, each paragraph of which is a request; may be repeated.")
-    ],
+    texts: Annotated[list[str], typer.Option(help="Files with texts; each paragraph is a request; may be repeated.")],
     beside: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,7 +37,7 @@ def bench_serve(
         ),
     ] = None,
     share: Annotated[
-        list[float] | None, typer.Option(help="Measure only this share of the saturation; may be repeated.")
+        list[float] | None, typer.Option(help="Measure only this share of the saturation rate; may be repeated.")
     ] = None,
     seconds: Annotated[float, typer.Option(help="Duration of each request rate.")] = 10.0,
     threads: Annotated[int, typer.Option(help="Threads of each server.")] = 1,
@@ -48,7 +46,7 @@ def bench_serve(
         list[str] | None,
         typer.Option(help="Our server in float32, bfloat16 or int8; may be repeated. [default: as in the file]"),
     ] = None,
-    soak: Annotated[float | None, typer.Option(help="Only our server, at saturation, for this many seconds.")] = None,
+    soak: Annotated[float | None, typer.Option(help="Only load our server at saturation, for these seconds.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="FILE.json")] = None,
     as_json: Json = False,
 ) -> None:
@@ -57,17 +55,17 @@ def bench_serve(
     from modernbert.bench.report import write_report
     from modernbert.errors import ConfigError
 
-    wanted = list(dict.fromkeys(precision or [""]))
-    if unknown := sorted(set(wanted) - set(get_args(serving.ServedPrecision))):
-        raise ConfigError(f"There is no precision {unknown[0]!r} for this; take float32, bfloat16 or int8.")
+    precisions = list(dict.fromkeys(precision or [""]))
+    if unknown := sorted(set(precisions) - set(get_args(serving.ServedPrecision))):
+        raise ConfigError(f"There is no precision {unknown[0]!r}; choose float32, bfloat16 or int8.")
     ours = {
         serving.OURS + (f", {one}" if one else ""): serving.our_command(model, one)
         for one in get_args(serving.ServedPrecision)
-        if one in wanted
+        if one in precisions
     }
     if soak is not None:
         if len(ours) > 1:
-            raise ConfigError("--soak watches one server; give one --precision.")
+            raise ConfigError("--soak measures one server; give one --precision.")
         [(name, command)] = ours.items()
         found = serving.soak(model, texts, name, command, seconds=soak, threads=threads)
         if output is not None:
@@ -93,8 +91,8 @@ def _print(report: "ServingReport", as_json: bool) -> None:
         print_json(asdict(report))
         return
     shortest, median, longest = report.tokens_of_texts
-    where = ", ".join(f"{name} {value}" for name, value in report.machine.items())
-    typer.echo(f"{report.model}; threads: {report.threads}; {where}")
+    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
+    typer.echo(f"{report.model}; threads: {report.threads}; {machine}")
     typer.echo(f"{report.texts:,} texts of {shortest} to {longest} tokens, median {median}\n")
     header = (
         "server",
@@ -136,5 +134,5 @@ def _print_soak(report: "SoakReport", as_json: bool) -> None:
         f"{report.server}, {report.seconds:,.0f} s at saturation: {report.sent:,} requests, {report.answered:,} "
         f"answered, {report.errors} errors, {report.lost} lost; {report.tokens_per_second:,.0f} tokens/s; memory "
         f"{report.first_mebibytes:,.0f} to {report.last_mebibytes:,.0f} MiB, "
-        f"{report.mebibytes_per_minute:+.2f} MiB a minute"
+        f"{report.mebibytes_per_minute:+.2f} MiB per minute"
     )

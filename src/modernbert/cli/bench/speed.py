@@ -65,7 +65,7 @@ def bench_inference(
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Compare encoding with transformers and other peers: first the outputs, then the speed, in turns."""
+    """Compare encoding with transformers and other engines: first the outputs, then the speed, in alternating order."""
     from modernbert.bench.cuda_inference import bench_cuda_inference
     from modernbert.bench.inference import bench_inference as bench_cpu_inference
 
@@ -104,7 +104,7 @@ def bench_training(
     figure: Figure = None,
     as_json: Json = False,
 ) -> None:
-    """Compare masked-LM training steps with transformers: first the gradients, then the speed, in turns."""
+    """Compare masked-LM training steps with transformers: first the gradients, then the speed, in alternating order."""
     from modernbert.bench.cuda_training import bench_cuda_training
     from modernbert.bench.training import bench_training as bench_cpu_training
 
@@ -167,7 +167,7 @@ def bench_scaling(
         print_json(asdict(report))
         return
     print_machine(report.model, report.dtype, report.machine)
-    typer.echo("| tokens | threads | engine | microseconds a token: median (range) | error |\n|---|---|---|---|---|")
+    typer.echo("| tokens | threads | engine | microseconds per token: median (range) | error |\n|---|---|---|---|---|")
     for point in report.points:
         cost = point.cost
         shown = f"{cost.median:,.1f} ({cost.lowest:,.1f} to {cost.highest:,.1f})" if cost else "not ranked"
@@ -185,11 +185,11 @@ def bench_scaling(
 )
 def bench_compare(
     old: Annotated[Path, typer.Argument(help="A report that --output wrote.", metavar="OLD.json")],
-    new: Annotated[Path, typer.Argument(help="A later one.", metavar="NEW.json")],
-    tolerance: Annotated[float, typer.Option(help="How much a ratio may fall, as a fraction.")] = 0.1,
+    new: Annotated[Path, typer.Argument(help="A later report.", metavar="NEW.json")],
+    tolerance: Annotated[float, typer.Option(help="Maximum decrease of a ratio, as a fraction.")] = 0.1,
     as_json: Json = False,
 ) -> None:
-    """Compare the ratios to transformers in two reports; exit status 1 if one fell."""
+    """Compare the ratios to transformers in two reports; exit status 1 if a ratio decreased."""
     from modernbert.bench.report import compare_reports, read_report
 
     found = compare_reports(read_report(old), read_report(new), tolerance)

@@ -171,7 +171,7 @@ def bench_loader(
     gigabytes: Annotated[
         float, typer.Option(help="Size of the larger corpus; the smaller one has a hundredth.")
     ] = 10.0,
-    folder: Annotated[Path, typer.Option(help="Where the temporary corpora are written.")] = Path(),
+    folder: Annotated[Path, typer.Option(help="Folder for the temporary corpora.")] = Path(),
     tokens: Annotated[int, typer.Option(help="Tokens in a round.")] = 10_000_000,
     rounds: Annotated[int, typer.Option(help="Timed rounds from the disk, and again from the page cache.")] = 5,
     as_json: Json = False,

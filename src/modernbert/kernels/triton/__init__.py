@@ -1,7 +1,7 @@
 """Kernels in Triton for CUDA devices: attention, rotation, layer norm, GeGLU, cross-entropy, StableAdamW.
 
-Importing this package does not import the triton library, which a CPU build of torch does not have; importing one of
-its modules does. With `TRITON_INTERPRET=1` in the environment before that, the kernels run on CPU tensors in Triton's
+Importing this package does not import the triton library, which a CPU build of torch lacks; importing one of its
+modules does. If `TRITON_INTERPRET=1` is in the environment before that, the kernels run on CPU tensors in Triton's
 interpreter, to test their numerics without a GPU.
 """
 
@@ -12,7 +12,7 @@ import torch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-_installed = importlib.util.find_spec("triton") is not None  # known at import: torch.compile cannot trace the search
+_installed = importlib.util.find_spec("triton") is not None  # at import, since torch.compile cannot trace find_spec
 _devices: dict[str, str | None] = {}  # the reason why CUDA cannot be used, once determined
 
 
@@ -29,7 +29,7 @@ def unavailable() -> str | None:
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run here, and on such tensors: fp32, bf16 or fp16 on CUDA, or on the CPU if interpreted."""
+    """Whether the kernels support these tensors: fp32, bf16 or fp16 on CUDA, or on the CPU if interpreted."""
     if dtype not in DTYPES:
         return False
     if device.type == "cuda":
@@ -45,8 +45,8 @@ def _cuda_unavailable() -> str | None:
 
 def _why_not_on_cuda() -> str | None:
     if not _installed:
-        return "needs the package triton, which PyTorch for CUDA brings"
+        return "needs the package triton, which is part of PyTorch for CUDA"
     if not torch.cuda.is_available():
         return "needs a CUDA device"
     major, minor = torch.cuda.get_device_capability()
-    return None if major >= 8 else f"needs compute capability 8.0, and this device has {major}.{minor}"
+    return None if major >= 8 else f"needs compute capability 8.0, but this device has {major}.{minor}"

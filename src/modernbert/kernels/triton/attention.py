@@ -1,6 +1,6 @@
-"""Variable-length attention straight from packed q, k and v: a window layer visits only the blocks in its window.
+"""Variable-length attention on packed q, k and v; a window layer computes only the blocks in its window.
 
-Queries and keys are turned in one pass before `attention_kernels` compute, in tiles of the sizes that are here.
+Queries and keys are rotated in one pass before; `attention_kernels` computes tiles of the sizes that are set here.
 """
 
 from dataclasses import dataclass
@@ -25,32 +25,32 @@ from modernbert.packed import Sequences
 
 @dataclass(frozen=True)
 class Blocks:
-    """The sizes of one kernel: rows that a program owns, rows that it visits at a time, warps, stages of loading.
+    """The sizes of one kernel: rows of a program's tile, rows of a block in its loop, warps, and pipeline stages.
 
-    `registers` is the most that a thread may take, so that more programs fit on a processor.
+    `registers` is the maximum number per thread, so that more programs fit on a multiprocessor.
     """
 
-    own: int
-    visit: int
+    tile_rows: int
+    block_rows: int
     warps: int
     stages: int
     registers: int | None = None
 
     @property
     def options(self) -> dict[str, int]:
-        """What the launch of a kernel takes."""
+        """The launch options of a kernel."""
         found = {"num_warps": self.warps, "num_stages": self.stages}
         return found if self.registers is None else found | {"maxnreg": self.registers}
 
 
-# (forward, gradient of queries, gradient of keys), the fastest of a dozen each on H100 and H200 at heads of 64
+# (forward, query gradient, key gradient): the fastest of a dozen sizes each on H100 and H200 with head_dim 64
 GLOBAL = Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(64, 64, 4, 3, 168)
 LOCAL = Blocks(64, 32, 4, 3), Blocks(64, 32, 4, 2), Blocks(64, 32, 4, 2, 128)
 WIDE = (
     Blocks(64, 32, 4, 2),
     Blocks(64, 32, 4, 1),
     Blocks(64, 32, 4, 1),
-)  # heads above 64, and fp32: less fits on the chip
+)  # for head_dim above 64 and fp32, which need more shared memory
 
 
 def blocks(window: int, dim: int, dtype: torch.dtype) -> tuple[Blocks, Blocks, Blocks]:
@@ -61,14 +61,14 @@ def blocks(window: int, dim: int, dtype: torch.dtype) -> tuple[Blocks, Blocks, B
 
 
 def tile_sizes(window: int, dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Rows of the tiles that the three kernels want a table of."""
+    """Rows of the tiles of the three kernels."""
     forward, queries, keys = blocks(window, dim, dtype)
-    return forward.own, queries.own, keys.own
+    return forward.tile_rows, queries.tile_rows, keys.tile_rows
 
 
 def forward(qkv: Tensor, row_tiles: Tensor, window: int, sizes: Blocks | None = None) -> tuple[Tensor, Tensor]:
-    """Attention over turned q and k, (tokens, 3, heads, head_dim) contiguous: the result, and the logsumexp of the
-    scores in powers of 2, (heads, tokens)."""
+    """Attention with rotated q and k, (tokens, 3, heads, head_dim) contiguous: the result, and the base-2 logsumexp of
+    the scores, (heads, tokens)."""
     tokens, _, heads, dim = qkv.shape
     out = qkv.new_empty(tokens, heads, dim)
     logsumexp = qkv.new_empty(heads, tokens, dtype=torch.float32)
@@ -77,8 +77,8 @@ def forward(qkv: Tensor, row_tiles: Tensor, window: int, sizes: Blocks | None = 
         with on_device_of(qkv):
             attention_forward_kernel[(len(row_tiles), heads)](
                 qkv, row_tiles, out, logsumexp, tokens, dim**-0.5 * LOG2_E.value,
-                HEADS=heads, DIM=dim, DIM_BLOCK=power_of_two(dim), WINDOW=window, ROWS=size.own, KEYS=size.visit,
-                PRECISE=qkv.dtype == torch.float32, **size.options,
+                HEADS=heads, DIM=dim, DIM_BLOCK=power_of_two(dim), WINDOW=window, ROWS=size.tile_rows,
+                KEYS=size.block_rows, PRECISE=qkv.dtype == torch.float32, **size.options,
             )  # fmt: skip
     return out, logsumexp
 
@@ -95,15 +95,14 @@ def backward(
     logsumexp: Tensor,
     sizes: tuple[Blocks, Blocks] | None = None,
 ) -> Tensor:
-    """The gradient of q, k and v before they were turned; `qkv` is what `forward` was given."""
+    """The gradient of q, k and v before the rotation; `qkv` is the input of `forward`."""
     tokens, _, heads, dim = qkv.shape
     grad, result = grad.contiguous(), torch.empty_like(qkv)
     delta = torch.empty_like(logsumexp)
     queries, keys = sizes or blocks(window, dim, qkv.dtype)[1:]
-    turned = cos is not None
     angles = (cos, sin, cos.stride(0)) if cos is not None else (logsumexp, logsumexp, 0)
     constants = {
-        "HEADS": heads, "DIM": dim, "DIM_BLOCK": power_of_two(dim), "WINDOW": window, "ROTATED": turned,
+        "HEADS": heads, "DIM": dim, "DIM_BLOCK": power_of_two(dim), "WINDOW": window, "ROTATED": cos is not None,
         "PRECISE": qkv.dtype == torch.float32,
     }  # fmt: skip
     if tokens:
@@ -111,11 +110,11 @@ def backward(
         with on_device_of(qkv):
             attention_query_gradient_kernel[(len(query_tiles), heads)](
                 qkv, query_tiles, out, logsumexp, grad, delta, result, *angles, tokens, scale,
-                ROWS=queries.own, KEYS=queries.visit, **queries.options, **constants,
+                ROWS=queries.tile_rows, KEYS=queries.block_rows, **queries.options, **constants,
             )  # fmt: skip
             attention_key_gradient_kernel[(len(key_tiles), heads)](
                 qkv, key_tiles, logsumexp, grad, delta, result, *angles, tokens, scale,
-                KEYS=keys.own, ROWS=keys.visit, **keys.options, **constants,
+                KEYS=keys.tile_rows, ROWS=keys.block_rows, **keys.options, **constants,
             )  # fmt: skip
     return result
 
@@ -123,7 +122,7 @@ def backward(
 def varlen_attention(
     qkv: Float[Tensor, "tokens 3 heads head_dim"], sequences: Sequences, window: int | None, rope: Rope | None
 ) -> Float[Tensor, "tokens heads head_dim"]:
-    """softmax(q k^T / sqrt(head_dim)) v inside each sequence, where |i - j| <= window, of q and k turned by `rope`."""
+    """softmax(q k^T / sqrt(head_dim)) v inside each sequence, where |i - j| <= window; `rope` rotates q and k."""
     side = _side(window, sequences)
     forward_tiles, query_tiles, key_tiles = (
         tiles(sequences, size) for size in tile_sizes(side, qkv.shape[-1], qkv.dtype)
@@ -134,12 +133,12 @@ def varlen_attention(
 
 
 def attend(
-    turned: Float[Tensor, "tokens 3 heads head_dim"], sequences: Sequences, window: int | None
+    rotated_qkv: Float[Tensor, "tokens 3 heads head_dim"], sequences: Sequences, window: int | None
 ) -> Float[Tensor, "tokens heads head_dim"]:
-    """Attention without gradients, of q and k that are turned already."""
+    """Attention with rotated q and k, without gradients."""
     side = _side(window, sequences)
-    size = tile_sizes(side, turned.shape[-1], turned.dtype)[0]
-    return forward(turned, tiles(sequences, size), side)[0]
+    size = tile_sizes(side, rotated_qkv.shape[-1], rotated_qkv.dtype)[0]
+    return forward(rotated_qkv, tiles(sequences, size), side)[0]
 
 
 def _side(window: int | None, sequences: Sequences) -> int:
@@ -157,12 +156,12 @@ def triton_attention(
     key_tiles: Tensor,
     window: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention of q and k that are turned first, the logsumexp, and the turned q, k and v for the backward pass.
+    """Attention after the rotation of q and k, the logsumexp, and rotated q, k and v for the backward pass.
 
-    `cos` and `sin` are (tokens, head_dim / 2), fp32, rows of one stride. A negative window is global.
+    `cos` and `sin` are (tokens, head_dim / 2), fp32, with rows of equal stride. A negative window is global.
     """
-    turned = qkv.contiguous().clone() if cos is None or sin is None else rotated(qkv, cos, sin)
-    return *forward(turned, forward_tiles, window), turned
+    rotated_qkv = qkv.contiguous().clone() if cos is None or sin is None else rotated(qkv, cos, sin)
+    return *forward(rotated_qkv, forward_tiles, window), rotated_qkv
 
 
 @triton_attention.register_fake
@@ -175,7 +174,7 @@ def _(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
 @torch.library.custom_op("modernbert::triton_attention_backward", mutates_args=())
 def triton_attention_backward(
     grad: Tensor,
-    turned: Tensor,
+    rotated_qkv: Tensor,
     cos: Tensor | None,
     sin: Tensor | None,
     query_tiles: Tensor,
@@ -185,26 +184,26 @@ def triton_attention_backward(
     logsumexp: Tensor,
 ) -> Tensor:
     """The gradient of qkv."""
-    return backward(grad, turned, cos, sin, query_tiles, key_tiles, window, out, logsumexp)
+    return backward(grad, rotated_qkv, cos, sin, query_tiles, key_tiles, window, out, logsumexp)
 
 
 @triton_attention_backward.register_fake
-def _(grad: Tensor, turned: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(turned)
+def _(grad: Tensor, rotated_qkv: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(rotated_qkv)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, cos, sin, _, query_tiles, key_tiles, window = inputs
-    out, logsumexp, turned = output
+    out, logsumexp, rotated_qkv = output
     ctx.window = window
-    ctx.save_for_backward(turned, cos, sin, query_tiles, key_tiles, out, logsumexp)
-    ctx.mark_non_differentiable(logsumexp, turned)
+    ctx.save_for_backward(rotated_qkv, cos, sin, query_tiles, key_tiles, out, logsumexp)
+    ctx.mark_non_differentiable(logsumexp, rotated_qkv)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    turned, cos, sin, query_tiles, key_tiles, out, logsumexp = ctx.saved_tensors
-    found = triton_attention_backward(grad, turned, cos, sin, query_tiles, key_tiles, ctx.window, out, logsumexp)
+    rotated_qkv, cos, sin, query_tiles, key_tiles, out, logsumexp = ctx.saved_tensors
+    found = triton_attention_backward(grad, rotated_qkv, cos, sin, query_tiles, key_tiles, ctx.window, out, logsumexp)
     return found, None, None, None, None, None, None
 
 

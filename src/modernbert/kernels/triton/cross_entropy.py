@@ -1,8 +1,8 @@
-"""Cross-entropy of rows of logits, and its gradient in their place.
+"""Cross-entropy of rows of logits, which its gradient overwrites.
 
-A row is read twice: 100 KB for 50,368 logits in bf16, so the second pass finds it in L2, as long as few rows are under
-way at a time. That is why there is one program a processor, with two rows at once, which share what is read of the bias
-(200 KB in fp32).
+A row is read twice: 100 KB for 50,368 logits in bf16. The second pass finds it in L2 if few rows are processed at a
+time. So there is one program per multiprocessor, with two rows at a time that share the loads of the bias (200 KB in
+fp32).
 """
 
 from typing import Any, no_type_check
@@ -16,9 +16,9 @@ from modernbert.kernels.operator import Operator
 from modernbert.kernels.triton.launch import num_processors, on_device_of, power_of_two
 from modernbert.packed import IGNORED
 
-ROWS, LANES, VECTOR, WARPS = 2, 1024, 8, 32  # of a tile: rows, and columns as lanes with one running maximum each
-SUM_ROWS, SUM_COLUMNS, SUM_WARPS = 32, 256, 8  # of a tile of the sum over rows
-SPLIT_ROWS = 1024  # rows that one program of that sum adds up
+ROWS, LANES, VECTOR, WARPS = 2, 1024, 8, 32  # of a tile; each lane of columns has a running maximum
+SUM_ROWS, SUM_COLUMNS, SUM_WARPS = 32, 256, 8  # of a tile of the column sum
+SPLIT_ROWS = 1024  # rows that one program of the column sum adds
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -28,7 +28,7 @@ def softmax_kernel(
     VOCAB: tl.constexpr, IGNORED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, VECTOR: tl.constexpr,
     BIAS: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
-    """The loss of each row in nats; GRADIENT: softmax - one-hot takes the place of the logits."""
+    """The loss of each row in nats. GRADIENT: softmax - one-hot overwrites the logits."""
     lane = tl.arange(0, LANES)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
     for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
         row = first + tl.arange(0, ROWS)
@@ -37,11 +37,11 @@ def softmax_kernel(
         counts = label != IGNORED
         known = (label >= 0) & (label < VOCAB)
         start = logits + row.to(tl.int64) * VOCAB
-        # Read before anything is written: the sums over threads below stand between this and the second pass.
+        # Read before the second pass writes; the reductions over threads below synchronize the passes.
         target = tl.load(start + label, mask=known, other=float("nan")).to(tl.float32)
         if BIAS:
             target += tl.load(bias + label, mask=known, other=0.0).to(tl.float32)
-        highest = tl.full((ROWS, LANES), -1e38, dtype=tl.float32)  # finite, so that -inf - highest is no NaN
+        highest = tl.full((ROWS, LANES), -1e38, dtype=tl.float32)  # finite, so that -inf - highest is not NaN
         total = tl.zeros((ROWS, LANES), dtype=tl.float32)
         for begin in range(0, VOCAB, LANES * VECTOR):
             column = begin + lane
@@ -53,7 +53,7 @@ def softmax_kernel(
             total = total * tl.exp(highest - top) + tl.sum(tl.exp(x - top[:, :, None]), 2)
             highest = top
         top = tl.max(highest, 1)
-        normaliser = tl.sum(total * tl.exp(highest - top[:, None]), 1)  # of e^(x - top): exact for large x as well
+        normaliser = tl.sum(total * tl.exp(highest - top[:, None]), 1)  # of e^(x - top), without overflow for large x
         tl.store(losses + row, tl.where(counts, tl.log(normaliser) + (top - target), 0.0), mask=inside)
         if GRADIENT:
             share = 1.0 / normaliser
@@ -75,7 +75,7 @@ def softmax_kernel(
 def column_sum_kernel(
     x, partial, rows, WIDTH: tl.constexpr, SPLIT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """The sum over SPLIT rows of COLUMNS columns."""
+    """The sums of COLUMNS columns over SPLIT rows."""
     across: tl.constexpr = (WIDTH + COLUMNS - 1) // COLUMNS
     column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     split = tl.program_id(0) // across
@@ -90,8 +90,8 @@ def column_sum_kernel(
 def _softmax_gradient(logits: Tensor, bias: Tensor | None, labels: Tensor, gradient: bool) -> Tensor:
     """The cross-entropy (nats, fp32) of each row's label under softmax(logits + bias).
 
-    With `gradient`, softmax - one-hot takes the place of the logits. A row labelled -100 has neither loss nor gradient;
-    any other label outside the vocabulary makes its loss NaN, since a device cannot raise an error without waiting.
+    With `gradient`, softmax - one-hot overwrites the logits. A row labelled -100 has no loss and no gradient. Any other
+    label outside the vocabulary gives a NaN loss, since raising an error would need to wait for the device.
     """
     assert logits.is_contiguous()
     rows, vocab = logits.shape
@@ -116,7 +116,7 @@ softmax_gradient = Operator("triton_softmax_gradient", _softmax_gradient, _losse
 
 
 def _column_sum(x: Tensor) -> Tensor:
-    """The sum over the rows of a matrix, in fp32, in an order that depends on its shape alone."""
+    """The sum over the rows of a matrix, in fp32, in an order that depends only on its shape."""
     x = x.contiguous()
     rows, width = x.shape
     splits = max(1, triton.cdiv(rows, SPLIT_ROWS))

@@ -10,13 +10,13 @@ from torch import Tensor
 from modernbert.kernels.operator import Operator
 from modernbert.kernels.triton.launch import on_device_of
 
-ROWS, COLUMNS, WARPS = 16, 128, 4  # of a tile; 128 divides the width of the published models, or nearly
+ROWS, COLUMNS, WARPS = 16, 128, 4  # of a tile; 128 divides the widths of the published models almost evenly
 
 
 @triton.jit
 @no_type_check
 def _place(rows, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows (64 bits), columns and mask of this program's tile. Neighbours are beside each other in memory."""
+    """Rows (int64), columns and mask of this program's tile. Consecutive programs have adjacent columns."""
     across: tl.constexpr = (WIDTH + COLUMNS - 1) // COLUMNS
     row = tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
@@ -40,9 +40,9 @@ def geglu_backward_kernel(grad, x, result, rows, WIDTH: tl.constexpr, ROWS: tl.c
     a = tl.load(x + row * (2 * WIDTH) + column, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(x + row * (2 * WIDTH) + WIDTH + column, mask=mask, other=0.0).to(tl.float32)
     given = tl.load(grad + row * WIDTH + column, mask=mask, other=0.0).to(tl.float32)
-    below = 0.5 * (1.0 + tl.math.erf(a * 0.7071067811865476))  # the normal distribution function, and its density
+    cdf = 0.5 * (1.0 + tl.math.erf(a * 0.7071067811865476))  # of the normal distribution
     density = 0.3989422804014327 * tl.exp(-0.5 * a * a)
-    a_grad, b_grad = given * b * (below + a * density), given * a * below
+    a_grad, b_grad = given * b * (cdf + a * density), given * a * cdf
     tl.store(result + row * (2 * WIDTH) + column, a_grad.to(result.dtype.element_ty), mask=mask)
     tl.store(result + row * (2 * WIDTH) + WIDTH + column, b_grad.to(result.dtype.element_ty), mask=mask)
 
@@ -70,7 +70,7 @@ def _geglu(x: Tensor) -> Tensor:
 
 
 def _geglu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of x, from x itself: nothing else is kept."""
+    """The gradient of x, recomputed from x."""
     x, grad = x.contiguous(), grad.contiguous()
     result = torch.empty_like(x)
     if grad.numel():

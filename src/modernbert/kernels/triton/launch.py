@@ -1,4 +1,4 @@
-"""How the kernels are launched: on which device, with how many programs."""
+"""The device and the number of programs of a kernel launch."""
 
 import functools
 from contextlib import AbstractContextManager, nullcontext
@@ -11,13 +11,13 @@ from modernbert.kernels.triton import interpreted
 
 
 def on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Kernels launched inside run where `x` is: Triton launches on the current device, whatever it is given."""
+    """A context in which kernels run on the device of `x`: Triton launches on the current device."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @functools.cache
 def num_processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a device; 2 for the CPU, where the interpreter runs programs one by one."""
+    """Streaming multiprocessors of a device; 2 for the CPU, on which the interpreter runs programs sequentially."""
     if device.type == "cuda":
         count: int = torch.cuda.get_device_properties(device).multi_processor_count
         return count
@@ -25,14 +25,14 @@ def num_processors(device: torch.device) -> int:
 
 
 def power_of_two(number: int) -> int:
-    """The least power of 2 that is not smaller, the only lengths of a Triton tensor."""
+    """The smallest power of 2 that is not below `number`; lengths of Triton tensors must be powers of 2."""
     return 1 << max(0, number - 1).bit_length()
 
 
 def _repair_interpreter() -> None:
-    """Let a loop run up to a number that is known at run time only.
+    """Support loops with a bound that is known only at run time.
 
-    Triton's interpreter (3.6) makes an integer of an array with one element there, which NumPy 2.4 refuses.
+    For these, Triton's interpreter (3.6) converts an array with one element to an integer, which NumPy 2.4 refuses.
     """
     from triton.runtime import interpreter
 

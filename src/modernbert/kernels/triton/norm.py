@@ -1,7 +1,7 @@
 """Layer norm (Ba et al. 2016, arXiv 1607.06450) without bias in one pass, forward and backward.
 
-What comes before it belongs to the pass: the residual addition, or the look-up of embeddings. A warp reads whole rows
-of up to 1,024 columns, so that a sum over a row is a few shuffles and no program waits for another warp.
+The preceding residual addition or embedding look-up is fused into the pass. A warp reads complete rows of up to 1,024
+columns, so that a sum over a row needs only a few shuffles, without synchronization of warps.
 """
 
 from typing import Any, no_type_check
@@ -15,7 +15,7 @@ from modernbert.kernels.operator import Operator
 from modernbert.kernels.triton.launch import num_processors, on_device_of, power_of_two
 
 MAX_WIDTH = 8192
-TILE = 1024  # elements that one warp holds: 32 a thread
+TILE = 1024  # elements per warp, 32 per thread
 
 
 @triton.jit(do_not_specialize=["rows", "vocab"])
@@ -24,7 +24,7 @@ def norm_forward_kernel(
     x, y, tokens, weight, total, normed, mean, inverse, rows, vocab, epsilon,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr, GATHER: tl.constexpr,
 ):  # fmt: skip
-    """ROWS rows a program. ADD: y is added and the sum is written; GATHER: x is a table, with a row for each token.
+    """ROWS rows per program. ADD: y is added and the sum is written. GATHER: x is a table, indexed by `tokens`.
 
     The norm of a token outside the `vocab` rows of the table is NaN.
     """
@@ -44,7 +44,7 @@ def norm_forward_kernel(
         value += tl.load(y + at, mask=mask, other=0.0).to(tl.float32)
         rounded = value.to(total.dtype.element_ty)
         tl.store(total + at, rounded, mask=mask)
-        value = rounded.to(tl.float32)  # what the backward pass will read
+        value = rounded.to(tl.float32)  # as the backward pass reads it
     average = tl.sum(value, 1) / WIDTH
     centred = tl.where(mask, value - average[:, None], 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / WIDTH + epsilon)
@@ -64,8 +64,8 @@ def norm_backward_kernel(
 ):  # fmt: skip
     """Each program processes rows at a fixed stride, and writes its part of the weight's gradient.
 
-    STREAM: the gradient of the residual stream is added; NARROW: the result is written in a second dtype too; GATHER:
-    `total` is a table, with a row for each token.
+    STREAM: the gradient of the residual stream is added. NARROW: the result is also written in a second dtype. GATHER:
+    `total` is a table, indexed by `tokens`.
     """
     column = tl.arange(0, BLOCK)
     gain = tl.load(weight + column, mask=column < WIDTH, other=0.0).to(tl.float32)
@@ -100,7 +100,7 @@ def norm_backward_kernel(
 
 
 def tile(width: int) -> tuple[int, int, int]:
-    """Rows and columns of a tile, and the warps that share it."""
+    """Rows and columns of a tile, and its number of warps."""
     block = power_of_two(width)
     return max(1, TILE // block), block, max(1, block // TILE)
 
@@ -108,7 +108,7 @@ def tile(width: int) -> tuple[int, int, int]:
 def _forward(
     x: Tensor, y: Tensor | None, tokens: Tensor | None, weight: Tensor, epsilon: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(total, normed, mean, inverse); total is x where nothing is added."""
+    """(total, normed, mean, inverse); total is x if y is None."""
     width = x.shape[-1]
     assert 0 < width <= MAX_WIDTH, width
     shape = x.shape[:-1] if tokens is None else tokens.shape
@@ -116,11 +116,11 @@ def _forward(
     normed = torch.empty(*shape, width, dtype=dtype, device=x.device)
     mean, inverse = (torch.empty(shape, dtype=torch.float32, device=x.device) for _ in range(2))
     if rows := mean.numel():
-        at_once, block, warps = tile(width)
+        rows_at_once, block, warps = tile(width)
         with on_device_of(x):
-            norm_forward_kernel[triton.cdiv(rows, at_once),](
+            norm_forward_kernel[triton.cdiv(rows, rows_at_once),](
                 x, x if y is None else y, mean if tokens is None else tokens, weight, total, normed, mean, inverse,
-                rows, len(x), epsilon, WIDTH=width, ROWS=at_once, BLOCK=block, ADD=y is not None,
+                rows, len(x), epsilon, WIDTH=width, ROWS=rows_at_once, BLOCK=block, ADD=y is not None,
                 GATHER=tokens is not None, num_warps=warps,
             )  # fmt: skip
     return total, normed, mean, inverse
@@ -136,7 +136,7 @@ def _backward(
     weight: Tensor,
     narrow: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient in the dtype of `total`, the same in the dtype of `normed_grad` if `narrow`, and the weight's."""
+    """The gradient in the dtype of `total`, with `narrow` also in that of `normed_grad`, and the weight gradient."""
     width, normed_grad = total.shape[-1], normed_grad.contiguous()
     stream_grad = None if stream_grad is None else stream_grad.contiguous()
     grad = torch.empty_like(normed_grad, dtype=total.dtype)
@@ -144,14 +144,16 @@ def _backward(
     rows = mean.numel()
     if rows == 0:
         return grad, second, torch.zeros_like(weight)
-    at_once, block, warps = tile(width)
-    programs = min(triton.cdiv(rows, at_once), num_processors(total.device) * max(1, 16 // warps))  # as many as fit
+    rows_at_once, block, warps = tile(width)
+    programs = min(
+        triton.cdiv(rows, rows_at_once), num_processors(total.device) * max(1, 16 // warps)
+    )  # fills the device
     partial = torch.empty(programs, width, dtype=torch.float32, device=total.device)
     with on_device_of(total):
         norm_backward_kernel[programs,](
             normed_grad if stream_grad is None else stream_grad, normed_grad, total,
             mean if tokens is None else tokens, mean, inverse, weight, grad, second, partial, rows, len(total),
-            WIDTH=width, ROWS=at_once, BLOCK=block, STREAM=stream_grad is not None, NARROW=narrow,
+            WIDTH=width, ROWS=rows_at_once, BLOCK=block, STREAM=stream_grad is not None, NARROW=narrow,
             GATHER=tokens is not None, num_warps=warps,
         )  # fmt: skip
     return grad, second, partial.sum(0).to(weight.dtype)
@@ -204,7 +206,7 @@ norm_backward_twice = Operator("triton_norm_backward_twice", _norm_backward_twic
 def add_norm_backward(
     stream_grad: Tensor | None, normed_grad: Tensor, total: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, of y and of the weight. The first two are one tensor where their dtype is the same."""
+    """The gradients of x, of y and of the weight. The first two are one tensor if their dtypes are equal."""
     if normed_grad.dtype != total.dtype:
         gradients: tuple[Tensor, Tensor, Tensor] = norm_backward_twice(
             stream_grad, normed_grad, total, mean, inverse, weight
@@ -226,7 +228,7 @@ def _differentiate_add_norm(
     ctx: Any, stream_grad: Tensor | None, normed_grad: Tensor | None, *_: Any
 ) -> tuple[Any, ...]:
     total, mean, inverse, weight = ctx.saved_tensors
-    if normed_grad is None:  # nobody uses the norm
+    if normed_grad is None:  # the norm is unused
         normed_grad = torch.zeros_like(total, dtype=ctx.dtype)
     return *add_norm_backward(stream_grad, normed_grad, total, mean, inverse, weight), None, None
 
@@ -259,7 +261,7 @@ layer_norm = Operator("triton_layer_norm", _layer_norm, _layer_norm_shape, _keep
 def _embedding_norm(
     tokens: Tensor, table: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The layer norm in `dtype` of the table's row for each token, and mean and inverse deviation of each in fp32."""
+    """The layer norm in `dtype` of the table row of each token, and mean and inverse deviation of each row in fp32."""
     return _forward(table.contiguous(), None, tokens.contiguous(), weight.contiguous(), epsilon, dtype)[1:]
 
 
@@ -271,7 +273,7 @@ def _embedding_norm_shape(tokens: Tensor, table: Tensor, weight: Tensor, epsilon
 def _embedding_norm_backward(
     grad: Tensor, tokens: Tensor, table: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of the rows that were looked up, in the table's dtype, and of the weight."""
+    """The gradients of the looked-up rows, in the dtype of the table, and of the weight."""
     rows, _, weight_grad = _backward(None, grad, table, tokens, mean, inverse, weight, narrow=False)
     return rows, weight_grad
 

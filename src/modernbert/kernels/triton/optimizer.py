@@ -1,7 +1,7 @@
-"""StableAdamW (Wortsman et al. 2023, arXiv 2304.13013) of all tensors at once, in three launches.
+"""StableAdamW (Wortsman et al. 2023, arXiv 2304.13013) of all tensors in three launches.
 
-Tensors are addressed through a table of pointers and cut into chunks, one program each. Nothing is read by the host:
-the sums that a step depends on, the norm of all gradients too, stay on the device.
+Tensors are addressed through a table of pointers and split into chunks, with one program per chunk. The host reads
+nothing: the sums that a step depends on, including the norm of all gradients, stay on the device.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from modernbert.kernels.triton.launch import on_device_of
 
-CHUNK = 16384  # elements of a program
-BLOCK, WARPS = 2048, 8  # of them at a time
+CHUNK = 16384  # elements per program
+BLOCK, WARPS = 2048, 8  # elements per iteration of a program
 SETTINGS = 8  # columns of the table of settings
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a step needs to know of some of the tensors, besides their values."""
+    """The hyperparameters of a group of tensors for one step."""
 
     beta1: float  # both debiased
     beta2: float
@@ -51,7 +51,7 @@ def _pointer(tensors, tensor, COLUMN: tl.constexpr, ALIGNED: tl.constexpr):
 @triton.jit
 @no_type_check
 def _inside(at, size, MASKED: tl.constexpr):
-    """A mask, which is known to be true in whole chunks: only then are four numbers read by one instruction."""
+    """A mask that is a constant in full chunks, which allows loads of four numbers per instruction."""
     if MASKED:
         inside = at < size
     else:
@@ -72,10 +72,10 @@ def _all_squares(sums, count):
 
 @triton.jit
 @no_type_check
-def _gradient_scale(sums, count, settings, CUT: tl.constexpr):
-    """What the gradients are multiplied with to be no longer than the largest norm allowed."""
+def _gradient_scale(sums, count, settings, CLIP: tl.constexpr):
+    """The factor that clips the norm of all gradients."""
     scale = 1.0
-    if CUT:
+    if CLIP:
         scale = tl.minimum(tl.load(settings + 5) / (tl.sqrt(_all_squares(sums, count)) + 1e-6), 1.0)
     return scale
 
@@ -104,15 +104,15 @@ def _chunk_sums(
 @no_type_check
 def sums_kernel(
     tensors, chunks, settings, sums, partial, num_tensors, num_chunks,
-    RATIO: tl.constexpr, CUT: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    RATIO: tl.constexpr, CLIP: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Of each chunk, the sum of g^2; RATIO: and the sum of g^2 / max(v, epsilon^2) with the v that is to come."""
+    """The sum of g^2 over each chunk; with RATIO also the sum of g^2 / max(v, epsilon^2) with the updated v."""
     tensor, begin, size = _chunk(tensors, chunks, CHUNK)
-    own = settings + 8 * tl.load(tensors + 6 * tensor + 5)
-    scale = _gradient_scale(sums, num_tensors, settings, CUT)
+    group = settings + 8 * tl.load(tensors + 6 * tensor + 5)
+    scale = _gradient_scale(sums, num_tensors, settings, CLIP)
     gradient = _pointer(tensors, tensor, 1, ALIGNED)
     square = _pointer(tensors, tensor, 3, ALIGNED)
-    beta2, share2, epsilon = tl.load(own + 1), tl.load(own + 2), tl.load(own + 3)
+    beta2, share2, epsilon = tl.load(group + 1), tl.load(group + 2), tl.load(group + 3)
     if begin + CHUNK <= size:
         squares, ratios = _chunk_sums(
             gradient, square, begin, size, scale, beta2, share2, epsilon, RATIO, CHUNK, BLOCK, False
@@ -129,7 +129,7 @@ def sums_kernel(
 @triton.jit(do_not_specialize=["num_tensors", "num_chunks"])
 @no_type_check
 def tensor_sums_kernel(partial, first_chunks, sums, num_tensors, num_chunks, BLOCK: tl.constexpr):
-    """The sum of one kind over the chunks of one tensor, in their order."""
+    """The sum of one kind over the chunks of one tensor, in order."""
     tensor, kind = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(first_chunks + tensor), tl.load(first_chunks + tensor + 1)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -142,7 +142,7 @@ def tensor_sums_kernel(partial, first_chunks, sums, num_tensors, num_chunks, BLO
 @triton.jit
 @no_type_check
 def _move_chunk(
-    values, gradient, mean, square, begin, size, scale, share1, beta2, share2, epsilon, lr, kept,
+    values, gradient, mean, square, begin, size, scale, share1, beta2, share2, epsilon, lr, decay_factor,
     CHUNK: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     for first in range(0, CHUNK, BLOCK):
@@ -152,7 +152,7 @@ def _move_chunk(
         m = tl.load(mean + at, mask=inside, other=0.0)
         m += share1 * (g - m)
         v = tl.load(square + at, mask=inside, other=0.0) * beta2 + share2 * g * g
-        p = tl.load(values + at, mask=inside, other=0.0) * kept - lr * m / (tl.sqrt(v) + epsilon)
+        p = tl.load(values + at, mask=inside, other=0.0) * decay_factor - lr * m / (tl.sqrt(v) + epsilon)
         tl.store(mean + at, m, mask=inside)
         tl.store(square + at, v, mask=inside)
         tl.store(values + at, p, mask=inside)
@@ -162,35 +162,35 @@ def _move_chunk(
 @no_type_check
 def update_kernel(
     tensors, chunks, settings, sums, norm, num_tensors,
-    CUT: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    CLIP: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Moments and parameters of a chunk, unless the norm of all gradients is not finite."""
+    """Update moments and parameters of a chunk if the norm of all gradients is finite."""
     tensor, begin, size = _chunk(tensors, chunks, CHUNK)
-    own = settings + 8 * tl.load(tensors + 6 * tensor + 5)
+    group = settings + 8 * tl.load(tensors + 6 * tensor + 5)
     total = tl.sqrt(_all_squares(sums, num_tensors))
     if tl.program_id(0) == 0:
         tl.store(norm, total)
     if total < float("inf"):  # false for NaN too
         scale = 1.0
-        if CUT:
+        if CLIP:
             scale = tl.minimum(tl.load(settings + 5) / (total + 1e-6), 1.0)
-        share1, beta2, share2 = tl.load(own), tl.load(own + 1), tl.load(own + 2)
-        epsilon, lr, decay = tl.load(own + 3), tl.load(own + 4), tl.load(own + 6)
+        share1, beta2, share2 = tl.load(group), tl.load(group + 1), tl.load(group + 2)
+        epsilon, lr, decay = tl.load(group + 3), tl.load(group + 4), tl.load(group + 6)
         rms = tl.sqrt(tl.load(sums + num_tensors + tensor) / size.to(tl.float32))  # RMS_t of algorithm 2
         lr = lr / tl.maximum(rms, 1.0)
-        kept = 1.0 - lr * decay
+        decay_factor = 1.0 - lr * decay
         values = _pointer(tensors, tensor, 0, ALIGNED)
         gradient = _pointer(tensors, tensor, 1, ALIGNED)
         mean = _pointer(tensors, tensor, 2, ALIGNED)
         square = _pointer(tensors, tensor, 3, ALIGNED)
         if begin + CHUNK <= size:
             _move_chunk(
-                values, gradient, mean, square, begin, size, scale, share1, beta2, share2, epsilon, lr, kept,
+                values, gradient, mean, square, begin, size, scale, share1, beta2, share2, epsilon, lr, decay_factor,
                 CHUNK, BLOCK, False,
             )  # fmt: skip
         else:
             _move_chunk(
-                values, gradient, mean, square, begin, size, scale, share1, beta2, share2, epsilon, lr, kept,
+                values, gradient, mean, square, begin, size, scale, share1, beta2, share2, epsilon, lr, decay_factor,
                 CHUNK, BLOCK, True,
             )  # fmt: skip
 
@@ -211,10 +211,10 @@ class MultiTensor:
         settings: Sequence[Settings],
         max_norm: float | None,
     ) -> Tensor:
-        """Update (parameter, gradient, mean, square) of every tensor, of which `settings[kind]` says how.
+        """Update (parameter, gradient, mean, square) of every tensor with `settings[kind]`.
 
-        Gradients that are together longer than `max_norm` count as if they were cut to it. Returns the norm of all
-        gradients before that, 0-dim; where it is not finite, nothing is changed.
+        The norm of all gradients is clipped to `max_norm`. Returns the norm before clipping, 0-dim; if it is not
+        finite, nothing changes.
         """
         device = tensors[0][0].device
         self._address(tensors, kinds, device)
@@ -225,17 +225,17 @@ class MultiTensor:
         sums = torch.empty(2, count, dtype=torch.float32, device=device)
         norm = torch.empty((), dtype=torch.float32, device=device)
         common: dict[str, Any] = {"CHUNK": CHUNK, "BLOCK": BLOCK, "ALIGNED": self._aligned, "num_warps": WARPS}
-        cut = max_norm is not None
+        clip = max_norm is not None
         with on_device_of(table):
-            for ratio in (False, True) if cut else (True,):  # a cut needs the norm before the ratios
+            for ratio in (False, True) if clip else (True,):  # clipping needs the norm before the ratios
                 sums_kernel[num_chunks,](
                     self._tensors, self._chunks, table, sums, partial, count, num_chunks, RATIO=ratio,
-                    CUT=cut and ratio, **common,
+                    CLIP=clip and ratio, **common,
                 )  # fmt: skip
                 tensor_sums_kernel[count, 1 + ratio](
                     partial, self._first_chunks, sums, count, num_chunks, BLOCK=256, num_warps=1
                 )
-            update_kernel[num_chunks,](self._tensors, self._chunks, table, sums, norm, count, CUT=cut, **common)
+            update_kernel[num_chunks,](self._tensors, self._chunks, table, sums, norm, count, CLIP=clip, **common)
         return norm
 
     def _address(
@@ -262,6 +262,6 @@ class MultiTensor:
 
 
 def _copied(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A table on the device, without waiting for it: the memory that it is copied from stays reserved until then."""
+    """A table on the device, without waiting for the copy: torch keeps the pinned memory until it is finished."""
     table = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
     return table.to(device, non_blocking=True)

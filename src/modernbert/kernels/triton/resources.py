@@ -1,4 +1,4 @@
-"""What the kernels need of a Hopper card: registers, spills and shared memory, compiled without a card.
+"""The registers, spills and shared memory of the kernels on a Hopper GPU, compiled without a GPU.
 
 `python -m modernbert.kernels.triton.resources` prints the table, for the shapes of ModernBERT-base in bf16. It must run
 without TRITON_INTERPRET in the environment.
@@ -28,31 +28,31 @@ HOPPER = GPUTarget("cuda", 90, 32)
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as a run launches it. A type such as `*bf16` is a pointer to 16-byte-aligned memory."""
+    """A kernel with the arguments of a run. A type such as `*bf16` is a pointer to 16-byte-aligned memory."""
 
     name: str
     function: Any
-    signature: dict[str, str]  # by argument, in their order; those missing here are in `constants`
+    signature: dict[str, str]  # types of arguments in order; other arguments are in `constants`
     constants: dict[str, Any]
     warps: int
     stages: int = 3
-    divisible: tuple[str, ...] = ()  # numbers that are multiples of 16 in such a run, which Triton looks at
+    divisible: tuple[str, ...] = ()  # arguments that are multiples of 16 in a run, for which Triton specializes
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What ptxas gave one kernel."""
+    """The resources that ptxas assigned to one kernel."""
 
     name: str
     warps: int
-    registers: int  # of a thread
-    spilled_bytes: int  # of a thread, in local memory
-    shared_bytes: int  # of a program
+    registers: int  # per thread
+    spilled_bytes: int  # per thread, in local memory
+    shared_bytes: int  # per program
     ptx: str = field(repr=False, compare=False, default="")
 
     @property
     def programs(self) -> int:
-        """Programs that a processor of an H100 or H200 holds at a time."""
+        """Concurrent programs on a multiprocessor of an H100 or H200."""
         threads = 32 * self.warps
         by_registers = 65536 // (-(-self.registers // 8) * 8 * threads)
         by_shared = 227 * 1024 // (self.shared_bytes + 1024)
@@ -92,7 +92,7 @@ def _softmax(name: str, gradient: bool, bias: bool = True, vocab: int = 50_368) 
 
 
 def _attention(name: str, which: int, window: int, heads: int = 12, dim: int = 64) -> Kernel:
-    """The forward kernel, that of the gradient of queries or that of keys, in the sizes that a run takes."""
+    """The forward, query-gradient or key-gradient kernel, with the sizes of a run."""
     function = (
         attention_kernels.attention_forward_kernel, attention_kernels.attention_query_gradient_kernel,
         attention_kernels.attention_key_gradient_kernel,
@@ -103,7 +103,11 @@ def _attention(name: str, which: int, window: int, heads: int = 12, dim: int = 6
     numbers = {"angle_stride": "i32", "tokens": "i32", "scale": "fp32"}
     signature = {key: kind for key, kind in (pointers | numbers).items() if key in function.arg_names}
     constants = {"HEADS": heads, "DIM": dim, "DIM_BLOCK": dim, "WINDOW": window, "PRECISE": False}
-    constants |= {"ROWS": size.visit, "KEYS": size.own} if which == 2 else {"ROWS": size.own, "KEYS": size.visit}
+    constants |= (
+        {"ROWS": size.block_rows, "KEYS": size.tile_rows}
+        if which == 2
+        else {"ROWS": size.tile_rows, "KEYS": size.block_rows}
+    )
     return Kernel(name, function, signature, constants | ({"ROTATED": True} if which else {}), size.warps, size.stages)
 
 
@@ -154,7 +158,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "StableAdamW, sums", optimizer.sums_kernel,
         _TABLES | {"partial": "*fp32", "num_tensors": "i32", "num_chunks": "i32"},
-        {"RATIO": True, "CUT": False, **_CHUNKS}, optimizer.WARPS,
+        {"RATIO": True, "CLIP": False, **_CHUNKS}, optimizer.WARPS,
     ),
     Kernel(
         "StableAdamW, sums of tensors", optimizer.tensor_sums_kernel,
@@ -163,13 +167,13 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel(
         "StableAdamW, update", optimizer.update_kernel, _TABLES | {"norm": "*fp32", "num_tensors": "i32"},
-        {"CUT": False, **_CHUNKS}, optimizer.WARPS,
+        {"CLIP": False, **_CHUNKS}, optimizer.WARPS,
     ),
 )  # fmt: skip
 
 
 def compiled(kernel: Kernel, target: GPUTarget = HOPPER) -> Resources:
-    """Compile a kernel for a card that need not be there."""
+    """Compile a kernel for a GPU that this machine need not have."""
     names = kernel.function.arg_names
     types = {name: kernel.signature.get(name, "constexpr") for name in names}
     constants = {(names.index(name),): value for name, value in kernel.constants.items()}
@@ -185,7 +189,7 @@ def compiled(kernel: Kernel, target: GPUTarget = HOPPER) -> Resources:
 
 
 def _used(cubin: bytes) -> tuple[int, int]:
-    """Registers, and bytes of stack (where spilled registers are) of a thread."""
+    """Registers and bytes of stack (which holds spilled registers) per thread."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)

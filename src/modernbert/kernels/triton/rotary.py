@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modernbert.kernels.triton.launch import on_device_of, power_of_two
 
-TOKENS, WARPS = 4, 4  # of a program, which turns one of q, k and v: 6 KiB at 12 heads of 64
+TOKENS, WARPS = 4, 4  # of a program, which rotates one of q, k and v: 6 KiB at 12 heads of 64
 
 
 @triton.jit
@@ -35,19 +35,19 @@ def rotate_kernel(
     TOKENS: tl.constexpr,
     INVERSE: tl.constexpr,
 ):
-    """Parts 0 and 1 turned by their token's angles, part 2 copied: (tokens, heads, 2 * HALF) each, rows of a stride."""
+    """Rotate parts 0 and 1 by the angles of their tokens, and copy part 2: each is (tokens, heads, 2 * HALF)."""
     part = tl.program_id(1)
     rows = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     head = tl.arange(0, HEADS_BLOCK)
     column = tl.arange(0, HALF_BLOCK)
-    here = (rows[:, None, None] < tokens) & (head[None, :, None] < HEADS) & (column[None, None, :] < HALF)
+    mask = (rows[:, None, None] < tokens) & (head[None, :, None] < HEADS) & (column[None, None, :] < HALF)
     inside = head[None, :, None] * (2 * HALF) + column[None, None, :]
     rows = rows.to(tl.int64)
     to = out + rows[:, None, None] * out_stride + part * HEADS * 2 * HALF + inside
     if part == 2:
         x = v + rows[:, None, None] * v_stride + inside
-        tl.store(to, tl.load(x, here), here)
-        tl.store(to + HALF, tl.load(x + HALF, here), here)
+        tl.store(to, tl.load(x, mask), mask)
+        tl.store(to + HALF, tl.load(x + HALF, mask), mask)
     else:
         x = q + rows[:, None, None] * q_stride + inside
         if part == 1:
@@ -58,10 +58,10 @@ def rotate_kernel(
         s = tl.load(sin + angle, known, other=0.0)
         if INVERSE:
             s = -s
-        first = tl.load(x, here, other=0.0).to(tl.float32)
-        second = tl.load(x + HALF, here, other=0.0).to(tl.float32)
-        tl.store(to, (first * c - second * s).to(out.dtype.element_ty), here)
-        tl.store(to + HALF, (second * c + first * s).to(out.dtype.element_ty), here)
+        first = tl.load(x, mask, other=0.0).to(tl.float32)
+        second = tl.load(x + HALF, mask, other=0.0).to(tl.float32)
+        tl.store(to, (first * c - second * s).to(out.dtype.element_ty), mask)
+        tl.store(to + HALF, (second * c + first * s).to(out.dtype.element_ty), mask)
 
 
 def rotate(
@@ -74,15 +74,15 @@ def rotate(
     *,
     inverse: bool = False,
 ) -> None:
-    """Write q and k, turned by the angles of their tokens (or back), and v into `out`.
+    """Write q and k, rotated by the angles of their tokens (or back), and v into `out`.
 
-    `out` may be the tensor that q and k are parts of; then v, which lies there already, is None. Angles are fp32 with
-    rows of one stride; each token of q, k and v is contiguous.
+    `out` may be the tensor that contains q, k and v; then pass None for v. Angles are fp32 with rows of equal stride;
+    each token of q, k and v is contiguous.
     """
     tokens, heads, dim = q.shape
     if tokens == 0:
         return
-    assert dim % 2 == 0, "heads of an odd size"
+    assert dim % 2 == 0, "head_dim must be even"
     assert all(x.stride(2) == 1 and x.stride(1) == dim for x in (q, k, q if v is None else v))
     assert out.is_contiguous()
     assert cos.stride() == sin.stride()
@@ -98,7 +98,7 @@ def rotate(
 
 
 def rotated(qkv: Float[Tensor, "tokens 3 heads head_dim"], cos: Tensor, sin: Tensor) -> Tensor:
-    """A copy of packed q, k and v in which q and k are turned."""
+    """A copy of packed q, k and v in which q and k are rotated."""
     out = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     q, k, v = qkv.unbind(1)
     rotate(q, k, v, cos, sin, out)

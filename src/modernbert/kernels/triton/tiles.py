@@ -1,4 +1,4 @@
-"""Which block of which sequence a program works on, found on the device from where the sequences begin."""
+"""The mapping from programs to tiles of sequences, computed on the device from the sequence boundaries."""
 
 from weakref import WeakKeyDictionary
 
@@ -12,10 +12,10 @@ _known: WeakKeyDictionary[Sequences, dict[int, Tensor]] = WeakKeyDictionary()
 
 
 def tiles(sequences: Sequences, block: int) -> Int[Tensor, "programs 3"]:
-    """For each program its first row, and where the sequence of that row begins and ends (int32).
+    """The first row of each program's tile, and the begin and end of its sequence (int32).
 
-    A sequence of n tokens has ceil(n / block) tiles, so `tokens // block + sequences` rows are enough for any lengths:
-    the size of the table is known without asking the device. Rows that are left over are 0, 0, 0: an empty sequence.
+    A sequence of n tokens has ceil(n / block) tiles, so `tokens // block + sequences` rows are enough for any lengths,
+    and the size of the table is known without waiting for the device. Unused rows are 0, 0, 0, an empty sequence.
     """
     if torch.compiler.is_compiling():
         return _tiles(sequences.cu_seqlens, sequences.num_tokens, block)
@@ -27,7 +27,7 @@ def tiles(sequences: Sequences, block: int) -> Int[Tensor, "programs 3"]:
 
 def _tiles(cu_seqlens: Tensor, tokens: int, block: int) -> Tensor:
     begins, ends = cu_seqlens[:-1], cu_seqlens[1:]
-    last = ((ends - begins + block - 1) // block).cumsum(0)  # the tiles of all sequences up to each one
+    last = ((ends - begins + block - 1) // block).cumsum(0)  # the number of tiles up to each sequence
     number = torch.arange(tokens // block + len(begins), device=cu_seqlens.device)
     owner = torch.searchsorted(last, number, right=True)
     used = owner < len(begins)

@@ -1,1 +1,1 @@
-"""Databases that keep texts with their vectors: LanceDB, PostgreSQL with pgvector, Qdrant."""
+"""Vector databases: LanceDB, PostgreSQL with pgvector, Qdrant."""

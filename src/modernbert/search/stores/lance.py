@@ -1,4 +1,4 @@
-"""Tables of LanceDB, a database inside the process that keeps its tables in a folder."""
+"""Tables of LanceDB, an embedded database that stores its tables in a folder."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ from modernbert.search.stores.store import Float32Rows, Row, VectorStore, plain
 
 
 class LanceStore(VectorStore):
-    """`metadata` is JSON in a column of text. `place` is a folder, or an address such as s3://bucket/folder."""
+    """`metadata` is a text column with JSON. `location` is a folder, or an address such as s3://bucket/folder."""
 
-    def __init__(self, place: str, table: str) -> None:
+    def __init__(self, location: str, table: str) -> None:
         try:
             import lancedb
         except ImportError:
             raise DataError(f"LanceDB needs its package: {install_command('lancedb')}.") from None
-        self.name, self.table = f"The table {table!r} of LanceDB in {place}", table
-        with self._said():
-            self.database = lancedb.connect(place if "://" in place else str(Path(place).expanduser()))
+        self.name, self.table = f"The table {table!r} of LanceDB in {location}", table
+        with self._database_errors():
+            self.database = lancedb.connect(location if "://" in location else str(Path(location).expanduser()))
 
     def dimensions(self) -> int | None:
-        with self._said():
+        with self._database_errors():
             if self.table not in self.database.list_tables().tables:
                 return None
             schema = self.database.open_table(self.table).schema
@@ -35,7 +35,7 @@ class LanceStore(VectorStore):
         return int(length)
 
     def create(self, dimensions: int) -> None:
-        with self._said():
+        with self._database_errors():
             self.database.create_table(self.table, schema=_schema(dimensions), exist_ok=True)
 
     def upsert(self, rows: Sequence[Row], vectors: Float32Rows) -> None:
@@ -48,25 +48,25 @@ class LanceStore(VectorStore):
             "vector": pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), vectors.shape[1]),
         }
         data = pyarrow.table(columns, schema=_schema(vectors.shape[1]))
-        with self._said():
+        with self._database_errors():
             merge = self.database.open_table(self.table).merge_insert("id")
             merge.when_matched_update_all().when_not_matched_insert_all().execute(data)
 
     def build_index(self) -> None:
-        """HNSW over vectors in 8 bits; rows that a later run adds go into it too."""
+        """Build an HNSW index over vectors in 8 bits; rows of later runs are added to it."""
         from lancedb.index import HnswSq
 
-        with self._said():
+        with self._database_errors():
             table = self.database.open_table(self.table)
             if not any("vector" in index.columns for index in table.list_indices()):
                 table.create_index("vector", config=HnswSq(distance_type="cosine"))
             table.optimize()
 
     def close(self) -> None:
-        """There is nothing to let go: every call has written its files."""
+        """Nothing to do: every call has written its files."""
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _database_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:

@@ -20,10 +20,10 @@ _FOUND_INDEX = """
 class PostgresStore(VectorStore):
     """`id` is the primary key and `metadata` is jsonb. `table` may name a schema: `search.passages`.
 
-    What the address leaves out comes from where every client of PostgreSQL looks (PGPASSWORD, ~/.pgpass).
+    Values missing in the address come from the usual sources of PostgreSQL clients (PGPASSWORD, ~/.pgpass).
     """
 
-    most_dimensions = 2000  # of pgvector's HNSW, for the type vector
+    max_dimensions = 2000  # limit of pgvector's HNSW index for the type vector
 
     def __init__(self, address: str, table: str) -> None:
         try:
@@ -34,10 +34,10 @@ class PostgresStore(VectorStore):
         self.name = f"The table {table!r} of PostgreSQL"
         self._error: type[Exception] = psycopg.Error
         self._table = psycopg.sql.Identifier(*table.split("."))
-        with self._said():
+        with self._database_errors():
             self.connection = psycopg.connect(address, autocommit=True)
         try:
-            with self._said():
+            with self._database_errors():
                 self.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
                 register_vector(self.connection)
         except DataError:
@@ -45,7 +45,7 @@ class PostgresStore(VectorStore):
             raise
 
     def dimensions(self) -> int | None:
-        with self._said():
+        with self._database_errors():
             found = self.connection.execute(_FOUND_COLUMNS, [self._table.as_string()]).fetchall()
         columns = {name: (kind.rpartition(".")[2], length) for name, kind, length in found}
         if not columns:
@@ -63,22 +63,22 @@ class PostgresStore(VectorStore):
         )
 
     def upsert(self, rows: Sequence[Row], vectors: Float32Rows) -> None:
-        """All rows, or none if the process ends before."""
+        """Write all rows in one transaction."""
         values = []
         for row, vector in zip(rows, vectors, strict=True):
             metadata = plain(row.metadata)
             if "\0" in row.id + row.text or _has_nul(metadata):
-                raise DataError(f"{row.origin}: PostgreSQL stores no NUL character (U+0000); remove it.")
+                raise DataError(f"{row.origin}: PostgreSQL cannot store the NUL character (U+0000); remove it.")
             values.append((row.id, row.text, json.dumps(metadata, ensure_ascii=False), vector))
         query = self._query(
             "INSERT INTO {table} (id, text, metadata, vector) VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET "
             "text = EXCLUDED.text, metadata = EXCLUDED.metadata, vector = EXCLUDED.vector"
         )
-        with self._said(), self.connection.transaction(), self.connection.cursor() as cursor:
+        with self._database_errors(), self.connection.transaction(), self.connection.cursor() as cursor:
             cursor.executemany(query, values)
 
     def build_index(self) -> None:
-        with self._said():
+        with self._database_errors():
             if self.connection.execute(_FOUND_INDEX, [self._table.as_string()]).fetchone() is None:
                 self._run("CREATE INDEX ON {table} USING hnsw (vector vector_cosine_ops)")
 
@@ -91,11 +91,11 @@ class PostgresStore(VectorStore):
         return sql.SQL(text).format(table=self._table)
 
     def _run(self, text: str) -> None:
-        with self._said():
+        with self._database_errors():
             self.connection.execute(self._query(text))
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _database_errors(self) -> Iterator[None]:
         try:
             yield
         except self._error as error:
@@ -104,7 +104,7 @@ class PostgresStore(VectorStore):
 
 
 def _has_nul(value: Any) -> bool:
-    """Whether a text anywhere in a JSON value holds U+0000."""
+    """Whether a string anywhere in a JSON value contains U+0000."""
     if isinstance(value, dict):
         return any(map(_has_nul, (*value, *value.values())))
     return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value

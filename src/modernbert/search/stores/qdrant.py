@@ -12,34 +12,39 @@ from modernbert.errors import DataError
 from modernbert.installation import install_command
 from modernbert.search.stores.store import Float32Rows, Row, VectorStore, plain
 
-_POINTS_AT_ONCE = 128  # of a request: a server takes 32 MiB of JSON
-_SECONDS = 60
+_POINTS_PER_REQUEST = 128  # a server accepts 32 MiB of JSON
+_TIMEOUT_SECONDS = 60
 
 
 class QdrantStore(VectorStore):
     """The payload of a point has `id`, `text` and `metadata`.
 
-    Qdrant names points by numbers and UUIDs alone: an id that is a whole number stays one, any other becomes the UUID
-    that `point_id` gives. `place` is a folder or a URL.
+    Qdrant accepts only integers and UUIDs as ids of points: an id that is an integer stays, and `point_id` turns any
+    other id into a UUID. `location` is a folder or a URL.
     """
 
-    def __init__(self, place: str, collection: str, key: str | None = None) -> None:
+    def __init__(self, location: str, collection: str, key: str | None = None) -> None:
         try:
             import qdrant_client
             from qdrant_client.http.exceptions import ApiException
         except ImportError:
             raise DataError(f"Qdrant needs its client: {install_command('qdrant')}.") from None
-        self.name, self.collection = f"The collection {collection!r} of Qdrant in {place}", collection
+        self.name, self.collection = f"The collection {collection!r} of Qdrant in {location}", collection
         self._errors = (ApiException, OSError, ValueError, RuntimeError)
-        local: dict[str, Any] = {"path": str(Path(place).expanduser())}
-        remote: dict[str, Any] = {"url": place, "api_key": key, "timeout": _SECONDS, "check_compatibility": False}
-        with self._said():
-            self.client = qdrant_client.QdrantClient(**(remote if "://" in place else local))
+        local: dict[str, Any] = {"path": str(Path(location).expanduser())}
+        remote: dict[str, Any] = {
+            "url": location,
+            "api_key": key,
+            "timeout": _TIMEOUT_SECONDS,
+            "check_compatibility": False,
+        }
+        with self._database_errors():
+            self.client = qdrant_client.QdrantClient(**(remote if "://" in location else local))
 
     def dimensions(self) -> int | None:
         from qdrant_client import models
 
-        with self._said():
+        with self._database_errors():
             if not self.client.collection_exists(self.collection):
                 return None
             vectors = self.client.get_collection(self.collection).config.params.vectors
@@ -51,7 +56,7 @@ class QdrantStore(VectorStore):
         from qdrant_client import models
 
         settings = models.VectorParams(size=dimensions, distance=models.Distance.COSINE)
-        with self._said():
+        with self._database_errors():
             self.client.create_collection(self.collection, vectors_config=settings)
 
     def upsert(self, rows: Sequence[Row], vectors: Float32Rows) -> None:
@@ -65,17 +70,17 @@ class QdrantStore(VectorStore):
             )
             for row, vector in zip(rows, vectors, strict=True)
         )
-        with self._said():
-            self.client.upload_points(self.collection, points, batch_size=_POINTS_AT_ONCE, wait=True)
+        with self._database_errors():
+            self.client.upload_points(self.collection, points, batch_size=_POINTS_PER_REQUEST, wait=True)
 
     def build_index(self) -> None:
-        """Qdrant builds its own (HNSW) as points come; the local mode compares all of them."""
+        """Nothing to do: a server builds its HNSW index as points arrive, and the local mode searches exactly."""
 
     def close(self) -> None:
         self.client.close()
 
     @contextmanager
-    def _said(self) -> Iterator[None]:
+    def _database_errors(self) -> Iterator[None]:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Local mode is not recommended for collections with more")
@@ -86,7 +91,7 @@ class QdrantStore(VectorStore):
 
 
 def point_id(name: str) -> int | str:
-    """The number or UUID by which Qdrant knows the id `name`."""
+    """The integer or UUID that stands for the id `name` in Qdrant."""
     if re.fullmatch("0|[1-9][0-9]{0,17}", name):
         return int(name)
     return str(uuid5(NAMESPACE_OID, name))

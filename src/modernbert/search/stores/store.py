@@ -1,4 +1,4 @@
-"""What the databases have in common: a table of texts with their vectors, written so that writing again is harmless."""
+"""The interface of all databases: a table of texts with their vectors, in which rows with the same id are replaced."""
 
 import datetime
 import math
@@ -21,7 +21,7 @@ _FORMS = "lancedb:FOLDER#TABLE, postgresql://USER@HOST/DATABASE#TABLE and qdrant
 
 @dataclass(frozen=True)
 class Row:
-    """A text, its id (its own, or its number from 0), where it stands, and what else its record has."""
+    """A text, its id (that of its record, or its number from 0), its origin, and the other values of its record."""
 
     id: str
     text: str
@@ -30,56 +30,56 @@ class Row:
 
 
 class VectorStore(ABC):
-    """A table with the columns `id`, `text`, `metadata` and `vector`, in a database that is open.
+    """A table with the columns `id`, `text`, `metadata` and `vector` in an open database.
 
-    Every method raises a DataError where the database refuses. `name` is how messages call the table.
+    Every method raises a DataError if the database reports an error. `name` is the name of the table in messages.
     """
 
     name: str
-    most_dimensions: ClassVar[int | None] = None  # of vectors that its index takes
+    max_dimensions: ClassVar[int | None] = None  # limit of the database's index
 
     @abstractmethod
     def dimensions(self) -> int | None:
-        """The length of the vectors of the table, or None if there is no such table.
+        """The length of the vectors of the table, or None if the table does not exist.
 
         Raises:
-            DataError: there is one with other columns, or of vectors that are not compared by cosine.
+            DataError: the table has other columns, or does not compare vectors by cosine.
         """
 
     @abstractmethod
     def create(self, dimensions: int) -> None:
-        """Make the table, which is not there."""
+        """Create the table, which must not exist."""
 
     @abstractmethod
     def upsert(self, rows: Sequence[Row], vectors: Float32Rows) -> None:
-        """Write rows in place of those with the same ids."""
+        """Write rows; they replace rows with the same ids."""
 
     @abstractmethod
     def build_index(self) -> None:
-        """See that an index for cosine similarity covers all rows."""
+        """Make an index for cosine similarity over all rows."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let the database go."""
+        """Close the database."""
 
     def check(self, dimensions: int) -> bool:
-        """Whether the table is there.
+        """Whether the table exists.
 
         Raises:
-            DataError: it is there, with vectors of another length, or no table can have vectors of this one.
+            DataError: it exists with vectors of another length, or the database cannot index vectors of this length.
         """
-        if self.most_dimensions is not None and dimensions > self.most_dimensions:
+        if self.max_dimensions is not None and dimensions > self.max_dimensions:
             raise DataError(
-                f"{self.name} takes vectors of at most {self.most_dimensions:,} dimensions, and these have "
+                f"{self.name} supports vectors of at most {self.max_dimensions:,} dimensions, and these have "
                 f"{dimensions:,}; give --truncate-dim."
             )
-        there = self.dimensions()
-        if there not in (None, dimensions):
+        stored = self.dimensions()
+        if stored not in (None, dimensions):
             raise DataError(
-                f"{self.name} has vectors of {there} dimensions, but these have {dimensions}; name another table, or "
+                f"{self.name} has vectors of {stored} dimensions, but these have {dimensions}; name another table, or "
                 "give --truncate-dim."
             )
-        return there is not None
+        return stored is not None
 
     def __enter__(self) -> Self:
         return self
@@ -91,10 +91,10 @@ class VectorStore(ABC):
 
 
 def open_store(target: str, key: str | None = None) -> VectorStore:
-    """The table that a target names, as `lancedb:FOLDER#TABLE`; `key` is the API key of Qdrant.
+    """The table of a target such as `lancedb:FOLDER#TABLE`; `key` is the API key of Qdrant.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: the target does not name a table.
         DataError: the database cannot be opened, or its package is not installed.
     """
     place, _, table = target.rpartition("#")
@@ -113,13 +113,13 @@ def open_store(target: str, key: str | None = None) -> VectorStore:
 
             return QdrantStore(inside, table, key)
     # The target is not shown: it may hold a password.
-    raise ConfigError(f"--to names no table of a database; there are {_FORMS}.")
+    raise ConfigError(f"--to does not name a table of a database; give one of {_FORMS}.")
 
 
 def plain(value: Any) -> Any:
-    """A value of a record as JSON has it: dates as ISO 8601, NaN and infinities as null, other things as text.
+    """A value of a record as JSON: dates as ISO 8601, NaN and infinities as null, other objects as text.
 
-    Half a surrogate pair, which JSON can write and UTF-8 cannot, becomes U+FFFD.
+    Half a surrogate pair, which JSON can represent and UTF-8 cannot, becomes U+FFFD.
     """
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""What the server is: its models and limits, whether it works, its metrics, and a page to try it."""
+"""Routes about the server: models and limits, health, metrics, and a page to try it."""
 
 from importlib.resources import files
 from typing import Any
@@ -20,7 +20,7 @@ guarded = APIRouter(tags=["about"])
 @public.get("/health")
 @public.get("/ping", include_in_schema=False)
 async def health(request: Request) -> Response:
-    """200 with no body while a model works, 503 where none does."""
+    """200 with an empty body while at least one model works, otherwise 503."""
     server = server_of(request)
     if not any(server.dispatcher.healthy(model.name) for model in server.catalogue.models):
         raise UnhealthyError("unhealthy")
@@ -35,19 +35,19 @@ async def metrics(request: Request) -> Response:
 
 @public.get("/", response_class=HTMLResponse)
 async def page() -> Response:
-    """A page to try what is served."""
+    """A page to try the served models."""
     return _page("page.html")
 
 
 @public.get("/docs", response_class=HTMLResponse, include_in_schema=False)
 async def docs() -> Response:
-    """A page of all routes, made from the OpenAPI document; it needs nothing from elsewhere."""
+    """A page of all routes, made from the OpenAPI document; it loads nothing from other servers."""
     return _page("docs.html")
 
 
 @guarded.get("/info")
 async def info(request: Request, model: str | None = Query(None, max_length=500)) -> Response:
-    """The model that is named, or the first, and the limits; `models` has all of them."""
+    """The named or first model, and the limits; `models` lists all models."""
     server = server_of(request)
     catalogue, settings = server.catalogue, server.settings
     chosen = catalogue.select(list(Kind), model, "a model") if model else catalogue.models[0]
@@ -81,7 +81,7 @@ def _described(model: ServedModel, settings: ServeSettings) -> dict[str, Any]:
 
 
 def _page(name: str) -> Response:
-    """A page of this package. What is sent does not depend on the request."""
+    """A static page of this package."""
     html = files("modernbert.serve").joinpath(name).read_bytes()
     allowed = "style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
     headers = {

@@ -1,4 +1,4 @@
-"""What every route shares: answers and errors as JSON, and an eye on clients that leave."""
+"""What all routes share: responses and errors as JSON, and the detection of disconnected clients."""
 
 import asyncio
 import logging
@@ -18,18 +18,18 @@ from modernbert.serve.routes.schemas import Body
 
 logger = logging.getLogger(__name__)
 
-CLIENT_LEFT = 499  # what nginx writes into its log for it; nobody reads the answer
+CLIENT_LEFT = 499  # nginx logs this status for a disconnected client; nobody reads the response
 _FLAT = ("/v1/", "/v2/", "/embeddings", "/score", "/pooling")  # OpenAI's form, as text-embeddings-inference writes it
 
 
 def json_answer(value: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    """JSON of plain values and of numpy arrays. Numbers keep the digits of their own precision."""
+    """JSON of plain values and of numpy arrays. Numbers have the digits of their precision."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     return Response(body, status, headers, "application/json")
 
 
 def error_answer(path: str, error: RequestError, status: int | None = None) -> Response:
-    """An error in the form of the protocol that the path belongs to."""
+    """An error in the form of the protocol of the path."""
     status = status or error.status
     if path.startswith(_FLAT):
         return json_answer({"message": error.message, "code": status, "type": error.kind}, status=status)
@@ -37,7 +37,7 @@ def error_answer(path: str, error: RequestError, status: int | None = None) -> R
 
 
 def server_of(request: Request) -> Server:
-    """The server that a request came to."""
+    """The server of a request."""
     server: Server = request.app.state.server
     return server
 
@@ -54,13 +54,13 @@ def select(request: Request, body: Body, kinds: Sequence[Kind], what: str) -> tu
 
 
 class WatchedRoute(APIRoute):
-    """A route whose work is cancelled when its client leaves, so that its texts leave the queue."""
+    """A route that is cancelled when its client disconnects, so that its texts are removed from the queue."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def watched(request: Request) -> Response:
-            await request.body()  # what comes behind it is the end of the connection
+            await request.body()  # the only message after the body is the end of the connection
             work = asyncio.ensure_future(handle(request))
             left = asyncio.ensure_future(request.receive())
             try:
@@ -69,7 +69,7 @@ class WatchedRoute(APIRoute):
             except (RequestError, RequestValidationError, HTTPException):
                 raise
             except Exception as error:
-                logger.error("%s %s failed, which is a mistake of the server.", request.method, request.url.path,
+                logger.error("%s %s failed because of a bug of the server.", request.method, request.url.path,
                              exc_info=error)  # fmt: skip
                 raise InternalError("Internal error") from None
             finally:
@@ -82,7 +82,7 @@ class WatchedRoute(APIRoute):
 async def on_failure(request: Request, error: Exception) -> Response:
     """A request that was refused or could not be computed."""
     assert isinstance(error, RequestError)
-    server_of(request).note_failure(error)
+    server_of(request).count_failure(error)
     return error_answer(request.url.path, error)
 
 
@@ -100,12 +100,12 @@ async def on_malformed(request: Request, error: Exception) -> Response:
         failure = MalformedBodyError(
             f"Failed to deserialize the JSON body into the target type: {place}: {found[0]['msg'].lower()}"
         )
-    server_of(request).note_failure(failure)
+    server_of(request).count_failure(failure)
     return error_answer(request.url.path, failure)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """A path or method that there is not."""
+    """An unknown path or method."""
     assert isinstance(error, HTTPException)
     failure = MalformedBodyError(f"{request.method} {request.url.path[:200]}: {error.detail}")
     answer = error_answer(request.url.path, failure, error.status_code)

@@ -1,4 +1,4 @@
-"""Cohere's embed and rerank; Jina's and infinity's rerank have the same fields and are answered on the same routes."""
+"""Cohere's embed and rerank. Jina's and infinity's rerank have the same fields and use the same routes."""
 
 import base64
 import time
@@ -19,7 +19,7 @@ from modernbert.serve.texts import Side, Text, count_characters
 embedding = APIRouter(route_class=WatchedRoute, tags=["embed"])
 scoring = APIRouter(route_class=WatchedRoute, tags=["score"])
 
-INT8_RANGE = 8.0  # standard deviations of a number of a random unit vector, so that hardly any is clipped
+INT8_RANGE = 8.0  # in standard deviations of a component of a random unit vector; few components are clipped
 
 
 def quantized(vectors: np.ndarray[Any, np.dtype[np.float32]], kind: str) -> Any:
@@ -44,7 +44,7 @@ def quantized(vectors: np.ndarray[Any, np.dtype[np.float32]], kind: str) -> Any:
 @embedding.post("/v2/embed")
 @embedding.post("/v1/embed", include_in_schema=False)
 async def embed(request: Request, body: CohereEmbedBody) -> Response:
-    """A vector of unit length for each text, in each of the types that are asked for."""
+    """A vector of unit length for each text, in each of the requested types."""
     server, model = select(request, body, [Kind.EMBEDDER], "an embedding model")
     texts: list[Text] = list(body.texts)
     with server.request(model, len(texts), False, count_characters(texts)) as usage:
@@ -72,7 +72,7 @@ async def embed(request: Request, body: CohereEmbedBody) -> Response:
 @scoring.post("/v2/rerank")
 @scoring.post("/v1/rerank")
 async def rerank(request: Request, body: RankBody) -> Response:
-    """The documents by how well they fit the query, best first."""
+    """The documents in order of relevance to the query, best first."""
     kinds = [Kind.RERANKER, Kind.MULTI_VECTOR]
     server, model = select(request, body, kinds, "a re-ranker model")
     if not body.documents:

@@ -45,7 +45,7 @@ async def embeddings(request: Request, body: OpenAIBody) -> Response:
 
 @about.get("/v1/models")
 async def models(request: Request) -> Response:
-    """The models that can be named."""
+    """The names of the served models."""
     server = server_of(request)
     data = [
         {
@@ -64,7 +64,7 @@ async def models(request: Request) -> Response:
 @scoring.post("/score")
 @scoring.post("/v1/score", include_in_schema=False)
 async def score(request: Request, body: ScoreBody) -> Response:
-    """How well documents fit one query, or each its own: by a reranker, by MaxSim of token vectors, or by cosine."""
+    """The relevance of documents to one query, or of each to its query: by reranker, MaxSim or cosine."""
     kinds = [Kind.RERANKER, Kind.MULTI_VECTOR, Kind.EMBEDDER]
     server, model = select(request, body, kinds, "a model that scores pairs")
     queries = _as_list(body.queries if body.queries is not None else body.text_1, "queries")
@@ -89,7 +89,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
 
 @token_embedding.post("/pooling")
 async def pooling(request: Request, body: PoolingBody) -> Response:
-    """A vector for each token: of a multi-vector model those that MaxSim scores."""
+    """A vector for each token; a multi-vector model returns the vectors that MaxSim uses."""
     kinds = [Kind.MULTI_VECTOR, Kind.EMBEDDER]
     server, model = select(request, body, kinds, "a model with vectors of tokens")
     texts, single = listed(body.input)

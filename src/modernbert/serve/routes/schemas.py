@@ -1,7 +1,7 @@
-"""Bodies of requests, in the forms of text-embeddings-inference, OpenAI, Cohere, Jina, vLLM and of our own.
+"""Request bodies of text-embeddings-inference, OpenAI, Cohere, Jina, vLLM and this package.
 
-Fields that a protocol has and that mean nothing here are taken and ignored, as are unknown ones. `model` selects one of
-several models; left out, it is the first of the kind that fits.
+Unknown fields, and fields of a protocol that have no effect here, are ignored. `model` selects one of several models;
+the default is the first one with a suitable kind.
 """
 
 from typing import Annotated, Literal
@@ -25,7 +25,7 @@ class Body(BaseModel):
 
 
 class TruncatedBody(Body):
-    """Left out, `truncate` is what the server was started with; without it a text that is too long is refused."""
+    """The default of `truncate` is the server's `auto_truncate`. If it is false, a text that is too long is refused."""
 
     truncate: StrictBool | None = None
     truncation_direction: SidesField = "right"
@@ -120,7 +120,7 @@ class RankBody(Body):
 
 
 class ScoreBody(Body):
-    """vLLM's: one query with several documents, or one for each. `text_1` and `text_2` are older names."""
+    """vLLM's: one query for all documents, or one for each. `text_1` and `text_2` are older names."""
 
     queries: Texts | None = None
     documents: Texts | None = None
@@ -129,7 +129,7 @@ class ScoreBody(Body):
 
 
 class PoolingBody(Body):
-    """vLLM's: the vectors of tokens. `is_query` is ours."""
+    """vLLM's: the vectors of tokens. `is_query` is an extension of this package."""
 
     input: Texts
     task: Literal["token_embed"] = "token_embed"
@@ -156,7 +156,7 @@ class FillMaskBody(Body):
 
 
 def listed(inputs: str | list[str] | TokenIds | list[str | TokenIds]) -> tuple[list[Text], bool]:
-    """The texts of an `inputs` field, and whether it was one alone."""
+    """The texts of an `inputs` field, and whether it was a single text."""
     if isinstance(inputs, str):
         return [inputs], True
     if inputs and all(isinstance(one, int) for one in inputs):

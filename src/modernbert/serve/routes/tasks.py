@@ -1,4 +1,4 @@
-"""Entities, answers and fillings, in the forms that the pipelines of `transformers` and `InferenceClient` have."""
+"""Entities, answers and filled masks, in the forms of the pipelines of `transformers` and of `InferenceClient`."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ filling = APIRouter(route_class=WatchedRoute, tags=["predict"])
 
 @entities.post("/entities")
 async def find_entities(request: Request, body: EntitiesBody) -> Response:
-    """The labelled spans of a text of any length, with their places in characters; a list of such for a list."""
+    """The labelled spans of a text of any length, with their character offsets; for a list, a list for each text."""
     server, model = select(request, body, [Kind.ENTITIES], "a model that finds entities")
     texts, single = listed(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
@@ -36,9 +36,9 @@ async def find_entities(request: Request, body: EntitiesBody) -> Response:
 
 @answers.post("/answers")
 async def find_answers(request: Request, body: AnswersBody) -> Response:
-    """The part of a context of any length that answers a question, or an empty text where none does.
+    """The part of a context of any length that answers a question, or an empty text if there is no answer.
 
-    With `top_k` above 1 a list, best first.
+    With `top_k` above 1, a list with the best answer first.
     """
     server, model = select(request, body, [Kind.ANSWERS], "a model that answers questions")
     single = not isinstance(body.inputs, list)
@@ -61,7 +61,7 @@ async def find_answers(request: Request, body: AnswersBody) -> Response:
 
 @filling.post("/fill_mask")
 async def fill_mask(request: Request, body: FillMaskBody) -> Response:
-    """The words that fit the [MASK] of a text, best first; of several masks, or texts, a list for each."""
+    """The words that fit the [MASK] of a text, best first; for several masks or texts, a list for each."""
     server, model = select(request, body, [Kind.FILL_MASK], "a masked language model")
     texts, single = listed(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:

@@ -49,7 +49,7 @@ async def embed(request: Request, body: EmbedBody) -> Response:
 
 @token_embedding.post("/embed_all")
 async def embed_all(request: Request, body: EmbedAllBody) -> Response:
-    """A vector for each token of each text, [CLS] and [SEP] included; of a multi-vector model those that it scores."""
+    """A vector for each token of each text, including [CLS] and [SEP]; a multi-vector model omits unscored tokens."""
     kinds = [Kind.EMBEDDER, Kind.MULTI_VECTOR]
     server, model = select(request, body, kinds, "an embedding model")
     texts, single = listed(body.inputs)
@@ -78,7 +78,7 @@ async def embed_sparse(request: Request, body: EmbedAllBody) -> Response:
 
 @embedding.post("/similarity")
 async def similarity(request: Request, body: SimilarityBody) -> Response:
-    """How similar each sentence is to the source sentence, by cosine."""
+    """The cosine similarity of each sentence to the source sentence."""
     server, model = select(request, body, [Kind.EMBEDDER], "an embedding model")
     if not body.inputs.sentences:
         raise EmptyInputError("`inputs.sentences` cannot be empty")
@@ -95,7 +95,7 @@ async def similarity(request: Request, body: SimilarityBody) -> Response:
 
 @scoring.post("/rerank")
 async def rerank(request: Request, body: RerankBody) -> Response:
-    """The texts by how well they fit the query, best first."""
+    """The texts in order of relevance to the query, best first."""
     server, model = select(request, body, RANKERS, "a re-ranker model")
     if not body.texts:
         raise EmptyInputError("`texts` cannot be empty")
@@ -115,7 +115,7 @@ async def rerank(request: Request, body: RerankBody) -> Response:
 
 @predicting.post("/predict")
 async def predict(request: Request, body: PredictBody) -> Response:
-    """The labels of a text, or of a pair of texts, best first; a list of such for a list."""
+    """The labels of a text or of a pair of texts, best first; for a list, the labels of each."""
     server, model = select(request, body, CLASSIFIERS, "a classifier model")
     texts, single = _sequences(body.inputs)
     with server.request(model, len(texts), single, count_characters(texts)) as usage:
@@ -128,7 +128,7 @@ async def predict(request: Request, body: PredictBody) -> Response:
 
 @tokenizing.post("/tokenize")
 async def tokenize(request: Request, body: TokenizeBody) -> Response:
-    """The tokens of each text, with their places in characters."""
+    """The tokens of each text, with their character offsets."""
     server, model = select(request, body, list(Kind), "a model")
     texts, _ = listed(body.inputs)
     _check_batch(len(texts), server.settings.max_client_batch_size)
@@ -153,7 +153,7 @@ async def decode_ids(request: Request, body: DecodeBody) -> Response:
 
 
 def _sequences(inputs: str | list[str] | list[list[str]]) -> tuple[list[Text], bool]:
-    """Texts and pairs, and whether there was one alone: a text, or a list of one text or two."""
+    """Texts and pairs, and whether the input was a single one: a text, or a list of one or two texts."""
     if isinstance(inputs, str):
         return [inputs], True
     if inputs and isinstance(inputs[0], str):

@@ -143,7 +143,7 @@ class RankingObjective:
         with self.precision():
             if isinstance(model, MultiVectorEncoder):
                 attended = None
-                if mini_batch.role == "query" and model.has_unseen:
+                if mini_batch.role == "query" and model.has_masked_expansion:
                     attended = query_token_mask(mini_batch.unexpanded_lengths, sequences.lengths).to(device)
                 rows = model(tokens, sequences, attended)
                 return rows if mini_batch.role == "query" else rows[self._kept(tokens)]

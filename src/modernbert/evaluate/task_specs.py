@@ -1,4 +1,4 @@
-"""Tasks as declarations, and the one function that fine-tunes a model on them and scores it."""
+"""Specifications of evaluation tasks, and the function that fine-tunes a model on one and scores it."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,11 +17,12 @@ from modernbert.train.finetune_recipe import FinetuneRecipe
 
 
 @dataclass(frozen=True)
-class Declaration:
-    """A task: where its files lie under the data folder, what their columns are called, how it is trained and scored.
+class TaskSpec:
+    """A task: its files under the data folder, their columns, and the settings of training and scoring.
 
-    The score is the mean of `metrics`, which are those of the fine-tuning report on the test set, or the validation set
-    where there is no other; `validation/accuracy` names the set. `positive_f1` is F1 of the class `positive`.
+    The score is the mean of `metrics`. These are metrics of the fine-tuning report on the test set, or on the
+    validation set if there is no test set; `validation/accuracy` names the set. `positive_f1` is F1 of the class
+    `positive`.
     """
 
     name: str
@@ -30,24 +31,24 @@ class Declaration:
     validation: Source | None
     test: Source | None
     metrics: tuple[str, ...]
-    columns: Mapping[str, Any] = field(default_factory=dict)  # and whatever else a recipe's section data holds
+    columns: Mapping[str, Any] = field(default_factory=dict)  # and other keys of the section `data` of a recipe
     training: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     positive: str | None = None
     note: str = ""  # what a reader of the table should know
-    prepare: Callable[[Path, Path], Path] | None = None  # (data, work) -> folder of the files, where they must be made
-    prepared_from: tuple[str, ...] = ()  # the files that it makes them of
+    prepare: Callable[[Path, Path], Path] | None = None  # (data, work) -> folder of the files that it creates
+    prepared_from: tuple[str, ...] = ()  # the input files of `prepare`
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What must lie in the data folder. Of the hub nothing does."""
+        """The files that the data folder must hold; none for data sets of the hub."""
         sources = (source for source in (self.train, self.validation, self.test) if source is not None)
         return self.prepared_from or tuple(source.path for source in sources if source.format != "hub")
 
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a model on a task for each seed, the baseline's, and the same from random weights."""
+    """The scores of a model on a task for each seed, of the baseline, and of random weights."""
 
     task: str
     set: str
@@ -70,7 +71,7 @@ class Score:
 
     @property
     def deviation(self) -> float | None:
-        """Of the seeds, where there are several."""
+        """The standard deviation over seeds, if there are several."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     def as_record(self) -> dict[str, Any]:
@@ -90,35 +91,35 @@ class Score:
         }
 
 
-def missing_files(declaration: Declaration, data: Path) -> list[str]:
+def missing_files(spec: TaskSpec, data: Path) -> list[str]:
     """The files of a task that are not in the data folder."""
-    return [path for path in declaration.files if not (data / path).exists()]
+    return [path for path in spec.files if not (data / path).exists()]
 
 
 def recipe_for(
-    declaration: Declaration, model: str, data: Path, output: Path, seed: int, overrides: Iterable[str] = ()
+    spec: TaskSpec, model: str, data: Path, output: Path, seed: int, overrides: Iterable[str] = ()
 ) -> FinetuneRecipe:
     """The fine-tuning run of one seed.
 
     Raises:
         ConfigError: an override does not fit.
     """
-    sources = {"train": declaration.train, "validation": declaration.validation, "test": declaration.test}
+    sources = {"train": spec.train, "validation": spec.validation, "test": spec.test}
     values = {
-        "task": declaration.task,
+        "task": spec.task,
         "model": model,
         "output": str(output),
         "seeds": [seed],
         "data": {name: _under(data, source) for name, source in sources.items() if source is not None}
-        | dict(declaration.columns),
-        "training": dict(declaration.training),
-        **declaration.recipe,
+        | dict(spec.columns),
+        "training": dict(spec.training),
+        **spec.recipe,
     }
-    return parse(FinetuneRecipe, values, declaration.name, overrides)
+    return parse(FinetuneRecipe, values, spec.name, overrides)
 
 
 def score_task(
-    declaration: Declaration,
+    spec: TaskSpec,
     models: Mapping[int, str],
     data: Path,
     output: Path,
@@ -126,28 +127,28 @@ def score_task(
     *,
     beside_random: bool = False,
 ) -> Score | None:
-    """Fine-tune on a task once for each seed of `models`, from the model that it names, and score.
+    """Fine-tune on a task once for each seed, from the model that `models` maps it to, and score.
 
-    With `beside_random`, the same from random weights, too. Every run has a folder `seed-N` in `output` (in its folder
-    `random`); one that is complete is not run again. None if the user asked to stop.
+    With `beside_random`, also fine-tune from random weights. Every run has a folder `seed-N` in `output` or in its
+    subfolder `random`; complete runs are not repeated. None if the user requested a stop.
 
     Raises:
         DataError: files are wrong.
         ConfigError: an override does not fit.
         CheckpointError: there is no such model.
     """
-    if declaration.prepare is not None:
-        data = declaration.prepare(data, output / "data")
+    if spec.prepare is not None:
+        data = spec.prepare(data, output / "data")
 
-    def reports_of(output: Path, overrides: Sequence[str]) -> list[_Reported] | None:
+    def reports_of(output: Path, overrides: Sequence[str]) -> list[_CompletedRun] | None:
         found = []
         for seed, model in models.items():
-            recipe = recipe_for(declaration, model, data, output / f"seed-{seed}", seed, overrides)
+            recipe = recipe_for(spec, model, data, output / f"seed-{seed}", seed, overrides)
             folder = finetune(recipe)
             if folder is None:
                 return None
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            found.append(_Reported(declaration, recipe, folder, report))
+            found.append(_CompletedRun(spec, recipe, folder, report))
         return found
 
     reports = reports_of(output, overrides)
@@ -155,60 +156,60 @@ def score_task(
     if reports is None or randoms is None:
         return None
     first = reports[0]
-    baselines = [first.baseline(name) for name in declaration.metrics]
+    baselines = [first.baseline(name) for name in spec.metrics]
     known = [one for one in baselines if one is not None]
     return Score(
-        declaration.name,
+        spec.name,
         first.last,
         first.report["sets"][first.last]["examples"],
-        {name: tuple(report.value(name) for report in reports) for name in declaration.metrics},
+        {name: tuple(report.value(name) for report in reports) for name in spec.metrics},
         fmean(known) if len(known) == len(baselines) else None,
-        tuple(fmean(report.value(name) for name in declaration.metrics) for report in randoms) or None,
+        tuple(fmean(report.value(name) for name in spec.metrics) for report in randoms) or None,
         first.recipe.model,
         first.recipe.training.model_dump(include={"learning_rate", "weight_decay", "epochs", "batch_examples"}),
-        declaration.note,
+        spec.note,
     )
 
 
 @dataclass(frozen=True)
-class _Reported:
+class _CompletedRun:
     """A complete run of a task."""
 
-    declaration: Declaration
+    spec: TaskSpec
     recipe: FinetuneRecipe
     folder: Path
     report: Mapping[str, Any]
 
     @property
     def last(self) -> str:
-        """The set that counts."""
+        """The set that is scored."""
         return "test" if "test" in self.report["metrics"] else "validation"
 
     def value(self, name: str) -> float:
-        """A metric of the declaration."""
+        """A metric of the task specification."""
         if name == "positive_f1":
             return self._positive_f1([record["predicted"] for record in self._predictions()])
         return self._metric(name)["value"]
 
     def baseline(self, name: str) -> float | None:
-        """The same metric of predictions that are made without the texts, or None if that is unknown."""
+        """The same metric of predictions made without the texts, or None if it is unknown."""
         if name == "positive_f1":
             labels = self._labels()
             return self._positive_f1([max(labels, key=labels.__getitem__)] * len(self._predictions()))
         metric = self._metric(name)
-        return metric["baseline"] if "baseline" in metric else metric["guess"]  # as older versions called it
+        return metric["baseline"] if "baseline" in metric else metric["guess"]  # the name in older versions
 
     def _metric(self, name: str) -> Mapping[str, Any]:
         group, _, metric = name.rpartition("/")
         return self.report["metrics"][group or self.last][metric]
 
     def _positive_f1(self, predicted: Sequence[str]) -> float:
+        assert self.spec.positive is not None
         labels = known_labels(self._labels())
-        positive = labels.get(composed(self.declaration.positive or ""))
+        positive = labels.get(composed(self.spec.positive))
         if positive is None:
             raise DataError(
-                f"{self.declaration.name} has no label {self.declaration.positive!r}; it has "
-                f"{', '.join(labels.values())}."
+                f"{self.spec.name} has no label {self.spec.positive!r}; it has {', '.join(labels.values())}."
             )
         return binary_f1(predicted, [record["expected"] for record in self._predictions()], positive=positive)
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from corpora import make_model
-from gloo import ENDED, losses, started, train
+from gloo import TIMEOUT_SECONDS, losses, started, train
 from labelled import recipe, sentences, write_csv
 from modernbert.config import dump
 
@@ -121,8 +121,8 @@ def test_two_processes_finetune_to_the_losses_of_one(write_recipe, alone, tmp_pa
 def test_a_killed_process_ends_the_other_and_two_go_on(write_recipe, alone, tmp_path):
     made = write_recipe(tmp_path)
     with started(made, 2, ["-c", KILLED_AT_STEP_11]) as [first, second]:
-        assert second.wait(timeout=ENDED) == -signal.SIGKILL
-        _, errors = first.communicate(timeout=ENDED)
+        assert second.wait(timeout=TIMEOUT_SECONDS) == -signal.SIGKILL
+        _, errors = first.communicate(timeout=TIMEOUT_SECONDS)
         assert first.returncode == 2, errors
         assert "Process 0 of 2 stops because another one has ended" in errors
         assert "Traceback" not in errors

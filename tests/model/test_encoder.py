@@ -15,7 +15,7 @@ from modernbert.model import (
 )
 from modernbert.model import encoder as module
 from modernbert.model.encoder import pad_to_bucket
-from modernbert.model.expansion import encode_with_unseen
+from modernbert.model.expansion import encode_with_masked
 from modernbert.model.optimized import InferenceEncoder, unsupported_reason
 from modernbert.packed import Sequences
 
@@ -114,7 +114,7 @@ def callers(model):
     yield model
     yield lambda tokens, sequences: model.loss(tokens, sequences, torch.tensor([1, 2, 3]))
     seen = torch.ones(3, dtype=torch.bool)
-    yield lambda tokens, sequences: encode_with_unseen(model.model, tokens, sequences, seen)
+    yield lambda tokens, sequences: encode_with_masked(model.model, tokens, sequences, seen)
     if unsupported_reason(model.model) is None:
         yield InferenceEncoder(model.model)
 

@@ -14,7 +14,7 @@ from modernbert.model import retrieval
 from modernbert.search import build
 from modernbert.search.build import Models, build_index
 from modernbert.search.index import Index
-from modernbert.search.passages import cut_characters
+from modernbert.search.passages import split_by_characters
 from modernbert.text.bm25 import words_of
 from retrieval import QUERIES, TEXTS, base_folder
 
@@ -158,10 +158,10 @@ def test_names_and_texts_that_are_no_unicode_do_not_stop_an_index(tmp_path):
 def test_passages_without_a_tokenizer_hold_whole_characters():
     family = "👨\u200d👩\u200d👧"
     text = family * 700
-    parts = cut_characters(text)
+    parts = split_by_characters(text)
     assert all(len(part) % len(family) == 0 and part.startswith("👨") for part in parts)
     assert parts[-1].endswith("👧")
-    assert 1 < len(cut_characters("a" + "\u0301" * 5000)) < 10
+    assert 1 < len(split_by_characters("a" + "\u0301" * 5000)) < 10
 
 
 def test_a_graph_finds_what_comparing_all_finds(index, models, corpus, tmp_path):

@@ -1,8 +1,8 @@
 """The kernels of attention: forward, the gradient of queries, and that of keys and values.
 
-The softmax is taken as the keys go by and the backward pass computes the scores again (Dao et al. 2022, arXiv
-2205.14135; Dao 2023, arXiv 2307.08691). A program owns a tile of rows of one sequence, so no atomics are needed and
-the same input gives the same bits. The gradients are turned back in registers, before they are written.
+The softmax is computed online, one block of keys after the other, and the backward pass computes the scores again (Dao
+et al. 2022, arXiv 2205.14135; Dao 2023, arXiv 2307.08691). A program computes a tile of rows of one sequence, so no
+atomics are needed and the results are deterministic. Gradients are rotated back in registers, before they are written.
 """
 
 from typing import no_type_check
@@ -15,8 +15,8 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 @no_type_check
-def _scores(a, b, PRECISE: tl.constexpr):
-    """a @ b in fp32; fp32 inputs are multiplied as they are, without TF32."""
+def _matmul(a, b, PRECISE: tl.constexpr):
+    """a @ b with an fp32 result; fp32 inputs are multiplied without TF32."""
     if PRECISE:
         return tl.dot(a, b, input_precision="ieee")
     return tl.dot(a, b)
@@ -25,7 +25,7 @@ def _scores(a, b, PRECISE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _columns(DIM: tl.constexpr, DIM_BLOCK: tl.constexpr):
-    """Where the columns of a head lie: both halves filled up to DIM_BLOCK / 2, and which of them are real."""
+    """Columns of a head with each half padded to DIM_BLOCK / 2, and a mask of the columns that are not padding."""
     column = tl.arange(0, DIM_BLOCK)
     if DIM == DIM_BLOCK:
         return column, column < DIM
@@ -36,31 +36,31 @@ def _columns(DIM: tl.constexpr, DIM_BLOCK: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _turn_back(x, cos, sin, rows, here, angle_stride, DIM: tl.constexpr, DIM_BLOCK: tl.constexpr):
-    """Gradients of turned rows (rows, DIM_BLOCK), turned back."""
+def _rotate_back(x, cos, sin, rows, valid, angle_stride, DIM: tl.constexpr, DIM_BLOCK: tl.constexpr):
+    """Rotate the gradients of rotated rows (rows, DIM_BLOCK) back."""
     HALF: tl.constexpr = DIM_BLOCK // 2
     first, second = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, HALF)), (0, 2, 1)))
     column = tl.arange(0, HALF)
-    known = here[:, None] & (column[None, :] < DIM // 2)
+    valid_elements = valid[:, None] & (column[None, :] < DIM // 2)
     at = rows.to(tl.int64)[:, None] * angle_stride + column[None, :]
-    c = tl.load(cos + at, known, other=0.0)
-    s = tl.load(sin + at, known, other=0.0)
-    turned = tl.join(first * c + second * s, second * c - first * s)
-    return tl.reshape(tl.permute(turned, (0, 2, 1)), (x.shape[0], DIM_BLOCK))
+    c = tl.load(cos + at, valid_elements, other=0.0)
+    s = tl.load(sin + at, valid_elements, other=0.0)
+    rotated = tl.join(first * c + second * s, second * c - first * s)
+    return tl.reshape(tl.permute(rotated, (0, 2, 1)), (x.shape[0], DIM_BLOCK))
 
 
 @triton.jit
 @no_type_check
-def _rows_of(tiles):
-    """Of this program: its first row, and where its sequence begins and ends."""
+def _tile_bounds(tiles):
+    """The first row of this program, and the first row and the end of its sequence."""
     at = tiles + 3 * tl.program_id(0)
     return tl.load(at), tl.load(at + 1), tl.load(at + 2)
 
 
 @triton.jit
 @no_type_check
-def _visited(first, begin, end, OWN: tl.constexpr, VISIT: tl.constexpr, WINDOW: tl.constexpr):
-    """The rows that a tile sees or is seen by: from, up to; and up to where whole blocks of them need no mask."""
+def _block_range(first, begin, end, OWN: tl.constexpr, VISIT: tl.constexpr, WINDOW: tl.constexpr):
+    """The range of rows that a tile attends to or from, and the end of the blocks in it that need no mask."""
     if WINDOW >= 0:
         lower = tl.maximum(begin, first - WINDOW)
         return lower, tl.minimum(end, first + OWN + WINDOW), lower
@@ -70,7 +70,7 @@ def _visited(first, begin, end, OWN: tl.constexpr, VISIT: tl.constexpr, WINDOW: 
 @triton.jit
 @no_type_check
 def _load(at, rows, stride, upper, columns, real, MASKED: tl.constexpr, FULL: tl.constexpr):
-    """Rows of a head (rows, DIM_BLOCK), with zeros from `upper` on and on columns that are not real."""
+    """Rows of a head (rows, DIM_BLOCK), with zeros from `upper` on and in padding columns."""
     pointers = at + rows.to(tl.int64)[:, None] * stride + columns[None, :]
     if MASKED:
         return tl.load(pointers, (rows < upper)[:, None] & real[None, :], other=0.0)
@@ -81,34 +81,34 @@ def _load(at, rows, stride, upper, columns, real, MASKED: tl.constexpr, FULL: tl
 
 @triton.jit
 @no_type_check
-def _near(rows, keys, WINDOW: tl.constexpr):
-    """(rows, keys): no further apart than the window."""
-    apart = keys[None, :] - rows[:, None]
-    return (apart <= WINDOW) & (apart >= -WINDOW)
+def _within_window(rows, keys, WINDOW: tl.constexpr):
+    """A mask (rows, keys) of the pairs whose distance is at most the window."""
+    distance = keys[None, :] - rows[:, None]
+    return (distance <= WINDOW) & (distance >= -WINDOW)
 
 
 @triton.jit
 @no_type_check
 def _attend(
-    most, total, value, q, rows, start, upper, k_at, v_at, stride, columns, real, scale,
+    maximum, total, value, q, rows, start, upper, k_at, v_at, stride, columns, real, scale,
     WINDOW: tl.constexpr, KEYS: tl.constexpr, PRECISE: tl.constexpr, MASKED: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """Softmax statistics and weighted values of a tile of queries, with one more block of keys."""
+    """Update the softmax statistics and weighted values of a tile of queries with another block of keys."""
     keys = start + tl.arange(0, KEYS)
     k = _load(k_at, keys, stride, upper, columns, real, MASKED, FULL)
-    s = _scores(q, tl.trans(k), PRECISE)
+    s = _matmul(q, tl.trans(k), PRECISE)
     if MASKED:
-        seen = (keys < upper)[None, :]
+        visible = (keys < upper)[None, :]
         if WINDOW >= 0:
-            seen = seen & _near(rows, keys, WINDOW)
-        s = tl.where(seen, s, float("-inf"))
-    larger = tl.maximum(most, tl.max(s, 1) * scale)
-    safe = tl.where(larger == float("-inf"), 0.0, larger)
+            visible = visible & _within_window(rows, keys, WINDOW)
+        s = tl.where(visible, s, float("-inf"))
+    new_max = tl.maximum(maximum, tl.max(s, 1) * scale)
+    safe = tl.where(new_max == float("-inf"), 0.0, new_max)
     p = tl.exp2(s * scale - safe[:, None])
-    shrink = tl.exp2(most - safe)
+    rescale = tl.exp2(maximum - safe)
     v = _load(v_at, keys, stride, upper, columns, real, MASKED, FULL)
-    value = value * shrink[:, None] + _scores(p.to(v.dtype), v, PRECISE)
-    return larger, total * shrink + tl.sum(p, 1), value
+    value = value * rescale[:, None] + _matmul(p.to(v.dtype), v, PRECISE)
+    return new_max, total * rescale + tl.sum(p, 1), value
 
 
 @triton.jit
@@ -118,39 +118,39 @@ def attention_forward_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, DIM_BLOCK: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one head. `scale` is in powers of 2, and so is `logsumexp` (heads, tokens)."""
+    """Attention of a tile of queries of one head. `scale` and `logsumexp` (heads, tokens) are for base 2."""
     head = tl.program_id(1)
-    first, begin, end = _rows_of(tiles)
+    first, begin, end = _tile_bounds(tiles)
     if first >= end:
         return
     WIDTH: tl.constexpr = HEADS * DIM
     FULL: tl.constexpr = DIM == DIM_BLOCK
     columns, real = _columns(DIM, DIM_BLOCK)
     rows = first + tl.arange(0, ROWS)
-    here = rows < end
+    valid = rows < end
     stride = 3 * WIDTH
     at = qkv + head * DIM
     q = _load(at, rows, stride, end, columns, real, True, FULL)
-    lower, upper, whole = _visited(first, begin, end, ROWS, KEYS, WINDOW)
-    most = tl.full((ROWS,), float("-inf"), tl.float32)
+    lower, upper, unmasked = _block_range(first, begin, end, ROWS, KEYS, WINDOW)
+    maximum = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     value = tl.zeros((ROWS, DIM_BLOCK), tl.float32)
     if WINDOW < 0:
-        for start in tl.range(lower, whole, KEYS):
-            most, total, value = _attend(
-                most, total, value, q, rows, start, upper, at + WIDTH, at + 2 * WIDTH, stride, columns, real, scale,
+        for start in tl.range(lower, unmasked, KEYS):
+            maximum, total, value = _attend(
+                maximum, total, value, q, rows, start, upper, at + WIDTH, at + 2 * WIDTH, stride, columns, real, scale,
                 WINDOW, KEYS, PRECISE, False, FULL,
             )  # fmt: skip
-    for start in tl.range(whole, upper, KEYS):
-        most, total, value = _attend(
-            most, total, value, q, rows, start, upper, at + WIDTH, at + 2 * WIDTH, stride, columns, real, scale,
+    for start in tl.range(unmasked, upper, KEYS):
+        maximum, total, value = _attend(
+            maximum, total, value, q, rows, start, upper, at + WIDTH, at + 2 * WIDTH, stride, columns, real, scale,
             WINDOW, KEYS, PRECISE, True, FULL,
         )  # fmt: skip
-    total = tl.where(here, total, 1.0)
+    total = tl.where(valid, total, 1.0)
     value = value / total[:, None]
-    tl.store(logsumexp + head * tokens + rows, most + tl.log2(total), here)
+    tl.store(logsumexp + head * tokens + rows, maximum + tl.log2(total), valid)
     to = out + rows.to(tl.int64)[:, None] * WIDTH + head * DIM + columns[None, :]
-    tl.store(to, value.to(out.dtype.element_ty), here[:, None] & real[None, :])
+    tl.store(to, value.to(out.dtype.element_ty), valid[:, None] & real[None, :])
 
 
 @triton.jit
@@ -159,18 +159,18 @@ def _query_gradient(
     dq, q, do, norm, d, rows, start, upper, k_at, v_at, stride, columns, real, scale,
     WINDOW: tl.constexpr, KEYS: tl.constexpr, PRECISE: tl.constexpr, MASKED: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a tile of queries, with the part of one more block of keys."""
+    """Add the part of another block of keys to the gradient of a tile of queries."""
     keys = start + tl.arange(0, KEYS)
     k = _load(k_at, keys, stride, upper, columns, real, MASKED, FULL)
     v = _load(v_at, keys, stride, upper, columns, real, MASKED, FULL)
-    p = tl.exp2(_scores(q, tl.trans(k), PRECISE) * scale - norm[:, None])
+    p = tl.exp2(_matmul(q, tl.trans(k), PRECISE) * scale - norm[:, None])
     if MASKED:
-        seen = (keys < upper)[None, :]
+        visible = (keys < upper)[None, :]
         if WINDOW >= 0:
-            seen = seen & _near(rows, keys, WINDOW)
-        p = tl.where(seen, p, 0.0)
-    ds = p * (_scores(do, tl.trans(v), PRECISE) - d[:, None])
-    return dq + _scores(ds.to(k.dtype), k, PRECISE)
+            visible = visible & _within_window(rows, keys, WINDOW)
+        p = tl.where(visible, p, 0.0)
+    ds = p * (_matmul(do, tl.trans(v), PRECISE) - d[:, None])
+    return dq + _matmul(ds.to(k.dtype), k, PRECISE)
 
 
 @triton.jit
@@ -180,42 +180,42 @@ def attention_query_gradient_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, DIM_BLOCK: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, ROTATED: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a tile of queries. On the way `delta`, the sum of out * grad of each row, which the keys need."""
+    """The gradient of a tile of queries. Also writes `delta`, the sum of out * grad of each row, for the keys."""
     head = tl.program_id(1)
-    first, begin, end = _rows_of(tiles)
+    first, begin, end = _tile_bounds(tiles)
     if first >= end:
         return
     WIDTH: tl.constexpr = HEADS * DIM
     FULL: tl.constexpr = DIM == DIM_BLOCK
     columns, real = _columns(DIM, DIM_BLOCK)
     rows = first + tl.arange(0, ROWS)
-    here = rows < end
+    valid = rows < end
     stride = 3 * WIDTH
     at = qkv + head * DIM
     q = _load(at, rows, stride, end, columns, real, True, FULL)
     do = _load(grad + head * DIM, rows, WIDTH, end, columns, real, True, FULL)
     o = _load(out + head * DIM, rows, WIDTH, end, columns, real, True, FULL)
     d = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
-    tl.store(delta + head * tokens + rows, d, here)
-    norm = tl.load(logsumexp + head * tokens + rows, here, other=float("inf"))
-    lower, upper, whole = _visited(first, begin, end, ROWS, KEYS, WINDOW)
+    tl.store(delta + head * tokens + rows, d, valid)
+    norm = tl.load(logsumexp + head * tokens + rows, valid, other=float("inf"))
+    lower, upper, unmasked = _block_range(first, begin, end, ROWS, KEYS, WINDOW)
     dq = tl.zeros((ROWS, DIM_BLOCK), tl.float32)
     if WINDOW < 0:
-        for start in tl.range(lower, whole, KEYS):
+        for start in tl.range(lower, unmasked, KEYS):
             dq = _query_gradient(
                 dq, q, do, norm, d, rows, start, upper, at + WIDTH, at + 2 * WIDTH, stride, columns, real, scale,
                 WINDOW, KEYS, PRECISE, False, FULL,
             )  # fmt: skip
-    for start in tl.range(whole, upper, KEYS):
+    for start in tl.range(unmasked, upper, KEYS):
         dq = _query_gradient(
             dq, q, do, norm, d, rows, start, upper, at + WIDTH, at + 2 * WIDTH, stride, columns, real, scale,
             WINDOW, KEYS, PRECISE, True, FULL,
         )  # fmt: skip
     dq = dq * (scale / LOG2_E)
     if ROTATED:
-        dq = _turn_back(dq, cos, sin, rows, here, angle_stride, DIM, DIM_BLOCK)
+        dq = _rotate_back(dq, cos, sin, rows, valid, angle_stride, DIM, DIM_BLOCK)
     to = grad_qkv + rows.to(tl.int64)[:, None] * stride + head * DIM + columns[None, :]
-    tl.store(to, dq.to(grad_qkv.dtype.element_ty), here[:, None] & real[None, :])
+    tl.store(to, dq.to(grad_qkv.dtype.element_ty), valid[:, None] & real[None, :])
 
 
 @triton.jit
@@ -224,22 +224,22 @@ def _key_gradient(
     dk, dv, k, v, keys, start, upper, q_at, grad_at, norms, deltas, q_stride, grad_stride, columns, real, scale,
     WINDOW: tl.constexpr, ROWS: tl.constexpr, PRECISE: tl.constexpr, MASKED: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a tile of keys and values, with the part of one more block of queries."""
+    """Add the part of another block of queries to the gradients of a tile of keys and values."""
     rows = start + tl.arange(0, ROWS)
     q = _load(q_at, rows, q_stride, upper, columns, real, MASKED, FULL)
     if MASKED:
-        norm = tl.load(norms + rows, rows < upper, other=float("inf"))  # nobody there: p is 0
+        norm = tl.load(norms + rows, rows < upper, other=float("inf"))  # no row: p is 0
         d = tl.load(deltas + rows, rows < upper, other=0.0)
     else:
         norm = tl.load(norms + rows)
         d = tl.load(deltas + rows)
-    p = tl.exp2(_scores(k, tl.trans(q), PRECISE) * scale - norm[None, :])
+    p = tl.exp2(_matmul(k, tl.trans(q), PRECISE) * scale - norm[None, :])
     if WINDOW >= 0:
-        p = tl.where(_near(keys, rows, WINDOW), p, 0.0)
+        p = tl.where(_within_window(keys, rows, WINDOW), p, 0.0)
     do = _load(grad_at, rows, grad_stride, upper, columns, real, MASKED, FULL)
-    dv += _scores(p.to(do.dtype), do, PRECISE)
-    ds = p * (_scores(v, tl.trans(do), PRECISE) - d[None, :])
-    dk += _scores(ds.to(q.dtype), q, PRECISE)
+    dv += _matmul(p.to(do.dtype), do, PRECISE)
+    ds = p * (_matmul(v, tl.trans(do), PRECISE) - d[None, :])
+    dk += _matmul(ds.to(q.dtype), q, PRECISE)
     return dk, dv
 
 
@@ -250,39 +250,39 @@ def attention_key_gradient_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, DIM_BLOCK: tl.constexpr, WINDOW: tl.constexpr, ROWS: tl.constexpr,
     KEYS: tl.constexpr, ROTATED: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a tile of KEYS keys and values, from the queries that see them, ROWS at a time."""
+    """The gradients of a tile of KEYS keys and values, from the queries that attend to them, ROWS at a time."""
     head = tl.program_id(1)
-    first, begin, end = _rows_of(tiles)
+    first, begin, end = _tile_bounds(tiles)
     if first >= end:
         return
     WIDTH: tl.constexpr = HEADS * DIM
     FULL: tl.constexpr = DIM == DIM_BLOCK
     columns, real = _columns(DIM, DIM_BLOCK)
     keys = first + tl.arange(0, KEYS)
-    there = keys < end
+    valid = keys < end
     stride = 3 * WIDTH
     at = qkv + head * DIM
     k = _load(at + WIDTH, keys, stride, end, columns, real, True, FULL)
     v = _load(at + 2 * WIDTH, keys, stride, end, columns, real, True, FULL)
-    lower, upper, whole = _visited(first, begin, end, KEYS, ROWS, WINDOW)
+    lower, upper, unmasked = _block_range(first, begin, end, KEYS, ROWS, WINDOW)
     norms, deltas = logsumexp + head * tokens, delta + head * tokens
     dk = tl.zeros((KEYS, DIM_BLOCK), tl.float32)
     dv = tl.zeros((KEYS, DIM_BLOCK), tl.float32)
     if WINDOW < 0:
-        for start in tl.range(lower, whole, ROWS):
+        for start in tl.range(lower, unmasked, ROWS):
             dk, dv = _key_gradient(
                 dk, dv, k, v, keys, start, upper, at, grad + head * DIM, norms, deltas, stride, WIDTH, columns, real,
                 scale, WINDOW, ROWS, PRECISE, False, FULL,
             )  # fmt: skip
-    for start in tl.range(whole, upper, ROWS):
+    for start in tl.range(unmasked, upper, ROWS):
         dk, dv = _key_gradient(
             dk, dv, k, v, keys, start, upper, at, grad + head * DIM, norms, deltas, stride, WIDTH, columns, real,
             scale, WINDOW, ROWS, PRECISE, True, FULL,
         )  # fmt: skip
     dk = dk * (scale / LOG2_E)
     if ROTATED:
-        dk = _turn_back(dk, cos, sin, keys, there, angle_stride, DIM, DIM_BLOCK)
-    both = there[:, None] & real[None, :]
+        dk = _rotate_back(dk, cos, sin, keys, valid, angle_stride, DIM, DIM_BLOCK)
+    both = valid[:, None] & real[None, :]
     to = grad_qkv + keys.to(tl.int64)[:, None] * stride + head * DIM + columns[None, :]
     tl.store(to + WIDTH, dk.to(grad_qkv.dtype.element_ty), both)
     tl.store(to + 2 * WIDTH, dv.to(grad_qkv.dtype.element_ty), both)

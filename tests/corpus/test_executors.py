@@ -44,7 +44,15 @@ def contents(folder):
 def ray():
     """A running Ray with two workers, as on a cluster."""
     ray = pytest.importorskip("ray", reason="Ray, an extra, is not installed: it has no wheel for every Python")
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    patience = {"worker_register_timeout_seconds": 300}  # workers that start slowly on a busy machine are not replaced
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _system_config=patience,
+    )
     yield ray
     ray.shutdown()
 

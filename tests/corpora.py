@@ -96,3 +96,17 @@ def tiny_recipe(tokenizer: Path, shards: Path, run: Path) -> dict[str, Any]:
             "decay": {"tokens": 4_000, "schedule": {"kind": "one_minus_sqrt"}},
         },
     }
+
+
+def interrupt_second_task(monkeypatch) -> None:
+    """End the build of a corpus with a KeyboardInterrupt in its second task."""
+    from modernbert.corpus import steps
+
+    original = steps.TokenShardWriter.run
+
+    def run(self, data, rank=0, world_size=1):
+        if rank == 1:
+            raise KeyboardInterrupt
+        yield from original(self, data, rank, world_size)
+
+    monkeypatch.setattr(steps.TokenShardWriter, "run", run)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora import make_tokenizer
+from corpora import interrupt_second_task, make_tokenizer
 from modernbert.corpus import build
 from modernbert.corpus.build import CorpusRecipe, build_corpus
 from modernbert.errors import ConfigError, DataError
@@ -111,16 +111,7 @@ def edit(path, old=b"first", new=b"other"):
 
 @pytest.mark.parametrize("deduplicate", [None, "exact"])
 def test_a_source_restarts_if_a_file_was_edited(deduplicate, texts, tokenizer, tmp_path, monkeypatch):
-    from modernbert.corpus import steps
-
-    original = steps.TokenShardWriter.run
-
-    def run(self, data, rank=0, world_size=1):
-        if rank == 1:
-            raise KeyboardInterrupt
-        yield from original(self, data, rank, world_size)
-
-    monkeypatch.setattr(steps.TokenShardWriter, "run", run)
+    interrupt_second_task(monkeypatch)
     options = {"source": {"deduplicate": deduplicate}, "workers": 1}
     with pytest.raises(KeyboardInterrupt):
         build_corpus(recipe(texts, tokenizer, tmp_path / "out", **options))

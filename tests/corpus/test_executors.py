@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora import make_tokenizer
+from corpora import interrupt_second_task, make_tokenizer
 from modernbert.config import parse
 from modernbert.corpus.build import CorpusRecipe, build_corpus
 from modernbert.errors import ConfigError, DataError
@@ -94,16 +94,7 @@ def test_an_error_under_ray_is_reported_with_its_reason(ray, tokenizer, tmp_path
 @pytest.mark.distributed
 @RAYS_WARNINGS
 def test_ray_finishes_a_source_that_the_local_executor_started(ray, texts, tokenizer, tmp_path, monkeypatch):
-    from modernbert.corpus import steps
-
-    original = steps.TokenShardWriter.run
-
-    def run(self, data, rank=0, world_size=1):
-        if rank == 1:
-            raise KeyboardInterrupt
-        yield from original(self, data, rank, world_size)
-
-    monkeypatch.setattr(steps.TokenShardWriter, "run", run)
+    interrupt_second_task(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         build(texts, tokenizer, tmp_path / "out", workers=1)
     monkeypatch.undo()

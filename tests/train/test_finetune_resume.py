@@ -28,7 +28,7 @@ def test_a_run_that_is_resumed_between_evaluations_ends_with_the_same_bits(model
     original = Finetuning._update
 
     class CrashError(Exception):
-        pass
+        """Ends the run between two evaluations."""
 
     def update(self, *arguments):
         if self.progress.step == 8:

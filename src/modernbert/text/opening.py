@@ -43,7 +43,7 @@ def find_files(paths: Iterable[str], pattern: str = "**/*") -> list[Path]:
             matches = sorted(p for p in Path(path).glob(pattern) if p.is_file() and not p.name.startswith("."))
         elif Path(path).is_file():
             matches = [Path(path)]
-        else:
+        else:  # Path.glob takes no absolute pattern
             matches = sorted(Path(p) for p in glob.glob(path, recursive=True) if Path(p).is_file())  # noqa: PTH207
         if not matches:
             raise DataError(f"There is no file at {path!r}; give files, folders, globs, or python:MODULE.")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,10 +15,10 @@ from safetensors.torch import load_file
 from corpora import make_shards, make_tokenizer, tiny_recipe
 from gloo import TIMEOUT_SECONDS, free_port, lines, losses, started, train
 from modernbert.config import dump, parse
-from modernbert.errors import ProcessError
+from modernbert.errors import DataError, ProcessError
 from modernbert.train import distributed as training
 from modernbert.train.distributed import attempt_name
-from modernbert.train.peers import lost_a_peer
+from modernbert.train.peers import Peers, lost_a_peer
 from modernbert.train.recipe import PretrainRecipe
 
 pytestmark = pytest.mark.distributed
@@ -252,6 +253,54 @@ def test_a_process_that_cannot_be_interrupted_is_ended_all_the_same(tmp_path):
         _, said = second.communicate(timeout=60)
     assert second.returncode == 2
     assert said.endswith("Process 1 of 2 stops because process 0 has failed: the disk of process 0 is full\n")
+
+
+class EndingStore(torch.distributed.HashStore):
+    """Ends with the process of rank 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended = False
+
+    def check(self, keys):
+        if self.ended:
+            raise RuntimeError("Connection reset by peer")
+        return super().check(keys)
+
+
+def lose_connection(peers, store, key, then):
+    with peers.reporting():
+        while not store.check([key]):
+            time.sleep(0.01)
+        then()
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_a_process_fails_only_after_the_others_have_read_its_message(monkeypatch):
+    """It may hold the store, so that the others would only see that it has ended."""
+    monkeypatch.setattr("modernbert.train.peers._READING_SECONDS", 300.0)
+    monkeypatch.setattr("modernbert.train.peers._POLL_SECONDS", 60.0)  # only the main thread of the second one reads
+    store = EndingStore()
+    read = threading.Event()
+
+    def fail():
+        with pytest.raises(DataError), Peers(store, 0, 2).reporting():
+            raise DataError("the disk of process 0 is full")
+        assert read.is_set()
+        store.ended = True
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(fail)
+        with pytest.raises(ProcessError, match="process 0 has failed: the disk of process 0 is full"):
+            lose_connection(Peers(store, 1, 2), store, "failure", read.set)
+        first.result()
+
+
+def test_a_message_that_was_read_is_kept_when_the_store_has_ended():
+    store = EndingStore()
+    store.set("failure", "0 the disk of process 0 is full")
+    with pytest.raises(ProcessError, match="process 0 has failed: the disk of process 0 is full"):
+        lose_connection(Peers(store, 1, 2), store, "failure/seen/1", lambda: setattr(store, "ended", True))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from modernbert.errors import ModernBertError, ProcessError
 _KEY = "failure"
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 5.0  # for the process to end by itself and clean up
+_READING_SECONDS = 5.0  # for the others to read the message, before the process that may hold the store ends
 # Messages of NCCL about another process. Its other errors are about this one: memory, driver, versions.
 _REMOTE = re.compile(
     r"ncclRemoteError|remote process exited|[Cc]onnection (closed|reset)|collective operation timeout"
@@ -31,6 +32,7 @@ class Peers:
         self._store = store
         self._rank = rank
         self._size = size
+        self._known: str | None = None  # the failure, once it was read
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
@@ -61,16 +63,25 @@ class Peers:
         try:
             if not self._store.check([_KEY]):
                 self._store.set(_KEY, f"{self._rank} {message}")
-                time.sleep(4 * _POLL_SECONDS)  # the store may be in this process, so let the others read it first
+                self._wait_for_readers()
         except RuntimeError:  # the store ended with its process, which failed first
             return
 
+    def _wait_for_readers(self) -> None:
+        others = [_seen(rank) for rank in range(self._size) if rank != self._rank]
+        deadline = time.monotonic() + _READING_SECONDS
+        while not self._store.check(others) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def _failure(self) -> str | None:
-        """The rank and the message of the process that failed first."""
+        """The rank and the message of the process that failed first; confirms to it that they were read."""
         try:
-            return self._store.get(_KEY).decode(errors="replace") if self._store.check([_KEY]) else None
-        except RuntimeError:
-            return None
+            if self._known is None and self._store.check([_KEY]):
+                self._known = self._store.get(_KEY).decode(errors="replace")
+                self._store.set(_seen(self._rank), "")
+        except RuntimeError:  # the store ended with its process
+            pass
+        return self._known
 
     def _message(self, failure: str | None, error: Exception | None = None) -> str:
         remedy = (
@@ -92,6 +103,10 @@ class Peers:
             sys.stderr.write(f"modernbert: {self._message(failure)}\n")  # a collective cannot be interrupted
             sys.stderr.flush()
             os._exit(2)
+
+
+def _seen(rank: int) -> str:
+    return f"{_KEY}/seen/{rank}"
 
 
 def lost_a_peer(error: RuntimeError) -> bool:

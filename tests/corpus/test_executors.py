@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -7,6 +9,7 @@ import pytest
 
 from corpora import interrupt_second_task, make_tokenizer
 from modernbert.config import parse
+from modernbert.corpus import executors
 from modernbert.corpus.build import CorpusRecipe, build_corpus
 from modernbert.errors import ConfigError, DataError
 from slurm import install_slurm
@@ -34,6 +37,11 @@ def build(texts, tokenizer, output, **changes):
     source = {"name": "web", "paths": [str(texts / "*.jsonl")], "deduplicate": "exact"}
     values = {"tokenizer": tokenizer, "output": str(output), "sources": [source], **changes}
     return build_corpus(parse(CorpusRecipe, values, "recipe"))
+
+
+def ray_recipe():
+    values = {"tokenizer": "t", "output": "o", "sources": [{"name": "web", "paths": ["p"]}], "executor": "ray"}
+    return parse(CorpusRecipe, values, "recipe")
 
 
 def contents(folder):
@@ -88,6 +96,35 @@ def test_an_error_under_ray_is_reported_with_its_reason(ray, tokenizer, tmp_path
     source = {"name": "web", "paths": [str(tmp_path / "*.parquet")]}
     with pytest.raises(DataError, match=r"web: 1 of 2 tasks failed \(.*1\.parquet has no column 'text'; it has body\)"):
         build(tmp_path, tokenizer, tmp_path / "out", executor="ray", sources=[source])
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@RAYS_WARNINGS
+def test_ray_repeats_a_rank_whose_worker_was_killed(ray, tmp_path, monkeypatch):
+    def die_once(data, rank, world_size):
+        mark = Path(f"died-{rank}")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        Path(f"done-{rank}").touch()
+
+    monkeypatch.chdir(tmp_path)
+    executors.run(ray_recipe(), "web", [die_once], 3, tmp_path / "logs")
+    assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1", "done-2"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@RAYS_WARNINGS
+def test_a_rank_that_cannot_begin_or_always_dies_under_ray_is_reported_with_its_reason(ray, tmp_path):
+    def die(data, rank, world_size):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(DataError, match=r"web: 1 of 1 tasks failed \(The worker died unexpectedly"):
+        executors.run(ray_recipe(), "web", [die], 1, tmp_path / "logs")
+    with pytest.raises(DataError, match=r"web: 1 of 1 tasks failed \(ModuleNotFoundError: No module named 'corpora'\)"):
+        executors.run(ray_recipe(), "web", [interrupt_second_task], 1, tmp_path / "logs")
 
 
 @pytest.mark.slow

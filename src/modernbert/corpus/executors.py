@@ -25,6 +25,8 @@ from modernbert.installation import install_command
 
 logger = logging.getLogger(__name__)
 
+_RAY_RETRIES = 3  # of a rank whose worker died, as in datatrove
+
 
 class Machines(Protocol):
     """The part of a recipe that selects the machines."""
@@ -48,17 +50,54 @@ class LocalExecutor(LocalPipelineExecutor):  # type: ignore[misc]
 
 
 class RayExecutor(RayPipelineExecutor):  # type: ignore[misc]
-    """datatrove's Ray executor; its workers use the current directory of this process and write errors to a file."""
+    """One Ray task for each rank, at most `workers` at once.
+
+    The base class forks a process inside a Ray actor. That process may hang, because Ray's threads can hold a lock when
+    it is forked. Here the rank runs in the Ray worker itself, which uses the current directory of this process and
+    writes errors to a file.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.directory = str(Path.cwd())
+
+    def run(self) -> None:
+        """Run all unfinished ranks. Ray repeats a rank whose worker was killed; an error of a rank is in its file."""
+        import ray
+
+        options = {
+            "num_cpus": self.cpus_per_task,
+            "memory": round(self.mem_per_cpu_gb * self.cpus_per_task * 2**30),
+            "max_retries": _RAY_RETRIES,
+        }
+        run_rank = ray.remote(**options)(_run_rank_in_ray)
+        shared = ray.put(self)
+        waiting = self.get_incomplete_ranks()[::-1]
+        running: dict[Any, int] = {}
+        while waiting or running:
+            while waiting and len(running) < self.workers:
+                rank = waiting.pop()
+                _remove_error(self.logging_dir, rank)
+                running[run_rank.remote(shared, rank)] = rank
+            [finished], _ = ray.wait(list(running), num_returns=1)
+            rank = running.pop(finished)
+            try:
+                ray.get(finished)
+            except ray.exceptions.RayError as error:  # the caller finds the ranks that are not complete
+                if not self.logging_dir.isfile(_error_file(rank)):  # the rank did not begin, or its worker died
+                    lines = str(error).strip().splitlines()
+                    reason = lines[-1] if isinstance(error, ray.exceptions.RayTaskError) else lines[0]
+                    _write_error(self.logging_dir, rank, reason)
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         datatrove_logger.disable("datatrove")
         os.chdir(self.directory)
         with _errors_in_file(self.logging_dir, rank):
             return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def _run_rank_in_ray(executor: RayExecutor, rank: int) -> None:
+    executor._run_for_rank(rank)
 
 
 class SlurmExecutor(SlurmPipelineExecutor):  # type: ignore[misc]
@@ -155,20 +194,32 @@ def slurm_options(slurm: Slurm) -> dict[str, Any]:
 @contextmanager
 def _errors_in_file(logging_dir: Any, rank: int) -> Iterator[None]:
     """Write the error of a task in another process or on another machine to a file for the caller."""
-    path = f"errors/{rank:05d}"
     try:
         yield
     except Exception as error:
-        with logging_dir.open(path, "w") as file:
-            file.write(str(error) if isinstance(error, ModernBertError) else f"{type(error).__name__}: {error}")
+        reason = str(error) if isinstance(error, ModernBertError) else f"{type(error).__name__}: {error}"
+        _write_error(logging_dir, rank, reason)
         raise
-    if logging_dir.isfile(path):
-        logging_dir.rm_file(path)
+    _remove_error(logging_dir, rank)
+
+
+def _write_error(logging_dir: Any, rank: int, reason: str) -> None:
+    with logging_dir.open(_error_file(rank), "w") as file:
+        file.write(reason)
+
+
+def _remove_error(logging_dir: Any, rank: int) -> None:
+    if logging_dir.isfile(_error_file(rank)):
+        logging_dir.rm_file(_error_file(rank))
+
+
+def _error_file(rank: int) -> str:
+    return f"errors/{rank:05d}"
 
 
 def _first_error(logs: Path, ranks: Sequence[int]) -> str:
     for rank in ranks:
-        path = logs / "errors" / f"{rank:05d}"
+        path = logs / _error_file(rank)
         if path.is_file():
             return path.read_text(encoding="utf-8").strip().removesuffix(".")
     return "no error message was written"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from modernbert.bench.remaining import log_remaining
+from modernbert.bench.roofline import MATRIX_FLOPS, encoder_flops, matrix_products
 from modernbert.bench.timing import alternate, check_rounds, machine, peak_memory, use_threads
 from modernbert.errors import ConfigError, DataError
 from modernbert.installation import install_command
@@ -34,6 +35,7 @@ class EngineSpeed:
     error: float  # largest difference, relative to the largest number
     least_cosine: float | None  # over all texts; None for scores
     memory_bytes: int | None  # added to the process by a call
+    roofline_fraction: float | None  # time of the matrix products alone over the measured time; None for int8
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ def bench_embed(
     ours = {name: _embedder(model, name) for name in engines}
     first = next(iter(ours.values()))
     listed = list(texts)
-    tokens = sum(len(ids) for ids in first.texts.encode(listed).ids)
+    lengths = [len(ids) for ids in first.texts.encode(listed).ids]
+    flops = encoder_flops(first.model.config, lengths)
     runs: dict[str, Callable[[], Any]] = {"sentence-transformers": lambda: theirs.encode(listed)}
     runs |= {name: _call(one.encode, listed) for name, one in ours.items()}
-    return _measure(model, len(listed), tokens, runs, used, rounds, vectors=True)
+    return _measure(model, sum(lengths), flops, len(listed), runs, used, rounds, vectors=True)
 
 
 def bench_rerank(
@@ -93,10 +96,12 @@ def bench_rerank(
         name: Reranker.from_pretrained(model, device="cpu", dtype=_dtype(name), int8=name == "int8") for name in engines
     }
     pairs = [(query, document) for document in documents]
-    tokens = sum(len(ids) for ids in next(iter(ours.values())).texts.encode_pairs(pairs).ids)
+    first = next(iter(ours.values()))
+    lengths = [len(ids) for ids in first.texts.encode_pairs(pairs).ids]
+    flops = encoder_flops(first.model.config, lengths)
     runs: dict[str, Callable[[], Any]] = {"sentence-transformers": lambda: theirs.predict(pairs)}
     runs |= {name: _call(one.predict, pairs) for name, one in ours.items()}
-    return _measure(model, len(pairs), tokens, runs, used, rounds, vectors=False)
+    return _measure(model, sum(lengths), flops, len(pairs), runs, used, rounds, vectors=False)
 
 
 def _prepare(threads: int | None, rounds: int) -> int:
@@ -126,8 +131,9 @@ def _call(function: Callable[[Any], Any], argument: Any) -> Callable[[], Any]:
 
 def _measure(
     model: str,
-    texts: int,
     tokens: int,
+    flops: float,
+    texts: int,
     runs: Mapping[str, Callable[[], Any]],
     threads: int,
     rounds: int,
@@ -139,8 +145,19 @@ def _measure(
     log_remaining((rounds + 2) * len(runs) * (time.perf_counter() - began))  # at the speed of sentence-transformers
     errors = {name: _errors(np.asarray(run()), expected, name, vectors) for name, run in runs.items()}
     memory = {name: peak_memory(run) for name, run in runs.items()}
-    seconds = alternate(runs, rounds, "retrieval")
+    dtypes = {"sentence-transformers": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
+    products = {
+        f"products in {dtype}": matrix_products(dtype) for dtype in {dtypes[name] for name in runs if name in dtypes}
+    }
+    seconds = alternate({**runs, **products}, rounds, "retrieval")
     theirs = next(iter(seconds.values()))
+
+    def roofline_fraction(name: str) -> float | None:
+        if name not in dtypes:
+            return None
+        fastest = statistics.median(seconds[f"products in {dtypes[name]}"]) * flops / MATRIX_FLOPS
+        return fastest / statistics.median(seconds[name])
+
     engines = [
         EngineSpeed(
             name,
@@ -149,8 +166,10 @@ def _measure(
             statistics.median(other / own for other, own in zip(theirs, each, strict=True)),
             *errors[name],
             memory[name],
+            roofline_fraction(name),
         )
         for name, each in seconds.items()
+        if name in runs
     ]
     packages = ("torch", "transformers", "sentence-transformers")
     return RetrievalReport(str(Path(model).name), texts, tokens, threads, rounds, machine(packages), tuple(engines))

@@ -88,13 +88,14 @@ def _print(report: "RetrievalReport", as_json: bool) -> None:
         return
     typer.echo(f"{report.model}: {report.texts:,} texts, {report.tokens:,} tokens, {report.threads} threads")
     print_table(
-        ("engine", "texts/s", "tokens/s", "speedup", "error", "lowest cosine", "memory"),
+        ("engine", "texts/s", "tokens/s", "speedup", "of the roofline", "error", "lowest cosine", "memory"),
         [
             (
                 one.engine,
                 f"{one.texts_per_second:,.1f}",
                 f"{one.tokens_per_second:,.0f}",
                 f"{one.speedup:.2f} x",
+                "" if one.roofline_fraction is None else f"{one.roofline_fraction:.0%}",
                 f"{one.error:.1e}",
                 "" if one.least_cosine is None else f"{one.least_cosine:.5f}",
                 "" if one.memory_bytes is None else f"{one.memory_bytes / 2**20:,.0f} MiB",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modernbert.errors import DataError
-from modernbert.files import atomic_directory, atomic_write, check_file, complete_pending_write
+from modernbert.files import atomic_directory, atomic_write, check_file, complete_pending_write, sampled_hash
 
 OLD = {"config.json": "old", "index.json": "old", "part-1": "old"}
 NEW = {"config.json": "new", "weights": "new", "training/state.json": "new"}
@@ -282,3 +282,23 @@ def test_an_output_that_cannot_be_or_would_cost_an_input_is_refused_before_anyth
             check_file(output, None, tmp_path / "none", str(tmp_path / "x.jsonl"))
     check_file(tmp_path / "new" / "y.jsonl", tmp_path / "x.jsonl")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_sampled_hash_sees_the_size_the_ends_and_each_block(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    size = (65 << 20) + 5
+    with path.open("wb") as file:
+        file.truncate(size)
+    hashes = {sampled_hash(path)}
+    for place in (0, 3 << 19, 40 << 20, size - 1):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        hashes.add(sampled_hash(path))
+    with path.open("r+b") as file:
+        file.truncate(size - 1)
+    hashes.add(sampled_hash(path))
+    small = tmp_path / "small"
+    small.write_bytes(b"one")
+    hashes.add(sampled_hash(small))
+    assert len(hashes) == 7

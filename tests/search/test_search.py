@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from modernbert.search import build
 from modernbert.search.build import Models, build_index
 from modernbert.search.index import Index
 from modernbert.search.passages import split_by_characters
+from modernbert.search.stages import STAGES
 from modernbert.text.bm25 import words_of
 from retrieval import QUERIES, TEXTS, base_folder
 
@@ -136,6 +138,35 @@ def test_a_damaged_index_is_one_sentence(name, content, tmp_path):
         (tmp_path / "index" / name).write_bytes(content)
     with pytest.raises(DataError, match="is damaged: its passages are not those of its manifest"):
         Index.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize("method", ["dense", "sparse", "late", "bm25", None])
+def test_each_damaged_or_missing_file_of_a_stage_is_one_sentence(method, index, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    names = STAGES[method].files if method else ("passages.jsonl",)
+    files = [name for name in index.manifest["files"] if name.partition("/")[0] in names]
+    assert files
+    for name in files:
+        path = folder / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(DataError, match=f"{path.name} is missing or damaged; copy it again"):
+            Index.open(folder).search(["text"], method or "bm25")
+        path.unlink()
+        with pytest.raises(DataError, match="damaged"):
+            Index.open(folder).search(["text"], method or "bm25")
+        path.write_bytes(content)
+    Index.open(folder).search(["text"], method or "bm25")
+
+
+def test_an_index_of_an_earlier_version_is_not_checked(index, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(index.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert Index.open(folder).search(["text"], "bm25") == index.search(["text"], "bm25")
 
 
 def test_names_and_texts_that_are_no_unicode_do_not_stop_an_index(tmp_path):

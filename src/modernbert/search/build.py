@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from modernbert.errors import ConfigError, DataError
-from modernbert.files import atomic_write, file_record, locked, move_into_place, sync_tree
+from modernbert.files import atomic_write, file_record, locked, move_into_place, sampled_hash, sync_tree
 from modernbert.progress import Progress
 from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import (
@@ -23,7 +23,7 @@ from modernbert.search.passages import (
     split_by_characters,
     write_passages,
 )
-from modernbert.search.stages import Bm25Stage, DenseStage, LateStage, Method, SparseStage, Stage
+from modernbert.search.stages import STAGES, Bm25Stage, DenseStage, LateStage, Method, SparseStage, Stage
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.sparse import SparseEmbedder
@@ -35,7 +35,7 @@ FORMAT = 1
 _INDEX_FILES = (
     TEXTS,
     OFFSETS,
-    *(name for one in (DenseStage, SparseStage, LateStage, Bm25Stage) for name in one.files),
+    *(name for one in STAGES.values() for name in one.files),
 )
 SHARD_PASSAGES = 1024  # a stopped build loses at most one shard
 CHUNK_TOKENS = 256
@@ -244,6 +244,9 @@ def _finish(
     for stage in stages:
         stage.merge(files[stage.method], merged)
     sync_tree(merged)
+    manifest["files"] = {
+        path.relative_to(merged).as_posix(): sampled_hash(path) for path in sorted(merged.rglob("*")) if path.is_file()
+    }
     for path in merged.iterdir():
         target = output / path.name
         _remove(target)

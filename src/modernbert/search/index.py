@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from modernbert.errors import ConfigError, DataError
+from modernbert.files import sampled_hash
 from modernbert.search.build import BUILDING, FORMAT, Models, open_stages, read_manifest
 from modernbert.search.model_hash import model_hash
-from modernbert.search.passages import Passage, Passages
-from modernbert.search.stages import Method, Ranking, Stage
+from modernbert.search.passages import OFFSETS, TEXTS, Passage, Passages
+from modernbert.search.stages import STAGES, Method, Ranking, Stage
 from modernbert.tasks.inputs import check_count, check_texts
 from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.rerank import Reranker
@@ -60,6 +61,7 @@ class Index:
             complete = False
         if not complete:
             raise DataError(f"{folder} is damaged: its passages are not those of its manifest; build the index again.")
+        index._check_files((TEXTS, OFFSETS))
         return index
 
     @property
@@ -123,6 +125,7 @@ class Index:
 
     def _stage(self, method: Method) -> Stage:
         if method not in self._stages:
+            self._check_files(STAGES[method].files)
             models = Models(bm25=method == "bm25")
             if method != "bm25":
                 recorded = self.manifest["models"][method]
@@ -134,6 +137,20 @@ class Index:
             manifest = self.manifest
             [self._stages[method]] = open_stages(models, self.device, manifest["int8"], manifest["approximate"])
         return self._stages[method]
+
+    def _check_files(self, names: Sequence[str]) -> None:
+        """Check files, and the files of folders, against the manifest. Earlier versions recorded no files.
+
+        Of files above 64 MiB a sample is read.
+
+        Raises:
+            DataError: one is missing or has other bytes.
+        """
+        recorded = self.manifest.get("files", {})
+        for name in (one for one in recorded if one.partition("/")[0] in names):
+            path = self.folder / name
+            if not path.is_file() or sampled_hash(path) != recorded[name]:
+                raise DataError(f"{path} is missing or damaged; copy it again, or build the index again.")
 
     def _reranked(self, query: str, pairs: Sequence[tuple[int, float]], reranker: Reranker) -> list[tuple[int, float]]:
         texts = [self.passages[place].text for place, _ in pairs]

@@ -212,6 +212,9 @@ class Bm25Stage(Stage):
         return rankings
 
 
+STAGES: dict[Method, type[Stage]] = {one.method: one for one in (DenseStage, SparseStage, LateStage, Bm25Stage)}
+
+
 class _TopK:
     """The `count` highest scores so far, with their passage numbers; equal scores are in order of the numbers."""
 

@@ -1,9 +1,11 @@
 """Write the collections of the retrieval table as BEIR folders, with training, validation and test queries.
 
-python recipes/retrieval/prepare.py DATA OUTPUT: DATA holds ir/cranfield, ir/cisi, ir/vaswani and cosqa. Which query is
-for what is a function of its name alone. Queries of Vaswani are in capitals and are written small; nothing else is
-changed. OUTPUT/code-pairs.jsonl are pairs without judgement of CoSQA's functions: the first sentence of a docstring
-asks for its function, which keeps the docstring in one case of ten.
+python recipes/retrieval/prepare.py DATA OUTPUT: DATA holds ir/cranfield, ir/cisi, ir/vaswani, cosqa and jaquad. Which
+query is for what is a function of its name alone. Queries of Vaswani are in capitals and are written small; nothing
+else is changed. In JaQuAD a question asks for its paragraph among all paragraphs: questions of its development set are
+for test, those of a tenth of its training articles for validation. OUTPUT/code-pairs.jsonl are pairs without judgement
+of CoSQA's functions: the first sentence of a docstring asks for its function, which keeps the docstring in one case of
+ten.
 """
 
 import ast
@@ -77,6 +79,25 @@ def cosqa(source: Path, folder: Path) -> None:
     write(folder, documents, queries, qrels)
 
 
+def jaquad(source: Path, folder: Path) -> None:
+    documents: dict[str, Document] = {}
+    numbers: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, dict[str, int]]] = {"train": {}, "validation": {}, "test": {}}
+    for part in ("train", "dev"):
+        for path in sorted((source / part).glob("*.json")):
+            for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
+                held_out = int(order(article["title"]), 16) % 10 == 0
+                split = "test" if part == "dev" else "validation" if held_out else "train"
+                for paragraph in article["paragraphs"]:
+                    number = numbers.setdefault(paragraph["context"], f"{part}-{len(numbers)}")
+                    documents[number] = Document("", paragraph["context"])
+                    for asked in paragraph["qas"]:
+                        queries[asked["id"]] = asked["question"]
+                        qrels[split][asked["id"]] = {number: 1}
+    write(folder, documents, queries, qrels)
+
+
 def code_pairs(folder: Path, path: Path) -> None:
     count = 0
     with path.open("w", encoding="utf-8") as file:
@@ -106,6 +127,7 @@ def main(data: Path, output: Path) -> None:
         classic(collection, output / name, lower=name == "vaswani")
     cosqa(data / "cosqa", output / "cosqa")
     code_pairs(output / "cosqa", output / "code-pairs.jsonl")
+    jaquad(data / "jaquad", output / "jaquad")
 
 
 if __name__ == "__main__":

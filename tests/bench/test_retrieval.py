@@ -38,6 +38,9 @@ def test_embedding_is_compared_with_sentence_transformers(embedder, tmp_path):
     assert all(found[name]["least_cosine"] > 0.999 for name in names)
     assert [0 < (found[name]["roofline_fraction"] or -1) < 1 for name in names] == [True, True, True, False]
     assert "of the roofline" in run("embed", file, "--model", embedder, "--limit", 2)
+    short = json.loads(run("embed", file, "--model", embedder, "--max-length", 6, "--json"))
+    assert short["tokens"] <= 6 * len(TEXTS) < report["tokens"]
+    assert short["engines"][1]["error"] < 1e-4
 
 
 def test_reranking_is_compared_with_sentence_transformers(tmp_path):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from modernbert.installation import install_command
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.rerank import Reranker
 
+Model = TypeVar("Model", Embedder, Reranker)
 EnginePrecision = Literal["fp32", "bf16", "int8"]
 
 _MAX_ERROR = 1e-4  # in fp32, relative to the largest number, from different orders of summation
@@ -57,6 +58,7 @@ def bench_embed(
     engines: Sequence[EnginePrecision] = ("fp32", "int8"),
     threads: int | None = None,
     rounds: int = 3,
+    max_length: int | None = None,
 ) -> RetrievalReport:
     """Embed texts with sentence-transformers in fp32 and with this package.
 
@@ -65,8 +67,8 @@ def bench_embed(
         DataError: the outputs of the two differ.
     """
     used = _prepare(threads, rounds)
-    theirs = _theirs("SentenceTransformer", model)
-    ours = {name: _embedder(model, name) for name in engines}
+    theirs = _theirs("SentenceTransformer", model, max_length)
+    ours = {name: _ours(Embedder, model, name, max_length) for name in engines}
     first = next(iter(ours.values()))
     listed = list(texts)
     lengths = [len(ids) for ids in first.texts.encode(listed).ids]
@@ -83,6 +85,7 @@ def bench_rerank(
     engines: Sequence[EnginePrecision] = ("fp32", "int8"),
     threads: int | None = None,
     rounds: int = 3,
+    max_length: int | None = None,
 ) -> RetrievalReport:
     """Score pairs of a query and documents with `CrossEncoder` in fp32 and with this package.
 
@@ -91,10 +94,8 @@ def bench_rerank(
         DataError: the outputs of the two differ.
     """
     used = _prepare(threads, rounds)
-    theirs = _theirs("CrossEncoder", model)
-    ours = {
-        name: Reranker.from_pretrained(model, device="cpu", dtype=_dtype(name), int8=name == "int8") for name in engines
-    }
+    theirs = _theirs("CrossEncoder", model, max_length)
+    ours = {name: _ours(Reranker, model, name, max_length) for name in engines}
     pairs = [(query, document) for document in documents]
     first = next(iter(ours.values()))
     lengths = [len(ids) for ids in first.texts.encode_pairs(pairs).ids]
@@ -109,20 +110,20 @@ def _prepare(threads: int | None, rounds: int) -> int:
     return use_threads(threads)
 
 
-def _theirs(kind: str, model: str) -> Any:
+def _theirs(kind: str, model: str, max_length: int | None) -> Any:
     try:
         import sentence_transformers
     except ImportError:
         raise ConfigError(f"This benchmark needs sentence-transformers: {install_command('peers')}.") from None
-    return getattr(sentence_transformers, kind)(model, device="cpu", model_kwargs={"dtype": torch.float32})
+    loaded = getattr(sentence_transformers, kind)(model, device="cpu", model_kwargs={"dtype": torch.float32})
+    if max_length is not None:
+        loaded.max_seq_length = max_length
+    return loaded
 
 
-def _dtype(engine: EnginePrecision) -> torch.dtype:
-    return torch.bfloat16 if engine == "bf16" else torch.float32
-
-
-def _embedder(model: str, engine: EnginePrecision) -> Embedder:
-    return Embedder.from_pretrained(model, device="cpu", dtype=_dtype(engine), int8=engine == "int8")
+def _ours(kind: type[Model], model: str, engine: EnginePrecision, max_length: int | None) -> Model:
+    dtype = torch.bfloat16 if engine == "bf16" else torch.float32
+    return kind.from_pretrained(model, max_length=max_length, device="cpu", dtype=dtype, int8=engine == "int8")
 
 
 def _call(function: Callable[[Any], Any], argument: Any) -> Callable[[], Any]:

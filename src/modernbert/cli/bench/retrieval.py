@@ -18,13 +18,14 @@ _Engine = Annotated[list[str] | None, typer.Option("--engine", help="fp32, bf16 
 _Threads = Annotated[int | None, typer.Option(help="Number of threads of both engines. [default: all]")]
 _Rounds = Annotated[int, typer.Option(help="Timed rounds.")]
 _Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of texts.")]
+_MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens of a text. [default: the model's]")]
 _Key = Annotated[str, typer.Option(help="The column or JSON key of the text.")]
 
 
 @app.command(
     epilog="""Examples:
 
-    modernbert bench embed articles.jsonl --model output/embedder --limit 200"""
+    modernbert bench embed articles.jsonl --model output/embedder --limit 200 --max-length 512"""
 )
 def embed(
     file: Annotated[Path, typer.Argument(help="A file with one text per line, a table, or JSON.")],
@@ -33,13 +34,15 @@ def embed(
     threads: _Threads = None,
     rounds: _Rounds = 3,
     limit: _Limit = None,
+    max_length: _MaxLength = None,
     text_key: _Key = "text",
     as_json: Json = False,
 ) -> None:
     """Compare embedding with sentence-transformers: first the vectors, then the speed."""
     from modernbert.bench.retrieval import bench_embed
 
-    _print(bench_embed(model, _texts(file, text_key, limit), _engines(engine), threads, rounds), as_json)  # type: ignore[arg-type]
+    texts = _texts(file, text_key, limit)
+    _print(bench_embed(model, texts, _engines(engine), threads, rounds, max_length), as_json)  # type: ignore[arg-type]
 
 
 @app.command(
@@ -55,6 +58,7 @@ def rerank(
     threads: _Threads = None,
     rounds: _Rounds = 3,
     limit: _Limit = None,
+    max_length: _MaxLength = None,
     text_key: _Key = "text",
     as_json: Json = False,
 ) -> None:
@@ -62,7 +66,7 @@ def rerank(
     from modernbert.bench.retrieval import bench_rerank
 
     texts = _texts(file, text_key, limit)
-    _print(bench_rerank(model, query, texts, _engines(engine), threads, rounds), as_json)  # type: ignore[arg-type]
+    _print(bench_rerank(model, query, texts, _engines(engine), threads, rounds, max_length), as_json)  # type: ignore[arg-type]
 
 
 def _engines(given: list[str] | None) -> list[str]:

@@ -12,7 +12,8 @@ import torch
 from modernbert.errors import ConfigError, DataError
 from modernbert.installation import install_command
 from modernbert.tasks.embed import Embedder
-from modernbert.tasks.multi_vector import MultiVectorEmbedder, max_similarity
+from modernbert.tasks.multi_vector import MultiVectorEmbedder
+from modernbert.tasks.ranking.maxsim import maxsim_scores
 from modernbert.tasks.similarity import similarity
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.bm25 import load_bm25s, words_of
@@ -174,10 +175,10 @@ class LateStage(Stage):
         begin = 0
         while begin < len(ends) - 1:
             end = max(begin + 1, int(np.searchsorted(ends, ends[begin] + _BLOCK_TOKENS, "right")) - 1)
-            block = torch.from_numpy(np.asarray(vectors[ends[begin] : ends[end]], dtype=np.float32))
-            documents = block.split(np.diff(ends[begin : end + 1]).tolist())
-            for one, query in zip(best, query_vectors, strict=True):
-                one.add(begin, max_similarity(query, documents).numpy())
+            block = np.asarray(vectors[ends[begin] : ends[end]], dtype=np.float32)
+            scores = maxsim_scores(query_vectors, block, np.diff(ends[begin : end + 1]).tolist())
+            for one, of_query in zip(best, scores.numpy(), strict=True):
+                one.add(begin, of_query)
             begin = end
         return [one.ranking() for one in best]
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +15,7 @@ from modernbert.model.retrieval import MultiVectorEncoder
 from modernbert.model.retrieval_modules import read_modules
 from modernbert.model.retrieval_settings import Role
 from modernbert.tasks.quantization import Vectors
+from modernbert.tasks.ranking.maxsim import maxsim_scores
 from modernbert.tasks.retrieval import RetrievalPredictor, as_texts, finite
 from modernbert.tasks.retrieval_texts import EncodedQueries, query_token_mask
 
@@ -95,7 +97,10 @@ class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
         self, queries: Sequence[Vectors] | Vectors, documents: Sequence[Vectors] | Vectors
     ) -> Float[Tensor, "queries documents"]:
         """MaxSim of each query and each document."""
-        return torch.stack([max_similarity(query, _as_list(documents)) for query in _as_list(queries)])
+        listed = [np.asarray(vectors) for vectors in _as_list(documents)]
+        if not listed:
+            return torch.empty(len(_as_list(queries)), 0)
+        return maxsim_scores(_as_list(queries), np.concatenate(listed), [len(vectors) for vectors in listed])
 
     @torch.inference_mode()
     def _vectors(
@@ -122,20 +127,6 @@ class MultiVectorEmbedder(RetrievalPredictor[MultiVectorEncoder]):
             for index, (text_vectors, text_kept) in zip(batch, by_text, strict=True):
                 vectors_by_text[index] = text_vectors[text_kept]
         return vectors_by_text
-
-
-def max_similarity(query: Any, documents: Sequence[Any]) -> Float[Tensor, "documents"]:
-    """For each document the sum, over the vectors of the query, of the largest dot product with a document vector."""
-    if not documents:
-        return torch.empty(0)
-    lengths = torch.tensor([len(one) for one in documents])
-    stacked = torch.cat([torch.as_tensor(one).float() for one in documents])
-    products = stacked @ torch.as_tensor(query).float().t()
-    document_ids = torch.repeat_interleave(lengths).unsqueeze(1).expand_as(products)
-    best = products.new_full((len(lengths), products.shape[1]), -torch.inf).scatter_reduce(
-        0, document_ids, products, "amax"
-    )
-    return best.sum(1)
 
 
 def pool_tokens(vectors: Float[Tensor, "tokens dim"], factor: float) -> Float[Tensor, "fewer dim"]:

@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from modernbert.tasks.ranking.contrastive import info_nce, known_positives, like
 from modernbert.tasks.ranking.distillation import kl_divergence, margin_mse, score_mse
 from modernbert.tasks.ranking.graded import angle, cosent, matryoshka
 from modernbert.tasks.ranking.listwise import binary, lambda_loss
-from modernbert.tasks.ranking.maxsim import EMPTY_SCORE, maxsim, maxsim_per_query
+from modernbert.tasks.ranking.maxsim import EMPTY_SCORE, maxsim, maxsim_per_query, maxsim_scores
 from modernbert.tasks.ranking.sparsity import flops, warmed_up
 
 st = pytest.importorskip("sentence_transformers")
@@ -263,6 +264,25 @@ def padded(rows: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
 
 
 QUERY_LENGTHS, DOCUMENT_LENGTHS = [3, 5, 1, 4], [7, 2, 9, 1, 4, 3, 8, 2]
+
+
+@pytest.mark.parametrize(("elements", "tokens"), [(1, 1), (40, 3), (1 << 18, 512)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_scores_without_gradients_equal_those_with_them(elements, tokens, dtype, tmp_path, monkeypatch) -> None:
+    """Also for more queries than one group, for documents without vectors at any place, and for a memory map."""
+    monkeypatch.setattr("modernbert.tasks.ranking.maxsim._BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr("modernbert.tasks.ranking.maxsim._BLOCK_TOKENS", tokens)
+    generator = torch.Generator().manual_seed(0)
+    query_lengths, document_lengths = [*range(1, 5)] * 9, [0, 3, 0, 0, 7, 1, 2, 0]
+    queries = torch.randn(sum(query_lengths), 8, generator=generator)
+    documents = torch.randn(sum(document_lengths), 8, generator=generator).numpy().astype(dtype)
+    np.save(tmp_path / "documents.npy", documents)
+    mapped = np.load(tmp_path / "documents.npy", mmap_mode="r")
+    expected = maxsim(queries, query_lengths, torch.from_numpy(documents).float(), document_lengths)
+    found = maxsim_scores([one.numpy() for one in queries.split(query_lengths)], mapped, document_lengths)
+    torch.testing.assert_close(found, expected)
+    assert (found[:, [0, 2, 3, 7]] == EMPTY_SCORE).all()
+    assert (maxsim_scores([queries[:0], queries[:1]], documents, document_lengths)[0] == 0).all()
 
 
 @pytest.mark.parametrize("elements", [1, 40, 1 << 20])

@@ -13,7 +13,6 @@ import torch
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
-from modernbert.tasks.ranking.maxsim import maxsim
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.bm25 import bm25_words, load_bm25s
@@ -89,11 +88,6 @@ class EmbedderRanker(Ranker):
 
     def _scores(self, query_vectors: Any, begin: int, document_vectors: Any) -> npt.NDArray[np.float32]:
         end = begin + _QUERIES_AT_ONCE
-        if isinstance(self.embedder, MultiVectorEmbedder):
-            part = query_vectors[begin:end]
-            stacked = [torch.from_numpy(np.concatenate(one)) for one in (part, document_vectors)]
-            lengths = [[len(each) for each in one] for one in (part, document_vectors)]
-            return maxsim(stacked[0], lengths[0], stacked[1], lengths[1]).numpy()
         if isinstance(self.embedder, SparseEmbedder):
             rows = query_vectors.to_dense()[begin:end]
             return torch.sparse.mm(document_vectors, rows.t()).t().numpy()

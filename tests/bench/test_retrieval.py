@@ -1,4 +1,4 @@
-"""`bench embed` and `bench rerank` compare outputs first, and print the parts of the report that each engine has."""
+"""`bench embed`, `rerank` and `maxsim` compare outputs first, and print what each engine has."""
 
 import json
 
@@ -6,10 +6,14 @@ import pytest
 from typer.testing import CliRunner
 
 from modernbert.bench import retrieval as bench
+from modernbert.bench.maxsim import bench_maxsim
 from modernbert.cli import app
 from modernbert.errors import DataError
 from modernbert.model import SequenceClassifier
+from modernbert.tasks.ranking.maxsim import maxsim_scores
 from retrieval import QUERIES, TEXTS, base_folder
+
+BOUNDS = ("products alone", "one copy of the vectors")
 
 pytest.importorskip("sentence_transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -52,6 +56,17 @@ def test_reranking_is_compared_with_sentence_transformers(tmp_path):
     assert report["texts"] == len(TEXTS)
     assert ours["error"] < 1e-4
     assert theirs["least_cosine"] is None
+
+
+def test_late_interaction_scores_are_compared_with_sentence_transformers(monkeypatch):
+    report = json.loads(run("maxsim", "--tokens", 1000, "--json"))
+    assert 1000 <= report["document_tokens"] < 1280
+    assert list(report["milliseconds"]) == ["sentence-transformers", "modernbert", *BOUNDS]
+    assert min(report["milliseconds"].values()) > 0
+    assert "| modernbert " in run("maxsim", "--tokens", 1000)
+    monkeypatch.setattr("modernbert.bench.maxsim.maxsim_scores", lambda *given: maxsim_scores(*given) + 1)
+    with pytest.raises(DataError, match="The scores differ from those of sentence-transformers"):
+        bench_maxsim(1000, 1, 1)
 
 
 def test_different_vectors_are_an_error_and_no_speed(embedder, monkeypatch):

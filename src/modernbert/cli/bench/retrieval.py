@@ -1,4 +1,4 @@
-"""`modernbert bench embed` and `bench rerank`: compared with sentence-transformers on the same folder and texts."""
+"""`modernbert bench embed`, `rerank` and `maxsim`: compared with sentence-transformers on the same input."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +67,35 @@ def rerank(
 
     texts = _texts(file, text_key, limit)
     _print(bench_rerank(model, query, texts, _engines(engine), threads, rounds, max_length), as_json)  # type: ignore[arg-type]
+
+
+@app.command(
+    epilog="""Examples:
+
+    modernbert bench maxsim
+
+    modernbert bench maxsim --tokens 1000000 --threads 1"""
+)
+def maxsim(
+    tokens: Annotated[int, typer.Option(min=1, help="Vectors of all documents.")] = 100_000,
+    threads: _Threads = None,
+    rounds: _Rounds = 15,
+    as_json: Json = False,
+) -> None:
+    """Compare late-interaction scores of a query with sentence-transformers, and with the products alone."""
+    from modernbert.bench.maxsim import PEER, bench_maxsim
+
+    report = bench_maxsim(tokens, threads, rounds)
+    if as_json:
+        print_json(asdict(report))
+        return
+    typer.echo(
+        f"a query of {report.query_tokens} vectors, {report.documents:,} documents with {report.document_tokens:,} "
+        f"vectors of {report.dimensions} dimensions in fp32, threads: {report.threads}"
+    )
+    base = report.milliseconds[PEER]
+    rows = [(name, f"{each:.2f}", f"{base / each:.2f} x") for name, each in report.milliseconds.items()]
+    print_table(("", "milliseconds", "speedup"), rows)
 
 
 def _engines(given: list[str] | None) -> list[str]:

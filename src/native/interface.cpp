@@ -48,7 +48,7 @@ bool has_tiles() {
 }  // namespace
 #endif
 
-extern "C" __attribute__((visibility("default"))) int32_t native_version() { return 2; }
+extern "C" __attribute__((visibility("default"))) int32_t native_version() { return 3; }
 
 extern "C" __attribute__((visibility("default"))) const NativeKernels* native_kernels(const char* level) {
     __builtin_cpu_init();

@@ -65,6 +65,14 @@ struct NativeBatch {
     void* workspace;  // 64-byte aligned; its size is the result of encoder_workspace
 };
 
+struct NativeMaxProducts {
+    const float* vectors;  // tokens x dim
+    const int32_t* boundaries;  // documents + 1
+    int64_t documents, tokens, dim;
+    const float* queries;  // dim x columns; columns is a multiple of 32
+    int64_t columns;
+};
+
 // The moving averages of a tensor's gradients and of their squares, in fp32, and their update with g = gradient_scale *
 // gradient: mean += mean_share * (g - mean), square = square_decay * square + square_share * g^2
 struct NativeMoments {
@@ -88,6 +96,7 @@ struct NativeKernels {
     int32_t (*encoder_forward)(const NativeEncoder*, const NativeBatch*, void* out, const NativeThreads*);
     double (*stable_adamw_update)(const NativeMoments*, const float* gradient, const NativeThreads*);
     void (*stable_adamw_move)(const NativeMoments*, float* values, float decay_factor, float rate, const NativeThreads*);
+    int32_t (*max_products)(const NativeMaxProducts*, float* largest, const NativeThreads*);  // largest: documents x columns
     int64_t bf16_step;  // number of interleaved rows of a bf16 weight, or 0 if bf16 products are computed in fp32
 };
 

@@ -6,6 +6,7 @@
 #include "geglu.h"
 #include "interface.h"
 #include "layer_norm.h"
+#include "max_products.h"
 #include "optimizer.h"
 
 namespace LEVEL {
@@ -129,10 +130,16 @@ int32_t encoder_forward(const NativeEncoder* encoder, const NativeBatch* batch, 
     return 0;
 }
 
+int32_t max_products(const NativeMaxProducts* m, float* largest, const NativeThreads* threads) {
+    if (!valid(m->boundaries, m->documents, m->tokens)) return 1;
+    MaxProducts{m->vectors, m->boundaries, m->documents, m->tokens, m->dim, m->queries, m->columns}.run(largest, of(threads));
+    return 0;
+}
+
 }  // namespace
 
 extern const NativeKernels kernels = {attention_forward, attention_backward, add_norm_forward,    add_norm_backward, geglu_forward,
                                       geglu_backward,    softmax_gradient,   encoder_workspace,   encoder_forward,   stable_adamw_update,
-                                      stable_adamw_move, multiplies_bf16 ? ForBf16::step : 0};
+                                      stable_adamw_move, max_products,       multiplies_bf16 ? ForBf16::step : 0};
 
 }  // namespace LEVEL

@@ -29,7 +29,7 @@ KINDS = ("fp32", "bf16", "int8")  # of matrix products; each uses the level that
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # of src/native/interface.h
+_VERSION = 3  # of src/native/interface.h
 _MIN_SPEEDUP = 1.05  # to choose a level that is expected to be slower
 
 
@@ -50,6 +50,7 @@ class _Kernels(Structure):
         ("encoder_forward", CFUNCTYPE(c_int32, *[c_void_p] * 4)),
         ("stable_adamw_update", CFUNCTYPE(c_double, *[c_void_p] * 3)),
         ("stable_adamw_move", CFUNCTYPE(None, c_void_p, c_void_p, c_float, c_float, c_void_p)),
+        ("max_products", CFUNCTYPE(c_int32, *[c_void_p] * 3)),
         ("bf16_step", c_int64),
     )
 

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from modernbert.kernels.max_products import max_products
+
 EMPTY_SCORE = -1e4  # score of a document without vectors: below all other scores, and finite
 _ELEMENTS_AT_ONCE = 1 << 23  # similarities in memory at once: 32 MiB in fp32
 _QUERIES_AT_ONCE = 32
-_BLOCK_ELEMENTS, _BLOCK_TOKENS = 1 << 18, 512  # 1 MiB of products of a block; tokens of a block at least
+_TOKENS_AT_ONCE = 1 << 13  # of documents: 4 MiB of vectors of ColBERT in fp32
 
 
 def maxsim(
@@ -32,32 +34,28 @@ def maxsim(
     return scores
 
 
-@torch.inference_mode()
 def maxsim_scores(
     queries: Sequence[Any], documents: Any, document_lengths: Sequence[int]
 ) -> Float[Tensor, "queries documents"]:
     """The scores of `maxsim` on the CPU in fp32, without gradients and about as fast as the products alone.
 
     Each query is an array or tensor (tokens, dim); `documents` is an array (tokens, dim) of the concatenated vectors of
-    all documents, in fp32 or fp16, also a memory map. Documents are read in blocks, and the largest products of
-    a block are found while it is in the cache.
+    all documents, in fp32 or fp16, also a memory map, which is read in blocks.
     """
     ends = np.concatenate([[0], np.cumsum(document_lengths, dtype=np.int64)])
     scores = np.zeros((len(queries), len(document_lengths)), dtype=np.float32)
     asked = np.flatnonzero([len(query) for query in queries])
     for first in range(0, len(asked), _QUERIES_AT_ONCE):
         rows = asked[first : first + _QUERIES_AT_ONCE]
-        columns = torch.cat([torch.as_tensor(queries[row]).float() for row in rows]).t().contiguous()
-        column_begins = np.cumsum([0, *(len(queries[row]) for row in rows[:-1])])
-        tokens_at_once = max(_BLOCK_TOKENS, _BLOCK_ELEMENTS // columns.shape[1])
-        for begin, end in _blocks(ends, tokens_at_once):
-            block = torch.from_numpy(np.array(documents[ends[begin] : ends[end]], dtype=np.float32))
-            lengths = np.diff(ends[begin : end + 1])
-            filled, block_begins = np.flatnonzero(lengths), ends[begin:end] - ends[begin]
-            scores[np.ix_(rows, begin + np.flatnonzero(lengths == 0))] = EMPTY_SCORE
-            if len(filled):
-                largest = np.maximum.reduceat((block @ columns).numpy(), block_begins[filled], axis=0)
-                scores[np.ix_(rows, begin + filled)] = np.add.reduceat(largest, column_begins, axis=1).T
+        query_vectors = np.concatenate([np.asarray(queries[row], dtype=np.float32) for row in rows])
+        begins = np.cumsum([0, *(len(queries[row]) for row in rows[:-1])])
+        for begin, end in _blocks(ends, _TOKENS_AT_ONCE):
+            largest = max_products(
+                documents[ends[begin] : ends[end]], ends[begin : end + 1] - ends[begin], query_vectors
+            )
+            sums = np.add.reduceat(largest, begins, axis=1)
+            sums[ends[begin:end] == ends[begin + 1 : end + 1]] = EMPTY_SCORE
+            scores[rows, begin:end] = sums.T
     return torch.from_numpy(scores)
 
 

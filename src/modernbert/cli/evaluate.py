@@ -98,7 +98,10 @@ def evaluate_retrieval_(
     bm25_weight: Annotated[
         list[float] | None, typer.Option(help="Weight of BM25 in a fusion, where the model has 1; may be repeated.")
     ] = None,
-    language: Annotated[str, typer.Option(help="Language for BM25: en, ja or any.")] = "en",
+    language: Annotated[
+        str,
+        typer.Option(help="Words of BM25: en (stems), any (pairs of characters in Japanese), or auto."),
+    ] = "auto",
     max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a text. [default: the model's]")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Linear layers in int8.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",

@@ -39,7 +39,10 @@ def mine(
     margin: Annotated[
         float | None, typer.Option(help="Leave out scores above the positive's score minus this fraction of it.")
     ] = None,
-    language: Annotated[str, typer.Option(help="Language for BM25: en, ja or any.")] = "en",
+    language: Annotated[
+        str,
+        typer.Option(help="Words of BM25: en (stems), any (pairs of characters in Japanese), or auto."),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of random negatives.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid records, and count them.")] = False,

@@ -42,7 +42,7 @@ def evaluate_retrieval(
     *,
     split: str = "test",
     bm25: bool = True,
-    language: str = "en",
+    language: str = "auto",
     rerankers: Sequence[str] = (),
     depth: int = 100,
     hybrid: bool = True,

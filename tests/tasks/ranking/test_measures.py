@@ -6,6 +6,7 @@ import pytest
 
 from modernbert.tasks.ranking.measures import MEASURES, difference, evaluate_run, mean_with_interval, measure_run
 from modernbert.tasks.ranking.rankers import Bm25, fuse_runs
+from modernbert.text.bm25 import language_of
 from modernbert.text.collection import Collection, Document
 
 pytest.importorskip("ir_measures")
@@ -68,5 +69,18 @@ def test_bm25_finds_the_document_with_the_words_and_has_a_cost() -> None:
     system = evaluate_run(collection, run, "BM25", ranker.cost)
     assert system.quality["nDCG@10"].value == 1.0
     assert difference(system, system).value == 0.0
-    japanese = Bm25("ja").rank(["首都は"], ["川が流れる", "日本の首都は東京"], 2)
-    assert [place for place, _ in japanese[0]] == [1]
+
+
+@pytest.mark.parametrize("language", ["auto", "any", "ja"])
+def test_bm25_counts_pairs_of_characters_in_japanese(language: str) -> None:
+    pytest.importorskip("bm25s")
+    found = Bm25(language).rank(["首都は"], ["川が流れる", "日本の首都は東京"], 2)
+    assert [place for place, _ in found[0]] == [1]
+    assert not Bm25("en").rank(["首都は"], ["川が流れる", "日本の首都は東京"], 2)[0]
+
+
+def test_the_language_is_that_of_the_documents() -> None:
+    assert language_of(["the lift of wings", "heat"]) == "en"
+    assert language_of(["the lift of wings", "日本の首都は東京、大阪は二番目です。"]) == "any"
+    assert language_of(["Kyoto (京都) is a city in the Kansai region of Japan"]) == "en"
+    assert language_of([]) == "en"

@@ -15,7 +15,7 @@ from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
-from modernbert.text.bm25 import bm25_words, load_bm25s
+from modernbert.text.bm25 import bm25_words, language_of, load_bm25s
 
 Scored = list[tuple[int, float]]  # indices of documents with their scores, best first
 _QUERIES_AT_ONCE = 64
@@ -43,19 +43,20 @@ class Ranker(ABC):
 
 
 class Bm25(Ranker):
-    """BM25 (Robertson et al. 1994) on the words of `bm25_words`."""
+    """BM25 (Robertson et al. 1994) on the words of `bm25_words`. With "auto", the documents decide the language."""
 
-    def __init__(self, language: str = "en", name: str = "BM25") -> None:
+    def __init__(self, language: str = "auto", name: str = "BM25") -> None:
         self.language, self.name = language, name
 
     def rank(self, queries: Sequence[str], documents: Sequence[str], top: int) -> list[Scored]:
         bm25s = load_bm25s()
         began = time.perf_counter()
         index = bm25s.BM25()
-        index.index(bm25_words(documents, self.language), show_progress=False)
+        language = language_of(documents) if self.language == "auto" else self.language
+        index.index(bm25_words(documents, language), show_progress=False)
         indexed = time.perf_counter()
         indices, scores = index.retrieve(
-            bm25_words(queries, self.language), k=min(top, len(documents)), show_progress=False, n_threads=1
+            bm25_words(queries, language), k=min(top, len(documents)), show_progress=False, n_threads=1
         )
         stored = sum(part.nbytes for part in index.scores.values() if isinstance(part, np.ndarray))
         self.cost = Cost(indexed - began, time.perf_counter() - indexed, stored)

@@ -127,7 +127,10 @@ def main(data: Path, output: Path) -> None:
         classic(collection, output / name, lower=name == "vaswani")
     cosqa(data / "cosqa", output / "cosqa")
     code_pairs(output / "cosqa", output / "code-pairs.jsonl")
-    jaquad(data / "jaquad", output / "jaquad")
+    if (data / "jaquad").is_dir():
+        jaquad(data / "jaquad", output / "jaquad")
+    else:
+        print(f"jaquad: left out, because there is no {data / 'jaquad'}")
 
 
 if __name__ == "__main__":

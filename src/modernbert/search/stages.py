@@ -13,7 +13,7 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.installation import install_command
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
-from modernbert.tasks.ranking.maxsim import maxsim_scores
+from modernbert.tasks.ranking.maxsim import document_blocks, maxsim_scores
 from modernbert.tasks.similarity import similarity
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.bm25 import load_bm25s, words_of
@@ -172,14 +172,11 @@ class LateStage(Stage):
         vectors, ends = np.load(folder / "late.npy", mmap_mode="r"), np.load(folder / "late.ends.npy")
         query_vectors = list(self.model.encode_query(list(queries)))
         best = [_TopK(count) for _ in queries]
-        begin = 0
-        while begin < len(ends) - 1:
-            end = max(begin + 1, int(np.searchsorted(ends, ends[begin] + _BLOCK_TOKENS, "right")) - 1)
-            block = np.asarray(vectors[ends[begin] : ends[end]], dtype=np.float32)
-            scores = maxsim_scores(query_vectors, block, np.diff(ends[begin : end + 1]).tolist())
+        for begin, end in document_blocks(ends, _BLOCK_TOKENS):
+            lengths = np.diff(ends[begin : end + 1]).tolist()
+            scores = maxsim_scores(query_vectors, vectors[ends[begin] : ends[end]], lengths)
             for one, of_query in zip(best, scores.numpy(), strict=True):
                 one.add(begin, of_query)
-            begin = end
         return [one.ranking() for one in best]
 
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from torch import distributed
 from torch.distributed.distributed_c10d import Store
@@ -75,12 +75,10 @@ class Peers:
 
     def _failure(self) -> str | None:
         """The rank and the message of the process that failed first; confirms to it that they were read."""
-        try:
+        with suppress(RuntimeError):  # the store ended with its process
             if self._known is None and self._store.check([_KEY]):
                 self._known = self._store.get(_KEY).decode(errors="replace")
                 self._store.set(_seen(self._rank), "")
-        except RuntimeError:  # the store ended with its process
-            pass
         return self._known
 
     def _message(self, failure: str | None, error: Exception | None = None) -> str:

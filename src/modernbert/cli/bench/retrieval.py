@@ -2,14 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from modernbert.cli.console import Json, print_json, print_table
 
 if TYPE_CHECKING:
-    from modernbert.bench.retrieval import RetrievalReport
+    from modernbert.bench.retrieval import EnginePrecision, RetrievalReport
 
 app = typer.Typer()
 
@@ -42,7 +42,7 @@ def embed(
     from modernbert.bench.retrieval import bench_embed
 
     texts = _texts(file, text_key, limit)
-    _print(bench_embed(model, texts, _engines(engine), threads, rounds, max_length), as_json)  # type: ignore[arg-type]
+    _print(bench_embed(model, texts, _engines(engine), threads, rounds, max_length), as_json)
 
 
 @app.command(
@@ -66,7 +66,7 @@ def rerank(
     from modernbert.bench.retrieval import bench_rerank
 
     texts = _texts(file, text_key, limit)
-    _print(bench_rerank(model, query, texts, _engines(engine), threads, rounds, max_length), as_json)  # type: ignore[arg-type]
+    _print(bench_rerank(model, query, texts, _engines(engine), threads, rounds, max_length), as_json)
 
 
 @app.command(
@@ -98,13 +98,13 @@ def maxsim(
     print_table(("", "milliseconds", "speedup"), rows)
 
 
-def _engines(given: list[str] | None) -> list[str]:
+def _engines(given: list[str] | None) -> "list[EnginePrecision]":
     from modernbert.errors import ConfigError
 
     for name in given or ():
         if name not in ("fp32", "bf16", "int8"):
             raise ConfigError(f"There is no engine {name!r}; choose fp32, bf16 or int8.")
-    return given or ["fp32", "int8"]
+    return cast("list[EnginePrecision]", given or ["fp32", "int8"])
 
 
 def _texts(file: Path, text_key: str, limit: int | None) -> list[str]:

@@ -49,7 +49,7 @@ def maxsim_scores(
         rows = asked[first : first + _QUERIES_AT_ONCE]
         query_vectors = np.concatenate([np.asarray(queries[row], dtype=np.float32) for row in rows])
         begins = np.cumsum([0, *(len(queries[row]) for row in rows[:-1])])
-        for begin, end in _blocks(ends, _TOKENS_AT_ONCE):
+        for begin, end in document_blocks(ends, _TOKENS_AT_ONCE):
             largest = max_products(
                 documents[ends[begin] : ends[end]], ends[begin : end + 1] - ends[begin], query_vectors
             )
@@ -59,7 +59,7 @@ def maxsim_scores(
     return torch.from_numpy(scores)
 
 
-def _blocks(ends: npt.NDArray[np.int64], tokens: int) -> Iterator[tuple[int, int]]:
+def document_blocks(ends: npt.NDArray[np.int64], tokens: int) -> Iterator[tuple[int, int]]:
     """Ranges of consecutive documents with at most `tokens` tokens, or of one longer document."""
     begin = 0
     while begin < len(ends) - 1:

@@ -1,6 +1,7 @@
 """The retrieval commands: mine, score, train on the scores, and evaluate all kinds of systems."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,37 @@ def test_mined_negatives_are_scored_by_a_teacher_and_learned(collection: Path, m
     settings = ["task=embed", f"model={models['base']}", f"output={tmp_path / 'student'}", "loss.name=kl"]
     run("finetune", scored, *settings, "training.epochs=1", "machine.device=cpu", "max_length=32")
     assert json.loads((tmp_path / "student" / "report.json").read_text())["loss"] == "kl"
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "scores"])
+def test_the_weight_of_bm25_comes_from_other_queries(fusion, collection: Path, models, tmp_path: Path) -> None:
+    halved = tmp_path / "halved"
+    shutil.copytree(collection, halved)
+    header, *rows = (halved / "qrels" / "test.tsv").read_text().splitlines()
+    for split, part in (("test", rows[::2]), ("validation", rows[1::2])):
+        (halved / "qrels" / f"{split}.tsv").write_text("\n".join([header, *part]) + "\n")
+
+    def values(*options: object) -> dict[str, float]:
+        command = ("evaluate", "retrieval", halved, "--model", models["sparse"], "--device", "cpu", "--json")
+        systems = json.loads(run(*command, "--fusion", fusion, *options))["systems"]
+        return {one["name"]: one["quality"]["nDCG@10"]["value"] for one in systems}
+
+    how, pair = {"rrf": "", "scores": ", by scores"}[fusion], f"BM25 + {models['sparse']}"
+    names = [f"0.001 {pair}{how}", f"{pair}{how}", f"8 {pair}{how}"]
+    weights = [part for weight in (0.001, 1, 8) for part in ("--bm25-weight", weight)]
+    tuning = values("--split", "validation", *weights)
+    rerank = ("--rerank", models["rerank"], "--depth", 6)
+    found = values("--weights-from", "validation", *weights, *rerank)
+    [selected] = [name for name in names if name in found]
+    assert tuning[selected] == max(tuning[name] for name in names) > min(tuning[name] for name in names)
+    assert found[selected] == values(*weights)[selected]
+    reranked = f"{models['rerank']} over 6 of BM25"
+    [interpolated] = [name for name in found if name.startswith(f"{reranked} + ")]
+    assert found[reranked] < found[interpolated] == 1.0  # BM25 finds every name
+    with pytest.raises(ConfigError, match="Weights are to come from the split 'test', which is measured"):
+        values("--weights-from", "test")
+    with pytest.raises(ConfigError, match="There is no fusion 'sum'"):
+        run("evaluate", "retrieval", halved, "--fusion", "sum")
 
 
 def test_invalid_arguments_are_an_error(collection: Path, models: dict[str, Path], tmp_path: Path) -> None:

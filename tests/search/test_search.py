@@ -93,6 +93,29 @@ def test_hybrid_adds_up_reciprocal_ranks(index):
             index.search(QUERIES[:1], "hybrid", bm25_weight=weight)
 
 
+def test_a_hybrid_by_scores_weighs_scaled_scores(index):
+    scaled = {}
+    for method in index.methods:
+        [hits] = index.search(QUERIES[:1], method, top_k=100)
+        highest, lowest = hits[0].score, hits[-1].score
+        for hit in hits:
+            part = (hit.score - lowest) / (highest - lowest) if highest > lowest else 1.0
+            scaled[hit.number] = scaled.get(hit.number, 0) + part / len(index.methods)
+    [hits] = index.search(QUERIES[:1], "hybrid", top_k=100, fusion="scores")
+    assert {hit.number: pytest.approx(hit.score) for hit in hits} == scaled
+    assert [hit.score for hit in hits] == sorted(scaled.values(), reverse=True)
+
+
+def test_a_reranker_may_keep_a_part_of_the_first_scores(index, models):
+    reranker = Reranker.from_pretrained(models["rerank"])
+    [first] = index.search(QUERIES[:1], "dense", top_k=3)
+    [hits] = index.search(QUERIES[:1], "dense", reranker=reranker, candidates=3, first_stage_weight=1e6)
+    assert [hit.number for hit in hits] == [hit.number for hit in first]
+    for weight in (-1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="it must be 0 or a positive number"):
+            index.search(QUERIES[:1], "dense", reranker=reranker, first_stage_weight=weight)
+
+
 def test_a_reranker_orders_the_best_anew(index, models):
     reranker = Reranker.from_pretrained(models["rerank"])
     [hits] = index.search(QUERIES[:1], "dense", reranker=reranker, candidates=3)

@@ -83,6 +83,8 @@ def evaluate_positions(
 
     modernbert evaluate retrieval zeta-alpha-ai/NanoSciFact --model output/retrieval/dense --model output/retrieval/late
 
+    modernbert evaluate retrieval my-collection --model output/retrieval/dense --fusion scores --weights-from validation
+
     modernbert evaluate retrieval my-collection --rerank output/retrieval/rerank --depth 100 --json""",
 )
 def evaluate_retrieval_(
@@ -95,8 +97,15 @@ def evaluate_retrieval_(
     split: Annotated[str, typer.Option(help="Split whose judgements are used.")] = "test",
     bm25: Annotated[bool, typer.Option(help="Also measure BM25.")] = True,
     hybrid: Annotated[bool, typer.Option(help="Also measure each model fused with BM25.")] = True,
+    fusion: Annotated[
+        str, typer.Option(help="Fusion with BM25: rrf (by reciprocal ranks) or scores (by scaled scores).")
+    ] = "rrf",
     bm25_weight: Annotated[
         list[float] | None, typer.Option(help="Weight of BM25 in a fusion, where the model has 1; may be repeated.")
+    ] = None,
+    weights_from: Annotated[
+        str | None,
+        typer.Option(help="A split whose queries select the weight of BM25, also that added to rerankers."),
     ] = None,
     language: Annotated[
         str,
@@ -111,11 +120,12 @@ def evaluate_retrieval_(
 ) -> None:
     """nDCG@10, MRR, recall and MAP, computed by trec_eval, of BM25, embedders of all kinds, hybrids and rerankers."""
     from modernbert.evaluate.retrieval import document, evaluate_retrieval, rows_of, write_table
+    from modernbert.tasks.ranking.fusion import fusion_named
 
     found = evaluate_retrieval(
         collection, model or (), split=split, bm25=bm25, language=language, rerankers=rerank or (), depth=depth,
-        hybrid=hybrid, bm25_weights=bm25_weight or (1.0,), max_length=max_length, int8=int8, device=device,
-        skip_bad=skip_bad,
+        hybrid=hybrid, fusion=fusion_named(fusion), bm25_weights=bm25_weight or (),
+        weights_from=weights_from, max_length=max_length, int8=int8, device=device, skip_bad=skip_bad,
     )  # fmt: skip
     if output is not None:
         write_table(found, output)

@@ -95,7 +95,13 @@ def query(
     candidates: Annotated[
         int, typer.Option(min=1, help="Number of passages from each stage, and for the reranker.")
     ] = 100,
+    fusion: Annotated[
+        str, typer.Option(help="How a hybrid is computed: rrf (reciprocal ranks) or scores (scaled scores).")
+    ] = "rrf",
     bm25_weight: Annotated[float, typer.Option(help="Weight of BM25 in a hybrid; other stages have 1.")] = 1.0,
+    first_stage_weight: Annotated[
+        float, typer.Option(help="Weight of the scores before reranking; the reranker has 1.")
+    ] = 0.0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -103,6 +109,7 @@ def query(
     query_texts = [one for one in texts_of(queries or [], file) if one.strip()]
     from modernbert.search.index import Index
     from modernbert.search.stages import Method
+    from modernbert.tasks.ranking.fusion import fusion_named
     from modernbert.tasks.rerank import Reranker
 
     if method not in ("auto", "hybrid", *get_args(Method)):
@@ -115,7 +122,9 @@ def query(
         top_k=top_k,
         reranker=orders,
         candidates=candidates,
+        fusion=fusion_named(fusion),
         bm25_weight=bm25_weight,
+        first_stage_weight=first_stage_weight,
     )
     if as_json:
         print_json(

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,23 @@ from modernbert.model.folder import find_folder, read_architecture
 from modernbert.model.retrieval_modules import predictor_name
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
-from modernbert.tasks.ranking.measures import MEASURES, System, difference, evaluate_fusion, evaluate_ranker
-from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Scored, TwoStageRanker
+from modernbert.tasks.ranking.fusion import Fusion, Scored
+from modernbert.tasks.ranking.measures import MEASURES, TOP, System, difference, evaluate_run
+from modernbert.tasks.ranking.rankers import (
+    Bm25,
+    EmbedderRanker,
+    Ranker,
+    TwoStageRanker,
+    fuse_runs,
+    interpolate_runs,
+)
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
-from modernbert.text.collection import read_collection
+from modernbert.text.collection import Collection, read_collection
 
 Predictor = Embedder | MultiVectorEmbedder | SparseEmbedder | Reranker
 
+_WEIGHTS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)  # of BM25, from which tuning queries select one
 _KINDS: dict[str | None, type[Any]] = {
     kind.__name__: kind for kind in (Embedder, SparseEmbedder, MultiVectorEmbedder, Reranker)
 }
@@ -46,7 +55,9 @@ def evaluate_retrieval(
     rerankers: Sequence[str] = (),
     depth: int = 100,
     hybrid: bool = True,
-    bm25_weights: Sequence[float] = (1.0,),
+    fusion: Fusion = "rrf",
+    bm25_weights: Sequence[float] = (),
+    weights_from: str | None = None,
     max_length: int | None = None,
     int8: bool = False,
     device: str = "auto",
@@ -55,46 +66,104 @@ def evaluate_retrieval(
     """Evaluate BM25 and models on a collection: each alone, BM25 fused with each model, and the best `depth` reranked.
 
     A model is a folder or hub id; its files determine which of the four kinds it is. A plain encoder becomes an
-    embedder with mean pooling. Rerankers reorder the results of BM25, or of the first model if `bm25` is false. In a
-    fusion, BM25 has each of `bm25_weights` times the weight of the model; select a weight on other queries than those
-    that you report.
+    embedder with mean pooling. Rerankers reorder the results of BM25, or of the first model if `bm25` is false.
+
+    In a `fusion`, BM25 has each of `bm25_weights` (1 unless given) times the weight of the model. With `weights_from`,
+    the weight (of `bm25_weights`, or of powers of two from 1/8 to 8) with the highest nDCG@10 on the queries of that
+    split is used, and each reranker is also measured with the first stage's scores added by the weight chosen there.
 
     Raises:
-        ConfigError: there is nothing to evaluate, an embedder is given as a reranker, or a reranker as a model.
-        DataError: the collection is wrong.
+        ConfigError: there is nothing to evaluate, an embedder is given as a reranker, a reranker as a model, or
+            `weights_from` is the split that is measured.
+        DataError: the collection is wrong, or has no such split.
         CheckpointError: there is no such model.
     """
     if any(not 0 < weight < math.inf for weight in bm25_weights):
         raise ConfigError("A weight of BM25 is not a positive number.")
+    if weights_from == split:
+        raise ConfigError(f"Weights are to come from the split {split!r}, which is measured; name another one.")
     collection = read_collection(source, split, skip_bad=skip_bad)
-    systems: list[System] = []
-    runs: list[list[Scored]] = []
+    tuning = None if weights_from is None else read_collection(source, weights_from, skip_bad=skip_bad)
+    evaluation = _Evaluation(collection, tuning, tuple(bm25_weights) or (_WEIGHTS if tuning else (1.0,)))
+    runs: list[_Runs] = []
     if bm25:
-        run, system = evaluate_ranker(collection, Bm25(language))
-        runs.append(run)
-        systems.append(system)
+        runs.append(evaluation.rank(Bm25(language)))
     for path in models:
         predictor = open_predictor(path, max_length, device, int8)
         if isinstance(predictor, Reranker):
             raise ConfigError(f"{path} is a reranker; give it as --rerank.")
-        run, system = evaluate_ranker(collection, EmbedderRanker(predictor, path))
-        runs.append(run)
-        systems.append(system)
+        runs.append(evaluation.rank(EmbedderRanker(predictor, path)))
     if not runs:
         raise ConfigError("There is nothing to evaluate: name a model, or do not switch BM25 off.")
+    first = runs[0]
     if hybrid and bm25:
-        for path, run in zip(models, runs[1:], strict=True):
-            for weight in bm25_weights:
-                name = f"{'' if weight == 1 else f'{weight:g} '}BM25 + {path}"
-                systems.append(evaluate_fusion(collection, [runs[0], run], name, (weight, 1.0))[1])
+        for other in runs[1:]:
+            evaluation.add_fusions(first, other, fusion)
     for path in rerankers:
         predictor = open_predictor(path, max_length, device, int8)
         if not isinstance(predictor, Reranker):
             raise ConfigError(f"{path} is not a reranker; give it as a model.")
-        first = systems[0].name
-        ranker = TwoStageRanker(runs[0], predictor, depth, f"{path} over {depth} of {first}")
-        systems.append(evaluate_ranker(collection, ranker)[1])
-    return Table(source, len(collection.documents), len(collection.queries), systems)
+        ranker = TwoStageRanker(first.all, predictor, depth, f"{path} over {depth} of {first.name}")
+        reranked = evaluation.rank(ranker)
+        if tuning is not None:
+            evaluation.add_interpolation(first, reranked, depth)
+    return Table(collection.name, len(collection.documents), len(collection.queries), evaluation.systems)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The run of a system on the queries that are measured, and after them on those that select a weight."""
+
+    name: str
+    all: list[Scored]
+
+
+class _Evaluation:
+    """The systems measured so far on a collection. `tuning` has its queries that select a weight."""
+
+    def __init__(self, collection: Collection, tuning: Collection | None, weights: Sequence[float]) -> None:
+        self.collection, self.tuning, self.weights = collection, tuning, weights
+        self.systems: list[System] = []
+
+    def rank(self, ranker: Ranker) -> _Runs:
+        """The run of a ranker on all queries; its quality and cost become a row of the table."""
+        queries = [*self.collection.queries.values(), *(self.tuning.queries.values() if self.tuning else ())]
+        texts = [document.content for document in self.collection.documents.values()]
+        run = ranker.rank(queries, texts, TOP)
+        measured = len(self.collection.queries)
+        cost = replace(ranker.cost, query_seconds=ranker.cost.query_seconds * measured / len(queries))
+        self.systems.append(evaluate_run(self.collection, run[:measured], ranker.name, cost))
+        return _Runs(ranker.name, run)
+
+    def add_fusions(self, first: _Runs, other: _Runs, fusion: Fusion) -> None:
+        """Rows of the fusion with BM25: one for each weight, or one for the weight that the tuning queries select."""
+        how = "" if fusion == "rrf" else ", by scores"
+        runs = {weight: fuse_runs([first.all, other.all], TOP, (weight, 1.0), fusion) for weight in self.weights}
+        for weight in [self._selected(runs)] if self.tuning else self.weights:
+            self._add(runs[weight], f"{_times(weight)}{first.name} + {other.name}{how}")
+
+    def add_interpolation(self, first: _Runs, reranked: _Runs, depth: int) -> None:
+        """A row of the reranker with a part of the first stage's scores, as much as the tuning queries select."""
+        runs = {weight: interpolate_runs(first.all, reranked.all, depth, weight) for weight in (0.0, *self.weights)}
+        weight = self._selected(runs)
+        self._add(runs[weight], f"{reranked.name} + {weight:g} {first.name}, by scores")
+
+    def _selected(self, runs: Mapping[float, list[Scored]]) -> float:
+        assert self.tuning is not None
+        tuning, begin = self.tuning, len(self.collection.queries)
+
+        def quality(weight: float) -> tuple[float, float]:
+            found = evaluate_run(tuning, runs[weight][begin:], "").quality["nDCG@10"].value
+            return found, -abs(math.log(weight or 1e-9))  # of equal ones the weight nearest to 1
+
+        return max(runs, key=quality)
+
+    def _add(self, run: list[Scored], name: str) -> None:
+        self.systems.append(evaluate_run(self.collection, run[: len(self.collection.queries)], name))
+
+
+def _times(weight: float) -> str:
+    return "" if weight == 1 else f"{weight:g} "
 
 
 def open_predictor(source: str, max_length: int | None, device: str, int8: bool) -> Predictor:

@@ -13,7 +13,7 @@ from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import OFFSETS, TEXTS, Passage, Passages
 from modernbert.search.stages import STAGES, Method, Ranking, Stage
 from modernbert.tasks.inputs import check_count, check_texts
-from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
+from modernbert.tasks.ranking.fusion import Fusion, Scored, fuse, interpolate_reranking
 from modernbert.tasks.rerank import Reranker
 
 
@@ -77,21 +77,26 @@ class Index:
         top_k: int = 10,
         reranker: Reranker | None = None,
         candidates: int = 100,
+        fusion: Fusion = "rrf",
         bm25_weight: float = 1.0,
+        first_stage_weight: float = 0.0,
     ) -> list[list[Hit]]:
         """The best passages of each query.
 
-        `hybrid` is reciprocal rank fusion of all stages; `auto` is hybrid if there are several stages. In a hybrid,
-        each stage contributes its best `candidates`, and BM25 has `bm25_weight` times the weight of another stage. A
-        reranker reorders the best `candidates`.
+        `hybrid` is the `fusion` of all stages; `auto` is hybrid if there are several stages. In a hybrid, each stage
+        contributes its best `candidates`, and BM25 has `bm25_weight` times the weight of another stage. A reranker
+        reorders the best `candidates`; with `first_stage_weight`, their scores before it count too, scaled to 0..1 as
+        those of the reranker and with this weight.
 
         Raises:
-            ConfigError: the index has no such stage, or the weight is not a positive number.
+            ConfigError: the index has no such stage, or a weight is negative or not a number, or that of BM25 is 0.
             DataError: a model has changed since the index was built, a query is empty or not a text, or `top_k` or
                 `candidates` is not above 0.
         """
         if not 0 < bm25_weight < math.inf:
             raise ConfigError(f"bm25_weight is {bm25_weight}; it must be a positive number.")
+        if not 0 <= first_stage_weight < math.inf:
+            raise ConfigError(f"first_stage_weight is {first_stage_weight}; it must be 0 or a positive number.")
         queries = check_texts(queries, "Query")
         top_k, candidates = check_count(top_k, "top_k", "passage"), check_count(candidates, "candidates", "passage")
         selected = self._selected(method)
@@ -100,13 +105,13 @@ class Index:
         ranked = [self._stage(one).search(self.folder, queries, count) for one in selected]
         results = []
         for number, query in enumerate(queries):
-            rankings = [each[number] for each in ranked]
-            if len(rankings) == 1:
-                pairs = _pairs(rankings[0])
-            else:
-                pairs = reciprocal_rank_fusion([numbers.tolist() for numbers, _ in rankings], weights)
+            rankings = [_pairs(each[number]) for each in ranked]
+            pairs = rankings[0] if len(rankings) == 1 else fuse(rankings, weights, fusion)
             if reranker is not None and pairs:
-                pairs = self._reranked(query, pairs[:candidates], reranker)
+                first = pairs[:candidates]
+                pairs = self._reranked(query, first, reranker)
+                if first_stage_weight:
+                    pairs = interpolate_reranking(first, pairs, first_stage_weight)
             best = pairs[:top_k]
             results.append(
                 [Hit(rank, score, place, self.passages[place]) for rank, (place, score) in enumerate(best, 1)]
@@ -152,10 +157,10 @@ class Index:
             if not path.is_file() or sampled_hash(path) != recorded[name]:
                 raise DataError(f"{path} is missing or damaged; copy it again, or build the index again.")
 
-    def _reranked(self, query: str, pairs: Sequence[tuple[int, float]], reranker: Reranker) -> list[tuple[int, float]]:
+    def _reranked(self, query: str, pairs: Scored, reranker: Reranker) -> Scored:
         texts = [self.passages[place].text for place, _ in pairs]
         return [(pairs[one["corpus_id"]][0], one["score"]) for one in reranker.rank(query, texts)]
 
 
-def _pairs(ranking: Ranking) -> list[tuple[int, float]]:
+def _pairs(ranking: Ranking) -> Scored:
     return list(zip(ranking[0].tolist(), ranking[1].tolist(), strict=True))

@@ -25,9 +25,10 @@ from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.batches import batches_without_repeats
 from modernbert.tasks.ranking.encoding import encode_ranking, prompt_of
 from modernbert.tasks.ranking.examples import RankingExample
+from modernbert.tasks.ranking.fusion import Scored
 from modernbert.tasks.ranking.measures import Quality, System, evaluate_ranker
 from modernbert.tasks.ranking.objective import RankingModel, RankingObjective
-from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Ranker, Scored, TwoStageRanker
+from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Ranker, TwoStageRanker
 from modernbert.tasks.ranking.sparsity import initialize_sparse
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer

@@ -9,10 +9,11 @@ from modernbert.errors import ConfigError, DataError
 from modernbert.stream.batching import shuffled
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.ranking.examples import RankingExample, read_ranking, relevant_pairs
+from modernbert.tasks.ranking.fusion import Scored
 from modernbert.tasks.ranking.measures import evaluate_ranker
 from modernbert.tasks.ranking.mining import with_bm25_negatives
 from modernbert.tasks.ranking.objective import Guide, RankingItem
-from modernbert.tasks.ranking.rankers import Bm25, Scored
+from modernbert.tasks.ranking.rankers import Bm25
 from modernbert.tasks.ranking.settings import ResolvedLoss
 from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
 from modernbert.text.collection import Collection, Document, read_collection, read_documents

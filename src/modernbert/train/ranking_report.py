@@ -15,8 +15,8 @@ from modernbert import __version__
 from modernbert.plots.finetuning import draw_curve
 from modernbert.runtime import cpu_name
 from modernbert.tasks.ranking.examples import RankingExample
+from modernbert.tasks.ranking.fusion import Scored
 from modernbert.tasks.ranking.measures import Quality, System
-from modernbert.tasks.ranking.rankers import Scored
 from modernbert.text.collection import Collection
 from modernbert.train.markdown import cell, settings_block, table
 from modernbert.train.ranking_recipe import RankingRecipe

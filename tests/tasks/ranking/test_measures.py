@@ -1,11 +1,13 @@
-"""Measures equal those of trec_eval, intervals contain the mean, and fusion is by ranks."""
+"""Measures equal those of trec_eval, intervals contain the mean, and fusions are of ranks or of scores."""
 
 import math
 
 import pytest
 
+from modernbert.errors import ConfigError
+from modernbert.tasks.ranking.fusion import fusion_named
 from modernbert.tasks.ranking.measures import MEASURES, difference, evaluate_run, mean_with_interval, measure_run
-from modernbert.tasks.ranking.rankers import Bm25, fuse_runs
+from modernbert.tasks.ranking.rankers import Bm25, fuse_runs, interpolate_runs
 from modernbert.text.bm25 import language_of
 from modernbert.text.collection import Collection, Document
 
@@ -57,6 +59,29 @@ def test_fusion_prefers_documents_that_both_rank_high() -> None:
     assert fuse_runs([one, other], 1, (1, 9))[0] == [(2, pytest.approx(1 / 63 + 9 / 61))]
     with pytest.raises(ValueError, match="zip"):
         fuse_runs([one, other], 1, (1,))
+
+
+def test_fusion_by_scores_is_the_weighted_mean_of_scaled_scores() -> None:
+    one, other = [[(0, 9.0), (1, 8.0), (2, 7.0)]], [[(2, 0.9), (3, 0.8)]]
+    [found] = fuse_runs([one, other], 4, (3, 1), "scores")
+    assert found == [(0, 0.75), (1, 0.375), (2, 0.25), (3, 0.0)]
+    [found] = fuse_runs([one, [[(4, -2.0)]]], 4, (1, 3), "scores")
+    assert found == [(4, 0.75), (0, 0.25), (1, 0.125), (2, 0.0)]  # one document: its scaled score is 1
+    assert fuse_runs([[[]], [[]]], 4, (1, 3), "scores") == [[]]
+    with pytest.raises(ValueError, match="zip"):
+        fuse_runs([one, other], 1, (1,), "scores")
+    with pytest.raises(ConfigError, match="no fusion 'sum'; choose rrf or scores"):
+        fusion_named("sum")
+
+
+def test_a_reranked_run_keeps_a_part_of_the_first_scores() -> None:
+    first = [[(0, 10.0), (1, 8.0), (2, 6.0), (3, 1.0)]]
+    reranked = [[(2, 0.9), (1, 0.5), (0, 0.4), (3, -7.0)]]
+    [found] = interpolate_runs(first, reranked, 3, 0.0)
+    assert [place for place, _ in found] == [2, 1, 0, 3]
+    [found] = interpolate_runs(first, reranked, 3, 3.0)
+    assert [place for place, _ in found] == [0, 1, 2, 3]
+    assert [score for _, score in found] == [pytest.approx(one) for one in (0.75, 0.375 + 0.2 / 4, 0.25, -0.75)]
 
 
 def test_bm25_finds_the_document_with_the_words_and_has_a_cost() -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modernbert.errors import ConfigError
-from modernbert.tasks.ranking.rankers import Cost, Ranker, Scored, fuse_runs
+from modernbert.tasks.ranking.fusion import Scored
+from modernbert.tasks.ranking.rankers import Cost, Ranker
 from modernbert.text.collection import Collection
 
 MEASURES = ("nDCG@10", "RR", "R@10", "R@100", "AP@1000")
@@ -38,14 +39,6 @@ def evaluate_ranker(collection: Collection, ranker: Ranker, top: int = TOP) -> t
     texts = [document.content for document in collection.documents.values()]
     run = ranker.rank(list(collection.queries.values()), texts, top)
     return run, evaluate_run(collection, run, ranker.name, ranker.cost)
-
-
-def evaluate_fusion(
-    collection: Collection, runs: Sequence[Sequence[Scored]], name: str, weights: Sequence[float] | None = None
-) -> tuple[list[Scored], System]:
-    """The reciprocal rank fusion of runs, and its quality. Weights of the runs are 1 unless given."""
-    run = fuse_runs(runs, TOP, weights)
-    return run, evaluate_run(collection, run, name, None)
 
 
 def evaluate_run(collection: Collection, run: Sequence[Scored], name: str, cost: Cost | None = None) -> System:

@@ -12,12 +12,11 @@ import torch
 
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
-from modernbert.tasks.ranking.fusion import reciprocal_rank_fusion
+from modernbert.tasks.ranking.fusion import Fusion, Scored, fuse, interpolate_reranking
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.bm25 import bm25_words, language_of, load_bm25s
 
-Scored = list[tuple[int, float]]  # indices of documents with their scores, best first
 _QUERIES_AT_ONCE = 64
 
 
@@ -109,24 +108,38 @@ class TwoStageRanker(Ranker):
             for index, _ in ranked[: self.depth]
         ]
         scores = iter(self.reranker.predict(pairs, raw_scores=True).tolist() if pairs else [])
-        rankings: list[Scored] = []
-        for ranked in self.first:
-            top_documents = sorted(
-                ((index, next(scores)) for index, _ in ranked[: self.depth]), key=lambda one: -one[1]
-            )
-            lowest = top_documents[-1][1] if top_documents else 0.0
-            rest = [(index, lowest - 1 - number) for number, (index, _) in enumerate(ranked[self.depth :])]
-            rankings.append([*top_documents, *rest][:top])
+        reranked = [
+            sorted(((index, next(scores)) for index, _ in ranked[: self.depth]), key=lambda one: -one[1])
+            for ranked in self.first
+        ]
         self.cost = Cost(0.0, time.perf_counter() - began, 0)
-        return rankings
+        return [
+            _followed_by(best, ranked[self.depth :])[:top] for best, ranked in zip(reranked, self.first, strict=True)
+        ]
 
 
-def fuse_runs(runs: Sequence[Sequence[Scored]], top: int, weights: Sequence[float] | None = None) -> list[Scored]:
-    """The reciprocal rank fusion of runs, query by query."""
+def interpolate_runs(
+    first: Sequence[Scored], reranked: Sequence[Scored], depth: int, first_weight: float
+) -> list[Scored]:
+    """A reranked run, whose best `depth` documents also keep a part of their scores in the first stage."""
     return [
-        reciprocal_rank_fusion([[index for index, _ in one] for one in ranked], weights)[:top]
-        for ranked in zip(*runs, strict=True)
+        _followed_by(interpolate_reranking(one[:depth], other[:depth], first_weight), other[depth:])
+        for one, other in zip(first, reranked, strict=True)
     ]
+
+
+def fuse_runs(
+    runs: Sequence[Sequence[Scored]], top: int, weights: Sequence[float] | None = None, fusion: Fusion = "rrf"
+) -> list[Scored]:
+    """The fusion of runs, query by query. Weights are 1 unless given."""
+    weights = weights or [1.0] * len(runs)
+    return [fuse(ranked, weights, fusion)[:top] for ranked in zip(*runs, strict=True)]
+
+
+def _followed_by(best: Scored, others: Scored) -> Scored:
+    """Ranked documents, and after them others in their order."""
+    lowest = best[-1][1] if best else 0.0
+    return [*best, *((index, lowest - 1 - number) for number, (index, _) in enumerate(others))]
 
 
 def _best(scores: npt.NDArray[np.float32], top: int) -> list[Scored]:

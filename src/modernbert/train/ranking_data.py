@@ -11,7 +11,7 @@ from modernbert.tasks.embed import Embedder
 from modernbert.tasks.ranking.examples import RankingExample, read_ranking, relevant_pairs
 from modernbert.tasks.ranking.fusion import Scored
 from modernbert.tasks.ranking.measures import evaluate_ranker
-from modernbert.tasks.ranking.mining import with_bm25_negatives
+from modernbert.tasks.ranking.mining import with_bm25_negatives, with_random_negatives
 from modernbert.tasks.ranking.objective import Guide, RankingItem
 from modernbert.tasks.ranking.rankers import Bm25
 from modernbert.tasks.ranking.settings import ResolvedLoss
@@ -52,10 +52,12 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
 def _with_negatives(
     pairs: list[RankingExample], documents: Iterable[Document], data: RankingData
 ) -> list[RankingExample]:
-    if not data.hard_negatives:
+    if not data.hard_negatives and not data.random_negatives:
         return pairs
     contents = [document.content for document in documents]
-    return with_bm25_negatives(pairs, contents, data.hard_negatives, data.negatives_from)
+    if data.hard_negatives:
+        pairs = with_bm25_negatives(pairs, contents, data.hard_negatives, data.negatives_from)
+    return with_random_negatives(pairs, contents, data.random_negatives)
 
 
 def resolved_loss(recipe: RankingRecipe, examples: Sequence[RankingExample]) -> ResolvedLoss:

@@ -45,6 +45,7 @@ class RankingData(Config):
     validation_depth: PositiveInt = 50  # rerank: number of documents of BM25 to rerank
     hard_negatives: int = Field(0, ge=0)  # number of negatives that BM25 adds to each judged or unlabelled pair
     negatives_from: PositiveInt = 5  # the first rank of BM25 to take them from
+    random_negatives: int = Field(0, ge=0)  # number of random documents of the collection, added as further negatives
     one_source_per_batch: bool = False  # all examples of a batch come from the same file or collection
 
     @model_validator(mode="after")

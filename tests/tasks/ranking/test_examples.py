@@ -1,6 +1,7 @@
 """Examples of rankers: every usual format is read, errors have file and line, and batches repeat no text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from modernbert.errors import DataError
 from modernbert.tasks.ranking.batches import batches_without_repeats
 from modernbert.tasks.ranking.examples import RankingColumns, read_ranking, relevant_pairs
-from modernbert.tasks.ranking.mining import Mining, mine, with_bm25_negatives
+from modernbert.tasks.ranking.mining import Mining, mine, with_bm25_negatives, with_random_negatives
 from modernbert.tasks.ranking.rankers import Bm25
 from modernbert.tasks.ranking.unlabelled import Unlabelled, sentences, unlabelled_pairs
 from modernbert.text.collection import Collection, Document
@@ -150,6 +151,22 @@ def test_a_relevant_document_is_never_a_negative() -> None:
     assert mine(relevant_pairs(alone), contents, Bm25(), near).left_out["too near to the positive"] == 1
     kept = with_bm25_negatives(relevant_pairs(collection()), contents, 1, 1)
     assert [one.documents for one in kept] == [(contents[0],), (contents[2],)]
+
+
+def test_random_negatives_are_other_documents_that_are_not_relevant() -> None:
+    contents = [one.content for one in DOCUMENTS.values()]
+    alone = Collection("small", DOCUMENTS, {"1": "lift of a wing"}, {"1": {"a": 1}})
+    [pair] = relevant_pairs(alone)
+    seen = {with_random_negatives([pair], contents, 1, seed)[0].documents for seed in range(20)}
+    assert seen == {(contents[0], contents[1]), (contents[0], contents[2])}
+    [all_others] = with_random_negatives([pair], contents, 9)
+    assert sorted(all_others.documents) == sorted(contents)
+    [unchanged] = with_random_negatives([pair], contents, 0)
+    assert unchanged == pair
+    known = [one.documents for one in with_random_negatives(relevant_pairs(collection()), contents, 2)]
+    assert known == [(contents[0], contents[1]), (contents[2], contents[1])]
+    [hard] = with_random_negatives([replace(pair, documents=(contents[0], contents[1]))], contents, 1)
+    assert hard.documents == (contents[0], contents[1], contents[2])
 
 
 def test_a_cross_encoder_rejects_documents_that_it_rates_as_relevant() -> None:

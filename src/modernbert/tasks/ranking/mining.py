@@ -92,6 +92,23 @@ def with_bm25_negatives(
     return [with_negatives.get((pair.query, pair.documents[0]), pair) for pair in pairs]
 
 
+def with_random_negatives(
+    pairs: Sequence[RankingExample], documents: Sequence[str], count: int, seed: int = 0
+) -> list[RankingExample]:
+    """The pairs with `count` more negatives each, random documents that are not known to be relevant.
+
+    There are fewer if the collection is too small. An untrained reranker learns from such negatives first.
+    """
+    generator = np.random.default_rng(seed)
+    examples = []
+    for pair in pairs:
+        excluded = {*pair.documents, *pair.relevant}
+        drawn = [documents[index] for index in generator.permutation(len(documents))[: count + len(excluded)]]
+        negatives = list(dict.fromkeys(text for text in drawn if text not in excluded))[:count]
+        examples.append(replace(pair, documents=(*pair.documents, *negatives)))
+    return examples
+
+
 def _too_near(score: float, positive_score: float | None, settings: Mining) -> bool:
     if settings.margin is None or positive_score is None:
         return False

@@ -16,12 +16,13 @@ from modernbert.cli.train import app
 from modernbert.config import parse
 from modernbert.errors import ConfigError
 from modernbert.evaluate.retrieval import evaluate_retrieval
-from modernbert.model.retrieval import SparseEncoder
+from modernbert.model.retrieval import DenseEncoder, SparseEncoder
 from modernbert.model.sparse_pooling import highest_logits
 from modernbert.packed import Sequences
 from modernbert.plots import finetuning, style
 from modernbert.tasks.ranking.objective import MiniBatch
 from modernbert.tasks.ranking.sparsity import initialize_sparse
+from modernbert.tasks.ranking.whitening import whitening
 from modernbert.train.distributed import Processes
 from modernbert.train.rank import RankerTraining, load_ranker, train_ranker
 from modernbert.train.ranking_data import read_examples, read_validation
@@ -132,6 +133,49 @@ def test_gradients_do_not_depend_on_the_mini_batches(task: str, model, collectio
         assert loss == pytest.approx(found[0][0], abs=1e-5)
         for ours, theirs in zip(gradients, found[0][1], strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dense_ranker_can_begin_with_whitened_vectors(model, collection, tmp_path) -> None:
+    changes = {"settings": {"whitening": 0.5}}
+    begin = recipe(model, collection, tmp_path / "begin", "embed", **changes)
+    run = RankerTraining(begin, read_examples(begin), None, 0, ALONE)
+    texts = list({text: None for item in run.items for text in item.document_texts})
+    settings = run.ranker.settings.model_copy(update={"projections": (), "normalize": False})
+    pooled = Embedder(DenseEncoder.from_pretrained(model, settings=settings), run.tokenizer, 48).encode_document(texts)
+    begun = run.ranker.settings.model_copy(update={"normalize": False})
+    unnormalized = DenseEncoder(run.ranker.config, begun)
+    unnormalized.load_state_dict(run.ranker.state_dict())
+    found = torch.from_numpy(Embedder(unnormalized.eval(), run.tokenizer, 48).encode_document(texts))
+    variances = torch.from_numpy(pooled).double().T.cov(correction=0)
+    expected = torch.linalg.eigvalsh(variances).flip(0).sqrt()
+    covariance = found.double().T.cov(correction=0)
+    torch.testing.assert_close(covariance.diagonal()[:8], expected[:8], rtol=0.02, atol=0)
+    assert found.mean(0).abs().max() < 1e-3 * found.abs().max()
+    train_ranker(recipe(model, collection, tmp_path / "out", "embed", **changes))
+    trained = Embedder.from_pretrained(tmp_path / "out")
+    layer = trained.model.projections[0].linear
+    assert not torch.equal(layer.weight, run.ranker.projections[0].linear.weight)  # it has learned
+    further = recipe(tmp_path / "out", collection, tmp_path / "further", "embed", **changes)
+    kept = RankerTraining(further, read_examples(further), None, 0, ALONE).ranker.projections[0].linear
+    assert torch.equal(kept.weight, layer.weight)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_whitening_gives_variances_a_power(power: float) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(500, 6) @ torch.randn(6, 6) + 3
+    weight, bias = whitening(rows, power)
+    found = (rows @ weight.T + bias).double()
+    expected = torch.linalg.eigvalsh(rows.double().T.cov(correction=0)).flip(0) ** (1 - power)
+    torch.testing.assert_close(found.mean(0), torch.zeros(6).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.T.cov(correction=0), expected.diag(), rtol=1e-3, atol=1e-3)
+    flat = torch.cat([rows, torch.zeros(500, 2)], 1)  # two dimensions do not vary at all
+    weight, bias = whitening(flat, power)
+    assert weight.isfinite().all()
+    assert bias.isfinite().all()
+    torch.testing.assert_close((flat @ weight.T + bias)[:, :6].abs(), found.abs().float(), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="at least two vectors"):
+        whitening(rows[:1], power)
 
 
 @pytest.mark.parametrize("table", ["idf", "learned"])

@@ -27,9 +27,10 @@ from modernbert.tasks.ranking.encoding import encode_ranking, prompt_of
 from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.tasks.ranking.fusion import Scored
 from modernbert.tasks.ranking.measures import Quality, System, evaluate_ranker
-from modernbert.tasks.ranking.objective import RankingModel, RankingObjective
+from modernbert.tasks.ranking.objective import RankingItem, RankingModel, RankingObjective
 from modernbert.tasks.ranking.rankers import Bm25, EmbedderRanker, Ranker, TwoStageRanker
 from modernbert.tasks.ranking.sparsity import initialize_sparse
+from modernbert.tasks.ranking.whitening import initialize_whitening
 from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer
 from modernbert.tasks.sparse import SparseEmbedder
@@ -137,11 +138,8 @@ class RankerTraining(EpochLoop):
         freeze(ranker, recipe.training)  # type: ignore[arg-type]
         self.ranker = ranker
         self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
-        if isinstance(ranker, SparseEncoder) and (recipe.random_weights or not _keeps_settings(recipe)):
-            documents = {
-                name: ids for item in self.items for name, ids in zip(item.document_texts, item.documents, strict=True)
-            }
-            initialize_sparse(ranker, list(documents.values()), recipe.settings.active_entries)
+        if recipe.random_weights or not _keeps_settings(recipe):
+            _initialize_from(self.items, ranker, recipe)
         self.unique_texts = [item.unique_texts for item in self.items]
         by_source = recipe.data.one_source_per_batch
         self.sources = [example.source if by_source else "" for example in examples]
@@ -287,6 +285,15 @@ def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
     tokenizer = load_tokenizer(inside)
     check_fits(tokenizer, config.vocab_size, recipe.model)
     return model, tokenizer, max_length
+
+
+def _initialize_from(items: Sequence[RankingItem], ranker: RankingModel, recipe: RankingRecipe) -> None:
+    """Set those parameters of a new ranker that depend on the training documents."""
+    documents = {name: ids for item in items for name, ids in zip(item.document_texts, item.documents, strict=True)}
+    if isinstance(ranker, SparseEncoder):
+        initialize_sparse(ranker, list(documents.values()), recipe.settings.active_entries)
+    if isinstance(ranker, DenseEncoder) and recipe.settings.whitening is not None:
+        initialize_whitening(ranker, list(documents.values()), recipe.settings.whitening)
 
 
 def _keeps_settings(recipe: RankingRecipe) -> bool:

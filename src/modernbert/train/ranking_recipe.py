@@ -60,6 +60,7 @@ class RankingModelSettings(Config):
 
     pooling: PoolingMode = "mean"  # embed: how the vectors of tokens become one
     normalize: bool = True  # embed: give vectors unit length
+    whitening: float | None = Field(None, ge=0, le=1)  # embed: start with a whitening layer (0: centre only; 1: fully)
     query_prompt: str = ""  # text before each query
     document_prompt: str = ""  # text before each document
     dimensions: PositiveInt = 128  # multi-vector: length of the vector of a token
@@ -109,8 +110,13 @@ def model_settings(recipe: RankingRecipe, hidden_size: int, max_length: int) -> 
         if prompt
     }
     if recipe.task == "embed":
+        layer = Projection(in_features=hidden_size, out_features=hidden_size, bias=True, activation="Identity")
         return DenseSettings(
-            prompts=prompts, max_length=max_length, pooling=(chosen.pooling,), normalize=chosen.normalize
+            prompts=prompts,
+            max_length=max_length,
+            pooling=(chosen.pooling,),
+            projections=() if chosen.whitening is None else (layer,),
+            normalize=chosen.normalize,
         )
     if recipe.task == "sparse":
         table: Literal["frozen", "trained"] = "trained" if chosen.query_table == "learned" else "frozen"

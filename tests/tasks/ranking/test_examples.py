@@ -105,6 +105,25 @@ DOCUMENTS = {
 }
 
 
+def test_queries_of_keywords_prefer_rare_words() -> None:
+    names = ("lift", "drag", "mach", "chord", "sweep", "span")
+    texts = [f"The wing of the plane has {', '.join(f'{name}{n}' for name in names)} of its own." for n in range(40)]
+    settings = Unlabelled(kinds=("keywords",), per_document=3, keywords=(2, 3))
+    documents = [Document("", text) for text in texts]
+    pairs = list(unlabelled_pairs(documents, settings, seed=0))
+    assert len(pairs) == 3 * 40
+    assert pairs == list(unlabelled_pairs(documents, settings, seed=0))
+    for number, pair in enumerate(pairs):
+        assert pair.documents == (texts[number // 3],)
+        words = pair.query.split()
+        assert len(set(words)) == len(words) in (2, 3)
+        assert set(words) <= {f"{name}{number // 3}" for name in names}  # no word that all documents have
+    japanese = ["手塚治虫は日本の東京のアニメーターである。", "漫画家の本名は不明。"]
+    found = list(unlabelled_pairs([Document("", text) for text in japanese], settings, seed=0))
+    assert len(found) == 3  # half of three rare words are too few for a pair
+    assert {word for pair in found for word in pair.query.split()} <= {"手塚治虫", "日本", "東京", "アニメーター"}
+
+
 def test_unlabelled_pairs_depend_on_the_seed_and_are_parts_of_one_document() -> None:
     settings = Unlabelled(per_document=2)
     found = list(unlabelled_pairs(DOCUMENTS.values(), settings, seed=1))

@@ -1,6 +1,8 @@
 """Training pairs from documents without relevance judgements: two parts of the same document."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -11,10 +13,13 @@ from modernbert.tasks.ranking.examples import RankingExample
 from modernbert.text.collection import Document
 from modernbert.text.records import Origin
 
-PairKind = Literal["title", "sentence", "crop"]
+PairKind = Literal["title", "sentence", "crop", "keywords"]
 
 _SENTENCE = re.compile(r".+?(?:[.!?。！？]+(?=\s|$)|\n|  +|(?<=[。！？])|$)", re.S)
+# a word; in Japanese and Chinese a run of characters of the same script
+_KEYWORD = re.compile(r"[\u4e00-\u9fff々]{2,}|[ァ-ヶー]{2,}|[^\W_\u3040-\u30ff\u4e00-\u9fff]{2,}")
 _MIN_QUERY_WORDS = 4
+_MIN_KEYWORDS = 2
 _KEEP_PROBABILITY = 0.1  # of the query's sentence in its passage (Lee et al. 2019, arXiv 1906.00300)
 
 
@@ -22,8 +27,9 @@ class Unlabelled(Config):
     """Which pairs, and how many, are created from each document."""
 
     kinds: tuple[PairKind, ...] = ("title", "sentence", "crop")  # what the two texts of a pair are
-    per_document: int = 4  # number of sentences, and of pairs of crops
+    per_document: int = 4  # number of sentences, of pairs of crops, and of queries of keywords
     crop: tuple[float, float] = (0.1, 0.5)  # length of a crop as a fraction of the document: least and most
+    keywords: tuple[int, int] = (4, 12)  # number of words of a query of keywords: least and most
 
 
 def unlabelled_pairs(
@@ -33,8 +39,11 @@ def unlabelled_pairs(
 
     `title`: the title is the query, the text its document. `sentence`: a sentence is the query, the text around it the
     document (inverse cloze task). `crop`: two random parts of a text (Izacard et al. 2022, Contriever,
-    arXiv 2112.09118).
+    arXiv 2112.09118). `keywords`: random words of a document are the query, rare ones more often, the document the
+    other; they teach which words matter.
     """
+    documents = list(documents)
+    frequencies = _document_frequencies(documents) if "keywords" in settings.kinds else Counter()
     for number, document in enumerate(documents):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, number))))
         pairs: list[tuple[str, str]] = []
@@ -45,6 +54,8 @@ def unlabelled_pairs(
                 pairs += _sentence(document, generator)
             if "crop" in settings.kinds:
                 pairs += _crops(document, settings.crop, generator)
+            if "keywords" in settings.kinds:
+                pairs += _keywords(document, settings.keywords, frequencies, len(documents), generator)
         for query, passage in pairs:
             yield RankingExample(query, (passage,), None, Origin(name, number + 1), (document.content,))
 
@@ -81,3 +92,31 @@ def _crops(document: Document, bounds: tuple[float, float], generator: np.random
         begin = int(generator.integers(0, len(words) - length + 1))
         parts.append((" " if spaced else "").join(words[begin : begin + length]))
     return [(parts[0], parts[1])]
+
+
+def _document_frequencies(documents: Iterable[Document]) -> Counter[str]:
+    """The number of documents that have each word."""
+    return Counter(word for document in documents for word in _words_by_key(document.content))
+
+
+def _words_by_key(text: str) -> dict[str, str]:
+    """The different words of a text, by their lower-case forms."""
+    return {word.casefold(): word for word in _KEYWORD.findall(text)}
+
+
+def _keywords(
+    document: Document,
+    bounds: tuple[int, int],
+    frequencies: Counter[str],
+    documents: int,
+    generator: np.random.Generator,
+) -> list[tuple[str, str]]:
+    """A query of words, drawn with probabilities proportional to their inverse document frequencies."""
+    words = _words_by_key(document.content)
+    weights = np.array([math.log(documents / frequencies[key]) for key in words])
+    count = min(int(generator.integers(bounds[0], bounds[1] + 1)), int((weights > 0).sum()) // 2)
+    if count < _MIN_KEYWORDS:
+        return []
+    chosen = generator.choice(len(words), count, replace=False, p=weights / weights.sum())
+    listed = list(words.values())
+    return [(" ".join(listed[index] for index in chosen), document.content)]

@@ -178,6 +178,22 @@ def test_whitening_gives_variances_a_power(power: float) -> None:
         whitening(rows[:1], power)
 
 
+def test_pairs_of_a_file_get_negatives_of_the_file(model, collection, tmp_path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"query": f"the week with {word}", "positive": f"the {word} of the week"} for word in WORDS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(path), "collections": [], "hard_negatives": 2, "random_negatives": 3}
+    examples = read_examples(recipe(model, collection, tmp_path / "out", "rerank", data=data))
+    positives = {row["positive"] for row in rows}
+    for row, example in zip(rows, examples, strict=True):
+        assert (example.query, example.documents[0]) == (row["query"], row["positive"])
+        assert len(set(example.documents)) == len(example.documents) == 6
+        assert set(example.documents) <= positives
+    path.write_text("".join(json.dumps(row | {"negative": "no week"}) + "\n" for row in rows))
+    examples = read_examples(recipe(model, collection, tmp_path / "out", "rerank", data=data))
+    assert {example.documents[1:] for example in examples} == {("no week",)}
+
+
 @pytest.mark.parametrize("table", ["idf", "learned"])
 def test_a_sparse_ranker_can_use_a_query_table(table: str, model, collection, tmp_path) -> None:
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from modernbert.tasks.ranking.objective import Guide, RankingItem
 from modernbert.tasks.ranking.rankers import Bm25
 from modernbert.tasks.ranking.settings import ResolvedLoss
 from modernbert.tasks.ranking.unlabelled import unlabelled_pairs
-from modernbert.text.collection import Collection, Document, read_collection, read_documents
+from modernbert.text.collection import Collection, read_collection, read_documents
 from modernbert.train.ranking_recipe import RankingData, RankingRecipe
 
 RANKED_DOCUMENTS = 100  # of the validation collection, for each query
@@ -35,26 +35,36 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
         all_examples.extend(replace(one, source=source) for one in examples)
 
     if data.train is not None:
-        add(read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad), "data.train")
+        examples = read_ranking(data.train, data.columns, skip_bad=recipe.skip_bad)
+        add(_with_negatives_of_file(examples, data), "data.train")
     for path in data.collections:
         collection = read_collection(path, data.split, skip_bad=recipe.skip_bad)
-        add(_with_negatives(relevant_pairs(collection), collection.documents.values(), data), path)
+        contents = [document.content for document in collection.documents.values()]
+        add(_with_negatives(relevant_pairs(collection), contents, data), path)
     for path in data.documents:
-        documents = read_documents(path, skip_bad=recipe.skip_bad).values()
+        documents = list(read_documents(path, skip_bad=recipe.skip_bad).values())
         pairs = list(unlabelled_pairs(documents, data.unlabelled, 0, path))
         chosen = sorted(shuffled(len(pairs), 0, 0)[: data.most_unlabelled].tolist())
-        add(_with_negatives([pairs[index] for index in chosen], documents, data), path)
+        contents = [document.content for document in documents]
+        add(_with_negatives([pairs[index] for index in chosen], contents, data), path)
     if not all_examples:
         raise DataError("There are no examples to learn from; check data.train, data.collections and data.documents.")
     return all_examples
 
 
-def _with_negatives(
-    pairs: list[RankingExample], documents: Iterable[Document], data: RankingData
-) -> list[RankingExample]:
-    if not data.hard_negatives and not data.random_negatives:
+def _with_negatives_of_file(examples: list[RankingExample], data: RankingData) -> list[RankingExample]:
+    """The examples of a file; pairs get negatives from the documents of the file."""
+    contents = list({text: None for example in examples for text in example.documents})
+    is_pair = [len(example.documents) == 1 and example.scores is None for example in examples]
+    pairs = [example for example, one in zip(examples, is_pair, strict=True) if one]
+    with_negatives = iter(_with_negatives(pairs, contents, data))
+    return [next(with_negatives) if one else example for example, one in zip(examples, is_pair, strict=True)]
+
+
+def _with_negatives(pairs: list[RankingExample], contents: list[str], data: RankingData) -> list[RankingExample]:
+    """The pairs with the negatives that the recipe asks for, from `contents`."""
+    if not pairs:
         return pairs
-    contents = [document.content for document in documents]
     if data.hard_negatives:
         pairs = with_bm25_negatives(pairs, contents, data.hard_negatives, data.negatives_from)
     return with_random_negatives(pairs, contents, data.random_negatives)

@@ -43,9 +43,9 @@ class RankingData(Config):
     validation: str | None = None  # folder of a collection whose nDCG@10 selects the best model
     validation_split: str = "validation"  # the split of its judgements
     validation_depth: PositiveInt = 50  # rerank: number of documents of BM25 to rerank
-    hard_negatives: int = Field(0, ge=0)  # number of negatives that BM25 adds to each judged or unlabelled pair
+    hard_negatives: int = Field(0, ge=0)  # number of negatives that BM25 adds to each pair without negatives
     negatives_from: PositiveInt = 5  # the first rank of BM25 to take them from
-    random_negatives: int = Field(0, ge=0)  # number of random documents of the collection, added as further negatives
+    random_negatives: int = Field(0, ge=0)  # number of random negatives of each such pair, after those of BM25
     one_source_per_batch: bool = False  # all examples of a batch come from the same file or collection
 
     @model_validator(mode="after")

@@ -184,6 +184,8 @@ def test_random_negatives_are_other_documents_that_are_not_relevant() -> None:
     assert unchanged == pair
     known = [one.documents for one in with_random_negatives(relevant_pairs(collection()), contents, 2)]
     assert known == [(contents[0], contents[1]), (contents[2], contents[1])]
+    twice = [replace(pair, documents=(text,), relevant=()) for text in contents[:2]]
+    assert [one.documents[1:] for one in with_random_negatives(twice, contents, 2)] == [(contents[2],)] * 2
     [hard] = with_random_negatives([replace(pair, documents=(contents[0], contents[1]))], contents, 1)
     assert hard.documents == (contents[0], contents[1], contents[2])
 

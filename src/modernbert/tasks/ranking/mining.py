@@ -51,9 +51,7 @@ def mine(
     queries = list({pair.query: None for pair in pairs})
     ranked = dict(zip(queries, ranker.rank(queries, documents, settings.last + 100), strict=True))
     indices = {text: index for index, text in enumerate(documents)}
-    known: dict[str, set[str]] = {}
-    for pair in pairs:
-        known.setdefault(pair.query, set()).update(pair.relevant, pair.documents[:1])
+    known = _known_relevant(pairs)
     left_out = {"known to be relevant": 0, "too near to the positive": 0, "relevant to the cross-encoder": 0}
     generator = np.random.default_rng(settings.seed)
     examples: list[RankingExample] = []
@@ -100,13 +98,22 @@ def with_random_negatives(
     There are fewer if the collection is too small. An untrained reranker learns from such negatives first.
     """
     generator = np.random.default_rng(seed)
+    known = _known_relevant(pairs)
     examples = []
     for pair in pairs:
-        excluded = {*pair.documents, *pair.relevant}
+        excluded = known[pair.query].union(pair.documents)
         drawn = [documents[index] for index in generator.permutation(len(documents))[: count + len(excluded)]]
         negatives = list(dict.fromkeys(text for text in drawn if text not in excluded))[:count]
         examples.append(replace(pair, documents=(*pair.documents, *negatives)))
     return examples
+
+
+def _known_relevant(pairs: Sequence[RankingExample]) -> dict[str, set[str]]:
+    """The documents of each query that are known to be relevant, from all of its pairs."""
+    known: dict[str, set[str]] = {}
+    for pair in pairs:
+        known.setdefault(pair.query, set()).update(pair.relevant, pair.documents[:1])
+    return known
 
 
 def _too_near(score: float, positive_score: float | None, settings: Mining) -> bool:

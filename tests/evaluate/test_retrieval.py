@@ -128,6 +128,8 @@ def test_the_weight_of_bm25_comes_from_other_queries(fusion, collection: Path, m
     [selected] = [name for name in names if name in found]
     assert tuning[selected] == max(tuning[name] for name in names) > min(tuning[name] for name in names)
     assert found[selected] == values(*weights)[selected]
+    other = ("--fusion", {"rrf": "scores", "scores": "rrf"}[fusion])
+    assert len(values("--weights-from", "validation", *weights, *other)) == len(found) - 1  # both fusions, no reranker
     reranked = f"{models['rerank']} over 6 of BM25"
     [interpolated] = [name for name in found if name.startswith(f"{reranked} + ")]
     assert found[reranked] < found[interpolated] == 1.0  # BM25 finds every name

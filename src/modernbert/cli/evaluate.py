@@ -98,8 +98,9 @@ def evaluate_retrieval_(
     bm25: Annotated[bool, typer.Option(help="Also measure BM25.")] = True,
     hybrid: Annotated[bool, typer.Option(help="Also measure each model fused with BM25.")] = True,
     fusion: Annotated[
-        str, typer.Option(help="Fusion with BM25: rrf (by reciprocal ranks) or scores (by scaled scores).")
-    ] = "rrf",
+        list[str] | None,
+        typer.Option(help="Fusion with BM25: rrf (by ranks) or scores (scaled); may be repeated. [default: rrf]"),
+    ] = None,
     bm25_weight: Annotated[
         list[float] | None, typer.Option(help="Weight of BM25 in a fusion, where the model has 1; may be repeated.")
     ] = None,
@@ -124,7 +125,7 @@ def evaluate_retrieval_(
 
     found = evaluate_retrieval(
         collection, model or (), split=split, bm25=bm25, language=language, rerankers=rerank or (), depth=depth,
-        hybrid=hybrid, fusion=fusion_named(fusion), bm25_weights=bm25_weight or (),
+        hybrid=hybrid, fusions=[fusion_named(one) for one in fusion or ('rrf',)], bm25_weights=bm25_weight or (),
         weights_from=weights_from, max_length=max_length, int8=int8, device=device, skip_bad=skip_bad,
     )  # fmt: skip
     if output is not None:

@@ -55,7 +55,7 @@ def evaluate_retrieval(
     rerankers: Sequence[str] = (),
     depth: int = 100,
     hybrid: bool = True,
-    fusion: Fusion = "rrf",
+    fusions: Sequence[Fusion] = ("rrf",),
     bm25_weights: Sequence[float] = (),
     weights_from: str | None = None,
     max_length: int | None = None,
@@ -68,9 +68,10 @@ def evaluate_retrieval(
     A model is a folder or hub id; its files determine which of the four kinds it is. A plain encoder becomes an
     embedder with mean pooling. Rerankers reorder the results of BM25, or of the first model if `bm25` is false.
 
-    In a `fusion`, BM25 has each of `bm25_weights` (1 unless given) times the weight of the model. With `weights_from`,
-    the weight (of `bm25_weights`, or of powers of two from 1/8 to 8) with the highest nDCG@10 on the queries of that
-    split is used, and each reranker is also measured with the first stage's scores added by the weight chosen there.
+    In each of `fusions`, BM25 has each of `bm25_weights` (1 unless given) times the weight of the model. With
+    `weights_from`, the weight (of `bm25_weights`, or of powers of two from 1/8 to 8) with the highest nDCG@10 on the
+    queries of that split is used, and each reranker is also measured with the first stage's scores added by the weight
+    chosen there.
 
     Raises:
         ConfigError: there is nothing to evaluate, an embedder is given as a reranker, a reranker as a model, or
@@ -98,7 +99,8 @@ def evaluate_retrieval(
     first = runs[0]
     if hybrid and bm25:
         for other in runs[1:]:
-            evaluation.add_fusions(first, other, fusion)
+            for fusion in fusions:
+                evaluation.add_fusions(first, other, fusion)
     for path in rerankers:
         predictor = open_predictor(path, max_length, device, int8)
         if not isinstance(predictor, Reranker):

@@ -158,7 +158,7 @@ def _type(annotation: str) -> str:
         annotation,
     )
     annotation = re.sub(r"tuple\[(\w+), \.\.\.\]", r"list of \1", annotation)
-    annotation = annotation.replace("tuple[float, float]", "two numbers")
+    annotation = re.sub(r"tuple\[(float, float|int, int)\]", "two numbers", annotation)
     annotation = re.sub(r"dict\[(\w+), (\w+)\]", r"a table of \2", annotation)
     words = re.sub(r"`[^`]*`|\w+", lambda match: _WORDS.get(match[0], match[0]), annotation)
     return words.replace(" | ", ", or ")

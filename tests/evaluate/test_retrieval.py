@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from corpora import make_model
+from modernbert import MultiVectorEmbedder
 from modernbert.cli import app
 from modernbert.errors import ConfigError, DataError
 
@@ -108,35 +109,45 @@ def test_mined_negatives_are_scored_by_a_teacher_and_learned(collection: Path, m
 
 @pytest.mark.parametrize("fusion", ["rrf", "scores"])
 def test_the_weight_of_bm25_comes_from_other_queries(fusion, collection: Path, models, tmp_path: Path) -> None:
-    halved = tmp_path / "halved"
-    shutil.copytree(collection, halved)
-    header, *rows = (halved / "qrels" / "test.tsv").read_text().splitlines()
-    for split, part in (("test", rows[::2]), ("validation", rows[1::2])):
-        (halved / "qrels" / f"{split}.tsv").write_text("\n".join([header, *part]) + "\n")
+    """In `validation` the first document of the model is relevant, in `test` the one with the name."""
+    other = tmp_path / "other"
+    shutil.copytree(collection, other)
+    documents = [f"A {name} is an animal. The {name} eats and the {name} sleeps." for name in ANIMALS]
+    ranked = MultiVectorEmbedder.from_pretrained(models["multi-vector"])
+    queries = [f"where does the {name} sleep?" for name in ANIMALS]
+    scores = ranked.similarity(ranked.encode_query(queries), ranked.encode_document(documents))
+    first = [ANIMALS[index] for index in scores.argmax(1).tolist()]
+    misled = [number for number, name in enumerate(ANIMALS) if first[number] != name]
+    assert len(misled) >= 2
+    header = "query-id\tcorpus-id\tscore\n"
+    rows = "".join(f"q-{ANIMALS[n]}\t{first[n]}\t1\n" for n in misled)
+    (other / "qrels" / "validation.tsv").write_text(header + rows)
+    rows = "".join(f"q-{name}\t{name}\t1\n" for n, name in enumerate(ANIMALS) if n not in misled)
+    (other / "qrels" / "test.tsv").write_text(header + (rows or f"q-{ANIMALS[0]}\t{ANIMALS[0]}\t1\n"))
 
     def values(*options: object) -> dict[str, float]:
-        command = ("evaluate", "retrieval", halved, "--model", models["sparse"], "--device", "cpu", "--json")
+        command = ("evaluate", "retrieval", other, "--model", models["multi-vector"], "--device", "cpu", "--json")
         systems = json.loads(run(*command, "--fusion", fusion, *options))["systems"]
         return {one["name"]: one["quality"]["nDCG@10"]["value"] for one in systems}
 
-    how, pair = {"rrf": "", "scores": ", by scores"}[fusion], f"BM25 + {models['sparse']}"
-    names = [f"0.001 {pair}{how}", f"{pair}{how}", f"8 {pair}{how}"]
-    weights = [part for weight in (0.001, 1, 8) for part in ("--bm25-weight", weight)]
-    tuning = values("--split", "validation", *weights)
-    rerank = ("--rerank", models["rerank"], "--depth", 6)
-    found = values("--weights-from", "validation", *weights, *rerank)
-    [selected] = [name for name in names if name in found]
-    assert tuning[selected] == max(tuning[name] for name in names) > min(tuning[name] for name in names)
-    assert found[selected] == values(*weights)[selected]
-    other = ("--fusion", {"rrf": "scores", "scores": "rrf"}[fusion])
-    assert len(values("--weights-from", "validation", *weights, *other)) == len(found) - 1  # both fusions, no reranker
-    reranked = f"{models['rerank']} over 6 of BM25"
-    [interpolated] = [name for name in found if name.startswith(f"{reranked} + ")]
-    assert found[reranked] < found[interpolated] == 1.0  # BM25 finds every name
-    with pytest.raises(ConfigError, match="Weights are to come from the split 'test', which is measured"):
-        values("--weights-from", "test")
+    how, pair = {"rrf": "", "scores": ", by scores"}[fusion], f"BM25 + {models['multi-vector']}"
+    names = [f"{weight} {pair}{how}" for weight in (0.001, 900)]
+    weights = [part for weight in (0.001, 900) for part in ("--bm25-weight", weight)]
+    found = values("--weights-from", "validation", *weights, "--rerank", models["rerank"], "--depth", 6)
+    assert [name for name in names if name in found] == names[:1]  # what the queries of `validation` want
+    assert found[names[0]] == values(*weights)[names[0]]
+    both = ("--fusion", {"rrf": "scores", "scores": "rrf"}[fusion])
+    assert len(values("--weights-from", "validation", *weights, *both)) == len(found) - 1  # two fusions, no reranker
+    assert sum(name.startswith(f"{models['rerank']} over 6 of BM25 + ") for name in found) == 1
+    for arguments, said in (
+        (("--weights-from", "test"), r"queries of 'test', which are to select weights, are also measured"),
+        (("--split", "train", "--weights-from", "test"), r"are also measured; name a split with other queries"),
+        (("--no-bm25", "--weights-from", "validation"), "There is no weight to select"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            values(*arguments)
     with pytest.raises(ConfigError, match="There is no fusion 'sum'"):
-        run("evaluate", "retrieval", halved, "--fusion", "sum")
+        run("evaluate", "retrieval", other, "--fusion", "sum")
 
 
 def test_invalid_arguments_are_an_error(collection: Path, models: dict[str, Path], tmp_path: Path) -> None:

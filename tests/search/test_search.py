@@ -73,6 +73,21 @@ def test_words_are_found_in_every_script(index):
     assert nothing == []
 
 
+def test_english_words_are_found_in_other_forms(tmp_path):
+    (tmp_path / "english.txt").write_text("The batteries of the car are old.\n")
+    (tmp_path / "german.txt").write_text(
+        "Die Batterien des Wagens sind schon seit vielen Jahren alt, was uns ärgert.\n"
+    )
+    for name, found, missing in (("english", "battery", "the"), ("german", "was", "batterie")):
+        build_index([str(tmp_path / f"{name}.txt")], tmp_path / name, Models())
+        hits, none = Index.open(tmp_path / name).search([found, missing], "bm25")
+        assert len(hits) == 1
+        assert none == []
+    (tmp_path / "english" / "bm25" / "language.txt").unlink()  # an index of an earlier version, but for its words
+    with pytest.raises(DataError, match=r"language.txt is missing or damaged"):
+        Index.open(tmp_path / "english").search(["battery"], "bm25")
+
+
 def test_hybrid_adds_up_reciprocal_ranks(index):
     ranked = {}
     for method in index.methods:
@@ -104,6 +119,11 @@ def test_a_hybrid_by_scores_weighs_scaled_scores(index):
     [hits] = index.search(QUERIES[:1], "hybrid", top_k=100, fusion="scores")
     assert {hit.number: pytest.approx(hit.score) for hit in hits} == scaled
     assert [hit.score for hit in hits] == sorted(scaled.values(), reverse=True)
+    [bm25] = index.search(QUERIES[:1], "bm25", top_k=100)
+    [hits] = index.search(QUERIES[:1], "hybrid", top_k=100, fusion="scores", bm25_weight=1e9)
+    assert [hit.number for hit in hits][: len(bm25) - 1] == [hit.number for hit in bm25][:-1]
+    with pytest.raises(ConfigError, match="There is no fusion 'sum'"):
+        index.search(QUERIES[:1], "hybrid", fusion="sum")
 
 
 def test_a_reranker_may_keep_a_part_of_the_first_scores(index, models):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,18 @@ def test_gradients_do_not_depend_on_the_mini_batches(task: str, model, collectio
 
 
 def test_a_dense_ranker_can_begin_with_whitened_vectors(model, collection, tmp_path) -> None:
-    changes = {"settings": {"whitening": 0.5}}
+    few = recipe(model, collection, tmp_path / "few", "embed", settings={"whitening": 0.5})
+    examples = read_examples(few)
+    with pytest.raises(ConfigError, match=r"at least 128 different training documents .* but there are 30; leave it"):
+        RankerTraining(few, examples, None, 0, ALONE)
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"query": " and ".join(words), "positive": "the {} of a {} has a {} and a {}".format(*words)}
+        for words in combinations(WORDS, 4)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"train": str(path), "collections": [], "hard_negatives": 0}
+    changes = {"settings": {"whitening": 0.5}, "data": data}
     begin = recipe(model, collection, tmp_path / "begin", "embed", **changes)
     run = RankerTraining(begin, read_examples(begin), None, 0, ALONE)
     texts = list({text: None for item in run.items for text in item.document_texts})
@@ -171,11 +182,9 @@ def test_whitening_gives_variances_a_power(power: float) -> None:
     torch.testing.assert_close(found.T.cov(correction=0), expected.diag(), rtol=1e-3, atol=1e-3)
     flat = torch.cat([rows, torch.zeros(500, 2)], 1)  # two dimensions do not vary at all
     weight, bias = whitening(flat, power)
-    assert weight.isfinite().all()
-    assert bias.isfinite().all()
     torch.testing.assert_close((flat @ weight.T + bias)[:, :6].abs(), found.abs().float(), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="at least two vectors"):
-        whitening(rows[:1], power)
+    with pytest.raises(ConfigError, match="at least 12 different training documents"):
+        whitening(rows[:11], power)
 
 
 def test_pairs_of_a_file_get_negatives_of_the_file(model, collection, tmp_path) -> None:
@@ -189,6 +198,11 @@ def test_pairs_of_a_file_get_negatives_of_the_file(model, collection, tmp_path) 
         assert (example.query, example.documents[0]) == (row["query"], row["positive"])
         assert len(set(example.documents)) == len(example.documents) == 6
         assert set(example.documents) <= positives
+    further = {"query": rows[0]["query"], "positive": rows[1]["positive"], "negative": "no week"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:4], further]))
+    examples = read_examples(recipe(model, collection, tmp_path / "out", "rerank", data=data))
+    assert examples[-1].documents == (rows[1]["positive"], "no week")
+    assert set(examples[0].documents) == {rows[0]["positive"], rows[2]["positive"], rows[3]["positive"], "no week"}
     path.write_text("".join(json.dumps(row | {"negative": "no week"}) + "\n" for row in rows))
     examples = read_examples(recipe(model, collection, tmp_path / "out", "rerank", data=data))
     assert {example.documents[1:] for example in examples} == {("no week",)}

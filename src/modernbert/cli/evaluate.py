@@ -101,12 +101,16 @@ def evaluate_retrieval_(
         list[str] | None,
         typer.Option(help="Fusion with BM25: rrf (by ranks) or scores (scaled); may be repeated. [default: rrf]"),
     ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Number of documents of each system in a fusion.")] = 100,
     bm25_weight: Annotated[
-        list[float] | None, typer.Option(help="Weight of BM25 in a fusion, where the model has 1; may be repeated.")
+        list[float] | None,
+        typer.Option(help="Weight of BM25 in a fusion, where the model or reranker has 1; may be repeated."),
     ] = None,
     weights_from: Annotated[
         str | None,
-        typer.Option(help="A split whose queries select the weight of BM25, also that added to rerankers."),
+        typer.Option(
+            help="A split whose queries select one of these weights, also for the first stage beside a reranker."
+        ),
     ] = None,
     language: Annotated[
         str,
@@ -125,8 +129,9 @@ def evaluate_retrieval_(
 
     found = evaluate_retrieval(
         collection, model or (), split=split, bm25=bm25, language=language, rerankers=rerank or (), depth=depth,
-        hybrid=hybrid, fusions=[fusion_named(one) for one in fusion or ('rrf',)], bm25_weights=bm25_weight or (),
-        weights_from=weights_from, max_length=max_length, int8=int8, device=device, skip_bad=skip_bad,
+        hybrid=hybrid, fusions=[fusion_named(one) for one in fusion or ("rrf",)], candidates=candidates,
+        bm25_weights=bm25_weight or (), weights_from=weights_from, max_length=max_length, int8=int8, device=device,
+        skip_bad=skip_bad,
     )  # fmt: skip
     if output is not None:
         write_table(found, output)

@@ -1,4 +1,4 @@
-"""Search in an index with one stage, or with the fused ranks of several, and optional reranking."""
+"""Search in an index with one stage, or with the fusion of several, and optional reranking."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from modernbert.search.model_hash import model_hash
 from modernbert.search.passages import OFFSETS, TEXTS, Passage, Passages
 from modernbert.search.stages import STAGES, Method, Ranking, Stage
 from modernbert.tasks.inputs import check_count, check_texts
-from modernbert.tasks.ranking.fusion import Fusion, Scored, fuse, interpolate_reranking
+from modernbert.tasks.ranking.fusion import Fusion, Scored, fuse, fusion_named, interpolate_reranking
 from modernbert.tasks.rerank import Reranker
 
 
@@ -85,8 +85,8 @@ class Index:
 
         `hybrid` is the `fusion` of all stages; `auto` is hybrid if there are several stages. In a hybrid, each stage
         contributes its best `candidates`, and BM25 has `bm25_weight` times the weight of another stage. A reranker
-        reorders the best `candidates`; with `first_stage_weight`, their scores before it count too, scaled to 0..1 as
-        those of the reranker and with this weight.
+        reorders the best `candidates`; with `first_stage_weight`, their scores before it count too, with this weight:
+        both are scaled to 0..1 first, those of the reranker before its activation.
 
         Raises:
             ConfigError: the index has no such stage, or a weight is negative or not a number, or that of BM25 is 0.
@@ -95,6 +95,7 @@ class Index:
         """
         if not 0 < bm25_weight < math.inf:
             raise ConfigError(f"bm25_weight is {bm25_weight}; it must be a positive number.")
+        fusion = fusion_named(fusion)
         if not 0 <= first_stage_weight < math.inf:
             raise ConfigError(f"first_stage_weight is {first_stage_weight}; it must be 0 or a positive number.")
         queries = check_texts(queries, "Query")
@@ -109,9 +110,8 @@ class Index:
             pairs = rankings[0] if len(rankings) == 1 else fuse(rankings, weights, fusion)
             if reranker is not None and pairs:
                 first = pairs[:candidates]
-                pairs = self._reranked(query, first, reranker)
-                if first_stage_weight:
-                    pairs = interpolate_reranking(first, pairs, first_stage_weight)
+                pairs = self._reranked(query, first, reranker, raw_scores=first_stage_weight > 0)
+                pairs = interpolate_reranking(first, pairs, first_stage_weight)
             best = pairs[:top_k]
             results.append(
                 [Hit(rank, score, place, self.passages[place]) for rank, (place, score) in enumerate(best, 1)]
@@ -157,9 +157,11 @@ class Index:
             if not path.is_file() or sampled_hash(path) != recorded[name]:
                 raise DataError(f"{path} is missing or damaged; copy it again, or build the index again.")
 
-    def _reranked(self, query: str, pairs: Scored, reranker: Reranker) -> Scored:
+    def _reranked(self, query: str, pairs: Scored, reranker: Reranker, raw_scores: bool) -> Scored:
         texts = [self.passages[place].text for place, _ in pairs]
-        return [(pairs[one["corpus_id"]][0], one["score"]) for one in reranker.rank(query, texts)]
+        return [
+            (pairs[one["corpus_id"]][0], one["score"]) for one in reranker.rank(query, texts, raw_scores=raw_scores)
+        ]
 
 
 def _pairs(ranking: Ranking) -> Scored:

@@ -11,18 +11,21 @@ import torch
 
 from modernbert.errors import ConfigError, DataError
 from modernbert.installation import install_command
+from modernbert.search.passages import Passages
 from modernbert.tasks.embed import Embedder
 from modernbert.tasks.multi_vector import MultiVectorEmbedder
 from modernbert.tasks.ranking.maxsim import document_blocks, maxsim_scores
 from modernbert.tasks.similarity import similarity
 from modernbert.tasks.sparse import SparseEmbedder
-from modernbert.text.bm25 import load_bm25s, words_of
+from modernbert.text.bm25 import bm25_words, english_stems, language_of, load_bm25s, words_of
 
 Method = Literal["dense", "sparse", "late", "bm25"]
 Arrays = dict[str, npt.NDArray[Any]]
 Ranking = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]  # passage numbers, best first, and their scores
 
 _BLOCK_ROWS = 1 << 16
+_LANGUAGE_FILE = "bm25/language.txt"
+_LANGUAGE_SAMPLE = 1000  # number of passages that decide the language of BM25
 _BLOCK_TOKENS = 1 << 17
 
 
@@ -181,7 +184,10 @@ class LateStage(Stage):
 
 
 class Bm25Stage(Stage):
-    """BM25 (Robertson and Zaragoza 2009) of the package bm25s, in Lucene's variant: k1 1.5, b 0.75."""
+    """BM25 (Robertson and Zaragoza 2009) of the package bm25s, in Lucene's variant: k1 1.5, b 0.75.
+
+    English passages are counted by stems, others by words or pairs of characters (`language_of`).
+    """
 
     method = "bm25"
     files = ("bm25",)
@@ -194,15 +200,21 @@ class Bm25Stage(Stage):
         for path in shards:
             with np.load(path) as arrays:
                 words += [line.split("\0") for line in arrays["words"].tolist()]
+        passages = Passages(folder)
+        step = max(1, len(passages) // _LANGUAGE_SAMPLE)
+        language = language_of([passages[number].text for number in range(0, len(passages), step)])
         index = load_bm25s("or --no-bm25").BM25()
-        index.index(words, show_progress=False)
+        index.index(english_stems(words) if language == "en" else words, show_progress=False)
         index.save(str(folder / "bm25"), show_progress=False)
+        (folder / _LANGUAGE_FILE).write_text(language, encoding="utf-8")
 
     def search(self, folder: Path, queries: Sequence[str], count: int) -> list[Ranking]:
         index = load_bm25s("or --no-bm25").BM25.load(str(folder / "bm25"), mmap=True, show_progress=False)
+        path = folder / _LANGUAGE_FILE
+        language = path.read_text(encoding="utf-8") if path.is_file() else "any"  # as earlier versions counted
         rankings = []
-        for query in queries:
-            known = [word for word in words_of(query) if word in index.vocab_dict]
+        for words in bm25_words(queries, language):
+            known = [word for word in words if word in index.vocab_dict]
             best = _TopK(count)
             if known:
                 best.add(0, np.asarray(index.get_scores(known)))

@@ -9,6 +9,12 @@ import regex
 from modernbert.errors import ConfigError
 from modernbert.installation import install_command
 
+ENGLISH_STOP_WORDS = frozenset({  # those of Lucene and bm25s
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not",
+    "of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was",
+    "will", "with",
+})  # fmt: skip
+_ENGLISH = 0.15  # share of stop words from which a text is English
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}_]+")
 _SAMPLE_TEXTS, _SAMPLE_CHARACTERS = 1000, 1000
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー々]+")
@@ -30,28 +36,45 @@ def load_bm25s(alternative: str = "") -> Any:
 
 
 def bm25_words(texts: Sequence[str], language: str) -> list[list[str]]:
-    """The words of each text: with "en", stems without stop words; with any other language, as `words_of`.
+    """The words of each text as `words_of`; with "en", their stems without stop words and single characters.
 
     Raises:
         ConfigError: a package is not installed.
     """
-    if language != "en":
-        return [words_of(text) for text in texts]
+    words = [words_of(text) for text in texts]
+    return english_stems(words) if language == "en" else words
+
+
+def english_stems(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The stems (Snowball) of the words of each text, without English stop words and single characters.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
     try:
         import Stemmer
     except ImportError:
         raise ConfigError(f"BM25 of English needs PyStemmer: {install_command('retrieval')}.") from None
-    words: list[list[str]] = load_bm25s().tokenize(
-        list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False, show_progress=False
-    )
-    return words
+    stemmer = Stemmer.Stemmer("english")
+    return [
+        stemmer.stemWords([word for word in words if len(word) > 1 and word not in ENGLISH_STOP_WORDS])
+        for words in texts
+    ]
 
 
 def language_of(texts: Sequence[str]) -> Literal["en", "any"]:
-    """The language for `bm25_words`: "any" if a tenth of the sampled letters have no spaces, else "en"."""
-    sample = "".join(text[:_SAMPLE_CHARACTERS] for text in texts[:: max(1, len(texts) // _SAMPLE_TEXTS)])
-    unspaced = sum(len(part) for part in _UNSPACED.findall(sample))
-    return "any" if 10 * unspaced > sum(len(word) for word in _WORD.findall(sample)) else "en"
+    """The language for `bm25_words`: "en" if English stop words are at least 15 % of the words of a sample, else "any".
+
+    English text has about 35 % of them, Python code with English comments 17 %, German about 5 %. Texts of which a
+    tenth of the letters has no spaces are "any" in any case.
+    """
+    sample = [text[:_SAMPLE_CHARACTERS] for text in texts[:: max(1, len(texts) // _SAMPLE_TEXTS)]]
+    joined = "".join(sample)
+    unspaced = sum(len(part) for part in _UNSPACED.findall(joined))
+    if 10 * unspaced > sum(len(word) for word in _WORD.findall(joined)):
+        return "any"
+    words = [word for text in sample for word in words_of(text)]
+    return "en" if sum(word in ENGLISH_STOP_WORDS for word in words) >= _ENGLISH * len(words) else "any"
 
 
 def words_of(text: str) -> list[str]:

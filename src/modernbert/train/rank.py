@@ -138,8 +138,7 @@ class RankerTraining(EpochLoop):
         freeze(ranker, recipe.training)  # type: ignore[arg-type]
         self.ranker = ranker
         self.items = encode_ranking(examples, self.tokenizer, ranker.settings, self.max_length)
-        if recipe.random_weights or not _keeps_settings(recipe):
-            _initialize_from(self.items, ranker, recipe)
+        _initialize_from(self.items, ranker, recipe)
         self.unique_texts = [item.unique_texts for item in self.items]
         by_source = recipe.data.one_source_per_batch
         self.sources = [example.source if by_source else "" for example in examples]
@@ -289,10 +288,11 @@ def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
 
 def _initialize_from(items: Sequence[RankingItem], ranker: RankingModel, recipe: RankingRecipe) -> None:
     """Set those parameters of a new ranker that depend on the training documents."""
+    is_new = not _keeps_settings(recipe)
     documents = {name: ids for item in items for name, ids in zip(item.document_texts, item.documents, strict=True)}
-    if isinstance(ranker, SparseEncoder):
+    if isinstance(ranker, SparseEncoder) and (is_new or recipe.random_weights):
         initialize_sparse(ranker, list(documents.values()), recipe.settings.active_entries)
-    if isinstance(ranker, DenseEncoder) and recipe.settings.whitening is not None:
+    if isinstance(ranker, DenseEncoder) and is_new and recipe.settings.whitening is not None:
         initialize_whitening(ranker, list(documents.values()), recipe.settings.whitening)
 
 

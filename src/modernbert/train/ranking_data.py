@@ -53,10 +53,22 @@ def read_examples(recipe: RankingRecipe) -> list[RankingExample]:
 
 
 def _with_negatives_of_file(examples: list[RankingExample], data: RankingData) -> list[RankingExample]:
-    """The examples of a file; pairs get negatives from the documents of the file."""
+    """The examples of a file; pairs get negatives from the documents of the file.
+
+    No negative is a document that any example of the file has as relevant to the query, or with a score above 0.
+    """
+    relevant: dict[str, set[str]] = {}
+    for example in examples:
+        scores = example.scores or (1.0, *([0.0] * (len(example.documents) - 1)))
+        found = (text for text, score in zip(example.documents, scores, strict=True) if score > 0)
+        relevant.setdefault(example.query, set()).update(example.relevant, found)
     contents = list({text: None for example in examples for text in example.documents})
     is_pair = [len(example.documents) == 1 and example.scores is None for example in examples]
-    pairs = [example for example, one in zip(examples, is_pair, strict=True) if one]
+    pairs = [
+        replace(example, relevant=tuple(sorted(relevant[example.query])))
+        for example, one in zip(examples, is_pair, strict=True)
+        if one
+    ]
     with_negatives = iter(_with_negatives(pairs, contents, data))
     return [next(with_negatives) if one else example for example, one in zip(examples, is_pair, strict=True)]
 

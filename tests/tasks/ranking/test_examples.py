@@ -107,21 +107,38 @@ DOCUMENTS = {
 
 def test_queries_of_keywords_prefer_rare_words() -> None:
     names = ("lift", "drag", "mach", "chord", "sweep", "span")
-    texts = [f"The wing of the plane has {', '.join(f'{name}{n}' for name in names)} of its own." for n in range(40)]
+    texts = [
+        f"The wing of the plane has {', '.join(f'{name}{n}' for name in names)} of its own{' common parts' * (n % 2)}."
+        for n in range(40)
+    ]
     settings = Unlabelled(kinds=("keywords",), per_document=3, keywords=(2, 3))
     documents = [Document("", text) for text in texts]
     pairs = list(unlabelled_pairs(documents, settings, seed=0))
     assert len(pairs) == 3 * 40
     assert pairs == list(unlabelled_pairs(documents, settings, seed=0))
+    common = 0
     for number, pair in enumerate(pairs):
         assert pair.documents == (texts[number // 3],)
         words = pair.query.split()
         assert len(set(words)) == len(words) in (2, 3)
-        assert set(words) <= {f"{name}{number // 3}" for name in names}  # no word that all documents have
+        rare = {f"{name}{number // 3}" for name in names}
+        assert set(words) <= rare | {"common", "parts"}  # no word that all documents have
+        common += len(set(words) - rare)
+    drawn = sum(len(pair.query.split()) for pair in pairs)
+    assert 0 < common < drawn / 16  # they are two of eight words in half of the documents, but not rare
     japanese = ["手塚治虫は日本の東京のアニメーターである。", "漫画家の本名は不明。"]
     found = list(unlabelled_pairs([Document("", text) for text in japanese], settings, seed=0))
     assert len(found) == 3  # half of three rare words are too few for a pair
     assert {word for pair in found for word in pair.query.split()} <= {"手塚治虫", "日本", "東京", "アニメーター"}
+    [hindi, _] = unlabelled_pairs(
+        [Document("", "हिन्दी भाषा किताब पुस्तक"), Document("", "abc def ghi jkl")],
+        Unlabelled(kinds=("keywords",), per_document=1, keywords=(2, 2)),
+        0,
+    )
+    assert set(hindi.query.split()) <= {"हिन्दी", "भाषा", "किताब", "पुस्तक"}
+    for keywords in ((12, 4), (1, 1)):
+        with pytest.raises(ValueError, match="give two numbers of at least 2, the lower one first"):
+            Unlabelled(keywords=keywords)
 
 
 def test_unlabelled_pairs_depend_on_the_seed_and_are_parts_of_one_document() -> None:
@@ -178,6 +195,8 @@ def test_random_negatives_are_other_documents_that_are_not_relevant() -> None:
     [pair] = relevant_pairs(alone)
     seen = {with_random_negatives([pair], contents, 1, seed)[0].documents for seed in range(20)}
     assert seen == {(contents[0], contents[1]), (contents[0], contents[2])}
+    repeated = [contents[0]] * 9 + contents[1:2]
+    assert with_random_negatives([pair], repeated, 1)[0].documents == (contents[0], contents[1])
     [all_others] = with_random_negatives([pair], contents, 9)
     assert sorted(all_others.documents) == sorted(contents)
     [unchanged] = with_random_negatives([pair], contents, 0)

@@ -8,7 +8,7 @@ from modernbert.errors import ConfigError
 from modernbert.tasks.ranking.fusion import fusion_named
 from modernbert.tasks.ranking.measures import MEASURES, difference, evaluate_run, mean_with_interval, measure_run
 from modernbert.tasks.ranking.rankers import Bm25, fuse_runs, interpolate_runs
-from modernbert.text.bm25 import language_of
+from modernbert.text.bm25 import ENGLISH_STOP_WORDS, bm25_words, language_of
 from modernbert.text.collection import Collection, Document
 
 pytest.importorskip("ir_measures")
@@ -96,16 +96,30 @@ def test_bm25_finds_the_document_with_the_words_and_has_a_cost() -> None:
     assert difference(system, system).value == 0.0
 
 
-@pytest.mark.parametrize("language", ["auto", "any", "ja"])
+@pytest.mark.parametrize("language", ["auto", "any", "ja", "en"])
 def test_bm25_counts_pairs_of_characters_in_japanese(language: str) -> None:
     pytest.importorskip("bm25s")
     found = Bm25(language).rank(["首都は"], ["川が流れる", "日本の首都は東京"], 2)
     assert [place for place, _ in found[0]] == [1]
-    assert not Bm25("en").rank(["首都は"], ["川が流れる", "日本の首都は東京"], 2)[0]
 
 
 def test_the_language_is_that_of_the_documents() -> None:
     assert language_of(["the lift of wings", "heat"]) == "en"
     assert language_of(["the lift of wings", "日本の首都は東京、大阪は二番目です。"]) == "any"
     assert language_of(["Kyoto (京都) is a city in the Kansai region of Japan"]) == "en"
+    assert language_of(["Die Stadt liegt am Meer, und die Burg ist alt.", "Er wohnt nicht mehr in der Hütte."]) == "any"
+    assert language_of(["def add(one, other):\n    # the sum of the numbers\n    return one + other"]) == "en"
     assert language_of([]) == "en"
+
+
+def test_english_words_are_those_of_bm25s() -> None:
+    bm25s, stemmer = pytest.importorskip("bm25s"), pytest.importorskip("Stemmer")
+    from bm25s.stopwords import STOPWORDS_EN
+
+    assert frozenset(STOPWORDS_EN) == ENGLISH_STOP_WORDS
+    texts = ["The wings are not a problem: flows' boundary_layer 3 x 12.", "", "A b It"]
+    expected = bm25s.tokenize(
+        texts, stopwords="en", stemmer=stemmer.Stemmer("english"), return_ids=False, show_progress=False
+    )
+    assert bm25_words(texts, "en") == expected
+    assert expected[0][:3] == ["wing", "problem", "flow"]

@@ -12,31 +12,30 @@ FUSIONS: tuple[Fusion, ...] = ("rrf", "scores")
 _CONSTANT = 60  # of Cormack et al. 2009
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Iterable[int]], weights: Sequence[float] | None = None) -> Scored:
+def reciprocal_rank_fusion(rankings: Sequence[Iterable[int]], weights: Sequence[float]) -> Scored:
     """Documents with the sum over rankings of weight / (60 + rank), best first (Cormack et al. 2009).
 
-    Each ranking is a list of document indices, best first. Weights are 1 unless given.
+    Each ranking is a list of document indices, best first.
 
     Raises:
         ValueError: the numbers of weights and rankings differ.
     """
     scores: dict[int, float] = defaultdict(float)
-    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
+    for ranking, weight in zip(rankings, weights, strict=True):
         for rank, document in enumerate(ranking, 1):
             scores[document] += weight / (_CONSTANT + rank)
     return _sorted(scores)
 
 
-def score_fusion(rankings: Sequence[Scored], weights: Sequence[float] | None = None) -> Scored:
+def score_fusion(rankings: Sequence[Scored], weights: Sequence[float]) -> Scored:
     """Documents with the weighted mean of their scores, best first (Bruch et al. 2022, arXiv 2210.11934).
 
     The scores of each ranking are first scaled to 0..1 (all to 1 if they are equal); a document that a ranking lacks
-    has 0 there. Weights are 1 unless given.
+    has 0 there.
 
     Raises:
         ValueError: the numbers of weights and rankings differ.
     """
-    weights = weights or [1.0] * len(rankings)
     scores: dict[int, float] = defaultdict(float)
     for ranking, weight in zip(rankings, weights, strict=True):
         values = [score for _, score in ranking]
@@ -60,8 +59,13 @@ def fusion_named(name: str) -> Fusion:
 
 
 def fuse(rankings: Sequence[Scored], weights: Sequence[float], fusion: Fusion) -> Scored:
-    """The fusion of rankings of one query."""
-    if fusion == "scores":
+    """The fusion of rankings of one query.
+
+    Raises:
+        ConfigError: there is no such fusion.
+        ValueError: the numbers of weights and rankings differ.
+    """
+    if fusion_named(fusion) == "scores":
         return score_fusion(rankings, weights)
     return reciprocal_rank_fusion([[document for document, _ in ranking] for ranking in rankings], weights)
 
@@ -69,9 +73,9 @@ def fuse(rankings: Sequence[Scored], weights: Sequence[float], fusion: Fusion) -
 def interpolate_reranking(first: Scored, reranked: Scored, first_weight: float) -> Scored:
     """Reranked documents with a part of their scores in the first stage (`score_fusion`); the reranker has weight 1.
 
-    Both stages have the same documents. With the weight 0 the order is that of the reranker.
+    Both stages have the same documents.
     """
-    return score_fusion([first, reranked], [first_weight, 1.0])
+    return score_fusion([first, reranked], [first_weight, 1.0]) if first_weight else reranked
 
 
 def _sorted(scores: dict[int, float]) -> Scored:

@@ -49,13 +49,17 @@ def evaluate_run(collection: Collection, run: Sequence[Scored], name: str, cost:
     Raises:
         ConfigError: the package ir-measures is missing.
     """
+    by_query = measure_run(collection.judgements, named_run(collection, run))
+    return System(name, {measure: mean_with_interval(values) for measure, values in by_query.items()}, cost, by_query)
+
+
+def named_run(collection: Collection, run: Sequence[Scored]) -> dict[str, dict[str, float]]:
+    """The scores of a run, which is in the order of the queries, by the names of queries and documents."""
     names = list(collection.documents)
-    scored = {
+    return {
         query: {names[place]: score for place, score in ranked}
         for query, ranked in zip(collection.queries, run, strict=True)
     }
-    by_query = measure_run(collection.judgements, scored)
-    return System(name, {measure: mean_with_interval(values) for measure, values in by_query.items()}, cost, by_query)
 
 
 def measure_run(

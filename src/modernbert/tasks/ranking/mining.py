@@ -91,19 +91,22 @@ def with_bm25_negatives(
 
 
 def with_random_negatives(
-    pairs: Sequence[RankingExample], documents: Sequence[str], count: int, seed: int = 0
+    pairs: list[RankingExample], documents: Sequence[str], count: int, seed: int = 0
 ) -> list[RankingExample]:
     """The pairs with `count` more negatives each, random documents that are not known to be relevant.
 
     There are fewer if the collection is too small. An untrained reranker learns from such negatives first.
     """
+    if not count:
+        return pairs
     generator = np.random.default_rng(seed)
     known = _known_relevant(pairs)
+    unique = list(dict.fromkeys(documents))
     examples = []
     for pair in pairs:
         excluded = known[pair.query].union(pair.documents)
-        drawn = [documents[index] for index in generator.permutation(len(documents))[: count + len(excluded)]]
-        negatives = list(dict.fromkeys(text for text in drawn if text not in excluded))[:count]
+        drawn = generator.choice(len(unique), min(len(unique), count + len(excluded)), replace=False, shuffle=True)
+        negatives = [unique[index] for index in drawn if unique[index] not in excluded][:count]
         examples.append(replace(pair, documents=(*pair.documents, *negatives)))
     return examples
 

@@ -82,8 +82,9 @@ class EmbedderRanker(Ranker):
         rankings: list[Scored] = []
         for begin in range(0, len(queries), _QUERIES_AT_ONCE):
             rankings += _best(self._scores(query_vectors, begin, document_vectors), top)
+        ended = time.perf_counter()
         tokens = int(sum(len(ids) for ids in embedder.texts.encode(list(documents)).ids))
-        self.cost = Cost(indexed - began, time.perf_counter() - indexed, _bytes(document_vectors), tokens)
+        self.cost = Cost(indexed - began, ended - indexed, _bytes(document_vectors), tokens)
         return rankings
 
     def _scores(self, query_vectors: Any, begin: int, document_vectors: Any) -> npt.NDArray[np.float32]:

@@ -4,9 +4,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+import regex
+from pydantic import model_validator
 
 from modernbert.config import Config
 from modernbert.tasks.ranking.examples import RankingExample
@@ -17,7 +19,9 @@ PairKind = Literal["title", "sentence", "crop", "keywords"]
 
 _SENTENCE = re.compile(r".+?(?:[.!?。！？]+(?=\s|$)|\n|  +|(?<=[。！？])|$)", re.S)
 # a word; in Japanese and Chinese a run of characters of the same script
-_KEYWORD = re.compile(r"[\u4e00-\u9fff々]{2,}|[ァ-ヶー]{2,}|[^\W_\u3040-\u30ff\u4e00-\u9fff]{2,}")
+_KEYWORD = regex.compile(
+    r"\p{Han}[\p{Han}々]+|[\p{Katakana}ー]{2,}|(?:(?![\p{Han}\p{Hiragana}\p{Katakana}ー々])[\p{L}\p{M}\p{N}]){2,}"
+)
 _MIN_QUERY_WORDS = 4
 _MIN_KEYWORDS = 2
 _KEEP_PROBABILITY = 0.1  # of the query's sentence in its passage (Lee et al. 2019, arXiv 1906.00300)
@@ -29,18 +33,27 @@ class Unlabelled(Config):
     kinds: tuple[PairKind, ...] = ("title", "sentence", "crop")  # what the two texts of a pair are
     per_document: int = 4  # number of sentences, of pairs of crops, and of queries of keywords
     crop: tuple[float, float] = (0.1, 0.5)  # length of a crop as a fraction of the document: least and most
-    keywords: tuple[int, int] = (4, 12)  # number of words of a query of keywords: least and most
+    keywords: tuple[int, int] = (4, 12)  # number of words of a query of keywords: least (2 or more) and most
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        least, most = self.keywords
+        if not _MIN_KEYWORDS <= least <= most:
+            raise ValueError(
+                f"keywords is [{least}, {most}]; give two numbers of at least {_MIN_KEYWORDS}, the lower one first"
+            )
+        return self
 
 
 def unlabelled_pairs(
     documents: Iterable[Document], settings: Unlabelled, seed: int, name: str = "corpus"
 ) -> Iterator[RankingExample]:
-    """Pairs from each document; they depend only on its index and the seed.
+    """Pairs from each document; they depend only on its index and the seed, those of keywords also on all documents.
 
     `title`: the title is the query, the text its document. `sentence`: a sentence is the query, the text around it the
     document (inverse cloze task). `crop`: two random parts of a text (Izacard et al. 2022, Contriever,
     arXiv 2112.09118). `keywords`: random words of a document are the query, rare ones more often, the document the
-    other; they teach which words matter.
+    other; they teach which words matter. A query has at most half of the words that are not in all documents.
     """
     documents = list(documents)
     frequencies = _document_frequencies(documents) if "keywords" in settings.kinds else Counter()

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, distributed
 
+from modernbert.errors import ConfigError
 from modernbert.model.retrieval import Dense, DenseEncoder
 from modernbert.packed import Sequences
 from modernbert.stream.batching import batches_within, shuffled
 from modernbert.text.framing import Ids
 
-_SAMPLE = 2048  # number of documents from which the layer is computed
+_SAMPLE = 2048  # number of documents from which the layer is computed, or more for wide vectors
 _TOKENS_AT_ONCE = 8192
+_MIN_ROWS = 2  # for each dimension: with fewer, directions without variance in the sample would be scaled up
 
 
 def whitening(
@@ -25,10 +27,14 @@ def whitening(
     vectors hardly vary (less than 1e-6 of the largest variance) are treated as if they had this variance.
 
     Raises:
-        ValueError: there are fewer than two vectors.
+        ConfigError: there are fewer than twice as many vectors as dimensions.
     """
-    if len(vectors) < 2:
-        raise ValueError("whitening needs at least two vectors")
+    needed = _MIN_ROWS * vectors.shape[1]
+    if len(vectors) < needed:
+        raise ConfigError(
+            f"settings.whitening needs at least {needed} different training documents for vectors of "
+            f"{vectors.shape[1]} dimensions, but there are {len(vectors)}; leave it out."
+        )
     rows = vectors.double()
     mean = rows.mean(0)
     variances, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
@@ -40,14 +46,21 @@ def whitening(
 
 @torch.no_grad()
 def initialize_whitening(model: DenseEncoder, documents: Sequence[Ids], power: float) -> None:
-    """Set the model's only linear layer so that it whitens the pooled vectors of training documents, given as ids."""
-    sample = [documents[index] for index in shuffled(len(documents), 0, 0)[:_SAMPLE].tolist()]
+    """Set the model's only linear layer so that it whitens the pooled vectors of training documents, given as ids.
+
+    Raises:
+        ConfigError: there are too few documents.
+    """
+    count = max(_SAMPLE, _MIN_ROWS * model.config.hidden_size)
+    sample = [documents[index] for index in shuffled(len(documents), 0, 0)[:count].tolist()]
     pooled = _pooled(model, sample)
     weight, bias = whitening(pooled, power)
     layer = model.projections[0]
     assert isinstance(layer, Dense)
-    layer.linear.weight.copy_(weight)
-    layer.linear.bias.copy_(bias)
+    for parameter, value in ((layer.linear.weight, weight), (layer.linear.bias, bias)):
+        parameter.copy_(value)
+        if distributed.is_initialized():  # signs of directions may differ between processors
+            distributed.broadcast(parameter, 0)
 
 
 def _pooled(model: DenseEncoder, documents: Sequence[Ids]) -> Float[Tensor, "documents width"]:

@@ -6,6 +6,7 @@ import torch
 from modernbert.errors import CheckpointError
 from modernbert.model import retrieval, sparse_pooling
 from modernbert.model.expansion import encode_with_masked
+from modernbert.model.interop import examine
 from modernbert.model.retrieval_settings import DenseSettings, MultiVectorSettings, Projection, SparseSettings
 from modernbert.packed import Sequences
 from retrieval import base_folder
@@ -120,3 +121,17 @@ def test_a_projection_of_another_width_is_refused(base):
     settings = MultiVectorSettings(projections=(Projection(in_features=32, out_features=8),))
     with pytest.raises(CheckpointError, match="has in_features 32, but its input has 64"):
         retrieval.MultiVectorEncoder.from_pretrained(base, settings=settings)
+
+
+def test_servers_that_leave_out_a_dense_layer_are_named(base, tmp_path):
+    layer = Projection(in_features=64, out_features=64)
+    for name, settings, said in (
+        ("projected", DenseSettings(projections=(layer,)), "leave the Dense layer out"),
+        ("prompted", DenseSettings(include_prompt=False), "not known to exclude the prompt"),
+        ("plain", DenseSettings(), None),
+    ):
+        retrieval.DenseEncoder.from_pretrained(base, settings=settings).save_pretrained(tmp_path / name)
+        found = {one.program: one for one in examine(tmp_path / name)}
+        for server in ("text-embeddings-inference", "vLLM"):
+            assert found[server].same == (said is None)
+            assert [said in reason for reason in found[server].reasons] == [True] * (said is not None)

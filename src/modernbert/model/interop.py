@@ -31,6 +31,10 @@ _OLD_TRANSFORMER = {"max_seq_length", "do_lower_case", "model_args", "tokenizer_
 
 
 _SUBFOLDER = "its encoder is in a subfolder; load it with SparseEmbedder and save it again"
+_DENSE_LAYERS = {  # pull requests with which a server began to apply one after pooling
+    "text-embeddings-inference": "versions before pull request 660 (2025-07) leave the Dense layer out",
+    "vLLM": "versions before pull request 23408 (2025-08) leave the Dense layer out",
+}
 _QUERIES_ENCODED = "it encodes queries, while this model looks them up in a table"
 
 
@@ -261,8 +265,10 @@ def _server(name: str, folder: _Folder, missing: list[str], reasons: list[str], 
         missing = [*missing, *older, *folder.missing(TRANSFORMER, ("max_seq_length",))]
         if set(settings.pooling) - {"mean", "cls", "lasttoken"} or len(settings.pooling) > 1:
             return Verdict(name, False, False, [f"it does not pool by {' and '.join(settings.pooling)}"], missing)
-        if settings.projections or not settings.include_prompt:
-            reasons = [*reasons, "not known to apply Dense layers, or to exclude the prompt from pooling"]
+        if settings.projections:
+            reasons = [*reasons, _DENSE_LAYERS.get(name, "not known to apply a Dense layer")]
+        if not settings.include_prompt:
+            reasons = [*reasons, "not known to exclude the prompt from pooling"]
     return Verdict(name, not (strict and missing), not reasons, reasons, missing)
 
 

@@ -65,8 +65,8 @@ def english_stems(texts: Sequence[Sequence[str]]) -> list[list[str]]:
 def language_of(texts: Sequence[str]) -> Literal["en", "any"]:
     """The language for `bm25_words`: "en" if English stop words are at least 15 % of the words of a sample, else "any".
 
-    English text has about 35 % of them, Python code with English comments 17 %, German about 5 %. Texts of which a
-    tenth of the letters has no spaces are "any" in any case.
+    The abstracts of Cranfield and CISI have 36 % of them, the Python functions of CoSQA 17 %. Texts of which a tenth of
+    the letters belongs to scripts without spaces are "any" in any case.
     """
     sample = [text[:_SAMPLE_CHARACTERS] for text in texts[:: max(1, len(texts) // _SAMPLE_TEXTS)]]
     joined = "".join(sample)

@@ -35,6 +35,7 @@ from modernbert.tasks.rerank import Reranker
 from modernbert.tasks.retrieval_texts import RetrievalTokenizer
 from modernbert.tasks.sparse import SparseEmbedder
 from modernbert.text.collection import Collection
+from modernbert.text.framing import Ids
 from modernbert.text.tokenizer import check_fits, load_tokenizer
 from modernbert.train.distributed import Processes, processes
 from modernbert.train.epochs import EpochLoop, ExampleUpdate, freeze
@@ -288,12 +289,17 @@ def load_ranker(recipe: RankingRecipe) -> tuple[RankingModel, Tokenizer, int]:
 
 def _initialize_from(items: Sequence[RankingItem], ranker: RankingModel, recipe: RankingRecipe) -> None:
     """Set those parameters of a new ranker that depend on the training documents."""
-    is_new = not _keeps_settings(recipe)
-    documents = {name: ids for item in items for name, ids in zip(item.document_texts, item.documents, strict=True)}
+    is_new, settings = not _keeps_settings(recipe), recipe.settings
     if isinstance(ranker, SparseEncoder) and (is_new or recipe.random_weights):
-        initialize_sparse(ranker, list(documents.values()), recipe.settings.active_entries)
-    if isinstance(ranker, DenseEncoder) and is_new and recipe.settings.whitening is not None:
-        initialize_whitening(ranker, list(documents.values()), recipe.settings.whitening)
+        initialize_sparse(ranker, _documents(items), settings.active_entries)
+    if isinstance(ranker, DenseEncoder) and is_new and settings.whitening is not None:
+        initialize_whitening(ranker, _documents(items), settings.whitening)
+
+
+def _documents(items: Sequence[RankingItem]) -> list[Ids]:
+    """The token ids of all different documents."""
+    documents = {text: ids for item in items for text, ids in zip(item.document_texts, item.documents, strict=True)}
+    return list(documents.values())
 
 
 def _keeps_settings(recipe: RankingRecipe) -> bool:

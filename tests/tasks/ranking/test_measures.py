@@ -113,7 +113,8 @@ def test_the_language_is_that_of_the_documents() -> None:
 
 
 def test_english_words_are_those_of_bm25s() -> None:
-    bm25s, stemmer = pytest.importorskip("bm25s"), pytest.importorskip("Stemmer")
+    bm25s = pytest.importorskip("bm25s", reason="the extra `retrieval` is not installed")
+    stemmer = pytest.importorskip("Stemmer", reason="the extra `retrieval` is not installed")
     from bm25s.stopwords import STOPWORDS_EN
 
     assert frozenset(STOPWORDS_EN) == ENGLISH_STOP_WORDS

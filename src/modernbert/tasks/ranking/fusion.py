@@ -37,12 +37,13 @@ def score_fusion(rankings: Sequence[Scored], weights: Sequence[float]) -> Scored
         ValueError: the numbers of weights and rankings differ.
     """
     scores: dict[int, float] = defaultdict(float)
+    total = sum(weights)
     for ranking, weight in zip(rankings, weights, strict=True):
         values = [score for _, score in ranking]
         lowest, highest = (min(values), max(values)) if values else (0.0, 0.0)
         for document, score in ranking:
             scaled = (score - lowest) / (highest - lowest) if highest > lowest else 1.0
-            scores[document] += weight * scaled / sum(weights)
+            scores[document] += weight * scaled / total
     return _sorted(scores)
 
 
